@@ -1,6 +1,6 @@
 //! The seam between the graph and whatever runs it.
 
-use crate::{Graph, Node, Result, Step, Value};
+use crate::{Error, ErrorKind, Graph, Node, Result, Step, Value};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -93,4 +93,20 @@ impl Tap for NoTap {
     }
 
     fn value(&mut self, _: &Node, _: &Value, _: &mut [f32]) {}
+}
+
+/// The bytes of a graph's weight, checked against what the graph expects of it.
+pub fn read_weight<'f>(file: &'f gguf::File, weight: &crate::Weight) -> Result<std::borrow::Cow<'f, [u8]>> {
+    let found = file
+        .tensor(&weight.name)
+        .ok_or_else(|| Error::new(ErrorKind::Read, format!("{}: not in the file", weight.name)))?;
+    let elements: u64 = found.dims.iter().product();
+    if found.dtype != weight.dtype || elements != (weight.n_in * weight.n_out) as u64 {
+        let message = format!(
+            "{}: file has {} {:?}, the graph expects {} [{}, {}]",
+            weight.name, found.dtype, found.dims, weight.dtype, weight.n_in, weight.n_out
+        );
+        return Err(Error::new(ErrorKind::Shape, message));
+    }
+    file.data(found).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
 }
