@@ -4,7 +4,7 @@ use crate::Rope;
 use graph::Act;
 
 /// Most ids that a vocabulary may have.
-pub const MAX_VOCAB: usize = 1 << 22;
+pub(crate) const MAX_VOCAB: usize = 1 << 22;
 
 /// A decoder-only transformer. Architectures differ in the values here and in nothing else.
 #[derive(Clone, Debug, PartialEq)]
