@@ -6,35 +6,35 @@ use graph::{Arithmetic, Backend, KvType, LoadOptions};
 use model::{Engine, EngineOptions};
 use std::sync::Arc;
 
-pub const N_VOCAB: usize = 53;
-pub const N_EMBD: u64 = 96;
-pub const N_FF: u64 = 160;
-pub const HEAD_K: u64 = 32;
-pub const N_HEAD: u64 = 6;
+pub(crate) const N_VOCAB: usize = 53;
+pub(crate) const N_EMBD: u64 = 96;
+pub(crate) const N_FF: u64 = 160;
+pub(crate) const HEAD_K: u64 = 32;
+pub(crate) const N_HEAD: u64 = 6;
 /// Three query heads to a key head.
-pub const N_HEAD_KV: u64 = 2;
+pub(crate) const N_HEAD_KV: u64 = 2;
 
-pub const ARCHS: [&str; 5] = ["gemma3", "llama", "phi3", "qwen2", "qwen3"];
+pub(crate) const ARCHS: [&str; 5] = ["gemma3", "llama", "phi3", "qwen2", "qwen3"];
 
 #[derive(Clone)]
-pub struct Tensor {
-    pub name: String,
-    pub dtype: DType,
-    pub dims: Vec<u64>,
-    pub data: Vec<u8>,
+pub(crate) struct Tensor {
+    pub(crate) name: String,
+    pub(crate) dtype: DType,
+    pub(crate) dims: Vec<u64>,
+    pub(crate) data: Vec<u8>,
 }
 
 /// A model file to be: keys and tensors that a test may change.
 #[derive(Clone)]
-pub struct Tiny {
-    pub arch: &'static str,
-    pub keys: Vec<(String, Value)>,
-    pub tensors: Vec<Tensor>,
+pub(crate) struct Tiny {
+    pub(crate) arch: &'static str,
+    pub(crate) keys: Vec<(String, Value)>,
+    pub(crate) tensors: Vec<Tensor>,
     seed: u64,
 }
 
 impl Tiny {
-    pub fn new(arch: &'static str) -> Self {
+    pub(crate) fn new(arch: &'static str) -> Self {
         let mut tiny = Self { arch, keys: vec![], tensors: vec![], seed: 7 };
         tiny.set_full("general.architecture", arch);
         let tokens: gguf::Strings = (0..N_VOCAB).map(|i| format!("t{i}")).collect();
@@ -128,16 +128,16 @@ impl Tiny {
     }
 
     /// Sets a key of the architecture.
-    pub fn set(&mut self, key: &str, value: impl Into<Value>) {
+    pub(crate) fn set(&mut self, key: &str, value: impl Into<Value>) {
         self.set_full(&format!("{}.{key}", self.arch), value);
     }
 
-    pub fn set_full(&mut self, key: &str, value: impl Into<Value>) {
+    pub(crate) fn set_full(&mut self, key: &str, value: impl Into<Value>) {
         self.keys.retain(|(there, _)| there != key);
         self.keys.push((key.into(), value.into()));
     }
 
-    pub fn unset(&mut self, key: &str) {
+    pub(crate) fn unset(&mut self, key: &str) {
         let key = if key.contains("general.") || key.contains("tokenizer.") {
             key.to_owned()
         } else {
@@ -148,13 +148,13 @@ impl Tiny {
         assert_eq!(self.keys.len() + 1, before, "{key} was there");
     }
 
-    pub fn remove(&mut self, name: &str) {
+    pub(crate) fn remove(&mut self, name: &str) {
         let before = self.tensors.len();
         self.tensors.retain(|tensor| tensor.name != name);
         assert_eq!(self.tensors.len() + 1, before, "{name} was there");
     }
 
-    pub fn tensor(&mut self, name: &str) -> &mut Tensor {
+    pub(crate) fn tensor(&mut self, name: &str) -> &mut Tensor {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of this name")
     }
 
@@ -167,7 +167,7 @@ impl Tiny {
         ((z >> 40) as f32 / (1u32 << 23) as f32) - 1.0
     }
 
-    pub fn matrix(&mut self, name: &str, dtype: DType, n_in: u64, n_out: u64) {
+    pub(crate) fn matrix(&mut self, name: &str, dtype: DType, n_in: u64, n_out: u64) {
         let n = (n_in * n_out) as usize;
         let size = (3.0 / n_in as f32).sqrt();
         let data = match dtype {
@@ -185,18 +185,18 @@ impl Tiny {
         self.tensors.push(Tensor { name: name.into(), dtype, dims: vec![n_in, n_out], data });
     }
 
-    pub fn vector(&mut self, name: &str, n: u64, around: f32) {
+    pub(crate) fn vector(&mut self, name: &str, n: u64, around: f32) {
         let values: Vec<f32> = (0..n).map(|_| around + self.random() * 0.3).collect();
         self.floats(name, &values);
     }
 
-    pub fn floats(&mut self, name: &str, values: &[f32]) {
+    pub(crate) fn floats(&mut self, name: &str, values: &[f32]) {
         let data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let dims = vec![values.len() as u64];
         self.tensors.push(Tensor { name: name.into(), dtype: DType::F32, dims, data });
     }
 
-    pub fn file(&self) -> File {
+    pub(crate) fn file(&self) -> File {
         let mut builder = gguf::Builder::new();
         for (key, value) in &self.keys {
             builder = builder.kv(key, value.clone());
@@ -208,7 +208,7 @@ impl Tiny {
     }
 
     /// The engine on the reference backend.
-    pub fn engine(&self, load: LoadOptions, options: EngineOptions) -> Engine {
+    pub(crate) fn engine(&self, load: LoadOptions, options: EngineOptions) -> Engine {
         let file = self.file();
         let spec = model::spec(&file).expect("a spec");
         let graph = Arc::new(model::graph(&spec, &file, options.n_ctx).expect("a graph"));
@@ -224,7 +224,7 @@ fn head_v(arch: &str) -> u64 {
 }
 
 /// Every way to run a model.
-pub const LOADS: [LoadOptions; 4] = [
+pub(crate) const LOADS: [LoadOptions; 4] = [
     LoadOptions { arithmetic: Arithmetic::Int8, kv: KvType::F16 },
     LoadOptions { arithmetic: Arithmetic::Int8, kv: KvType::F32 },
     LoadOptions { arithmetic: Arithmetic::F32, kv: KvType::F16 },
@@ -232,6 +232,6 @@ pub const LOADS: [LoadOptions; 4] = [
 ];
 
 /// A text of `n` ids.
-pub fn text(n: usize, seed: usize) -> Vec<u32> {
+pub(crate) fn text(n: usize, seed: usize) -> Vec<u32> {
     (0..n).map(|i| ((i * i * 7 + i * 13 + seed * 29) % N_VOCAB) as u32).collect()
 }
