@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 const MAX_FILE: u64 = 1 << 20;
 /// A model file may be this large: enough for a synthetic fixture.
 const MAX_FIXTURE: u64 = 64 << 10;
+/// Two pages: who reads it first should finish it.
+const ARCHITECTURE: (&str, usize) = ("ARCHITECTURE.md", 120);
 const WEIGHT_SUFFIXES: [&str; 7] =
     [".gguf", ".safetensors", ".bin", ".pt", ".pth", ".onnx", ".npz"];
 
@@ -35,6 +37,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         weights(file, &mut findings);
         if let Some(text) = file.text.as_ref().filter(|_| !file.path.ends_with("Cargo.lock")) {
             machine_text(file, text, &mut findings);
+            two_pages(file, text, &mut findings);
         }
     }
     findings
@@ -53,6 +56,16 @@ fn weights(file: &TreeFile, findings: &mut Vec<Finding>) {
             item: String::new(),
             what,
         });
+    }
+}
+
+fn two_pages(file: &TreeFile, text: &str, findings: &mut Vec<Finding>) {
+    let (path, limit) = ARCHITECTURE;
+    let lines = text.lines().count();
+    if file.path == path && lines > limit {
+        let what = format!("{lines} lines, at most {limit}: two pages");
+        let (path, item) = (file.path.clone(), String::new());
+        findings.push(Finding { path, line: 0, rule: Rule::FileSize, item, what });
     }
 }
 
@@ -103,6 +116,13 @@ mod tests {
             broken("Cargo.lock", "source = \"registry+https://index.crates.io/\"\n"),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn the_architecture_page_stays_short() {
+        assert_eq!(broken("ARCHITECTURE.md", &"line\n".repeat(120)), Vec::<String>::new());
+        assert_eq!(broken("ARCHITECTURE.md", &"line\n".repeat(121)), [""]);
+        assert_eq!(broken("CHANGELOG.md", &"line\n".repeat(121)), Vec::<String>::new());
     }
 
     #[test]
