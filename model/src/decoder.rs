@@ -39,7 +39,10 @@ impl Decoder<'_> {
         if let Some(by) = spec.embd_scale {
             x = self.builder.scale(by, x, "inp_scaled");
         }
-        let mut stream = Stream { x, name: if spec.embd_scale.is_some() { "inp_scaled" } else { "embd" }.into() };
+        let mut stream = Stream {
+            x,
+            name: if spec.embd_scale.is_some() { "inp_scaled" } else { "embd" }.into(),
+        };
         for (i, (layer, block)) in spec.layers.iter().zip(&tensors.blocks).enumerate() {
             stream = self.layer(i, layer, block, stream)?;
         }
@@ -97,11 +100,17 @@ impl Decoder<'_> {
                 1.0
             }
         };
-        let (n_head_kv, head_dim_k, head_dim_v) = (layer.n_head_kv, spec.head_dim_k, spec.head_dim_v);
+        let (n_head_kv, head_dim_k, head_dim_v) =
+            (layer.n_head_kv, spec.head_dim_k, spec.head_dim_v);
         let kv_layer = self.builder.kv_layer(KvLayer { n_head_kv, head_dim_k, head_dim_v });
         self.builder.store_kv(kv_layer, k, v)?;
-        let attention =
-            Attention { kv_layer, n_head: layer.n_head, scale, window: layer.window, softcap: spec.attn_softcap };
+        let attention = Attention {
+            kv_layer,
+            n_head: layer.n_head,
+            scale,
+            window: layer.window,
+            softcap: spec.attn_softcap,
+        };
         let x = self.builder.attention(attention, q, format!("kqv_out-{i}"))?; // [tokens, n_head · head_dim_v]
         self.linear(&block.attn_output, x, format!("attn_out-{i}"))
     }
@@ -112,7 +121,11 @@ impl Decoder<'_> {
             Qkv::Separate([q, k, v]) => {
                 let [q_name, k_name, v_name] = names;
                 // In the order of llama.cpp's traces: q, v, k would be its, but no value depends on it.
-                Ok([self.linear(q, x, q_name)?, self.linear(k, x, k_name)?, self.linear(v, x, v_name)?])
+                Ok([
+                    self.linear(q, x, q_name)?,
+                    self.linear(k, x, k_name)?,
+                    self.linear(v, x, v_name)?,
+                ])
             }
             Qkv::Fused(all) => {
                 let all = self.linear(all, x, format!("wqkv-{i}"))?;
@@ -128,7 +141,13 @@ impl Decoder<'_> {
     }
 
     /// Norm of each head where the model has one, then the rotary embedding.
-    fn rotate(&mut self, i: usize, layer: &Layer, heads: Heads, norm: Option<&Tensor>) -> Result<ValueId> {
+    fn rotate(
+        &mut self,
+        i: usize,
+        layer: &Layer,
+        heads: Heads,
+        norm: Option<&Tensor>,
+    ) -> Result<ValueId> {
         let Heads { mut x, name } = heads;
         if let Some(norm) = norm {
             x = self.norm(norm, x, format!("{name}_normed-{i}"))?;
@@ -138,7 +157,13 @@ impl Decoder<'_> {
         Ok(self.builder.rope(table, self.spec.head_dim_k, pairs, x, format!("{name}-{i}"))?)
     }
 
-    fn feed_forward(&mut self, i: usize, layer: &Layer, block: &Block, x: ValueId) -> Result<ValueId> {
+    fn feed_forward(
+        &mut self,
+        i: usize,
+        layer: &Layer,
+        block: &Block,
+        x: ValueId,
+    ) -> Result<ValueId> {
         let at = |name: &str| format!("{name}-{i}");
         let (gate, up) = match &block.ffn_in {
             FfnIn::Separate { gate, up } => {

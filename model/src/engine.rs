@@ -24,9 +24,13 @@ impl EngineOptions {
     }
 
     fn check(&self) -> Result<()> {
-        for (name, n) in [("n_ctx", self.n_ctx), ("n_batch", self.n_batch), ("n_seqs", self.n_seqs)] {
+        for (name, n) in [("n_ctx", self.n_ctx), ("n_batch", self.n_batch), ("n_seqs", self.n_seqs)]
+        {
             if n == 0 {
-                return Err(Error::new(ErrorKind::BadRequest, format!("{name}: 0, allowed 1 and more")));
+                return Err(Error::new(
+                    ErrorKind::BadRequest,
+                    format!("{name}: 0, allowed 1 and more"),
+                ));
             }
         }
         Ok(())
@@ -174,7 +178,8 @@ impl Engine {
         match ids.iter().position(|&id| id as usize >= self.n_vocab()) {
             Some(i) => {
                 let (at, n_vocab) = (first + i, self.n_vocab());
-                let what = format!("prompt[{at}]: token id {} out of vocabulary (0..{n_vocab})", ids[i]);
+                let what =
+                    format!("prompt[{at}]: token id {} out of vocabulary (0..{n_vocab})", ids[i]);
                 Err(Error::new(ErrorKind::BadRequest, what))
             }
             None => Ok(()),
@@ -183,7 +188,9 @@ impl Engine {
 
     fn too_long(&self, n: usize) -> Error {
         let n_ctx = self.options.n_ctx;
-        let what = format!("prompt of {n} tokens is over the context of {n_ctx}; hint: raise -c or shorten the prompt");
+        let what = format!(
+            "prompt of {n} tokens is over the context of {n_ctx}; hint: raise -c or shorten the prompt"
+        );
         Error::new(ErrorKind::PromptTooLong, what)
     }
 
@@ -210,7 +217,8 @@ impl Engine {
         let n_vocab = self.n_vocab();
         let rows: usize = n_rows.iter().sum();
         if logits.len() != rows * n_vocab {
-            let what = format!("backend returned {} logits for {rows} rows of {n_vocab}", logits.len());
+            let what =
+                format!("backend returned {} logits for {rows} rows of {n_vocab}", logits.len());
             return Err(Error::new(ErrorKind::Backend, what));
         }
         let mut rest = logits.as_slice();
@@ -245,7 +253,8 @@ impl Engine {
         loop {
             let n = (ids.len() - done).min(self.options.n_batch);
             let wanted = if done + n == ids.len() { Wanted::Last } else { Wanted::None };
-            let mut rows = self.step(&[Work { seq, tokens: &ids[done..done + n], wanted }], &mut NoTap)?;
+            let mut rows =
+                self.step(&[Work { seq, tokens: &ids[done..done + n], wanted }], &mut NoTap)?;
             done += n;
             let go_on = progress(done);
             match wanted {

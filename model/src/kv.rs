@@ -72,7 +72,11 @@ impl Pages {
     /// where blocks are lacking, nothing changes.
     pub fn grow(&mut self, seq: SeqId, n: usize) -> Result<usize> {
         let n_free = self.free.len();
-        let sequence = self.sequences.get_mut(seq.0 as usize).and_then(Option::as_mut).ok_or_else(|| unknown(seq))?;
+        let sequence = self
+            .sequences
+            .get_mut(seq.0 as usize)
+            .and_then(Option::as_mut)
+            .ok_or_else(|| unknown(seq))?;
         let first = sequence.len;
         let end = first.checked_add(n).ok_or_else(|| full(n, n_free))?;
         let wanted = end.div_ceil(KV_BLOCK).saturating_sub(sequence.blocks.len());
@@ -90,12 +94,17 @@ impl Pages {
     /// Forgets the positions from `len` on, and returns how many are left. These are fewer than `len` where `len` lies
     /// inside a shared block: the sequence could not write on there.
     pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
-        let sequence = self.sequences.get_mut(seq.0 as usize).and_then(Option::as_mut).ok_or_else(|| unknown(seq))?;
+        let sequence = self
+            .sequences
+            .get_mut(seq.0 as usize)
+            .and_then(Option::as_mut)
+            .ok_or_else(|| unknown(seq))?;
         if len >= sequence.len {
             return Ok(sequence.len);
         }
         let mut len = len;
-        if !len.is_multiple_of(KV_BLOCK) && self.users[sequence.blocks[len / KV_BLOCK] as usize] > 1 {
+        if !len.is_multiple_of(KV_BLOCK) && self.users[sequence.blocks[len / KV_BLOCK] as usize] > 1
+        {
             len -= len % KV_BLOCK;
         }
         for block in sequence.blocks.drain(len.div_ceil(KV_BLOCK)..).rev() {
@@ -132,7 +141,9 @@ fn unknown(seq: SeqId) -> Error {
 }
 
 fn full(n: usize, n_free: usize) -> Error {
-    let what = format!("KV cache: {n} more positions do not fit, {n_free} blocks of {KV_BLOCK} positions are free");
+    let what = format!(
+        "KV cache: {n} more positions do not fit, {n_free} blocks of {KV_BLOCK} positions are free"
+    );
     Error::new(ErrorKind::DoesNotFit, what)
 }
 
@@ -153,7 +164,8 @@ mod tests {
         let mut free = pages.free.clone();
         free.sort_unstable();
         free.dedup();
-        let unused: Vec<u32> = (0..).zip(&users).filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
+        let unused: Vec<u32> =
+            (0..).zip(&users).filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
         assert_eq!(free, unused);
         assert_eq!(free.len(), pages.free.len());
     }

@@ -32,7 +32,12 @@ impl Memory {
 }
 
 /// The estimate, or an error with the sum and the largest context that fits where it is over `limit` bytes.
-pub fn check_memory(graph: &Graph, load: LoadOptions, engine: &EngineOptions, limit: u64) -> Result<Memory> {
+pub fn check_memory(
+    graph: &Graph,
+    load: LoadOptions,
+    engine: &EngineOptions,
+    limit: u64,
+) -> Result<Memory> {
     let memory = Memory::estimate(graph, load, engine);
     if memory.total() <= limit {
         return Ok(memory);
@@ -56,7 +61,12 @@ pub fn check_memory(graph: &Graph, load: LoadOptions, engine: &EngineOptions, li
 
 /// The largest `n_ctx` up to the one of `engine` with which the model stays within `limit` bytes; `None` if not even
 /// one block of positions does.
-pub fn largest_context(graph: &Graph, load: LoadOptions, engine: &EngineOptions, limit: u64) -> Option<usize> {
+pub fn largest_context(
+    graph: &Graph,
+    load: LoadOptions,
+    engine: &EngineOptions,
+    limit: u64,
+) -> Option<usize> {
     let fixed = Memory { kv: 0, ..Memory::estimate(graph, load, engine) }.total();
     let a_block_for_each = kv_block_bytes(graph, load.kv).saturating_mul(engine.n_seqs as u64);
     let n_blocks = limit.checked_sub(fixed)?.checked_div(a_block_for_each)?;
@@ -66,7 +76,8 @@ pub fn largest_context(graph: &Graph, load: LoadOptions, engine: &EngineOptions,
 
 fn weight_bytes(graph: &Graph) -> u64 {
     let bytes = |w: &graph::Weight| {
-        let blocks = (w.n_in as u64).div_ceil(w.dtype.block_len() as u64).saturating_mul(w.n_out as u64);
+        let blocks =
+            (w.n_in as u64).div_ceil(w.dtype.block_len() as u64).saturating_mul(w.n_out as u64);
         blocks.saturating_mul(w.dtype.block_bytes() as u64)
     };
     graph.weights.iter().map(bytes).fold(0, u64::saturating_add)
@@ -77,7 +88,9 @@ fn kv_block_bytes(graph: &Graph, kv: KvType) -> u64 {
         KvType::F16 => 2,
         KvType::F32 => 4,
     };
-    let elements = |kv: &graph::KvLayer| (kv.n_head_kv as u64).saturating_mul((kv.head_dim_k + kv.head_dim_v) as u64);
+    let elements = |kv: &graph::KvLayer| {
+        (kv.n_head_kv as u64).saturating_mul((kv.head_dim_k + kv.head_dim_v) as u64)
+    };
     let position = graph.kv_layers.iter().map(elements).fold(0, u64::saturating_add);
     position.saturating_mul(element * KV_BLOCK as u64)
 }
@@ -102,7 +115,8 @@ fn work_bytes(graph: &Graph, engine: &EngineOptions) -> u64 {
     for (i, node) in graph.nodes.iter().enumerate() {
         alive = alive.saturating_add(node.output.map_or(0, |value| bytes(value.0)));
         most = most.max(alive);
-        let mut read: Vec<usize> = node.inputs.iter().chain(&node.output).map(|value| value.0).collect();
+        let mut read: Vec<usize> =
+            node.inputs.iter().chain(&node.output).map(|value| value.0).collect();
         read.sort_unstable();
         read.dedup();
         for value in read.into_iter().filter(|&value| last_reader[value] == i) {

@@ -35,7 +35,11 @@ impl Meta<'_> {
     }
 
     /// An integer of any width in `allowed`, or `None` where the key is absent.
-    pub(crate) fn opt_count(&self, key: &str, allowed: RangeInclusive<usize>) -> Result<Option<usize>> {
+    pub(crate) fn opt_count(
+        &self,
+        key: &str,
+        allowed: RangeInclusive<usize>,
+    ) -> Result<Option<usize>> {
         let Some(value) = self.value(key) else { return Ok(None) };
         count(&self.key(key), value, &allowed).map(Some)
     }
@@ -58,9 +62,12 @@ impl Meta<'_> {
             return Ok(Some(vec![count(&name, value, &allowed)?; n_layer]));
         };
         if array.len() != n_layer {
-            return Err(self.bad(key, format!("{} elements, the model has {n_layer} layers", array.len())));
+            return Err(
+                self.bad(key, format!("{} elements, the model has {n_layer} layers", array.len()))
+            );
         }
-        let layers = (0..n_layer).filter_map(|i| array.get(i).map(|v| count(&format!("{name}[{i}]"), &v, &allowed)));
+        let layers = (0..n_layer)
+            .filter_map(|i| array.get(i).map(|v| count(&format!("{name}[{i}]"), &v, &allowed)));
         layers.collect::<Result<Vec<_>>>().map(Some)
     }
 
@@ -163,5 +170,8 @@ fn float(name: &str, value: &Value) -> Result<f32> {
 }
 
 fn wrong_type(name: &str, value: &Value, wanted: &str) -> Error {
-    Error::new(ErrorKind::WrongType, format!("{name}: found {}, wanted {wanted}", value.type_name()))
+    Error::new(
+        ErrorKind::WrongType,
+        format!("{name}: found {}, wanted {wanted}", value.type_name()),
+    )
 }

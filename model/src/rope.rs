@@ -88,7 +88,10 @@ impl Rope {
                 };
                 // Stretched attention is flatter; this makes up for it (Peng et al. 2023, equation 22).
                 let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
-                RopeTable { freqs: unscaled.enumerate().map(stretch).collect(), mscale: mscale * temperature }
+                RopeTable {
+                    freqs: unscaled.enumerate().map(stretch).collect(),
+                    mscale: mscale * temperature,
+                }
             }
         }
     }
@@ -108,7 +111,9 @@ impl Rope {
 fn yarn_range(n_rot: usize, n_ctx_orig: usize, base: f64) -> (f64, f64) {
     let n = n_rot as f64;
     // The pair that makes `turns` full turns over the original context.
-    let pair = |turns: f64| n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base));
+    let pair = |turns: f64| {
+        n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base))
+    };
     (libm::floor(pair(YARN_BETA_FAST)).max(0.0), libm::ceil(pair(YARN_BETA_SLOW)).min(n - 1.0))
 }
 
@@ -144,14 +149,16 @@ mod tests {
 
     #[test]
     fn llama3_factors_divide_each() {
-        let rope = Rope { factors: RopeFactors::Always(vec![1.0, 2.0, 4.0, 8.0]), ..plain(8, 10_000.0) };
+        let rope =
+            Rope { factors: RopeFactors::Always(vec![1.0, 2.0, 4.0, 8.0]), ..plain(8, 10_000.0) };
         let (table, unscaled) = (rope.table(512).freqs, plain(8, 10_000.0).table(512).freqs);
         assert_eq!(table, [unscaled[0], unscaled[1] / 2.0, unscaled[2] / 4.0, unscaled[3] / 8.0]);
     }
 
     #[test]
     fn longrope_chooses_by_context() {
-        let factors = RopeFactors::ByContext { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
+        let factors =
+            RopeFactors::ByContext { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
         let rope = Rope { factors, attn_factor: 1.19, ..plain(2, 10_000.0) };
         assert_eq!(rope.table(4096).freqs, [1.0]);
         assert_eq!(rope.table(4097).freqs, [0.25]);
@@ -161,8 +168,10 @@ mod tests {
     /// Qwen2.5's long-context setting. corr(32) = 128·ln(32768/(64π))/(2·ln 1e6) = 23.59…, corr(1) = 39.65….
     #[test]
     fn yarn_keeps_fast_and_stretches_slow() {
-        let rope =
-            Rope { scaling: RopeScaling::Yarn { factor: 4.0, n_ctx_orig: 32768 }, ..plain(128, 1_000_000.0) };
+        let rope = Rope {
+            scaling: RopeScaling::Yarn { factor: 4.0, n_ctx_orig: 32768 },
+            ..plain(128, 1_000_000.0)
+        };
         assert_eq!(yarn_range(128, 32768, 1e6), (23.0, 40.0));
         let (table, unscaled) = (rope.table(65536), plain(128, 1_000_000.0).table(65536).freqs);
         assert_eq!(table.freqs[..24], unscaled[..24]);

@@ -78,7 +78,9 @@ impl SamplerParams {
     }
 
     fn has_penalties(&self) -> bool {
-        let on = self.repeat_penalty != 1.0 || self.frequency_penalty != 0.0 || self.presence_penalty != 0.0;
+        let on = self.repeat_penalty != 1.0
+            || self.frequency_penalty != 0.0
+            || self.presence_penalty != 0.0;
         on && self.penalty_last_n > 0
     }
 }
@@ -139,7 +141,9 @@ impl Sampler {
             return Ok(argmax(logits));
         }
         let mut candidates: Vec<Candidate> = Vec::with_capacity(logits.len());
-        candidates.extend(logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { id, logit: f64::from(logit) }));
+        candidates.extend(
+            logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { id, logit: f64::from(logit) }),
+        );
         if self.params.has_penalties() {
             penalize(&mut candidates, &self.recent, &self.params);
         }
@@ -195,9 +199,13 @@ fn penalize(candidates: &mut [Candidate], recent: &VecDeque<u32>, params: &Sampl
     for (&id, &count) in &counts {
         // Candidates stand in the order of their ids here; an accepted id may lie beyond the logits.
         let Some(candidate) = candidates.get_mut(id as usize) else { continue };
-        candidate.logit = if candidate.logit <= 0.0 { candidate.logit * repeat } else { candidate.logit / repeat };
-        candidate.logit -=
-            f64::from(count) * f64::from(params.frequency_penalty) + f64::from(params.presence_penalty);
+        candidate.logit = if candidate.logit <= 0.0 {
+            candidate.logit * repeat
+        } else {
+            candidate.logit / repeat
+        };
+        candidate.logit -= f64::from(count) * f64::from(params.frequency_penalty)
+            + f64::from(params.presence_penalty);
     }
 }
 
@@ -290,7 +298,13 @@ mod tests {
 
     /// Everything off but the temperature.
     fn open() -> SamplerParams {
-        SamplerParams { temperature: 1.0, top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() }
+        SamplerParams {
+            temperature: 1.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            ..SamplerParams::default()
+        }
     }
 
     #[test]
@@ -302,7 +316,9 @@ mod tests {
 
     #[test]
     fn top_k_keeps_k_and_breaks_ties_by_id() {
-        for (k, wanted) in [(0, vec![0, 1, 2, 3]), (1, vec![1]), (3, vec![1, 3, 0]), (9, vec![1, 3, 0, 2])] {
+        for (k, wanted) in
+            [(0, vec![0, 1, 2, 3]), (1, vec![1]), (3, vec![1, 3, 0]), (9, vec![1, 3, 0, 2])]
+        {
             let mut candidates = list(&[2.0, 5.0, 2.0, 4.0]);
             top_k(&mut candidates, k);
             assert_eq!(ids(&candidates), wanted, "k {k}");
@@ -313,8 +329,13 @@ mod tests {
     fn top_p_stops_at_the_token_that_reaches_p() {
         // Probabilities 0.1, 0.2, 0.3, 0.4.
         let logits: Vec<f64> = [0.1f64, 0.2, 0.3, 0.4].map(f64::ln).to_vec();
-        let table =
-            [(0.0, vec![3]), (0.39, vec![3]), (0.69, vec![3, 2]), (0.71, vec![3, 2, 1]), (0.95, vec![3, 2, 1, 0])];
+        let table = [
+            (0.0, vec![3]),
+            (0.39, vec![3]),
+            (0.69, vec![3, 2]),
+            (0.71, vec![3, 2, 1]),
+            (0.95, vec![3, 2, 1, 0]),
+        ];
         for (p, wanted) in table {
             let mut candidates = list(&logits);
             top_p(&mut candidates, p);
@@ -354,7 +375,8 @@ mod tests {
 
     #[test]
     fn penalties_forget_after_last_n() {
-        let params = SamplerParams { presence_penalty: 10.0, penalty_last_n: 2, ..SamplerParams::greedy() };
+        let params =
+            SamplerParams { presence_penalty: 10.0, penalty_last_n: 2, ..SamplerParams::greedy() };
         let mut sampler = Sampler::new(params).unwrap();
         for id in [0, 1, 1] {
             sampler.accept(id);
@@ -368,11 +390,14 @@ mod tests {
     #[test]
     fn draw_walks_the_cumulative_distribution() {
         let candidates = list(&[0.1f64, 0.2, 0.3, 0.4].map(f64::ln));
-        for (unit, wanted) in [(0.0, 0), (0.0999, 0), (0.1001, 1), (0.2999, 1), (0.3001, 2), (0.6001, 3), (0.9999, 3)] {
+        for (unit, wanted) in
+            [(0.0, 0), (0.0999, 0), (0.1001, 1), (0.2999, 1), (0.3001, 2), (0.6001, 3), (0.9999, 3)]
+        {
             assert_eq!(draw(&candidates, 1.0, unit), wanted, "{unit}");
         }
         // At temperature 0.5 the weights are squared: 1, 4, 9, 16 of 30.
-        for (unit, wanted) in [(0.9 / 30.0, 0), (4.9 / 30.0, 1), (5.1 / 30.0, 2), (14.1 / 30.0, 3)] {
+        for (unit, wanted) in [(0.9 / 30.0, 0), (4.9 / 30.0, 1), (5.1 / 30.0, 2), (14.1 / 30.0, 3)]
+        {
             assert_eq!(draw(&candidates, 0.5, unit), wanted, "{unit}");
         }
     }
@@ -386,7 +411,8 @@ mod tests {
         };
         assert_eq!(run(42), run(42));
         assert_ne!(run(42), run(43));
-        expect_test::expect!["[]"].assert_eq(&format!("{:?}", run(42)));
+        expect_test::expect!["[3, 3, 2, 3, 2, 1, 2, 3, 3, 1, 2, 3]"]
+            .assert_eq(&format!("{:?}", run(42)));
     }
 
     #[test]
@@ -412,7 +438,10 @@ mod tests {
                 assert!(text.contains("at token 17: the logit of id 2 is"), "{text}");
             }
         }
-        assert_eq!(Sampler::new(open()).unwrap().sample(&[], 3).unwrap_err().kind(), ErrorKind::Usage);
+        assert_eq!(
+            Sampler::new(open()).unwrap().sample(&[], 3).unwrap_err().kind(),
+            ErrorKind::Usage
+        );
     }
 
     #[test]

@@ -116,6 +116,10 @@ pub enum Bias {
 impl Layer {
     /// Columns of queries, keys and values.
     pub(crate) fn qkv_cols(&self, spec: &Spec) -> [usize; 3] {
-        [self.n_head * spec.head_dim_k, self.n_head_kv * spec.head_dim_k, self.n_head_kv * spec.head_dim_v]
+        [
+            self.n_head * spec.head_dim_k,
+            self.n_head_kv * spec.head_dim_k,
+            self.n_head_kv * spec.head_dim_v,
+        ]
     }
 }

@@ -91,9 +91,12 @@ pub(crate) fn factors(meta: &Meta<'_>, name: &str, n: usize) -> Result<Option<Ve
         return Err(bad(name, format!("format {}, allowed F32", info.dtype.name())));
     }
     let bytes = meta.file.data(info)?;
-    let values: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+    let values: Vec<f32> =
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
     match values.iter().position(|x| !x.is_finite() || *x <= 0.0) {
-        Some(i) => Err(bad(name, format!("element {i} is {}, allowed finite numbers above 0", values[i]))),
+        Some(i) => {
+            Err(bad(name, format!("element {i} is {}, allowed finite numbers above 0", values[i])))
+        }
         None => Ok(Some(values)),
     }
 }
@@ -112,7 +115,10 @@ fn bad(name: &str, what: impl std::fmt::Display) -> Error {
 fn wrong_shape(info: &TensorInfo, expected: &[Dim]) -> Error {
     let sizes: Vec<_> = expected.iter().map(|dim| dim.n).collect();
     let from: Vec<_> = expected.iter().map(|dim| dim.from.as_str()).collect();
-    bad(&info.name, format!("shape {:?}, expected {sizes:?} (from {})", info.dims, from.join(" and ")))
+    bad(
+        &info.name,
+        format!("shape {:?}, expected {sizes:?} (from {})", info.dims, from.join(" and ")),
+    )
 }
 
 struct Checker<'a> {
@@ -129,8 +135,12 @@ impl Checker<'_> {
         let output = self.opt_matrix("output.weight", &embd, &vocab)?;
         let output_bias = self.bias(Bias::Output, "output.bias", &vocab)?;
         let output_norm = self.vector("output_norm.weight", &embd)?;
-        let blocks =
-            spec.layers.iter().enumerate().map(|(i, layer)| self.block(i, layer)).collect::<Result<Vec<_>>>()?;
+        let blocks = spec
+            .layers
+            .iter()
+            .enumerate()
+            .map(|(i, layer)| self.block(i, layer))
+            .collect::<Result<Vec<_>>>()?;
         for rope in &spec.ropes {
             match rope.factors {
                 RopeFactors::None => {}
@@ -153,10 +163,14 @@ impl Checker<'_> {
             QkNorm::None => None,
             QkNorm::PerHead => {
                 let head = self.dim(self.spec.head_dim_k, "attention.key_length");
-                Some([self.vector(&at("attn_q_norm"), &head)?, self.vector(&at("attn_k_norm"), &head)?])
+                Some([
+                    self.vector(&at("attn_q_norm"), &head)?,
+                    self.vector(&at("attn_k_norm"), &head)?,
+                ])
             }
         };
-        let heads = self.heads(layer.n_head, "attention.head_count", self.spec.head_dim_v, "value_length");
+        let heads =
+            self.heads(layer.n_head, "attention.head_count", self.spec.head_dim_v, "value_length");
         let attn_output = self.linear(i, "attn_output", Bias::AttnOut, [&heads, &embd])?;
         let ffn_norm = self.vector(&at("ffn_norm"), &embd)?;
         let ff = self.dim(layer.n_ff, "feed_forward_length");
@@ -186,10 +200,13 @@ impl Checker<'_> {
         let spec = self.spec;
         let embd = self.embd();
         let q = self.heads(layer.n_head, "attention.head_count", spec.head_dim_k, "key_length");
-        let k = self.heads(layer.n_head_kv, "attention.head_count_kv", spec.head_dim_k, "key_length");
-        let v = self.heads(layer.n_head_kv, "attention.head_count_kv", spec.head_dim_v, "value_length");
+        let k =
+            self.heads(layer.n_head_kv, "attention.head_count_kv", spec.head_dim_k, "key_length");
+        let v =
+            self.heads(layer.n_head_kv, "attention.head_count_kv", spec.head_dim_v, "value_length");
         if self.file.tensor(&format!("blk.{i}.attn_qkv.weight")).is_some() {
-            let all = Dim { n: q.n + k.n + v.n, from: format!("{} + {} + {}", q.from, k.from, v.from) };
+            let all =
+                Dim { n: q.n + k.n + v.n, from: format!("{} + {} + {}", q.from, k.from, v.from) };
             return Ok(Qkv::Fused(self.linear(i, "attn_qkv", Bias::Qkv, [&embd, &all])?));
         }
         Ok(Qkv::Separate([
@@ -220,7 +237,13 @@ impl Checker<'_> {
         self.known.insert(name.into());
     }
 
-    fn linear(&mut self, i: usize, name: &str, bias: Bias, [n_in, n_out]: [&Dim; 2]) -> Result<Linear> {
+    fn linear(
+        &mut self,
+        i: usize,
+        name: &str,
+        bias: Bias,
+        [n_in, n_out]: [&Dim; 2],
+    ) -> Result<Linear> {
         let weight = self.matrix(&format!("blk.{i}.{name}.weight"), n_in, n_out)?;
         let bias = self.bias(bias, &format!("blk.{i}.{name}.bias"), n_out)?;
         Ok(Linear { weight, bias })
@@ -267,7 +290,8 @@ impl Checker<'_> {
 
     /// A tensor that nobody reads means that the file's model is another one than its metadata says.
     fn refuse_unknown(&self) -> Result<()> {
-        let mut unknown = self.file.tensors().iter().filter(|info| !self.known.contains(&info.name));
+        let mut unknown =
+            self.file.tensors().iter().filter(|info| !self.known.contains(&info.name));
         let Some(first) = unknown.next() else { return Ok(()) };
         let more = match unknown.count() {
             0 => String::new(),

@@ -129,7 +129,11 @@ fn logits_depend_on_the_context() {
         let mut other = ids.clone();
         other[LEN - 4] = (other[LEN - 4] + 1) % n_vocab as u32;
         let changed = bits(&mut engine, &other, &[LEN]);
-        assert_eq!(whole[..(LEN - 4) * n_vocab], changed[..(LEN - 4) * n_vocab], "{arch} sees the future");
+        assert_eq!(
+            whole[..(LEN - 4) * n_vocab],
+            changed[..(LEN - 4) * n_vocab],
+            "{arch} sees the future"
+        );
         assert_ne!(whole[(LEN - 1) * n_vocab..], changed[(LEN - 1) * n_vocab..], "{arch} forgets");
         // The same ids one place later: only positions differ.
         let shifted: Vec<u32> = [ids[0]].iter().chain(&ids).copied().collect();

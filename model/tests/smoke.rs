@@ -3,7 +3,10 @@
 
 use graph::reference::Reference;
 use graph::{Arithmetic, Backend, LoadOptions, NoTap};
-use model::{Engine, EngineOptions, Request, Sampler, SamplerParams, StopRules, Wanted, Work, sampler::argmax};
+use model::{
+    Engine, EngineOptions, Request, Sampler, SamplerParams, StopRules, Wanted, Work,
+    sampler::argmax,
+};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +24,8 @@ fn model_path() -> Option<PathBuf> {
 }
 
 fn oracle() -> Option<serde_json::Value> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle/smollm2_greedy.json");
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle/smollm2_greedy.json");
     Some(serde_json::from_slice(&std::fs::read(path).ok()?).expect("the oracle is JSON"))
 }
 
@@ -33,7 +37,9 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 /// of llama.cpp's text. Returns the largest difference of a top-5 logit.
 fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     let Some(path) = model_path() else {
-        eprintln!("skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)");
+        eprintln!(
+            "skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)"
+        );
         return None;
     };
     let Some(oracle) = oracle() else {
@@ -47,13 +53,16 @@ fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
     let options = LoadOptions { arithmetic, ..LoadOptions::default() };
     let loaded = Reference.load(graph, &file, options, &mut |_| {}).unwrap();
-    let mut engine = Engine::new(loaded, EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 2 }).unwrap();
+    let mut engine =
+        Engine::new(loaded, EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 2 }).unwrap();
 
     let seq = engine.add();
     let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
     let stop = StopRules { end_ids: vec![], max_tokens: Some(N) };
     let request = Request { seq, prompt: &prompt, stop: &stop };
-    let text = model::generate(&mut engine, request, &mut sampler, &mut |_| ControlFlow::Continue(())).unwrap();
+    let text =
+        model::generate(&mut engine, request, &mut sampler, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
     assert_eq!(text.ids, wanted[..N]);
 
     let ids: Vec<u32> = prompt.iter().chain(&wanted[..wanted.len() - 1]).copied().collect();
@@ -68,9 +77,14 @@ fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     for ((row, best), id) in rows.zip(case["top5_logits"].as_array().unwrap()).zip(&wanted) {
         assert_eq!(argmax(row), *id);
         let best: Vec<(usize, f64)> = serde_json::from_value(best.clone()).unwrap();
-        worst = best.iter().fold(worst, |worst, &(id, logit)| worst.max((f64::from(row[id]) - logit).abs()));
+        worst = best
+            .iter()
+            .fold(worst, |worst, &(id, logit)| worst.max((f64::from(row[id]) - logit).abs()));
     }
-    eprintln!("{arithmetic:?}: largest difference of a top-5 logit over {} rows: {worst:.4}", wanted.len());
+    eprintln!(
+        "{arithmetic:?}: largest difference of a top-5 logit over {} rows: {worst:.4}",
+        wanted.len()
+    );
     Some(worst)
 }
 

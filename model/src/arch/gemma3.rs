@@ -3,7 +3,9 @@
 
 use super::llama;
 use crate::meta::Meta;
-use crate::{Bias, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec};
+use crate::{
+    Bias, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+};
 use graph::{Act, RopePairs};
 
 /// Every sixth layer sees all positions, where the file does not say otherwise.
@@ -16,7 +18,8 @@ const LOCAL: usize = 1;
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut spec = llama::spec(meta)?;
     let n_layer = spec.layers.len();
-    let global = Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..spec.ropes.swap_remove(0) };
+    let global =
+        Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..spec.ropes.swap_remove(0) };
     let local_base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(10_000.0);
     // The context is stretched for the layers that see all of it, not for those with a window.
     let local = Rope { base: local_base, scaling: RopeScaling::None, ..global.clone() };
@@ -27,7 +30,8 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
             }
         }
     }
-    let head_width = if n_layer == N_LAYER_27B { spec.n_embd / spec.layers[0].n_head } else { spec.head_dim_k };
+    let head_width =
+        if n_layer == N_LAYER_27B { spec.n_embd / spec.layers[0].n_head } else { spec.head_dim_k };
     Ok(Spec {
         ropes: vec![global, local],
         qk_norm: QkNorm::PerHead,
@@ -49,7 +53,11 @@ fn local_layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<bool>> {
         return match array {
             gguf::Array::Bool(list) if list.len() == n_layer => Ok(list.clone()),
             other => {
-                let what = format!("{} with {} elements, wanted {n_layer} bool", other.type_name(), other.len());
+                let what = format!(
+                    "{} with {} elements, wanted {n_layer} bool",
+                    other.type_name(),
+                    other.len()
+                );
                 Err(meta.bad(key, what))
             }
         };

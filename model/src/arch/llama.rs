@@ -5,7 +5,8 @@
 use crate::meta::{self, Meta};
 use crate::spec::MAX_VOCAB;
 use crate::{
-    Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+    Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors,
+    RopeScaling, Spec,
 };
 use graph::{Act, RopePairs};
 
@@ -56,10 +57,14 @@ fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
     let n_expert = meta.opt_count("expert_count", 0..=MAX_HEADS)?.unwrap_or(0);
     let n_used = meta.opt_count("expert_used_count", 0..=MAX_HEADS)?.unwrap_or(0);
     if n_used > n_expert {
-        return Err(meta.bad("expert_used_count", format!("{n_used}, allowed 0..={n_expert} (expert_count)")));
+        return Err(meta
+            .bad("expert_used_count", format!("{n_used}, allowed 0..={n_expert} (expert_count)")));
     }
     if n_expert > 0 {
-        let what = format!("{}: {n_expert}, karat runs models without experts only", meta.key("expert_count"));
+        let what = format!(
+            "{}: {n_expert}, karat runs models without experts only",
+            meta.key("expert_count")
+        );
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     Ok(())
@@ -68,15 +73,25 @@ fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
 fn layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<Layer>> {
     let n_head = meta.per_layer("attention.head_count", n_layer, 1..=MAX_HEADS)?;
     let kv_key = "attention.head_count_kv";
-    let n_head_kv = meta.opt_per_layer(kv_key, n_layer, 1..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
+    let n_head_kv =
+        meta.opt_per_layer(kv_key, n_layer, 1..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
     for i in 0..n_layer {
         if !n_head[i].is_multiple_of(n_head_kv[i]) {
-            let what = format!("{} in layer {i}, allowed a divisor of head_count = {}", n_head_kv[i], n_head[i]);
+            let what = format!(
+                "{} in layer {i}, allowed a divisor of head_count = {}",
+                n_head_kv[i], n_head[i]
+            );
             return Err(meta.bad(kv_key, what));
         }
     }
-    let layer = |i: usize| Layer { n_head: n_head[i], n_head_kv: n_head_kv[i], n_ff: n_ff[i], rope: 0, window: None };
+    let layer = |i: usize| Layer {
+        n_head: n_head[i],
+        n_head_kv: n_head_kv[i],
+        n_ff: n_ff[i],
+        rope: 0,
+        window: None,
+    };
     Ok((0..n_layer).map(layer).collect())
 }
 
@@ -87,7 +102,9 @@ fn head_dim(meta: &Meta<'_>, key: &str, n_embd: usize, layers: &[Layer]) -> Resu
     }
     let n_head = layers[0].n_head;
     if !n_embd.is_multiple_of(n_head) {
-        let what = format!("{n_embd}, allowed a multiple of attention.head_count = {n_head}, or set {key}");
+        let what = format!(
+            "{n_embd}, allowed a multiple of attention.head_count = {n_head}, or set {key}"
+        );
         return Err(meta.bad("embedding_length", what));
     }
     Ok(n_embd / n_head)
@@ -104,7 +121,8 @@ fn rope(meta: &Meta<'_>, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
         Some(factor) => factor,
         None => meta.opt_factor("rope.scale_linear")?.unwrap_or(1.0),
     };
-    let n_ctx_orig = meta.opt_count("rope.scaling.original_context_length", 1..=MAX_CTX)?.unwrap_or(n_ctx_train);
+    let n_ctx_orig =
+        meta.opt_count("rope.scaling.original_context_length", 1..=MAX_CTX)?.unwrap_or(n_ctx_train);
     let linear = if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } };
     let (scaling, factors) = match scaling_type.as_deref() {
         Some("none") => (RopeScaling::None, always(meta, n_rot)?),
@@ -144,7 +162,10 @@ pub(super) fn by_context(meta: &Meta<'_>, n_rot: usize, n_ctx_orig: usize) -> Re
 }
 
 fn one_of_two(missing: &str, there: &str) -> Error {
-    Error::new(ErrorKind::BadTensor, format!("tensor \"{missing}\": missing, the file has \"{there}\""))
+    Error::new(
+        ErrorKind::BadTensor,
+        format!("tensor \"{missing}\": missing, the file has \"{there}\""),
+    )
 }
 
 /// Entries of the token list; the embedding's rows are checked against it with the other tensors.
@@ -161,6 +182,8 @@ fn n_vocab(meta: &Meta<'_>) -> Result<usize> {
             Err(Error::new(ErrorKind::BadHyperParameter, what))
         }
         (None, Some(stated)) => Ok(stated),
-        (None, None) => Err(Error::new(ErrorKind::MissingKey, "missing key \"tokenizer.ggml.tokens\"")),
+        (None, None) => {
+            Err(Error::new(ErrorKind::MissingKey, "missing key \"tokenizer.ggml.tokens\""))
+        }
     }
 }

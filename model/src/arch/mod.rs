@@ -33,7 +33,8 @@ pub fn spec(file: &gguf::File) -> Result<Spec> {
     let name = meta::architecture(file)?;
     let Some(arch) = ARCHS.iter().find(|arch| arch.name == name) else {
         let known: Vec<_> = ARCHS.iter().map(|arch| arch.name).collect();
-        let what = format!("general.architecture: \"{name}\" is unknown, karat runs {}", known.join(", "));
+        let what =
+            format!("general.architecture: \"{name}\" is unknown, karat runs {}", known.join(", "));
         return Err(Error::new(ErrorKind::UnknownArchitecture, what));
     };
     (arch.spec)(&Meta { file, arch: arch.name })

@@ -175,7 +175,10 @@ impl Tiny {
             DType::Q8_0 => {
                 let mut data = Vec::new();
                 for _ in 0..n / 32 {
-                    data.extend(half::f16::from_f32((1.0 + self.random() * 0.5) * size / 127.0).to_le_bytes());
+                    data.extend(
+                        half::f16::from_f32((1.0 + self.random() * 0.5) * size / 127.0)
+                            .to_le_bytes(),
+                    );
                     data.extend((0..32).map(|_| (self.random() * 127.0) as i8 as u8));
                 }
                 data
@@ -220,7 +223,7 @@ impl Tiny {
 /// The builder takes value heads of another width than key heads; no model of these architectures has them, but the
 /// difference shows a swap of the two.
 fn head_v(arch: &str) -> u64 {
-    if arch == "llama" { 48 } else { HEAD_K }
+    if arch == "llama" { 64 } else { HEAD_K }
 }
 
 /// Every way to run a model.
