@@ -3,6 +3,7 @@
 
 mod check;
 mod dtype;
+mod standin;
 mod error;
 mod file;
 mod getters;

@@ -1,1 +1,22 @@
-//! Not written yet.
+//! What each op means: shape rules, the numerics contract, the plain reference, test cases, `compare`.
+//! Fast versions live in the `cpu` and `gpu` crates and give the same bits.
+#![forbid(unsafe_code)]
+
+pub mod backend;
+pub mod cases;
+pub mod compare;
+mod error;
+pub mod ints;
+mod ir;
+pub mod math;
+pub mod ops;
+pub mod reference;
+mod step;
+
+pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap};
+pub use error::{Error, ErrorKind, Result};
+pub use ir::{
+    Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value, ValueId, Weight,
+    WeightId,
+};
+pub use step::{KV_BLOCK, Step};

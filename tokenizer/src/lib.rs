@@ -1,1 +1,21 @@
-//! Not written yet.
+//! Text to token ids and back, as llama.cpp does it, and chat templates.
+//! Tensors and models live in other crates.
+#![forbid(unsafe_code)]
+
+mod bpe;
+mod decode;
+mod error;
+mod merge;
+mod pre;
+mod special;
+mod split;
+mod spm;
+mod tokenizer;
+mod unicode;
+mod unicode_table;
+mod vocab;
+
+pub use decode::Decoder;
+pub use error::{Error, ErrorKind, Result};
+pub use tokenizer::{Ends, MAX_TEXT_BYTES, Show, Special, Tokenizer};
+pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, Model, SpecialIds, TokenKind, Vocab};

@@ -1,2 +1,67 @@
-//! Developer commands.
-fn main() {}
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size` and `oracle`.
+//! Nothing that a user of karat needs lives here.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool talks on stdout"
+)]
+
+mod oracle;
+mod proc;
+mod stages;
+mod test;
+mod tidy;
+mod tools;
+
+use anyhow::{Result, bail};
+use std::path::Path;
+use std::process::ExitCode;
+
+const HELP: &str = "\
+cargo xtask COMMAND
+
+  test [--fast] [--only a,b]  every check of the project, with its set-up; ends with a table
+                              --fast: only what needs no network and no second compile
+                              --only: the named stages (fmt clippy tidy deny docs model test neon oracle)
+  tidy                        the rules of ARCHITECTURE.md, checked over the source tree
+  size                        lines per crate, largest files and functions against their budgets
+  oracle                      compare with llama.cpp's recorded results in ../shared/oracle
+";
+
+/// The workspace's root folder: the parent of this crate's.
+fn root() -> &'static Path {
+    let manifest_dir = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest_dir.parent().unwrap_or(manifest_dir)
+}
+
+fn dispatch(args: &[String]) -> Result<bool> {
+    let (command, rest) = match args {
+        [] => ("help", args),
+        [command, rest @ ..] => (command.as_str(), rest),
+    };
+    match command {
+        "test" => test::run(&test::Options::parse(rest)?),
+        "tidy" => tidy::run(root()),
+        "size" => tidy::print_sizes(root()).map(|()| true),
+        "oracle" => oracle::run(root()),
+        "help" | "--help" | "-h" => {
+            print!("{HELP}");
+            Ok(true)
+        }
+        other => bail!("unknown command `{other}`\n\n{HELP}"),
+    }
+}
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

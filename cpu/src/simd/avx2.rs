@@ -1,0 +1,237 @@
+//! AVX2 with FMA and F16C: two registers hold the sixteen lanes.
+
+use super::{Isa, Kernel, LANES};
+use std::arch::x86_64::*;
+
+/// Exists only where AVX2, FMA and F16C were detected.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    pub(crate) fn new() -> Option<Self> {
+        let present =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        present.then_some(Self(()))
+    }
+}
+
+/// # Safety
+/// The features were detected.
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn entry<K: Kernel>(isa: Avx2, kernel: K) -> K::Out {
+    kernel.run(isa)
+}
+
+/// Calls an intrinsic of this file's instruction set.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: an `Avx2` exists only if the features were detected (Avx2::new); memory operands are references to
+        // whole arrays, each half of which is read or written by the unaligned loads and stores.
+        unsafe { $e }
+    };
+}
+
+/// The same intrinsic on both halves.
+macro_rules! both {
+    ($f:ident, $($x:expr),+) => {
+        op!([$f($($x[0]),+), $f($($x[1]),+)])
+    };
+}
+
+impl Isa for Avx2 {
+    type F = [__m256; 2];
+    type I = [__m256i; 2];
+    type B = [__m256i; 2];
+
+    // 16 registers: two tokens take 8 accumulators.
+    const TOKENS: usize = 2;
+    const I8_BIAS: u8 = 0;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
+        op!(entry(self, kernel))
+    }
+
+    #[inline(always)]
+    fn f_splat(self, x: f32) -> Self::F {
+        op!([_mm256_set1_ps(x); 2])
+    }
+
+    #[inline(always)]
+    fn f_load(self, x: &[f32; LANES]) -> Self::F {
+        op!([_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x.as_ptr().add(8))])
+    }
+
+    #[inline(always)]
+    fn f_store(self, x: Self::F, to: &mut [f32; LANES]) {
+        op!({
+            _mm256_storeu_ps(to.as_mut_ptr(), x[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), x[1]);
+        });
+    }
+
+    #[inline(always)]
+    fn f_load_f16(self, x: &[u16; LANES]) -> Self::F {
+        op!([
+            _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
+            _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
+        ])
+    }
+
+    #[inline(always)]
+    fn f_from_i(self, x: Self::I) -> Self::F {
+        both!(_mm256_cvtepi32_ps, x)
+    }
+
+    #[inline(always)]
+    fn f_add(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_add_ps, a, b)
+    }
+
+    #[inline(always)]
+    fn f_sub(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_sub_ps, a, b)
+    }
+
+    #[inline(always)]
+    fn f_mul(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_mul_ps, a, b)
+    }
+
+    #[inline(always)]
+    fn f_div(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_div_ps, a, b)
+    }
+
+    #[inline(always)]
+    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
+        both!(_mm256_max_ps, a, b)
+    }
+
+    #[inline(always)]
+    fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+
+    #[inline(always)]
+    fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
+        op!([
+            _mm256_blendv_ps(no[0], yes[0], _mm256_cmp_ps::<_CMP_LT_OQ>(a[0], b[0])),
+            _mm256_blendv_ps(no[1], yes[1], _mm256_cmp_ps::<_CMP_LT_OQ>(a[1], b[1])),
+        ])
+    }
+
+    #[inline(always)]
+    fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F {
+        let half = |y: __m256, n: __m256| {
+            op!({
+                let e = _mm256_add_epi32(_mm256_cvttps_epi32(n), _mm256_set1_epi32(127));
+                _mm256_mul_ps(y, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(e)))
+            })
+        };
+        [half(y[0], n[0]), half(y[1], n[1])]
+    }
+
+    #[inline(always)]
+    fn i_splat(self, x: i32) -> Self::I {
+        op!([_mm256_set1_epi32(x); 2])
+    }
+
+    #[inline(always)]
+    fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
+        op!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(x), _mm256_cvtepi8_epi32(_mm_srli_si128::<8>(x))]
+        })
+    }
+
+    #[inline(always)]
+    fn i_load_u8(self, x: &[u8; LANES]) -> Self::I {
+        op!({
+            let x = _mm_loadu_si128(x.as_ptr().cast());
+            [_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(x))]
+        })
+    }
+
+    #[inline(always)]
+    fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_add_epi32, a, b)
+    }
+
+    #[inline(always)]
+    fn i_sub(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_sub_epi32, a, b)
+    }
+
+    #[inline(always)]
+    fn i_mul(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_mullo_epi32, a, b)
+    }
+
+    #[inline(always)]
+    fn i_shl<const N: u32>(self, a: Self::I) -> Self::I {
+        op!([_mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32))])
+    }
+
+    #[inline(always)]
+    fn f_from_bits(self, a: Self::I) -> Self::F {
+        both!(_mm256_castsi256_ps, a)
+    }
+
+    #[inline(always)]
+    fn b_load(self, x: &[u8; 64]) -> Self::B {
+        op!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(32).cast())])
+    }
+
+    #[inline(always)]
+    fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
+        both!(_mm256_or_si256, a, b)
+    }
+
+    #[inline(always)]
+    fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B {
+        let half = |a: __m256i| {
+            op!({
+                let shifted = match right {
+                    0 => a,
+                    1.. => _mm256_srl_epi16(a, _mm_cvtsi32_si128(right)),
+                    _ => _mm256_sll_epi16(a, _mm_cvtsi32_si128(-right)),
+                };
+                _mm256_and_si256(shifted, _mm256_set1_epi8(mask as i8))
+            })
+        };
+        [half(a[0]), half(a[1])]
+    }
+
+    #[inline(always)]
+    fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
+        op!({
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            [_mm256_shuffle_epi8(table, index[0]), _mm256_shuffle_epi8(table, index[1])]
+        })
+    }
+
+    // Pairs of products are at most 2 · 127 · 127 < 2^15, so `maddubs` never saturates.
+    #[inline(always)]
+    fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        let half = |acc: __m256i, w: __m256i| {
+            op!({
+                let pairs = _mm256_maddubs_epi16(w, _mm256_set1_epi32(a));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            })
+        };
+        [half(acc[0], w[0]), half(acc[1], w[1])]
+    }
+
+    // |w| · sign(a, w): |-128| is 128 as an unsigned byte, and activations are never -128, so 2 · 128 · 127 fits too.
+    #[inline(always)]
+    fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        let half = |acc: __m256i, w: __m256i| {
+            op!({
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(_mm256_set1_epi32(a), w));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            })
+        };
+        [half(acc[0], w[0]), half(acc[1], w[1])]
+    }
+}

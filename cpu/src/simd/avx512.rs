@@ -1,0 +1,198 @@
+//! AVX-512 with VNNI: one register holds the sixteen lanes.
+
+use super::{Isa, Kernel, LANES};
+use std::arch::x86_64::*;
+
+/// Exists only where AVX-512 F, BW, DQ, VL and VNNI were detected.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    pub(crate) fn new() -> Option<Self> {
+        let present = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        present.then_some(Self(()))
+    }
+}
+
+/// # Safety
+/// The features were detected.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+unsafe fn entry<K: Kernel>(isa: Avx512, kernel: K) -> K::Out {
+    kernel.run(isa)
+}
+
+/// Calls an intrinsic of this file's instruction set.
+macro_rules! op {
+    ($e:expr) => {
+        // SAFETY: an `Avx512` exists only if the features were detected (Avx512::new); memory operands are
+        // references to whole arrays, and the loads and stores used are the unaligned ones.
+        unsafe { $e }
+    };
+}
+
+impl Isa for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+    type B = __m512i;
+
+    // 8 integer and 8 float accumulators, and room for the unpacked weights.
+    const TOKENS: usize = 8;
+    const I8_BIAS: u8 = 128;
+
+    #[inline(always)]
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
+        op!(entry(self, kernel))
+    }
+
+    #[inline(always)]
+    fn f_splat(self, x: f32) -> Self::F {
+        op!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn f_load(self, x: &[f32; LANES]) -> Self::F {
+        op!(_mm512_loadu_ps(x.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn f_store(self, x: Self::F, to: &mut [f32; LANES]) {
+        op!(_mm512_storeu_ps(to.as_mut_ptr(), x));
+    }
+
+    #[inline(always)]
+    fn f_load_f16(self, x: &[u16; LANES]) -> Self::F {
+        op!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn f_from_i(self, x: Self::I) -> Self::F {
+        op!(_mm512_cvtepi32_ps(x))
+    }
+
+    #[inline(always)]
+    fn f_add(self, a: Self::F, b: Self::F) -> Self::F {
+        op!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn f_sub(self, a: Self::F, b: Self::F) -> Self::F {
+        op!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn f_mul(self, a: Self::F, b: Self::F) -> Self::F {
+        op!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn f_div(self, a: Self::F, b: Self::F) -> Self::F {
+        op!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        op!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
+        op!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
+        op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
+    }
+
+    #[inline(always)]
+    fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F {
+        op!({
+            let e = _mm512_add_epi32(_mm512_cvttps_epi32(n), _mm512_set1_epi32(127));
+            _mm512_mul_ps(y, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(e)))
+        })
+    }
+
+    #[inline(always)]
+    fn i_splat(self, x: i32) -> Self::I {
+        op!(_mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
+        op!(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn i_load_u8(self, x: &[u8; LANES]) -> Self::I {
+        op!(_mm512_cvtepu8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        op!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn i_sub(self, a: Self::I, b: Self::I) -> Self::I {
+        op!(_mm512_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn i_mul(self, a: Self::I, b: Self::I) -> Self::I {
+        op!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn i_shl<const N: u32>(self, a: Self::I) -> Self::I {
+        op!(_mm512_slli_epi32::<N>(a))
+    }
+
+    #[inline(always)]
+    fn f_from_bits(self, a: Self::I) -> Self::F {
+        op!(_mm512_castsi512_ps(a))
+    }
+
+    #[inline(always)]
+    fn b_load(self, x: &[u8; 64]) -> Self::B {
+        op!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
+        op!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B {
+        op!({
+            let shifted = match right {
+                0 => a,
+                1.. => _mm512_srl_epi16(a, _mm_cvtsi32_si128(right)),
+                _ => _mm512_sll_epi16(a, _mm_cvtsi32_si128(-right)),
+            };
+            _mm512_and_si512(shifted, _mm512_set1_epi8(mask as i8))
+        })
+    }
+
+    #[inline(always)]
+    fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
+        op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index))
+    }
+
+    #[inline(always)]
+    fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        op!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a)))
+    }
+
+    #[inline(always)]
+    fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        op!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a)))
+    }
+}

@@ -1,0 +1,139 @@
+//! The portable instruction set: arrays and loops. Used where nothing better is there, and as a check on the others.
+
+use super::{Isa, Kernel, LANES};
+use half::f16;
+
+/// Always present.
+#[derive(Clone, Copy)]
+pub(crate) struct Scalar;
+
+fn map<A: Copy, R: Copy + Default, const N: usize>(f: impl Fn(usize) -> A, g: impl Fn(A) -> R) -> [R; N] {
+    let mut out = [R::default(); N];
+    for (i, o) in out.iter_mut().enumerate() {
+        *o = g(f(i));
+    }
+    out
+}
+
+impl Isa for Scalar {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type B = [u8; 64];
+
+    const TOKENS: usize = 2;
+    const I8_BIAS: u8 = 0;
+
+    fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
+        kernel.run(self)
+    }
+
+    fn f_splat(self, x: f32) -> Self::F {
+        [x; LANES]
+    }
+
+    fn f_load(self, x: &[f32; LANES]) -> Self::F {
+        *x
+    }
+
+    fn f_store(self, x: Self::F, to: &mut [f32; LANES]) {
+        *to = x;
+    }
+
+    fn f_load_f16(self, x: &[u16; LANES]) -> Self::F {
+        map(|i| x[i], |b| f16::from_bits(b).to_f32())
+    }
+
+    fn f_from_i(self, x: Self::I) -> Self::F {
+        map(|i| x[i], |v| v as f32)
+    }
+
+    fn f_add(self, a: Self::F, b: Self::F) -> Self::F {
+        map(|i| (a[i], b[i]), |(a, b)| a + b)
+    }
+
+    fn f_sub(self, a: Self::F, b: Self::F) -> Self::F {
+        map(|i| (a[i], b[i]), |(a, b)| a - b)
+    }
+
+    fn f_mul(self, a: Self::F, b: Self::F) -> Self::F {
+        map(|i| (a[i], b[i]), |(a, b)| a * b)
+    }
+
+    fn f_div(self, a: Self::F, b: Self::F) -> Self::F {
+        map(|i| (a[i], b[i]), |(a, b)| a / b)
+    }
+
+    fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        map(|i| (a[i], b[i], c[i]), |(a, b, c)| a.mul_add(b, c))
+    }
+
+    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
+        map(|i| (a[i], b[i]), |(a, b)| if a > b { a } else { b })
+    }
+
+    fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
+        map(|i| i, |i| if a[i] < b[i] { yes[i] } else { no[i] })
+    }
+
+    fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F {
+        map(|i| (y[i], n[i]), |(y, n)| y * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+    }
+
+    fn i_splat(self, x: i32) -> Self::I {
+        [x; LANES]
+    }
+
+    fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
+        map(|i| x[i], i32::from)
+    }
+
+    fn i_load_u8(self, x: &[u8; LANES]) -> Self::I {
+        map(|i| x[i], i32::from)
+    }
+
+    fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a.wrapping_add(b))
+    }
+
+    fn i_sub(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a.wrapping_sub(b))
+    }
+
+    fn i_mul(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a.wrapping_mul(b))
+    }
+
+    fn i_shl<const N: u32>(self, a: Self::I) -> Self::I {
+        map(|i| a[i], |a| a << N)
+    }
+
+    fn f_from_bits(self, a: Self::I) -> Self::F {
+        map(|i| a[i], |a| f32::from_bits(a as u32))
+    }
+
+    fn b_load(self, x: &[u8; 64]) -> Self::B {
+        *x
+    }
+
+    fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
+        map(|i| (a[i], b[i]), |(a, b)| a | b)
+    }
+
+    fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B {
+        if right >= 0 { map(|i| a[i], |a| (a >> right) & mask) } else { map(|i| a[i], |a| (a << -right) & mask) }
+    }
+
+    fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
+        map(|i| index[i], |i| table[usize::from(i & 15)])
+    }
+
+    fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        let a = a.to_le_bytes();
+        map(|r| r, |r| acc[r] + (0..4).map(|i| i32::from(w[4 * r + i]) * i32::from(a[i] as i8)).sum::<i32>())
+    }
+
+    fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
+        let a = a.to_le_bytes();
+        map(|r| r, |r| acc[r] + (0..4).map(|i| i32::from(w[4 * r + i] as i8) * i32::from(a[i] as i8)).sum::<i32>())
+    }
+}

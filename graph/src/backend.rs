@@ -1,0 +1,112 @@
+//! The seam between the graph and whatever runs it.
+
+use crate::{Error, ErrorKind, Graph, Node, Result, Step, Value};
+use std::any::Any;
+use std::sync::Arc;
+
+/// How matrix products with quantised weights are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Arithmetic {
+    /// Activations rounded to 8 bits exactly as ggml's CPU backend does, integer products inside a block.
+    Int8,
+    /// Weights dequantised to f32, activations in f32.
+    F32,
+}
+
+/// Element type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvType {
+    /// IEEE half, rounded to nearest even when stored; |x| above 65504 becomes infinite and is reported, not hidden.
+    F16,
+    /// Single precision.
+    F32,
+}
+
+/// What a backend needs to know besides the graph and the file.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Arithmetic of matrix products.
+    pub arithmetic: Arithmetic,
+    /// Element type of the cache.
+    pub kv: KvType,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { arithmetic: Arithmetic::Int8, kv: KvType::F16 }
+    }
+}
+
+/// A KV cache: memory that only the backend that made it can read.
+pub struct Kv(pub Box<dyn Any + Send>);
+
+/// Something that can run a graph. All backends give the bits of [`crate::reference::Reference`].
+pub trait Backend {
+    /// Name for people and logs, e.g. `cpu (avx512-vnni, 2 threads)`.
+    fn name(&self) -> String;
+
+    /// Whether this node can run here with these options; the error is the reason.
+    fn supports(&self, graph: &Graph, node: &Node, options: LoadOptions) -> std::result::Result<(), String>;
+
+    /// Makes the weights resident. `progress` hears the bytes of the file read so far.
+    fn load(
+        &self,
+        graph: Arc<Graph>,
+        file: &gguf::File,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Box<dyn Loaded>>;
+}
+
+/// A graph with resident weights.
+pub trait Loaded: Send {
+    /// The graph that was loaded.
+    fn graph(&self) -> &Arc<Graph>;
+
+    /// Bytes that a cache of `n_blocks` blocks takes.
+    fn kv_bytes(&self, n_blocks: usize) -> usize;
+
+    /// Allocates a cache of `n_blocks` blocks of [`crate::KV_BLOCK`] positions.
+    fn new_kv(&self, n_blocks: usize) -> Result<Kv>;
+
+    /// Runs one step: stores its keys and values in `kv`, and returns the logits of `step.outputs`,
+    /// row by row: `[n_outputs, n_vocab]`.
+    fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
+}
+
+/// Sees each named value in the order in which it is computed, and may change it: what it leaves is what the
+/// following ops read. `karat why` puts the right tensor in this way and goes on.
+pub trait Tap {
+    /// Whether this value is wanted; a backend need not bring the others to the host.
+    fn wants(&mut self, node: &Node, value: &Value) -> bool;
+
+    /// A wanted value: `data` is `[rows, value.cols]`.
+    fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]);
+}
+
+/// The tap that wants nothing.
+pub struct NoTap;
+
+impl Tap for NoTap {
+    fn wants(&mut self, _: &Node, _: &Value) -> bool {
+        false
+    }
+
+    fn value(&mut self, _: &Node, _: &Value, _: &mut [f32]) {}
+}
+
+/// The bytes of a graph's weight, checked against what the graph expects of it.
+pub fn read_weight<'f>(file: &'f gguf::File, weight: &crate::Weight) -> Result<std::borrow::Cow<'f, [u8]>> {
+    let found = file
+        .tensor(&weight.name)
+        .ok_or_else(|| Error::new(ErrorKind::Read, format!("{}: not in the file", weight.name)))?;
+    let elements: u64 = found.dims.iter().product();
+    if found.dtype != weight.dtype || elements != (weight.n_in * weight.n_out) as u64 {
+        let message = format!(
+            "{}: file has {} {:?}, the graph expects {} [{}, {}]",
+            weight.name, found.dtype, found.dims, weight.dtype, weight.n_in, weight.n_out
+        );
+        return Err(Error::new(ErrorKind::Shape, message));
+    }
+    file.data(found).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
+}

@@ -1,0 +1,162 @@
+//! The numerics contract for scalars and sums: written once from IEEE add, mul, fma, div, sqrt and integer steps, so
+//! that every backend can give the same bits. Backends translate these lines; they do not invent their own.
+
+use half::f16;
+
+/// Elements in one chain of a float dot product (see [`dot_f32`]).
+pub const DOT_CHUNK: usize = 256;
+
+/// Partial sums of [`sum_strided`].
+pub const SUM_LANES: usize = 64;
+
+/// `Σ w[k]·x[k]`: chunks of [`DOT_CHUNK`] elements, each one chain of fused multiply-adds from +0 in index order;
+/// the chunk sums are added in order, from +0.
+///
+/// One output needs no partial sums across lanes, so a kernel whose lanes are rows (CPU, repacked) or outputs (GPU
+/// tiles) follows the rule by nature, and a long row still splits into chunks for parallel work.
+pub fn dot_f32(w: &[f32], x: &[f32]) -> f32 {
+    let mut total = 0.0;
+    for (w, x) in w.chunks(DOT_CHUNK).zip(x.chunks(DOT_CHUNK)) {
+        let mut acc = 0.0f32;
+        for (w, x) in w.iter().zip(x) {
+            acc = w.mul_add(*x, acc);
+        }
+        total += acc;
+    }
+    total
+}
+
+/// Sum in [`SUM_LANES`] strided partial sums, each updated by `step(partial, element)`, then a halving tree:
+/// lane `i` takes lane `i + 32`, then `i + 16`, … `i + 1`.
+pub fn sum_strided(x: &[f32], step: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0f32; SUM_LANES];
+    for (i, &v) in x.iter().enumerate() {
+        lanes[i % SUM_LANES] = step(lanes[i % SUM_LANES], v);
+    }
+    let mut half = SUM_LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] += lanes[i + half];
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// `log2(e)`.
+pub const LOG2_E: f32 = std::f32::consts::LOG2_E;
+/// `1.5 · 2²³`: adding it rounds to the nearest integer, ties to even.
+pub const ROUND_MAGIC: f32 = 12_582_912.0;
+/// High part of `ln 2`: nine bits, so that `n · LN2_HI` is exact.
+pub const LN2_HI: f32 = 0.693_359_4;
+/// `ln 2 - LN2_HI`.
+pub const LN2_LO: f32 = -2.121_944_4e-4;
+/// Above this `exp` is +inf.
+pub const EXP_MAX: f32 = 88.0;
+/// Below this `exp` is +0. No result is denormal, since GPUs may flush those.
+pub const EXP_MIN: f32 = -87.0;
+/// Cephes' `expf` polynomial, highest power first.
+pub const EXP_POLY: [f32; 6] =
+    [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+
+/// `eˣ` within 2 ulp on `[EXP_MIN, EXP_MAX]`; +0 below, +inf above, NaN for NaN.
+pub fn exp(x: f32) -> f32 {
+    if x < EXP_MIN {
+        return 0.0;
+    }
+    if x > EXP_MAX {
+        return f32::INFINITY;
+    }
+    let n = x.mul_add(LOG2_E, ROUND_MAGIC) - ROUND_MAGIC;
+    let r = n.mul_add(-LN2_LO, n.mul_add(-LN2_HI, x));
+    let mut p = EXP_POLY[0];
+    for &c in &EXP_POLY[1..] {
+        p = p.mul_add(r, c);
+    }
+    let y = p.mul_add(r * r, r) + 1.0;
+    // Exact: y is near 1 and n is in -126 ..= 127. A NaN has n = 0 after the cast and stays a NaN in y.
+    y * f32::from_bits(((n as i32 + 127) as u32) << 23)
+}
+
+/// `x · σ(x)`.
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+/// `-2·sqrt(2/π)`.
+pub const GELU_K: f32 = -1.595_769_1;
+/// The cubic coefficient of GELU's tanh form.
+pub const GELU_C: f32 = 0.044_715;
+
+/// GELU's tanh form through the logistic function: `x · σ(2·sqrt(2/π)·(x + 0.044715 x³))`. No tanh, hence no NaN for
+/// large |x|.
+pub fn gelu_tanh(x: f32) -> f32 {
+    let u = (GELU_C * (x * x)).mul_add(x, x);
+    x / (1.0 + exp(GELU_K * u))
+}
+
+/// `cap · tanh(x / cap)`, with `tanh y = 1 - 2 / (1 + e^(2y))`.
+pub fn softcap(x: f32, cap: f32) -> f32 {
+    cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (x / cap))))
+}
+
+/// f32 to f16 and back, to nearest even.
+pub fn round_f16(x: f32) -> f32 {
+    f16::from_f32(x).to_f32()
+}
+
+/// Cosine and sine of `position · freq` times `mscale`, from f64 in software (crate libm), so that tables are the same
+/// bits on every platform.
+pub fn rope_angle(position: u32, freq: f64, mscale: f64) -> (f32, f32) {
+    let angle = f64::from(position) * freq;
+    ((libm::cos(angle) * mscale) as f32, (libm::sin(angle) * mscale) as f32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_close_and_monotone_at_the_ends() {
+        let mut worst = 0.0f64;
+        for i in 0..2_000_000 {
+            let x = EXP_MIN + (EXP_MAX - EXP_MIN) * (i as f32 / 2_000_000.0);
+            let want = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) / want - 1.0).abs());
+        }
+        assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst:e}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-200.0), 0.0);
+        assert_eq!(exp(200.0), f32::INFINITY);
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert!(exp(f32::NAN).is_nan());
+        assert!(exp(EXP_MIN) >= f32::MIN_POSITIVE);
+    }
+
+    #[test]
+    fn gates_are_close_and_finite() {
+        for i in -100_000..100_000 {
+            let x = i as f32 * 0.01;
+            let v = f64::from(x);
+            let silu64 = v / (1.0 + (-v).exp());
+            assert!((f64::from(silu(x)) - silu64).abs() <= 1e-6 * silu64.abs() + 1e-30, "{x}");
+            let u = (2.0 / std::f64::consts::PI).sqrt() * (v + 0.044715 * v * v * v);
+            let gelu64 = 0.5 * v * (1.0 + u.tanh());
+            assert!((f64::from(gelu_tanh(x)) - gelu64).abs() <= 1e-5 * gelu64.abs() + 1e-6, "{x}");
+            let cap64 = 30.0 * (v / 30.0).tanh();
+            assert!((f64::from(softcap(x, 30.0)) - cap64).abs() <= 1e-5, "{x}");
+        }
+        assert!(gelu_tanh(-1e30).abs() == 0.0 && gelu_tanh(1e30) == 1e30);
+    }
+
+    #[test]
+    fn the_sum_tree_is_the_written_one() {
+        let x: Vec<f32> = (0..130).map(|i| (i as f32).sin()).collect();
+        let lane = |i: usize| x.iter().skip(i).step_by(64).fold(0.0f32, |a, v| a + v);
+        let mut tree: Vec<f32> = (0..64).map(lane).collect();
+        for half in [32, 16, 8, 4, 2, 1] {
+            tree = (0..half).map(|i| tree[i] + tree[i + half]).collect();
+        }
+        assert_eq!(sum_strided(&x, |a, v| a + v).to_bits(), tree[0].to_bits());
+    }
+}

@@ -1,0 +1,128 @@
+//! Causal grouped attention over cached keys and values, in chunks of [`KV_BLOCK`] positions (the recurrence of
+//! Milakov and Gimelshein 2018, as in FlashAttention). Fast version: `cpu/src/kernels/attention.rs`.
+
+use crate::math::{dot_f32, exp, softcap, sum_strided};
+use crate::{Attention, KV_BLOCK};
+
+/// One chunk's partial softmax for one query head.
+#[derive(Clone, Debug)]
+pub struct Partial {
+    /// Largest score of the chunk.
+    pub max: f32,
+    /// `Σ exp(s - max)`.
+    pub sum: f32,
+    /// `Σ exp(s - max) · v`, one entry for each element of a V head.
+    pub out: Vec<f32>,
+}
+
+/// The first position that a token at `position` sees.
+pub fn first_visible(position: u32, window: Option<u32>) -> u32 {
+    window.map_or(0, |w| (position + 1).saturating_sub(w))
+}
+
+/// Scores of one query against the keys `first ..= last`: `q · k · scale`, then the cap.
+pub fn scores(a: &Attention, q: &[f32], keys: &[&[f32]]) -> Vec<f32> {
+    let scaled = keys.iter().map(|k| dot_f32(k, q) * a.scale);
+    scaled.map(|s| a.softcap.map_or(s, |cap| softcap(s, cap))).collect()
+}
+
+/// One chunk: `keys` and `values` are the visible positions of it; `lane` is the first one's place in the chunk.
+///
+/// The sum is [`sum_strided`] over the chunk's 64 places, those unseen being 0; the output is one fma chain over the
+/// positions in order.
+pub fn chunk(a: &Attention, q: &[f32], keys: &[&[f32]], values: &[&[f32]], lane: usize) -> Partial {
+    let s = scores(a, q, keys);
+    let max = s.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+    let mut p = [0.0f32; KV_BLOCK];
+    for (i, s) in s.iter().enumerate() {
+        p[lane + i] = exp(s - max);
+    }
+    let sum = sum_strided(&p, |acc, v| acc + v);
+    let mut out = vec![0.0f32; values.first().map_or(0, |v| v.len())];
+    for (i, v) in values.iter().enumerate() {
+        for d in 0..out.len() {
+            out[d] = p[lane + i].mul_add(v[d], out[d]);
+        }
+    }
+    Partial { max, sum, out }
+}
+
+/// Takes the next chunk into the running result.
+///
+/// `M = max(max, next.max)`, `a = exp(max - M)`, `b = exp(next.max - M)`, `sum = fma(sum, a, next.sum · b)`,
+/// `out = fma(out, a, next.out · b)`.
+pub fn merge(acc: &mut Partial, next: &Partial) {
+    let max = if next.max > acc.max { next.max } else { acc.max };
+    let (a, b) = (exp(acc.max - max), exp(next.max - max));
+    acc.sum = acc.sum.mul_add(a, next.sum * b);
+    for (o, n) in acc.out.iter_mut().zip(&next.out) {
+        *o = o.mul_add(a, n * b);
+    }
+    acc.max = max;
+}
+
+/// Attention of one head of one token. `key(p)` and `value(p)` give the cached head at position p.
+///
+/// Chunks begin at multiples of [`KV_BLOCK`]; chunks with no visible position are left out; the result is
+/// `out · (1 / sum)`.
+pub fn head<'a>(
+    a: &Attention,
+    q: &[f32],
+    position: u32,
+    key: impl Fn(u32) -> &'a [f32],
+    value: impl Fn(u32) -> &'a [f32],
+) -> Vec<f32> {
+    let mut acc: Option<Partial> = None;
+    let mut first = first_visible(position, a.window);
+    while first <= position {
+        let lane = first as usize % KV_BLOCK;
+        let last = position.min(first - lane as u32 + KV_BLOCK as u32 - 1);
+        let keys: Vec<&[f32]> = (first..=last).map(&key).collect();
+        let values: Vec<&[f32]> = (first..=last).map(&value).collect();
+        let next = chunk(a, q, &keys, &values, lane);
+        match &mut acc {
+            None => acc = Some(next),
+            Some(acc) => merge(acc, &next),
+        }
+        first = last + 1;
+    }
+    let Some(acc) = acc else { return Vec::new() };
+    let inverse = 1.0 / acc.sum;
+    acc.out.iter().map(|o| o * inverse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_softmax_in_f64() {
+        let (n, dim) = (200u32, 12usize);
+        let data = |seed: usize| -> Vec<f32> {
+            (0..n as usize * dim).map(|i| ((i * 31 + seed * 17) as f32 * 0.37).sin() * 2.0).collect()
+        };
+        let (k, v) = (data(1), data(2));
+        let q: Vec<f32> = data(3)[..dim].to_vec();
+        let at = |m: &'static [f32], p: u32| &m[p as usize * dim..][..dim];
+        let (k, v): (&'static [f32], &'static [f32]) = (k.leak(), v.leak());
+        for (window, cap) in [(None, None), (Some(70), None), (None, Some(5.0)), (Some(1), None)] {
+            let a = Attention { kv_layer: 0, n_head: 1, scale: 0.3, window, softcap: cap };
+            let got = head(&a, &q, n - 1, |p| at(k, p), |p| at(v, p));
+            let first = first_visible(n - 1, window);
+            let s: Vec<f64> = (first..n)
+                .map(|p| {
+                    let s: f64 = at(k, p).iter().zip(&q).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let s = s * f64::from(0.3f32);
+                    cap.map_or(s, |c: f32| f64::from(c) * (s / f64::from(c)).tanh())
+                })
+                .collect();
+            let max = s.iter().copied().fold(f64::MIN, f64::max);
+            let sum: f64 = s.iter().map(|s| (s - max).exp()).sum();
+            for d in 0..dim {
+                let want: f64 =
+                    s.iter().zip(first..n).map(|(s, p)| (s - max).exp() / sum * f64::from(at(v, p)[d])).sum();
+                assert!((f64::from(got[d]) - want).abs() < 2e-6, "{window:?} {cap:?} {d}");
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Ops that compute each element by itself. Fast versions: `cpu/src/kernels/elementwise.rs`.
+
+use crate::{Act, math};
+
+/// `a + b`.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = a[i] + b[i];
+    }
+}
+
+/// `x · by`.
+pub fn scale(x: &[f32], by: f32, out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = x[i] * by;
+    }
+}
+
+/// `act(gate) · up`.
+pub fn glu(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
+    for i in 0..out.len() {
+        let g = match act {
+            Act::Silu => math::silu(gate[i]),
+            Act::GeluTanh => math::gelu_tanh(gate[i]),
+        };
+        out[i] = g * up[i];
+    }
+}
+
+/// `cap · tanh(x / cap)`.
+pub fn softcap(x: &[f32], cap: f32, out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = math::softcap(x[i], cap);
+    }
+}

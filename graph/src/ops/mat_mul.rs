@@ -1,0 +1,64 @@
+//! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in both arithmetics. Fast versions: `cpu/src/kernels/mat_mul.rs`.
+
+use crate::Arithmetic;
+use crate::ints::{Form, Ints, MinTerm, form};
+use crate::math::dot_f32;
+use crate::ops::quantize_act::{ActRow, quantize_act};
+use gguf::DType;
+
+/// `int8`: one row of weights (as in the file) times one row of rounded activations.
+///
+/// Block after block, from +0: `acc = fma(d_w · d_a, isum, acc)` with the exact integer
+/// `isum = Σ scale[sub] · Σ q · q_a`, then the format's [`MinTerm`].
+pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
+    let mut ints = Ints::new();
+    let mut acc = 0.0f32;
+    for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
+        ints.unpack(dtype, bytes);
+        acc = step_int8(form, &ints, &act.q[b * form.block..][..form.block], (act.d[b], act.s.get(b)), acc);
+    }
+    acc
+}
+
+fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut acc: f32) -> f32 {
+    let (mut isum, mut msum) = (0i32, 0i32);
+    for (sub, a) in a.chunks(16).enumerate() {
+        let q = &w.q[16 * sub..];
+        let dot: i32 = a.iter().zip(q).map(|(&a, &q)| i32::from(a) * i32::from(q)).sum();
+        let bsum: i32 = a.iter().map(|&a| i32::from(a)).sum();
+        isum += i32::from(w.scale[sub]) * dot;
+        msum += i32::from(w.min[sub]) * bsum;
+    }
+    acc = (w.d * d_a).mul_add(isum as f32, acc);
+    match (form.min, s) {
+        (MinTerm::Sum, Some(&s)) => w.m.mul_add(s, acc),
+        (MinTerm::Subs, _) => (-(w.m * d_a)).mul_add(msum as f32, acc),
+        (MinTerm::None, _) | (MinTerm::Sum, None) => acc,
+    }
+}
+
+/// `x` is `[n, n_in]`, `w` holds `n_out` rows of `n_in` elements in `dtype`, `out` is `[n, n_out]`.
+///
+/// Float formats, and every format in [`Arithmetic::F32`], multiply dequantised weights by f32 activations through
+/// [`dot_f32`].
+pub fn mat_mul(arithmetic: Arithmetic, dtype: DType, n_in: usize, w: &[u8], x: &[f32], out: &mut [f32]) {
+    let row_bytes = dtype.row_bytes(n_in);
+    let n_out = w.len() / row_bytes;
+    let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
+    if let Some(form) = int8 {
+        let acts: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act, x)).collect();
+        for (r, row) in w.chunks(row_bytes).enumerate() {
+            for (t, act) in acts.iter().enumerate() {
+                out[t * n_out + r] = dot_int8(dtype, form, row, act);
+            }
+        }
+        return;
+    }
+    let mut dequantised = vec![0.0; n_in];
+    for (r, row) in w.chunks(row_bytes).enumerate() {
+        dtype.dequantize(row, &mut dequantised);
+        for (t, x) in x.chunks(n_in).enumerate() {
+            out[t * n_out + r] = dot_f32(&dequantised, x);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! What each op computes, in plain loops over f32 rows. One file for each op that is more than a line.
+
+pub mod attention;
+pub mod elementwise;
+pub mod mat_mul;
+pub mod quantize_act;
+pub mod rms_norm;
+pub mod rope;

@@ -1,0 +1,356 @@
+//! The tokenizer: text to ids with llama.cpp's rules for BOS, EOS, special tokens and the space prefix, and ids to bytes.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::bpe::{self, Bpe};
+use super::decode::Decoder;
+use super::error::{Error, ErrorKind, Result};
+use super::special::{Fragment, Partition, end_of_generation, to_id};
+use super::spm::{self, Spm};
+use super::vocab::{Model, TokenKind, Vocab};
+
+/// Longest text that [`Tokenizer::encode`] takes, in bytes.
+pub const MAX_TEXT_BYTES: usize = 64 << 20;
+
+/// What the text of a special token in the input means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Special {
+    /// It is text: what a user wrote never becomes a control token.
+    AsText,
+    /// It is the token: for prompts that a chat template made.
+    Parse,
+}
+
+/// Whether BOS and EOS are put around the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// As the model wants it (llama.cpp's `add_special`).
+    Default,
+    /// Neither.
+    None,
+}
+
+/// Whether the texts of control tokens appear in decoded text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Show {
+    /// They do not.
+    Text,
+    /// They do.
+    All,
+}
+
+/// A model's vocabulary, ready to encode and decode.
+#[derive(Debug)]
+pub struct Tokenizer {
+    ids: TokenIds,
+    pieces: Vec<Box<[u8]>>,
+    kinds: Vec<TokenKind>,
+    algorithm: Algorithm,
+    partition: Partition,
+    ends: BTreeSet<u32>,
+    bos: Option<u32>,
+    eos: Option<u32>,
+    unknown: Option<u32>,
+    add_bos: bool,
+    add_eos: bool,
+    space_prefix: bool,
+    chat_template: Option<String>,
+    warnings: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Algorithm {
+    Bpe(Bpe),
+    Spm(Spm),
+}
+
+/// Token texts to ids. The hasher is randomly seeded: a file cannot aim at it.
+#[derive(Debug)]
+pub(crate) struct TokenIds(HashMap<Box<[u8]>, u32>);
+
+impl TokenIds {
+    pub(crate) fn get(&self, text: &[u8]) -> Option<u32> {
+        self.0.get(text).copied()
+    }
+
+    /// Of texts that occur twice the lowest id counts; empty texts stand for nothing.
+    fn new(tokens: &gguf::Strings, warnings: &mut Vec<String>) -> Self {
+        let mut ids = HashMap::with_capacity(tokens.len());
+        let (mut empty, mut double) = (Vec::new(), Vec::new());
+        for (i, text) in tokens.iter().enumerate() {
+            if text.is_empty() {
+                empty.push(i);
+            } else if ids.contains_key(text) {
+                double.push(i);
+            } else {
+                ids.insert(text.into(), to_id(i));
+            }
+        }
+        for (what, found) in [
+            ("are empty and never used", empty),
+            ("repeat an earlier one and are never used", double),
+        ] {
+            if let Some(first) = found.first() {
+                warnings.push(format!(
+                    "tokenizer.ggml.tokens: {} texts {what}, the first at {first}",
+                    found.len()
+                ));
+            }
+        }
+        Self(ids)
+    }
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of a model file.
+    ///
+    /// # Errors
+    /// As [`Vocab::from_metadata`] and [`Tokenizer::new`].
+    pub fn from_gguf(file: &gguf::File) -> Result<Self> {
+        Self::new(Vocab::from_metadata(|key| file.get(key))?)
+    }
+
+    /// Prepares a vocabulary.
+    ///
+    /// # Errors
+    /// The vocabulary is inconsistent: lengths, ids, merges of unknown parts, an unsupported pre-tokenizer.
+    pub fn new(vocab: Vocab) -> Result<Self> {
+        vocab.check()?;
+        let mut warnings = Vec::new();
+        let ids = TokenIds::new(&vocab.tokens, &mut warnings);
+        let mut kinds = vocab.kinds.clone();
+        let algorithm = match vocab.model {
+            Model::Bpe => Algorithm::Bpe(Bpe::new(&vocab, &ids)?),
+            Model::Spm => Algorithm::Spm(Spm::new(&vocab, &ids)),
+        };
+        let (default_bos, default_eos, default_unknown) = match vocab.model {
+            Model::Bpe => (11, 11, None),
+            Model::Spm => (1, 2, Some(0)),
+        };
+        // llama.cpp's default ids, where the token there is what the role needs.
+        let default = |id: u32, kind| (kinds.get(id as usize) == Some(&kind)).then_some(id);
+        let mut special = vocab.special;
+        special.bos = special.bos.or_else(|| default(default_bos, TokenKind::Control));
+        special.eos = special.eos.or_else(|| default(default_eos, TokenKind::Control));
+        special.unk = special.unk.or_else(|| default(default_unknown?, TokenKind::Unknown));
+        let ends = end_of_generation(&ids, &special, &mut kinds);
+        if ends.is_empty() {
+            warnings.push("no token ends a generation: it stops by length only".to_owned());
+        }
+        if vocab.model == Model::Bpe && vocab.pre.as_deref().unwrap_or_default().is_empty() {
+            warnings.push(
+                "tokenizer.ggml.pre is missing, \"default\" is used: words may be split wrongly"
+                    .to_owned(),
+            );
+        }
+        let adds_bos = match &algorithm {
+            Algorithm::Bpe(bpe) => bpe.adds_bos(),
+            Algorithm::Spm(_) => true,
+        };
+        let partition = Partition::new(&vocab, &kinds)?;
+        let pieces = vocab
+            .tokens
+            .iter()
+            .zip(&kinds)
+            .map(|(text, &kind)| piece(text, kind, vocab.model))
+            .collect();
+        Ok(Self {
+            ids,
+            pieces,
+            kinds,
+            algorithm,
+            partition,
+            ends,
+            bos: special.bos,
+            eos: special.eos,
+            unknown: special.unk,
+            add_bos: vocab.add_bos.unwrap_or(adds_bos) && special.bos.is_some(),
+            add_eos: vocab.add_eos.unwrap_or(false) && special.eos.is_some(),
+            space_prefix: vocab.add_space_prefix.unwrap_or(vocab.model == Model::Spm)
+                && vocab.model == Model::Spm,
+            chat_template: vocab.chat_template,
+            warnings,
+        })
+    }
+
+    /// The ids of `text`, as llama.cpp's `llama_tokenize` gives them.
+    ///
+    /// # Errors
+    /// The text is over [`MAX_TEXT_BYTES`], or has a byte that the vocabulary cannot spell.
+    pub fn encode(&self, text: &str, special: Special, ends: Ends) -> Result<Vec<u32>> {
+        if text.len() > MAX_TEXT_BYTES {
+            return Err(Error::new(
+                ErrorKind::Text,
+                format!(
+                    "text: {} bytes long, at most {MAX_TEXT_BYTES} are encoded at once",
+                    text.len()
+                ),
+            ));
+        }
+        let mut out = Vec::new();
+        if ends == Ends::Default && self.add_bos {
+            out.extend(self.bos);
+        }
+        let fragments = self.partition.cut(text, special == Special::Parse);
+        self.encode_fragments(&fragments, &mut out)?;
+        if ends == Ends::Default && self.add_eos {
+            out.extend(self.eos);
+        }
+        Ok(out)
+    }
+
+    fn encode_fragments(&self, fragments: &[Fragment<'_>], out: &mut Vec<u32>) -> Result<()> {
+        let mut after_mark = true;
+        for fragment in fragments {
+            match fragment {
+                Fragment::Token(id) => out.push(*id),
+                Fragment::Text(text) => match &self.algorithm {
+                    Algorithm::Bpe(bpe) => bpe.encode(text, &self.ids, self.unknown, out)?,
+                    Algorithm::Spm(spm) => {
+                        let prefix = self.space_prefix && after_mark;
+                        let text: String = prefix
+                            .then_some(' ')
+                            .into_iter()
+                            .chain(text.chars())
+                            .map(|c| if c == ' ' { spm::SPACE } else { c })
+                            .collect();
+                        spm.encode(&text, &self.ids, self.unknown, out)?;
+                    }
+                },
+            }
+            after_mark = matches!(fragment, Fragment::Token(_));
+        }
+        Ok(())
+    }
+
+    /// The bytes that token `id` stands for; of a control token its name. Empty for an id outside of the vocabulary.
+    #[must_use]
+    pub fn piece(&self, id: u32) -> &[u8] {
+        self.pieces.get(id as usize).map_or(&[], |piece| piece)
+    }
+
+    /// The text of `ids`, bytes that are no UTF-8 as U+FFFD. Equal to what a [`Decoder`] streams.
+    ///
+    /// # Errors
+    /// An id is outside of the vocabulary.
+    pub fn decode(&self, ids: &[u32], show: Show) -> Result<String> {
+        if let Some(i) = ids.iter().position(|&id| id as usize >= self.n_vocab()) {
+            return Err(Error::new(
+                ErrorKind::TokenId,
+                format!(
+                    "token[{i}]: id {} is outside of the vocabulary (0..{})",
+                    ids[i],
+                    self.n_vocab()
+                ),
+            ));
+        }
+        let mut decoder = self.decoder(show);
+        let mut text = String::new();
+        for &id in ids {
+            text.push_str(&decoder.push(id));
+        }
+        text.push_str(&decoder.finish());
+        Ok(text)
+    }
+
+    /// A decoder for ids that come one by one.
+    #[must_use]
+    pub fn decoder(&self, show: Show) -> Decoder<'_> {
+        Decoder::new(self, show)
+    }
+
+    /// The number of tokens; ids are below it.
+    #[must_use]
+    pub fn n_vocab(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// The id of the token with exactly this text (as the file writes it).
+    #[must_use]
+    pub fn id_of(&self, text: &str) -> Option<u32> {
+        self.ids.get(text.as_bytes())
+    }
+
+    /// The token that begins a text.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The token that ends a text.
+    #[must_use]
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether [`Ends::Default`] puts BOS before a text.
+    #[must_use]
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// Whether text at the beginning and after a special token gets a space before it: decoded text has it, too.
+    #[must_use]
+    pub fn adds_space_prefix(&self) -> bool {
+        self.space_prefix
+    }
+
+    /// Whether a generation ends with `id`.
+    #[must_use]
+    pub fn is_eog(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// All ids that end a generation, in order.
+    pub fn eog_ids(&self) -> impl Iterator<Item = u32> + '_ {
+        self.ends.iter().copied()
+    }
+
+    /// Whether `id` is a mark for the model and no text.
+    #[must_use]
+    pub fn is_control(&self, id: u32) -> bool {
+        matches!(self.kinds.get(id as usize), Some(TokenKind::Control | TokenKind::Unknown))
+    }
+
+    /// What token `id` is for.
+    #[must_use]
+    pub fn kind(&self, id: u32) -> Option<TokenKind> {
+        self.kinds.get(id as usize).copied()
+    }
+
+    /// The source of the file's chat template.
+    #[must_use]
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// What is odd about the vocabulary but no reason to refuse it, a line each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+}
+
+/// The bytes that a token stands for.
+fn piece(text: &[u8], kind: TokenKind, model: Model) -> Box<[u8]> {
+    match (kind, model) {
+        (TokenKind::Control | TokenKind::Unknown | TokenKind::UserDefined, _) => text.into(),
+        (TokenKind::Unused | TokenKind::Undefined, _) => Box::default(),
+        (TokenKind::Byte, _) => match spm::byte_of(text, kind) {
+            Some(byte) => Box::new([byte]),
+            // Not a byte's name: text like any other.
+            None => text.into(),
+        },
+        (TokenKind::Normal, Model::Spm) => match std::str::from_utf8(text) {
+            Ok(text) => text.replace(spm::SPACE, " ").into_bytes().into(),
+            Err(_) => text.into(),
+        },
+        (TokenKind::Normal, Model::Bpe) => {
+            let bytes: Option<Vec<u8>> = std::str::from_utf8(text)
+                .ok()
+                .and_then(|text| text.chars().map(bpe::byte_of).collect());
+            // Some files list added words as normal tokens, unencoded.
+            bytes.map_or_else(|| text.into(), Vec::into_boxed_slice)
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The ids that llama.cpp gives, for every vocabulary with cases, and the round trip back to the text.
+
+mod common;
+
+use std::path::Path;
+
+use common::{beside, from_env, shared, vocabularies};
+use gguf::{Access, File};
+use tokenizer::{Ends, ErrorKind, Show, Special, Tokenizer};
+
+#[test]
+fn vocabulary_cases() {
+    let folders: Vec<_> =
+        [shared("oracle/vocab"), from_env("KARAT_VOCAB_DIR")].into_iter().flatten().collect();
+    let mut failures = Vec::new();
+    for path in folders.iter().flat_map(|folder| vocabularies(folder)) {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        let file = File::open(&path, Access::Pread).unwrap();
+        match Tokenizer::from_gguf(&file) {
+            Ok(tokenizer) => {
+                println!("{name}: {} warnings {:?}", tokenizer.n_vocab(), tokenizer.warnings());
+                failures.extend(failures_of(&tokenizer, &path));
+            }
+            Err(error) if error.to_string().contains("unsupported") => {
+                assert_eq!(error.kind(), ErrorKind::Vocab);
+                println!("skipped: {name}: {error}");
+            }
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// The cases of one vocabulary that come out differently.
+fn failures_of(tokenizer: &Tokenizer, path: &Path) -> Vec<String> {
+    let input = std::fs::read_to_string(beside(path, ".inp")).unwrap();
+    let output = std::fs::read_to_string(beside(path, ".out")).unwrap();
+    let texts: Vec<&str> = input.split("\n__ggml_vocab_test__\n").collect();
+    let expected: Vec<Vec<u32>> = output
+        .lines()
+        .map(|line| line.split_whitespace().map(|id| id.parse().unwrap()).collect())
+        .collect();
+    // The list of texts ends with a separator.
+    assert_eq!(texts.len(), expected.len() + 1, "{}", path.display());
+    let mut failures = Vec::new();
+    for (text, expected) in texts.iter().zip(&expected) {
+        let ids = tokenizer.encode(text, Special::AsText, Ends::None).unwrap();
+        if &ids != expected {
+            failures.push(format!("{}: {text:?}: {ids:?}, expected {expected:?}", path.display()));
+        }
+        let back = tokenizer.decode(&ids, Show::All).unwrap();
+        let prefix = tokenizer.adds_space_prefix() && !text.is_empty();
+        if back != format!("{}{text}", if prefix { " " } else { "" }) {
+            failures.push(format!("{}: {text:?} came back as {back:?}", path.display()));
+        }
+    }
+    println!("{}: {} cases", path.file_name().unwrap().to_string_lossy(), expected.len());
+    failures
+}
+
+/// The prompts of the greedy runs, chat prompt included, with the ids that llama.cpp had.
+#[test]
+fn prompts_of_the_default_model() {
+    let (Some(runs), Some(model)) =
+        (shared("oracle/smollm2_greedy.json"), from_env("KARAT_DEFAULT_MODEL"))
+    else {
+        return;
+    };
+    let tokenizer = Tokenizer::from_gguf(&File::open(&model, Access::Pread).unwrap()).unwrap();
+    let runs: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(runs).unwrap()).unwrap();
+    let cases = runs["cases"].as_object().unwrap();
+    for (name, case) in cases {
+        let (_, prompt) = name.split_once('/').unwrap();
+        let text =
+            std::fs::read_to_string(shared(&format!("oracle/prompts/{prompt}.txt")).unwrap())
+                .unwrap();
+        let expected: Vec<u32> = serde_json::from_value(case["tokens"].clone()).unwrap();
+        let ids = tokenizer.encode(&text, Special::Parse, Ends::Default).unwrap();
+        assert_eq!(ids, expected, "{name}");
+        assert_eq!(tokenizer.decode(&ids, Show::All).unwrap(), text, "{name}");
+    }
+    assert_eq!(cases.len(), 35);
+}

@@ -1,0 +1,98 @@
+//! Set-up of the tools that the stages call, where the machine lacks them and lets us install them.
+
+use crate::proc::{answer, cargo, run};
+use crate::stages::target_installed;
+use anyhow::{Result, bail};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Pinned, so that a new release of the tool does not change what CI says.
+const CARGO_DENY: &str = "cargo-deny@0.20.2";
+
+/// Adds the rustup component that brings `program`, if `program` does not answer.
+pub(crate) fn ensure_component(root: &Path, component: &str, program: &str) -> Result<()> {
+    if answer(program, &["--version"]).is_some() {
+        return Ok(());
+    }
+    if !run(root, Command::new("rustup").args(["component", "add", component]))?.ok() {
+        bail!("`{program}` is missing and `rustup component add {component}` failed");
+    }
+    Ok(())
+}
+
+/// The path of a cargo-deny: the installed one, or one that is built once into `target/tools`.
+pub(crate) fn ensure_cargo_deny(root: &Path) -> Result<PathBuf> {
+    if answer("cargo-deny", &["--version"]).is_some() {
+        return Ok(PathBuf::from("cargo-deny"));
+    }
+    let tools = root.join("target/tools");
+    let program = tools.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
+    if !program.is_file() {
+        println!(
+            "cargo-deny is not installed: building it into target/tools (two to three minutes on two cores)"
+        );
+        let mut command = cargo(&["install", "--quiet", "--locked", CARGO_DENY, "--root"]);
+        command.arg(&tools);
+        if !run(root, &mut command)?.ok() {
+            bail!("cannot install {CARGO_DENY}");
+        }
+    }
+    Ok(program)
+}
+
+/// Whether pip was absent and is there now: the caller may then try again.
+pub(crate) fn ensure_pip(root: &Path) -> Result<bool> {
+    let present = || {
+        answer("pip", &["--version"])
+            .or_else(|| answer("python3", &["-m", "pip", "--version"]))
+            .is_some()
+    };
+    if present() {
+        return Ok(false);
+    }
+    Ok(apt_install(root, &["python3-pip"])? && present())
+}
+
+/// Makes the aarch64 target, its linker and qemu available, or says why that is not possible.
+pub(crate) fn ensure_aarch64(root: &Path, target: &str) -> Result<(), String> {
+    if !cfg!(target_os = "linux") {
+        return Err("qemu user emulation runs on Linux only".to_owned());
+    }
+    if !target_installed(target) {
+        let added = run(root, Command::new("rustup").args(["target", "add", target]));
+        if !added.is_ok_and(|end| end.ok()) || !target_installed(target) {
+            return Err(format!("the Rust target {target} is not installed and cannot be added"));
+        }
+    }
+    let present = || {
+        answer("qemu-aarch64", &["--version"]).is_some()
+            && answer("aarch64-linux-gnu-gcc", &["--version"]).is_some()
+    };
+    if present() {
+        return Ok(());
+    }
+    // libc6-dev-arm64-cross is only recommended by the compiler, and nothing links without it.
+    let installed =
+        apt_install(root, &["qemu-user", "gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross"]);
+    if !installed.is_ok_and(|ok| ok) || !present() {
+        return Err("needs Debian's packages qemu-user and gcc-aarch64-linux-gnu".to_owned());
+    }
+    Ok(())
+}
+
+/// Installs Debian packages if we are root and the machine has apt-get; `false` if it cannot.
+fn apt_install(root: &Path, packages: &[&str]) -> Result<bool> {
+    if answer("id", &["-u"]).as_deref() != Some("0") || answer("apt-get", &["--version"]).is_none()
+    {
+        return Ok(false);
+    }
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive").arg("-qq").args(args);
+        command
+    };
+    if !run(root, &mut apt(&["update"]))?.ok() {
+        return Ok(false);
+    }
+    Ok(run(root, apt(&["install", "--yes", "--no-install-recommends"]).args(packages))?.ok())
+}
