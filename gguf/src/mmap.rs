@@ -4,6 +4,8 @@
 //! cannot return from that, so the handler here says why and leaves. It does so for addresses in our mappings only;
 //! every other SIGBUS goes to whoever handled it before.
 
+#![allow(unsafe_code, reason = "mapping a file and handling its faults cannot be had without")]
+
 use std::fs;
 use std::io;
 

@@ -153,6 +153,14 @@ fn row_09_string_length() {
         Limit,
         &["key \"k\": string value of 1001 bytes, limit 1000"],
     );
+    let list = |n: usize| {
+        let strings = [string(b"x"), string(&vec![b'x'; n])].concat();
+        Raw::new().kv(b"k", ARRAY, &array_of_len(STRING, 2, &strings)).bytes()
+    };
+    assert!(open_limited(list(1000), limits()).is_ok());
+    let error = open_limited(list(1001), limits()).unwrap_err();
+    let piece = "key \"k\": string of the array of 1001 bytes, limit 1000";
+    common::check_error("limit", &error, Limit, &[piece]);
     assert_eq!(Limits::default().string_bytes, 64 << 20);
 }
 
@@ -277,6 +285,16 @@ fn row_14_bad_alignment() {
         )[..]];
         refused(&n.to_string(), raw.bytes(), Malformed, &pieces);
     }
+    let limits = || Limits { alignment: 16, ..Limits::default() };
+    let aligned = |n: u32| Raw::new().kv(b"general.alignment", U32, &n.to_le_bytes()).bytes();
+    assert!(open_limited(aligned(16), limits()).is_ok());
+    let error = open_limited(aligned(32), limits()).unwrap_err();
+    common::check_error(
+        "limit",
+        &error,
+        Malformed,
+        &["found 32, allowed a power of two in 1..=16"],
+    );
     let typed = |id, value: &[u8]| tiny().kv(b"general.alignment", id, value).bytes();
     refused("i32", typed(I32, &32i32.to_le_bytes()), Malformed, &["found i32, wanted u32"]);
     refused("u64", typed(U64, &32u64.to_le_bytes()), Malformed, &["found u64, wanted u32"]);

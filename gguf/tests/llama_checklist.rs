@@ -248,3 +248,32 @@ fn the_writer_refuses_misuse() {
         .unwrap();
     assert_eq!(File::from_bytes(bytes).unwrap().tensors()[0].n_bytes, 8);
 }
+
+#[test]
+fn values_across_the_reader_s_buffer() {
+    // Lists longer than its 64 KiB, at every distance of a value from its end.
+    for shift in 0..16 {
+        let mut writer = Writer::new();
+        writer.set("shift", "x".repeat(shift)).unwrap();
+        writer
+            .set("u64", (0..20_000u64).map(|i| i * 0x0123_4567_89ab).collect::<Vec<_>>())
+            .unwrap();
+        writer.set("i16", (0..70_000).map(|i| i as i16).collect::<Vec<_>>()).unwrap();
+        writer.set("strings", (0..30_000).map(|i| format!("{i:x}")).collect::<Strings>()).unwrap();
+        writer
+            .set(
+                "text",
+                (0..70_000u32).map(|i| char::from(b'a' + (i % 26) as u8)).collect::<String>(),
+            )
+            .unwrap();
+        for i in 0..3000 {
+            writer.tensor(&format!("t{i}"), DType::F32, &[0, i]).unwrap();
+        }
+        let bytes = writer.start(Vec::new()).unwrap().finish().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.gguf");
+        std::fs::write(&path, &bytes).unwrap();
+        let file = File::open(&path, gguf::Access::Pread).unwrap();
+        assert_eq!(rewritten(&file), bytes);
+    }
+}

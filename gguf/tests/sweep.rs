@@ -96,8 +96,11 @@ fn mutations_are_survived() {
     let mut accepted = 0;
     const RUNS: usize = 300_000;
     for _ in 0..RUNS {
-        let mut bytes = seeds[rng.below(seeds.len())].clone();
-        for _ in 0..1 + rng.below(4) {
+        let mut bytes = match rng.below(2) {
+            0 => seeds[rng.below(seeds.len())].clone(),
+            _ => random_file(&mut rng).bytes(),
+        };
+        for _ in 0..rng.below(4) {
             mutate(&mut bytes, &mut rng, &seeds);
         }
         accepted += usize::from(survives(&bytes));
@@ -154,6 +157,59 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng, seeds: &[Vec<u8>]) {
             bytes.extend_from_slice(&other[from..]);
         }
     }
+}
+
+/// A file of the right structure whose every number may be wrong.
+fn random_file(rng: &mut Rng) -> Raw {
+    // One number in 32 is replaced by an edge.
+    let odd =
+        |rng: &mut Rng, n: u64| if rng.below(32) == 0 { EDGES[rng.below(EDGES.len())] } else { n };
+    let alignment = 1usize << rng.below(7);
+    let version = odd(rng, 3) as u32;
+    let key_value = odd(rng, alignment as u64) as u32;
+    let mut raw = Raw { version, alignment, ..Raw::new() };
+    raw = raw.kv(b"general.alignment", U32, &key_value.to_le_bytes());
+    for i in 0..rng.below(6) {
+        let kind = rng.next() % 13;
+        let id = odd(rng, kind) as u32;
+        let (key, n) = (format!("k{}", odd(rng, i as u64)), rng.below(5));
+        let len = odd(rng, n as u64);
+        let value = match id {
+            STRING => common::string_of_len(len, &vec![b'x'; n]),
+            ARRAY => {
+                let kind = rng.next() % 13;
+                let id = odd(rng, kind) as u32;
+                array_of_len(id, len, &string(b"").repeat(n))
+            }
+            _ => vec![
+                rng.below(2) as u8;
+                [1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8, 0][(id as usize).min(13)]
+            ],
+        };
+        raw = raw.kv(key.as_bytes(), id, &value);
+    }
+    let mut offset = 0;
+    for i in 0..rng.below(5) {
+        let dtype = gguf::DType::ALL[rng.below(gguf::DType::ALL.len())];
+        let mut dims = vec![(dtype.block_len() * rng.below(3)) as u64];
+        dims[0] = odd(rng, dims[0]);
+        for _ in 0..rng.below(4) {
+            let n = rng.next() % 4;
+            dims.push(odd(rng, n));
+        }
+        let n_dims = odd(rng, dims.len() as u64) as u32;
+        let blocks = dims.iter().fold(1u64, |a, &n| a.wrapping_mul(n)) / dtype.block_len() as u64;
+        let name = format!("t{}", odd(rng, i as u64));
+        let id = odd(rng, dtype.id().into()) as u32;
+        let at = odd(rng, offset);
+        raw = raw.tensor_n_dims(name.as_bytes(), n_dims, &dims, id, at);
+        let end = offset.wrapping_add(blocks.wrapping_mul(dtype.block_bytes() as u64));
+        offset = end.checked_next_multiple_of(raw.alignment as u64).unwrap_or(0);
+    }
+    raw.n_kv = Some(odd(rng, raw.kvs.len() as u64));
+    raw.n_tensors = Some(odd(rng, raw.infos.len() as u64));
+    let data = odd(rng, offset).min(1 << 14) as usize;
+    raw.data(data)
 }
 
 fn overwrite(bytes: &mut [u8], at: usize, with: &[u8]) {
