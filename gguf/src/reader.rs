@@ -147,7 +147,7 @@ impl<'a> Reader<'a> {
         get: fn([u8; N]) -> T,
         what: &str,
     ) -> Result<Vec<T>> {
-        let bytes = n.checked_mul(N as u64).unwrap_or(u64::MAX);
+        let bytes = n.saturating_mul(N as u64);
         self.check(bytes, what)?;
         let mut list = Vec::new();
         let mut left = n;
