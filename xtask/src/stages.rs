@@ -95,6 +95,7 @@ pub(crate) const STAGES: &[Stage] = &[
         run: deny,
     },
     Stage { name: "docs", what: "documentation builds without warnings", fast: false, run: docs },
+    Stage { name: "fuzz", what: "fuzz targets compile", fast: false, run: fuzz },
     Stage {
         name: "model",
         what: "fetch the default model with `karat pull`",

@@ -58,10 +58,10 @@ fn check_manifest(path: &str, dir: &str, manifest: &Table) -> Vec<Finding> {
         )];
     };
     let mut findings = Vec::new();
-    // A fuzz crate stands outside the workspace, so it cannot inherit.
     let inherits = manifest.get("lints").and_then(|lints| lints.get("workspace"))
         == Some(&Value::Boolean(true));
-    if dir == owner && !inherits {
+    // A crate that is its own workspace, as cargo-fuzz wants it, cannot inherit.
+    if !manifest.contains_key("workspace") && !inherits {
         findings.push(found("lints", "`[lints] workspace = true` is missing".to_owned()));
     }
     for (key, spec) in dependencies(manifest) {
