@@ -3,7 +3,6 @@
 
 mod check;
 mod dtype;
-mod standin;
 mod error;
 mod file;
 mod getters;
@@ -11,6 +10,7 @@ mod header;
 mod index;
 mod limits;
 mod mmap;
+mod quant;
 mod reader;
 mod sniff;
 mod source;
@@ -20,7 +20,7 @@ mod value;
 mod writer;
 
 pub use check::{check_tensor, first_zero_row};
-pub use dtype::{DType, UnknownType};
+pub use dtype::{DType, UnknownName, UnknownType};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{Access, File, Options};
 pub use limits::Limits;
