@@ -10,8 +10,9 @@ pub fn check_tensor(dtype: DType, data: &[u8]) -> Option<usize> {
     data.chunks_exact(dtype.block_bytes()).position(|block| !scales_are_finite(dtype, block))
 }
 
-/// The first row of `data` whose weights are all zero, where a row has `row_bytes` bytes. A padded vocabulary has
-/// such rows rightly, so this is a hint and no error.
+/// The first row of `data` whose every block has the scale zero (and so every weight), where a row
+/// has `row_bytes` bytes. A padded vocabulary has such rows rightly, so this is a hint and no error.
+/// MXFP4's scales cannot be zero.
 pub fn first_zero_row(dtype: DType, row_bytes: usize, data: &[u8]) -> Option<usize> {
     if row_bytes == 0 {
         return None;
@@ -45,4 +46,91 @@ fn scales(dtype: DType, block: &[u8]) -> impl Iterator<Item = f32> {
         DType::MXFP4 => (if block[0] == 0xff { f32::NAN } else { 1.0 }, None),
     };
     std::iter::once(a).chain(b)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Byte offsets of the scales in a block, by ggml-common.h; for floats, of the weight.
+    fn scale_offsets(dtype: DType) -> &'static [usize] {
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => &[0],
+            DType::Q4_0
+            | DType::Q5_0
+            | DType::Q8_0
+            | DType::IQ4_NL
+            | DType::IQ4_XS
+            | DType::MXFP4 => &[0],
+            DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+            DType::Q2_K => &[80, 82],
+            DType::Q3_K => &[108],
+            DType::Q6_K => &[208],
+        }
+    }
+
+    /// NaN and both infinities as the scale of a block has them.
+    fn bad_scales(dtype: DType) -> Vec<Vec<u8>> {
+        match dtype {
+            DType::F32 => [f32::NAN, f32::INFINITY, f32::NEG_INFINITY]
+                .map(|v| v.to_le_bytes().to_vec())
+                .to_vec(),
+            DType::BF16 => [bf16::NAN, bf16::INFINITY, bf16::NEG_INFINITY]
+                .map(|v| v.to_le_bytes().to_vec())
+                .to_vec(),
+            DType::MXFP4 => vec![vec![0xff]],
+            DType::F16
+            | DType::Q4_0
+            | DType::Q4_1
+            | DType::Q5_0
+            | DType::Q5_1
+            | DType::Q8_0
+            | DType::Q2_K
+            | DType::Q3_K
+            | DType::Q4_K
+            | DType::Q5_K
+            | DType::Q6_K
+            | DType::IQ4_NL
+            | DType::IQ4_XS => [f16::NAN, f16::INFINITY, f16::NEG_INFINITY]
+                .map(|v| v.to_le_bytes().to_vec())
+                .to_vec(),
+        }
+    }
+
+    #[test]
+    fn row_38_bad_scales_are_found_by_block() {
+        for dtype in DType::ALL {
+            let bytes = dtype.block_bytes();
+            // Every byte 0x11 is a finite scale in all formats.
+            let good = vec![0x11; 5 * bytes];
+            assert_eq!(check_tensor(dtype, &good), None, "{dtype}");
+            for &at in scale_offsets(dtype) {
+                for bad in bad_scales(dtype) {
+                    let mut data = good.clone();
+                    data[3 * bytes + at..][..bad.len()].copy_from_slice(&bad);
+                    assert_eq!(check_tensor(dtype, &data), Some(3), "{dtype} at {at}");
+                }
+            }
+            // All ones everywhere but in the scales is a matter of the integers and is fine.
+            let mut data = vec![0xff; bytes];
+            for &at in scale_offsets(dtype) {
+                data[at..bytes.min(at + if dtype == DType::F32 { 4 } else { 2 })].fill(0x11);
+            }
+            assert_eq!(check_tensor(dtype, &data), None, "{dtype}");
+        }
+    }
+
+    #[test]
+    fn row_38_zero_rows_are_found() {
+        for dtype in DType::ALL {
+            let row = 2 * dtype.block_bytes();
+            let mut data = vec![0x11; 4 * row];
+            assert_eq!(first_zero_row(dtype, row, &data), None, "{dtype}");
+            // The second block of row 1 and all of row 2.
+            data[row + row / 2..3 * row].fill(0);
+            let expect = (dtype != DType::MXFP4).then_some(2);
+            assert_eq!(first_zero_row(dtype, row, &data), expect, "{dtype}");
+        }
+        assert_eq!(first_zero_row(DType::F32, 0, &[]), None);
+    }
 }

@@ -247,7 +247,7 @@ fn parse_bools(reader: &mut Reader<'_>, n: u64) -> Result<Vec<bool>> {
 
 fn parse_strings(reader: &mut Reader<'_>, n: u64, limits: &Limits) -> Result<Strings> {
     // Each string has at least its length.
-    reader.check(n.checked_mul(8).unwrap_or(u64::MAX), "array of string")?;
+    reader.check(n.saturating_mul(8), "array of string")?;
     let mut strings = Strings::default();
     for _ in 0..n {
         let len = string_len(reader, limits.string_bytes, "string of the array")?;

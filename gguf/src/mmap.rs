@@ -4,6 +4,8 @@
 //! cannot return from that, so the handler here says why and leaves. It does so for addresses in our mappings only;
 //! every other SIGBUS goes to whoever handled it before.
 
+#![allow(unsafe_code, reason = "mapping a file and handling its faults cannot be had without")]
+
 use std::fs;
 use std::io;
 
@@ -107,7 +109,7 @@ mod sigbus {
         // SAFETY: `sigaction` is plain data for which all zeroes is valid (no flags, empty mask, default handler);
         // `on_sigbus` has the signature that SA_SIGINFO asks for and calls only async-signal-safe functions.
         // SA_ONSTACK uses the alternate stack that Rust's runtime sets up on its threads, and none elsewhere.
-        let previous = unsafe {
+        unsafe {
             let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
             let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
                 on_sigbus;
@@ -118,14 +120,12 @@ mod sigbus {
             if libc::sigaction(libc::SIGBUS, ptr::null(), previous.as_mut_ptr()) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            let previous = previous.assume_init();
-            let _ = PREVIOUS.set(previous);
+            // It is not set yet: `watch` calls us once, under its lock.
+            let _ = PREVIOUS.set(previous.assume_init());
             if libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            previous
-        };
-        let _ = previous;
+        }
         Ok(())
     }
 
@@ -149,10 +149,7 @@ mod sigbus {
     fn is_ours(address: usize) -> bool {
         REGIONS.iter().any(|region| {
             let start = region.start.load(Ordering::SeqCst);
-            // A page past the end belongs to the mapping too: its last page is whole.
-            start != 0
-                && address.wrapping_sub(start)
-                    < region.len.load(Ordering::SeqCst).saturating_add(4096)
+            start != 0 && address.wrapping_sub(start) < region.len.load(Ordering::SeqCst)
         })
     }
 

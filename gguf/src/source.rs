@@ -254,7 +254,7 @@ mod tests {
         fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
             let call = self.calls.get();
             self.calls.set(call + 1);
-            if call % 2 == 0 {
+            if call.is_multiple_of(2) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
             let rest = &self.bytes[self.bytes.len().min(offset as usize)..];

@@ -75,15 +75,14 @@ impl Writer {
             return usage("empty, or holds NUL");
         }
         if key == KEY_ALIGNMENT {
-            match value {
-                Value::U32(n) if n.is_power_of_two() && n <= Limits::default().alignment => {
-                    if !self.tensors.is_empty() && self.alignment != u64::from(n) {
-                        return usage("set after a tensor was declared");
-                    }
-                    self.alignment = n.into();
-                }
-                _ => return usage("wanted a u32 that is a power of two in 1..=1048576"),
+            let n = if let Value::U32(n) = value { n } else { 0 };
+            if !n.is_power_of_two() || n > Limits::default().alignment {
+                return usage("wanted a u32 that is a power of two in 1..=1048576");
             }
+            if !self.tensors.is_empty() && self.alignment != u64::from(n) {
+                return usage("set after a tensor was declared");
+            }
+            self.alignment = n.into();
         }
         match self.entries.iter_mut().find(|(there, _)| there == key) {
             Some((_, there)) => *there = value,
