@@ -89,6 +89,13 @@ impl Pool {
 
     /// Cuts `0..n` into one range for each thread, at multiples of `step`, and calls `f` with each range.
     pub(crate) fn ranges(&mut self, n: usize, step: usize, f: impl Fn(Range<usize>) + Sync) {
+        if n <= step {
+            // One part: waking the others costs more than it saves.
+            if n > 0 {
+                f(0..n);
+            }
+            return;
+        }
         let threads = self.threads();
         self.run(&|i| {
             let range = part(n, step, i, threads);

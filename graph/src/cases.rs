@@ -1,1 +1,426 @@
-//! Test cases.
+//! Test cases that every backend must pass with the reference's bits: small graphs with awkward shapes, random weights
+//! in every format, and ways to cut the same prompts into steps.
+
+use crate::ints::{Ints, form};
+use crate::{
+    Act, Attention, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result, RopePairs, RopeTable, Step,
+    ValueId, WeightId, compare::Recording,
+};
+use gguf::DType;
+use half::f16;
+use std::sync::Arc;
+
+/// A graph with its weights as a GGUF file, and prompts to run.
+pub struct Case {
+    /// Says what the case is about.
+    pub name: String,
+    /// The graph.
+    pub graph: Arc<Graph>,
+    /// The weights.
+    pub file: gguf::File,
+    /// Token ids of each sequence.
+    pub prompts: Vec<Vec<u32>>,
+    /// Position of each prompt's first token. What lies before is read from the cache through a table that repeats
+    /// the blocks written, so that far positions cost nothing.
+    pub first_position: u32,
+}
+
+/// SplitMix64 (Steele, Lea and Flood 2014): the same numbers everywhere, no dependency.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// Seeded.
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..n`.
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.bits() % n as u64) as usize
+    }
+
+    /// Uniform in [-1, 1).
+    pub fn unit(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+}
+
+/// `n` random elements in `dtype`, of magnitude about `size`: every bit of the quants and integer scales is random,
+/// the float scales are chosen so that the decoded values have that magnitude.
+pub fn random_tensor(rng: &mut Rng, dtype: DType, n: usize, size: f32) -> Vec<u8> {
+    match dtype {
+        DType::F32 => (0..n).flat_map(|_| (rng.unit() * size).to_le_bytes()).collect(),
+        DType::F16 => (0..n).flat_map(|_| f16::from_f32(rng.unit() * size).to_le_bytes()).collect(),
+        DType::BF16 => (0..n).flat_map(|_| half::bf16::from_f32(rng.unit() * size).to_le_bytes()).collect(),
+        DType::Q4_0
+        | DType::Q4_1
+        | DType::Q5_0
+        | DType::Q5_1
+        | DType::Q8_0
+        | DType::Q2_K
+        | DType::Q3_K
+        | DType::Q4_K
+        | DType::Q5_K
+        | DType::Q6_K
+        | DType::IQ4_NL
+        | DType::IQ4_XS
+        | DType::MXFP4 => {
+            let bytes = dtype.block_bytes();
+            (0..n / dtype.block_len()).flat_map(|_| random_block(rng, dtype, bytes, size)).collect()
+        }
+    }
+}
+
+fn random_block(rng: &mut Rng, dtype: DType, bytes: usize, size: f32) -> Vec<u8> {
+    let mut block: Vec<u8> = (0..bytes).map(|_| rng.bits() as u8).collect();
+    if dtype == DType::MXFP4 {
+        block[0] = (124.0 + size.log2()) as u8 - rng.below(3) as u8;
+        return block;
+    }
+    let scales: &[usize] = match dtype {
+        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
+        DType::Q2_K => &[80, 82],
+        DType::Q3_K => &[108],
+        DType::Q6_K => &[208],
+        DType::F32
+        | DType::F16
+        | DType::BF16
+        | DType::Q4_0
+        | DType::Q5_0
+        | DType::Q8_0
+        | DType::IQ4_NL
+        | DType::IQ4_XS
+        | DType::MXFP4 => &[0],
+    };
+    // The largest integer that a scale multiplies, so that scale times integer is about `size`.
+    let mut ints = Ints::new();
+    ints.unpack(dtype, &block);
+    let block_len = form(dtype).map_or(1, |f| f.block);
+    let most = (0..block_len).map(|i| i32::from(ints.q[i]) * i32::from(ints.scale[i / 16])).map(i32::abs).max();
+    for &at in scales {
+        let scale = f16::from_f32(rng.unit() * size / most.unwrap_or(1).max(1) as f32);
+        block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+    }
+    block
+}
+
+/// Builds a graph and its random file side by side.
+struct CaseBuilder {
+    rng: Rng,
+    builder: Builder,
+    gguf: gguf::Builder,
+    n_weights: usize,
+}
+
+impl CaseBuilder {
+    fn new(seed: u64, n_vocab: usize) -> Self {
+        Self { rng: Rng::new(seed), builder: Builder::new(n_vocab), gguf: gguf::Builder::new(), n_weights: 0 }
+    }
+
+    fn weight(&mut self, dtype: DType, n_in: usize, n_out: usize, size: f32) -> WeightId {
+        let name = format!("w{}", self.n_weights);
+        self.n_weights += 1;
+        let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
+        let gguf = std::mem::take(&mut self.gguf);
+        self.gguf = gguf.tensor(&name, dtype, &[n_in as u64, n_out as u64], &data);
+        self.builder.weight(name, dtype, n_in, n_out)
+    }
+
+    fn product(&mut self, dtype: DType, x: ValueId, n_out: usize, name: &str) -> Result<ValueId> {
+        let n_in = self.builder.cols(x);
+        let w = self.weight(dtype, n_in, n_out, 1.7 / (n_in as f32).sqrt());
+        self.builder.mat_mul(w, x, name)
+    }
+
+    fn finish(mut self, name: String, lengths: &[usize], first_position: u32) -> Result<Case> {
+        let graph = Arc::new(self.builder.finish()?);
+        let prompts = lengths
+            .iter()
+            .map(|&n| (0..n).map(|_| self.rng.below(graph.n_vocab) as u32).collect())
+            .collect();
+        let shape = |e: gguf::Error| crate::Error::new(crate::ErrorKind::Read, e.to_string());
+        let file = gguf::File::from_bytes(self.gguf.build().map_err(shape)?).map_err(shape)?;
+        Ok(Case { name, graph, file, prompts, first_position })
+    }
+}
+
+/// Products in one format: rows that are no multiple of a tile, and for float formats columns that are no multiple of
+/// anything. `size` scales the activations.
+pub fn products(dtype: DType, n_in: usize, size: f32) -> Result<Case> {
+    let mut c = CaseBuilder::new(n_in as u64 * 31 + u64::from(dtype.id()), 37);
+    let table = c.weight(DType::F32, n_in, 37, size);
+    let x = c.builder.get_rows(table, "embd")?;
+    for n_out in [1, 15, 16, 17, 50] {
+        c.product(dtype, x, n_out, &format!("out_{n_out}"))?;
+    }
+    let rows = c.builder.output_rows(x, "rows")?;
+    c.product(dtype, rows, 37, "result_output")?;
+    c.finish(format!("products {dtype} n_in {n_in} |x| {size:e}"), &[19, 1, 4], 0)
+}
+
+/// What a [`decoder`] case is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder {
+    /// Format of the products with `n_embd` columns.
+    pub dtype: DType,
+    /// Query heads.
+    pub n_head: usize,
+    /// Cached heads.
+    pub n_head_kv: usize,
+    /// Elements of a K head; a V head has four fewer.
+    pub head_dim: usize,
+    /// Pairing.
+    pub pairs: RopePairs,
+    /// Window of the second layer.
+    pub window: Option<u32>,
+    /// Score cap.
+    pub softcap: Option<f32>,
+    /// Activation.
+    pub act: Act,
+    /// Magnitude of the embeddings.
+    pub size: f32,
+    /// Position of the first token.
+    pub first_position: u32,
+}
+
+/// Two layers with every op there is: all dimensions distinct, grouped heads, partial RoPE, QK norms, biases.
+pub fn decoder(spec: Decoder) -> Result<Case> {
+    let (n_vocab, n_embd, n_ff) = (101, spec.dtype.block_len().max(96), 160);
+    let mut c = CaseBuilder::new(spec.n_head as u64 * 1000 + spec.head_dim as u64, n_vocab);
+    let freqs = (0..spec.head_dim / 2 - 1).map(|i| 10_000f64.powf(-(i as f64) / 9.0)).collect();
+    let rope = c.builder.rope_table(RopeTable { freqs, mscale: 1.1 });
+    let table = c.weight(spec.dtype, n_embd, n_vocab, spec.size);
+    let mut x = c.builder.get_rows(table, "embd")?;
+    x = c.builder.scale(1.25, x, "inp_scaled");
+    for il in 0..2 {
+        x = layer(&mut c, &spec, (il, rope, n_ff), x)?;
+    }
+    x = c.builder.output_rows(x, "rows")?;
+    let w = c.weight(DType::F32, n_embd, 1, 1.0);
+    x = c.builder.rms_norm(w, 1e-6, x, "result_norm")?;
+    let logits = c.builder.mat_mul(table, x, "logits")?;
+    c.builder.softcap(30.0, logits, "result_output");
+    let d = spec;
+    let name = format!(
+        "decoder {} {}/{} heads of {} {:?} window {:?} cap {:?} {:?} |x| {:e} from {}",
+        d.dtype, d.n_head, d.n_head_kv, d.head_dim, d.pairs, d.window, d.softcap, d.act, d.size, d.first_position
+    );
+    c.finish(name, &[KV_BLOCK + 9, 1, 20], spec.first_position)
+}
+
+fn layer(
+    c: &mut CaseBuilder,
+    spec: &Decoder,
+    (il, rope, n_ff): (usize, usize, usize),
+    x: ValueId,
+) -> Result<ValueId> {
+    let named = |name: &str| format!("{name}-{il}");
+    let (dk, dv) = (spec.head_dim, spec.head_dim - 4);
+    let n_embd = c.builder.cols(x);
+    let norm = c.weight(DType::F32, n_embd, 1, 1.0);
+    let cur = c.builder.rms_norm(norm, 1e-5, x, named("attn_norm"))?;
+    let (q_cols, k_cols, v_cols) = (spec.n_head * dk, spec.n_head_kv * dk, spec.n_head_kv * dv);
+    let qkv = c.product(spec.dtype, cur, q_cols + k_cols + v_cols, &named("wqkv"))?;
+    let mut q = c.builder.columns(0, q_cols, qkv, named("Qcur"))?;
+    let mut k = c.builder.columns(q_cols, k_cols, qkv, named("Kcur"))?;
+    let v = c.builder.columns(q_cols + k_cols, v_cols, qkv, named("Vcur"))?;
+    let bias = c.weight(DType::F32, q_cols, 1, 0.3);
+    q = c.builder.add_bias(bias, q, named("Qcur"))?;
+    let (q_norm, k_norm) = (c.weight(DType::F32, dk, 1, 1.0), c.weight(DType::F32, dk, 1, 1.0));
+    q = c.builder.rms_norm(q_norm, 1e-6, q, named("Qcur_normed"))?;
+    k = c.builder.rms_norm(k_norm, 1e-6, k, named("Kcur_normed"))?;
+    q = c.builder.rope(rope, dk, spec.pairs, q, named("Qcur"))?;
+    k = c.builder.rope(rope, dk, spec.pairs, k, named("Kcur"))?;
+    let kv_layer =
+        c.builder.kv_layer(KvLayer { n_head_kv: spec.n_head_kv, head_dim_k: dk, head_dim_v: dv });
+    c.builder.store_kv(kv_layer, k, v)?;
+    let attention = Attention {
+        kv_layer,
+        n_head: spec.n_head,
+        scale: 1.0 / (dk as f32).sqrt(),
+        window: spec.window.filter(|_| il == 1),
+        softcap: spec.softcap,
+    };
+    let cur = c.builder.attention(attention, q, named("kqv_out"))?;
+    let cur = c.product(DType::F16, cur, n_embd, &named("attn_out"))?;
+    let x = c.builder.add(cur, x, named("ffn_inp"))?;
+    let norm = c.weight(DType::F32, n_embd, 1, 1.0);
+    let cur = c.builder.rms_norm(norm, 1e-5, x, named("ffn_norm"))?;
+    let gate = c.product(spec.dtype, cur, n_ff, &named("ffn_gate"))?;
+    let up = c.product(spec.dtype, cur, n_ff, &named("ffn_up"))?;
+    let cur = c.builder.glu(spec.act, gate, up, named("ffn_swiglu"))?;
+    let cur = c.product(DType::Q8_0, cur, n_embd, &named("ffn_out"))?;
+    c.builder.add(cur, x, named("l_out"))
+}
+
+/// Every case of the contract.
+pub fn all() -> Result<Vec<Case>> {
+    let mut cases = decoders()?;
+    for dtype in DType::ALL {
+        let columns: &[usize] = match dtype.block_len() {
+            1 => &[1, 7, 100, 256, 513],
+            32 => &[32, 96, 544],
+            _ => &[256, 768],
+        };
+        for &n_in in columns {
+            cases.push(products(dtype, n_in, 1.0)?);
+        }
+        cases.push(products(dtype, columns[columns.len() - 1], 1e5)?);
+    }
+    Ok(cases)
+}
+
+/// The cases that have every op.
+pub fn decoders() -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    let plain = Decoder {
+        dtype: DType::Q4_0,
+        n_head: 15,
+        n_head_kv: 3,
+        head_dim: 24,
+        pairs: RopePairs::Halves,
+        window: None,
+        softcap: None,
+        act: Act::Silu,
+        size: 1.0,
+        first_position: 0,
+    };
+    let adjacent = Decoder { pairs: RopePairs::Adjacent, n_head: 7, n_head_kv: 1, head_dim: 68, ..plain };
+    for spec in [
+        plain,
+        adjacent,
+        Decoder { dtype: DType::Q4_K, window: Some(33), act: Act::GeluTanh, head_dim: 84, n_head: 3, ..plain },
+        Decoder { dtype: DType::Q6_K, softcap: Some(20.0), head_dim: 20, ..plain },
+        Decoder { dtype: DType::Q8_0, size: 1e5, ..plain },
+        Decoder { dtype: DType::F16, head_dim: 260, n_head: 2, n_head_kv: 1, ..plain },
+        Decoder { dtype: DType::Q5_1, first_position: 8192 - 10, ..plain },
+        Decoder { dtype: DType::Q5_K, first_position: 20_000, window: Some(200), ..adjacent },
+    ] {
+        cases.push(decoder(spec)?);
+    }
+    Ok(cases)
+}
+
+/// A way to cut the prompts of a case into steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Each sequence by itself, in chunks of so many tokens.
+    Chunks(usize),
+    /// All sequences in one step, in chunks of so many tokens each.
+    Batch(usize),
+}
+
+/// Which pass over the prompts.
+#[derive(Clone, Copy)]
+enum Pass {
+    /// From position 0, to leave something to read in the cache.
+    Past,
+    /// From the case's first position.
+    Real,
+}
+
+impl Case {
+    /// Cache blocks of one sequence, and of all.
+    fn blocks(&self) -> (usize, usize) {
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let per_seq = longest.div_ceil(KV_BLOCK) + 1;
+        (per_seq, per_seq * self.prompts.len())
+    }
+
+    /// The table of sequence `s` from `first_position` on: scattered blocks, descending, so that a backend that
+    /// ignores the table is found out. Positions before read the blocks that a first pass from position 0 left in the
+    /// upper half of the cache, again and again.
+    fn table(&self, s: usize, pass: Pass) -> Vec<u32> {
+        let (per_seq, upper) = self.blocks();
+        let own = (0..per_seq).map(|i| s * per_seq + per_seq - 1 - i);
+        let blocks: Vec<usize> = match pass {
+            Pass::Past => own.map(|b| b + upper).collect(),
+            Pass::Real => {
+                let before = self.first_position as usize / KV_BLOCK;
+                let written = self.prompts[s].len().div_ceil(KV_BLOCK);
+                let past = self.table(s, Pass::Past);
+                (0..before).map(|i| past[i % written] as usize).chain(own).collect()
+            }
+        };
+        blocks.into_iter().map(|b| b as u32).collect()
+    }
+
+    /// Runs all prompts, cut as told, and records every value. All rows give logits.
+    pub fn record(&self, loaded: &mut dyn Loaded, cut: Cut) -> Result<Recording> {
+        let mut kv = loaded.new_kv(2 * self.blocks().1)?;
+        if self.first_position > 0 {
+            self.run(loaded, &mut kv, (Pass::Past, Cut::Batch(7)), &mut Recording::default())?;
+        }
+        let mut recording = Recording::default();
+        self.run(loaded, &mut kv, (Pass::Real, cut), &mut recording)?;
+        Ok(recording)
+    }
+
+    fn run(
+        &self,
+        loaded: &mut dyn Loaded,
+        kv: &mut Kv,
+        (pass, cut): (Pass, Cut),
+        recording: &mut Recording,
+    ) -> Result<()> {
+        let all: Vec<usize> = (0..self.prompts.len()).collect();
+        let (groups, n) = match cut {
+            Cut::Chunks(n) => (all.chunks(1).collect(), n),
+            Cut::Batch(n) => (vec![all.as_slice()], n),
+        };
+        for seqs in groups {
+            self.run_chunks(loaded, kv, (seqs, n, pass), recording)?;
+        }
+        Ok(())
+    }
+
+    fn run_chunks(
+        &self,
+        loaded: &mut dyn Loaded,
+        kv: &mut Kv,
+        (seqs, n, pass): (&[usize], usize, Pass),
+        recording: &mut Recording,
+    ) -> Result<()> {
+        let first_position = match pass {
+            Pass::Past => 0,
+            Pass::Real => self.first_position,
+        };
+        let longest = seqs.iter().map(|&s| self.prompts[s].len()).max().unwrap_or(0);
+        for start in (0..longest).step_by(n) {
+            let mut step = Step { tables: seqs.iter().map(|&s| self.table(s, pass)).collect(), ..Step::default() };
+            for (i, &s) in seqs.iter().enumerate() {
+                let prompt = &self.prompts[s];
+                for p in start..prompt.len().min(start + n) {
+                    step.tokens.push(prompt[p]);
+                    step.positions.push(first_position + p as u32);
+                    step.seqs.push(i as u32);
+                }
+            }
+            step.outputs = (0..step.tokens.len() as u32).collect();
+            let names: Vec<u32> = seqs.iter().map(|&s| s as u32).collect();
+            recording.run(loaded, kv, &step, &names)?;
+        }
+        Ok(())
+    }
+}
+
+/// The options under which the contract holds: both arithmetics, both caches.
+pub fn options() -> Vec<LoadOptions> {
+    use crate::{Arithmetic, KvType};
+    let mut all = Vec::new();
+    for arithmetic in [Arithmetic::Int8, Arithmetic::F32] {
+        for kv in [KvType::F16, KvType::F32] {
+            all.push(LoadOptions { arithmetic, kv });
+        }
+    }
+    all
+}

@@ -1,6 +1,6 @@
 //! Comparing two runs of one graph, value by value: bits between our own backends, NMSE against strangers.
 
-use crate::{Graph, Loaded, NoTap, Node, Result, Rows, Step, Tap, Value};
+use crate::{Graph, Loaded, Node, Result, Rows, Step, Tap, Value};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -27,14 +27,7 @@ impl Recording {
             *s = seq_names[*s as usize];
         }
         let graph = std::sync::Arc::clone(loaded.graph());
-        let logits = loaded.run(step, kv, &mut RecordingTap { graph: &graph, recording: self })?;
-        // Taps must not change what is computed: the same step again, untapped, gives the same logits.
-        let again = loaded.run(step, kv, &mut NoTap)?;
-        if let Some(i) = (0..logits.len()).find(|&i| !same_bits(logits[i], again[i])) {
-            let message = format!("logit {i}: {} with a tap, {} without", logits[i], again[i]);
-            return Err(crate::Error::new(crate::ErrorKind::Step, message));
-        }
-        Ok(logits)
+        loaded.run(step, kv, &mut RecordingTap { graph: &graph, recording: self })
     }
 
     /// Number of rows recorded.

@@ -1,1 +1,27 @@
-//! Not written yet.
+//! Metadata → spec → graph, the loop over tokens, and the samplers. Knows architectures and tensor names; no kernels.
+#![forbid(unsafe_code)]
+
+mod error;
+mod meta;
+
+pub mod arch;
+mod decoder;
+mod engine;
+mod generate;
+pub mod kv;
+mod memory;
+mod rope;
+pub mod sampler;
+mod spec;
+mod tensors;
+
+pub use arch::spec;
+pub use decoder::graph;
+pub use engine::{Engine, EngineOptions, Wanted, Work};
+pub use error::{Error, ErrorKind, Result};
+pub use generate::{Event, Finish, Generated, Request, StopRules, generate};
+pub use kv::SeqId;
+pub use memory::{Memory, check_memory, largest_context};
+pub use rope::{Rope, RopeFactors, RopeScaling};
+pub use sampler::{Sampler, SamplerParams};
+pub use spec::{Bias, GateUp, Layer, PostNorm, QkNorm, QueryScale, Spec};

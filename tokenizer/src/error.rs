@@ -54,3 +54,16 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
     }
     format!("\"{shown}\"")
 }
+
+/// A message of someone else's making on one line: control characters escaped, at most 200 characters.
+pub(crate) fn one_line(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let mut shown = String::new();
+    for c in text.chars().take(MAX_CHARS) {
+        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+    }
+    if text.chars().nth(MAX_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}

@@ -10,6 +10,7 @@ mod pre;
 mod special;
 mod split;
 mod spm;
+mod template;
 mod tokenizer;
 mod unicode;
 mod unicode_table;
@@ -17,5 +18,6 @@ mod vocab;
 
 pub use decode::Decoder;
 pub use error::{Error, ErrorKind, Result};
+pub use template::{Chat, ChatTemplate, MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES, Message};
 pub use tokenizer::{Ends, MAX_TEXT_BYTES, Show, Special, Tokenizer};
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, Model, SpecialIds, TokenKind, Vocab};

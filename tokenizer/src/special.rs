@@ -143,6 +143,10 @@ pub(crate) struct Partition {
     marks: Vec<Mark>,
     /// All texts of `marks`, in the same order, to find those that occur at all.
     finder: Option<AhoCorasick>,
+    /// The texts that are not cut out of plain text, forward and backward, each sorted; and the longest's bytes.
+    control_forward: Vec<String>,
+    control_backward: Vec<String>,
+    control_longest: usize,
 }
 
 #[derive(Debug)]
@@ -176,7 +180,14 @@ impl Partition {
         }
         marks.sort_by_key(|mark| std::cmp::Reverse(mark.text.len()));
         let finder = if marks.is_empty() { None } else { Some(build_finder(&marks)?) };
-        Ok(Self { marks, finder })
+        let control = || marks.iter().filter(|mark| !mark.always).map(|mark| &*mark.text);
+        let mut control_forward: Vec<String> = control().map(str::to_owned).collect();
+        let mut control_backward: Vec<String> =
+            control().map(|text| text.chars().rev().collect()).collect();
+        control_forward.sort_unstable();
+        control_backward.sort_unstable();
+        let control_longest = control().map(str::len).max().unwrap_or(0);
+        Ok(Self { marks, finder, control_forward, control_backward, control_longest })
     }
 
     /// Cuts `text`: the longest mark first, wherever it occurs, then the next longest in what is left.
@@ -197,6 +208,33 @@ impl Partition {
             fragments = next;
         }
         fragments
+    }
+
+    /// Where marks begin in `text` that are not cut out of plain text. Overlapping ones too.
+    pub(crate) fn control_starts(&self, text: &str) -> Vec<usize> {
+        let Some(finder) = &self.finder else { return Vec::new() };
+        let found = finder.find_overlapping_iter(text);
+        found
+            .filter(|found| !self.marks[found.pattern().as_usize()].always)
+            .map(|found| found.start())
+            .collect()
+    }
+
+    /// Where the ends of `text` begin that such a mark begins with.
+    pub(crate) fn control_begun_by_end(&self, text: &str) -> Vec<usize> {
+        let longest = self.control_longest.min(text.len() + 1);
+        let starts = (text.len() + 1 - longest..text.len()).filter(|&at| text.is_char_boundary(at));
+        starts.filter(|&at| any_begins_with(&self.control_forward, text[at..].chars())).collect()
+    }
+
+    /// Where the last character is of the beginnings of `text` that such a mark ends with.
+    pub(crate) fn control_ended_by_start(&self, text: &str) -> Vec<usize> {
+        let last =
+            text.char_indices().take_while(|&(at, c)| at + c.len_utf8() < self.control_longest);
+        let ends = last.filter(|&(at, c)| {
+            any_begins_with(&self.control_backward, text[..at + c.len_utf8()].chars().rev())
+        });
+        ends.map(|(at, _)| at).collect()
     }
 
     /// The marks that occur in `text`, in order: a vocabulary may have thousands, a text has few.
@@ -227,6 +265,13 @@ impl Mark {
             out.push(Fragment::Text(text));
         }
     }
+}
+
+/// Whether a text in a sorted list begins with `beginning`.
+fn any_begins_with(sorted: &[String], beginning: impl Iterator<Item = char>) -> bool {
+    let beginning: String = beginning.collect();
+    let at = sorted.partition_point(|text| *text < beginning);
+    sorted.get(at).is_some_and(|text| text.starts_with(&beginning))
 }
 
 fn build_finder(marks: &[Mark]) -> Result<AhoCorasick> {

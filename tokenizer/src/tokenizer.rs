@@ -7,6 +7,7 @@ use super::decode::Decoder;
 use super::error::{Error, ErrorKind, Result};
 use super::special::{Fragment, Partition, end_of_generation, to_id};
 use super::spm::{self, Spm};
+use super::template::guard::Guard;
 use super::vocab::{Model, TokenKind, Vocab};
 
 /// Longest text that [`Tokenizer::encode`] takes, in bytes.
@@ -187,19 +188,47 @@ impl Tokenizer {
                 ),
             ));
         }
+        self.encode_fragments(&self.partition.cut(text, special == Special::Parse), ends)
+    }
+
+    /// The ids of a rendered prompt whose special tokens count, but not those that `guard` hid.
+    pub(crate) fn encode_guarded(&self, text: &str, guard: &Guard) -> Result<Vec<u32>> {
+        let fragments = self.partition.cut(text, true);
+        let restored: Vec<Option<String>> = fragments
+            .iter()
+            .map(|fragment| match fragment {
+                Fragment::Text(text) => guard.restore(text),
+                Fragment::Token(_) => None,
+            })
+            .collect();
+        let all: Vec<Fragment<'_>> = fragments
+            .iter()
+            .zip(&restored)
+            .flat_map(|(fragment, restored)| match restored {
+                Some(text) => self.partition.cut(text, false),
+                None => vec![*fragment],
+            })
+            .collect();
+        self.encode_fragments(&all, Ends::Default)
+    }
+
+    pub(crate) fn partition(&self) -> &Partition {
+        &self.partition
+    }
+
+    fn encode_fragments(&self, fragments: &[Fragment<'_>], ends: Ends) -> Result<Vec<u32>> {
         let mut out = Vec::new();
         if ends == Ends::Default && self.add_bos {
             out.extend(self.bos);
         }
-        let fragments = self.partition.cut(text, special == Special::Parse);
-        self.encode_fragments(&fragments, &mut out)?;
+        self.encode_body(fragments, &mut out)?;
         if ends == Ends::Default && self.add_eos {
             out.extend(self.eos);
         }
         Ok(out)
     }
 
-    fn encode_fragments(&self, fragments: &[Fragment<'_>], out: &mut Vec<u32>) -> Result<()> {
+    fn encode_body(&self, fragments: &[Fragment<'_>], out: &mut Vec<u32>) -> Result<()> {
         let mut after_mark = true;
         for fragment in fragments {
             match fragment {
@@ -287,6 +316,12 @@ impl Tokenizer {
     #[must_use]
     pub fn adds_bos(&self) -> bool {
         self.add_bos
+    }
+
+    /// Whether [`Ends::Default`] puts EOS after a text.
+    #[must_use]
+    pub fn adds_eos(&self) -> bool {
+        self.add_eos
     }
 
     /// Whether text at the beginning and after a special token gets a space before it: decoded text has it, too.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use common::{beside, from_env, shared, vocabularies};
 use gguf::{Access, File};
-use tokenizer::{Ends, ErrorKind, Show, Special, Tokenizer};
+use tokenizer::{Chat, ChatTemplate, Ends, ErrorKind, Message, Show, Special, Tokenizer};
 
 #[test]
 fn vocabulary_cases() {
@@ -81,4 +81,17 @@ fn prompts_of_the_default_model() {
         assert_eq!(tokenizer.decode(&ids, Show::All).unwrap(), text, "{name}");
     }
     assert_eq!(cases.len(), 35);
+
+    // The chat prompt is what the file's template makes.
+    let template = ChatTemplate::from_tokenizer(&tokenizer).unwrap();
+    let messages = [Message::new("user", "Why is the sky blue?")];
+    let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+    let text = std::fs::read_to_string(shared("oracle/prompts/chat.txt").unwrap()).unwrap();
+    assert_eq!(template.render(&chat).unwrap(), text);
+    let expected: Vec<u32> = serde_json::from_value(cases["Q4_1/chat"]["tokens"].clone()).unwrap();
+    assert_eq!(template.encode(&tokenizer, &chat).unwrap(), expected);
+    let ends: Vec<&str> =
+        tokenizer.eog_ids().map(|id| std::str::from_utf8(tokenizer.piece(id)).unwrap()).collect();
+    println!("ends a generation: {ends:?}");
+    assert!(ends.contains(&"<|im_end|>") && ends.contains(&"<|endoftext|>"));
 }

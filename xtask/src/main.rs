@@ -24,7 +24,7 @@ cargo xtask COMMAND
 
   test [--fast] [--only a,b]  every check of the project, with its set-up; ends with a table
                               --fast: only what needs no network and no second compile
-                              --only: the named stages (fmt clippy tidy deny docs model test neon oracle)
+                              --only: the named stages (fmt tidy clippy deny docs fuzz model test neon oracle)
   tidy                        the rules of ARCHITECTURE.md, checked over the source tree
   size                        lines per crate, largest files and functions against their budgets
   oracle                      compare with llama.cpp's recorded results in ../shared/oracle

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// A file or folder of `../shared` beside the project, or `None` with a line that says what is skipped.
-pub fn shared(path: &str) -> Option<PathBuf> {
+pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     let full = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared").join(path);
     if full.exists() {
         return Some(full);
@@ -17,7 +17,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     clippy::disallowed_methods,
     reason = "tests take their optional inputs from the environment"
 )]
-pub fn from_env(variable: &str) -> Option<PathBuf> {
+pub(crate) fn from_env(variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable);
     if path.is_none() {
         println!("skipped: {variable} is not set");
@@ -26,7 +26,7 @@ pub fn from_env(variable: &str) -> Option<PathBuf> {
 }
 
 /// All `*.gguf` files in a folder that have their cases beside them, in order.
-pub fn vocabularies(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn vocabularies(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap();
     let mut found: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     found.retain(|path| {
@@ -37,7 +37,7 @@ pub fn vocabularies(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// `x.gguf` to `x.gguf.inp`.
-pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()

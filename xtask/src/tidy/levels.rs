@@ -1,4 +1,4 @@
-//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model < app, python, xtask. Read from the Cargo.tomls, so that
+//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model < app, python, fuzz, xtask. Read from the Cargo.tomls, so that
 //! an edge that no code uses yet is found too.
 
 use super::tree::{Tree, TreeFile};
@@ -6,7 +6,7 @@ use super::{Finding, Rule};
 use toml::{Table, Value};
 
 /// Crate folders and their levels: a crate uses only crates of a lower one.
-const LEVELS: [(&str, u8); 9] = [
+const LEVELS: [(&str, u8); 10] = [
     ("gguf", 0),
     ("graph", 1),
     ("tokenizer", 1),
@@ -14,6 +14,7 @@ const LEVELS: [(&str, u8); 9] = [
     ("gpu", 2),
     ("model", 2),
     ("app", 3),
+    ("fuzz", 3),
     ("python", 3),
     ("xtask", 3),
 ];
@@ -57,10 +58,10 @@ fn check_manifest(path: &str, dir: &str, manifest: &Table) -> Vec<Finding> {
         )];
     };
     let mut findings = Vec::new();
-    // A fuzz crate stands outside the workspace, so it cannot inherit.
     let inherits = manifest.get("lints").and_then(|lints| lints.get("workspace"))
         == Some(&Value::Boolean(true));
-    if dir == owner && !inherits {
+    // A crate that is its own workspace, as cargo-fuzz wants it, cannot inherit.
+    if !manifest.contains_key("workspace") && !inherits {
         findings.push(found("lints", "`[lints] workspace = true` is missing".to_owned()));
     }
     for (key, spec) in dependencies(manifest) {
@@ -70,9 +71,7 @@ fn check_manifest(path: &str, dir: &str, manifest: &Table) -> Vec<Finding> {
             findings.push(found(&used, format!("dependency `{used}` has no level")));
             continue;
         };
-        // A nested crate (`gguf/fuzz`) may use its parent.
-        let parent = dir != owner && used == owner;
-        if used_level >= own_level && !parent {
+        if used_level >= own_level {
             let what =
                 format!("`{owner}` (level {own_level}) must not use `{used}` (level {used_level})");
             findings.push(found(&used, what));
@@ -100,9 +99,7 @@ fn dependencies(manifest: &Table) -> Vec<(&str, &Value)> {
 /// The folder of a crate of ours, or `None` for one from a registry.
 fn crate_folder(package: &str, spec: &Value) -> Option<String> {
     if let Some(path) = spec.get("path").and_then(Value::as_str) {
-        // `..` alone is a nested crate's parent, whose package name tells it.
-        let last = path.trim_end_matches('/').rsplit('/').next().filter(|last| *last != "..");
-        return Some(last.unwrap_or(package.trim_start_matches("karat-")).to_owned());
+        return path.trim_end_matches('/').rsplit('/').next().map(str::to_owned);
     }
     // `karat.workspace = true`: the path stands in the root's Cargo.toml.
     let ours = package == "karat" || package == "xtask" || package.starts_with("karat-");
@@ -138,8 +135,8 @@ mod tests {
             "{LINTS}[dependencies]\ngguf = {{ package = \"karat-gguf\", path = \"../gguf\" }}\nhalf = \"2\"\n"
         );
         assert_eq!(found("cpu/Cargo.toml", &text), Vec::<String>::new());
-        let fuzz = "[dependencies]\ngguf = { package = \"karat-gguf\", path = \"..\" }\n";
-        assert_eq!(found("gguf/fuzz/Cargo.toml", fuzz), Vec::<String>::new());
+        let fuzz = "[workspace]\n[dependencies]\ngguf = { package = \"karat-gguf\", path = \"../gguf\" }\n";
+        assert_eq!(found("fuzz/Cargo.toml", fuzz), Vec::<String>::new());
     }
 
     #[test]

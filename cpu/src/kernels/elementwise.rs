@@ -1,0 +1,74 @@
+//! Ops on each element by itself. Meaning: `graph::ops::elementwise`.
+
+use super::{lanes, lanes_mut};
+use crate::simd::{Isa, Kernel, LANES, exp};
+use graph::Act;
+use graph::math::{GELU_C, GELU_K};
+
+/// What is done to each element.
+#[derive(Clone, Copy)]
+pub(crate) enum Map {
+    /// `a + b`
+    Add,
+    /// `a · by`; `b` is not read.
+    Scale(f32),
+    /// `act(a) · b`
+    Glu(Act),
+    /// `cap · tanh(a / cap)`; `b` is not read.
+    Softcap(f32),
+}
+
+/// `out = map(a, b)`, all of one length.
+pub(crate) struct Elementwise<'a> {
+    pub(crate) map: Map,
+    pub(crate) a: &'a [f32],
+    pub(crate) b: &'a [f32],
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for Elementwise<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let n = self.out.len();
+        let whole = n / LANES * LANES;
+        for i in (0..whole).step_by(LANES) {
+            let y = apply(isa, self.map, isa.f_load(lanes(self.a, i)), isa.f_load(lanes(self.b, i)));
+            isa.f_store(y, lanes_mut(self.out, i));
+        }
+        if whole < n {
+            let (mut a, mut b, mut y) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+            a[..n - whole].copy_from_slice(&self.a[whole..]);
+            b[..n - whole].copy_from_slice(&self.b[whole..]);
+            isa.f_store(apply(isa, self.map, isa.f_load(&a), isa.f_load(&b)), &mut y);
+            self.out[whole..].copy_from_slice(&y[..n - whole]);
+        }
+    }
+}
+
+#[inline(always)]
+fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
+    let one = isa.f_splat(1.0);
+    match map {
+        Map::Add => isa.f_add(a, b),
+        Map::Scale(by) => isa.f_mul(a, isa.f_splat(by)),
+        Map::Glu(Act::Silu) => {
+            let minus = isa.f_mul(a, isa.f_splat(-1.0));
+            isa.f_mul(isa.f_div(a, isa.f_add(one, exp(isa, minus))), b)
+        }
+        Map::Glu(Act::GeluTanh) => {
+            let u = isa.f_fma(isa.f_mul(isa.f_splat(GELU_C), isa.f_mul(a, a)), a, a);
+            isa.f_mul(isa.f_div(a, isa.f_add(one, exp(isa, isa.f_mul(isa.f_splat(GELU_K), u)))), b)
+        }
+        Map::Softcap(cap) => softcap(isa, a, cap),
+    }
+}
+
+/// `graph::math::softcap`.
+#[inline(always)]
+pub(crate) fn softcap<I: Isa>(isa: I, x: I::F, cap: f32) -> I::F {
+    let (one, two, cap) = (isa.f_splat(1.0), isa.f_splat(2.0), isa.f_splat(cap));
+    let e = exp(isa, isa.f_mul(two, isa.f_div(x, cap)));
+    isa.f_mul(cap, isa.f_sub(one, isa.f_div(two, isa.f_add(one, e))))
+}

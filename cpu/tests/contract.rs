@@ -1,0 +1,131 @@
+//! The contract: every level, thread count, arithmetic, cache and cut of the prompts gives the reference's bits.
+
+use cpu::{Cpu, Level};
+use graph::cases::{self, Case, Cut};
+use graph::reference::Reference;
+use graph::{Backend, LoadOptions};
+use std::sync::Arc;
+
+/// Records one way of running a case and compares it with the reference's recording, every value of every row.
+fn check(case: &Case, options: LoadOptions, expected: &graph::compare::Recording, way: (&Cpu, Cut)) {
+    let (cpu, cut) = way;
+    let mut loaded = cpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+    let got = case.record(loaded.as_mut(), cut).unwrap();
+    assert!(!got.is_empty());
+    if let Some(difference) = got.first_difference(expected, &case.graph) {
+        panic!("{}: {} {options:?} {cut:?}: {difference}", case.name, cpu.name());
+    }
+}
+
+fn reference(case: &Case, options: LoadOptions, cut: Cut) -> graph::compare::Recording {
+    let mut loaded = Reference.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+    case.record(loaded.as_mut(), cut).unwrap()
+}
+
+#[test]
+fn every_level_gives_the_reference_bits() {
+    let levels = Level::all();
+    println!("levels of this machine: {levels:?}");
+    let mut runs = 0;
+    for case in cases::all().unwrap() {
+        for options in cases::options() {
+            let expected = reference(&case, options, Cut::Batch(512));
+            for &level in &levels {
+                check(&case, options, &expected, (&Cpu::with_level(1, level), Cut::Batch(512)));
+                runs += 1;
+            }
+        }
+    }
+    println!("{runs} runs equal the reference bit for bit");
+}
+
+#[test]
+fn every_cut_and_thread_count_gives_the_same_bits() {
+    let mut runs = 0;
+    for case in cases::decoders().unwrap() {
+        for options in cases::options() {
+            let expected = reference(&case, options, Cut::Chunks(512));
+            for level in Level::all() {
+                for cut in [Cut::Chunks(512), Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17)] {
+                    check(&case, options, &expected, (&Cpu::with_level(1, level), cut));
+                    runs += 1;
+                }
+            }
+            for threads in [2, 3] {
+                for cut in [Cut::Batch(17), Cut::Batch(512)] {
+                    check(&case, options, &expected, (&Cpu::new(threads), cut));
+                    runs += 1;
+                }
+            }
+        }
+    }
+    println!("{runs} runs equal the reference bit for bit");
+}
+
+#[test]
+fn a_tap_changes_nothing_and_a_changed_value_is_read() {
+    struct Zero(&'static str);
+    impl graph::Tap for Zero {
+        fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+            value.name == self.0
+        }
+        fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+            data.fill(0.0);
+        }
+    }
+    let case = &cases::decoders().unwrap()[0];
+    let step = graph::Step::single(&case.prompts[0], 0);
+    let mut logits = Vec::new();
+    for name in ["nothing", "ffn_out-1"] {
+        for backend in [&Reference as &dyn Backend, &Cpu::new(2)] {
+            let mut loaded =
+                backend.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {}).unwrap();
+            let mut kv = loaded.new_kv(4).unwrap();
+            let tapped = loaded.run(&step, &mut kv, &mut Zero(name)).unwrap();
+            let plain = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
+            assert_eq!(tapped == plain, name == "nothing", "{}", backend.name());
+            logits.push(tapped);
+        }
+    }
+    assert_eq!(logits[0], logits[1]);
+    assert_eq!(logits[2], logits[3]);
+}
+
+#[test]
+fn a_nan_or_infinite_input_reaches_the_logits() {
+    struct Poison(f32);
+    impl graph::Tap for Poison {
+        fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+            value.name == "attn_norm-0" || value.name == "ffn_norm-1"
+        }
+        fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+            data[3] = self.0;
+        }
+    }
+    for case in cases::decoders().unwrap() {
+        for bad in [f32::NAN, f32::INFINITY] {
+            for level in Level::all() {
+                let cpu = Cpu::with_level(1, level);
+                let mut loaded =
+                    cpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {}).unwrap();
+                let mut kv = loaded.new_kv(4).unwrap();
+                let step = graph::Step::single(&case.prompts[1], 0);
+                let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();
+                assert!(logits.iter().any(|l| !l.is_finite()), "{} {bad} {level:?}", case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_reference_agrees_with_itself_under_every_cut() {
+    for case in cases::decoders().unwrap() {
+        let options = LoadOptions::default();
+        let expected = reference(&case, options, Cut::Chunks(512));
+        for cut in [Cut::Chunks(1), Cut::Chunks(17), Cut::Batch(3)] {
+            let got = reference(&case, options, cut);
+            let difference = got.first_difference(&expected, &case.graph);
+            assert_eq!(difference, None, "{} {cut:?}", case.name);
+        }
+    }
+}

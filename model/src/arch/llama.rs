@@ -1,0 +1,189 @@
+//! Llama 1 to 3.x, and what is shaped like it: Mistral, SmolLM2, TinyLlama (Touvron et al. 2023).
+//!
+//! Also the base from which the other architectures differ. Mistral's sliding window is not applied, as in llama.cpp.
+
+use crate::meta::{self, Meta};
+use crate::spec::MAX_VOCAB;
+use crate::{
+    Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors,
+    RopeScaling, Spec,
+};
+use graph::{Act, RopePairs};
+
+/// llama.cpp's limit on blocks.
+const MAX_LAYERS: usize = 512;
+/// Positions stay below 2^30, so that no sum of two overflows an `i32`.
+const MAX_CTX: usize = 1 << 30;
+/// Bound on any one width; far above every model, far below where products of two overflow.
+const MAX_WIDTH: usize = 1 << 24;
+/// Bound on the number of heads.
+const MAX_HEADS: usize = 1 << 16;
+
+pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
+    let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
+    let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
+    let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
+    refuse_experts(meta)?;
+    let layers = layers(meta, n_layer)?;
+    let head_dim_k = head_dim(meta, "attention.key_length", n_embd, &layers)?;
+    let head_dim_v = head_dim(meta, "attention.value_length", n_embd, &layers)?;
+    let rope = rope(meta, n_ctx_train, head_dim_k)?;
+    let eps = meta.positive("attention.layer_norm_rms_epsilon")?;
+    Ok(Spec {
+        arch: meta.arch.into(),
+        n_vocab: n_vocab(meta)?,
+        n_ctx_train,
+        n_embd,
+        head_dim_k,
+        head_dim_v,
+        eps,
+        layers,
+        ropes: vec![rope],
+        qk_norm: QkNorm::None,
+        post_norm: PostNorm::None,
+        gate_up: GateUp::Separate,
+        act: Act::Silu,
+        biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
+        embd_scale: None,
+        attn_scale: 1.0 / (head_dim_k as f32).sqrt(),
+        query_scale: QueryScale::Scores,
+        attn_softcap: None,
+        logit_softcap: None,
+    })
+}
+
+/// Experts are another op. A file that has them must not run without.
+fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
+    let n_expert = meta.opt_count("expert_count", 0..=MAX_HEADS)?.unwrap_or(0);
+    let n_used = meta.opt_count("expert_used_count", 0..=MAX_HEADS)?.unwrap_or(0);
+    if n_used > n_expert {
+        return Err(meta
+            .bad("expert_used_count", format!("{n_used}, allowed 0..={n_expert} (expert_count)")));
+    }
+    if n_expert > 0 {
+        let what = format!(
+            "{}: {n_expert}, karat runs models without experts only",
+            meta.key("expert_count")
+        );
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    Ok(())
+}
+
+fn layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<Layer>> {
+    let n_head = meta.per_layer("attention.head_count", n_layer, 1..=MAX_HEADS)?;
+    let kv_key = "attention.head_count_kv";
+    let n_head_kv =
+        meta.opt_per_layer(kv_key, n_layer, 1..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
+    let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
+    for i in 0..n_layer {
+        if !n_head[i].is_multiple_of(n_head_kv[i]) {
+            let what = format!(
+                "{} in layer {i}, allowed a divisor of head_count = {}",
+                n_head_kv[i], n_head[i]
+            );
+            return Err(meta.bad(kv_key, what));
+        }
+    }
+    let layer = |i: usize| Layer {
+        n_head: n_head[i],
+        n_head_kv: n_head_kv[i],
+        n_ff: n_ff[i],
+        rope: 0,
+        window: None,
+    };
+    Ok((0..n_layer).map(layer).collect())
+}
+
+/// The key's value, else the residual stream divided among the heads.
+fn head_dim(meta: &Meta<'_>, key: &str, n_embd: usize, layers: &[Layer]) -> Result<usize> {
+    if let Some(n) = meta.opt_count(key, 1..=MAX_WIDTH)? {
+        return Ok(n);
+    }
+    let n_head = layers[0].n_head;
+    if !n_embd.is_multiple_of(n_head) {
+        let what = format!(
+            "{n_embd}, allowed a multiple of attention.head_count = {n_head}, or set {key}"
+        );
+        return Err(meta.bad("embedding_length", what));
+    }
+    Ok(n_embd / n_head)
+}
+
+fn rope(meta: &Meta<'_>, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
+    let n_rot = meta.opt_count("rope.dimension_count", 2..=head_dim)?.unwrap_or(head_dim);
+    if !n_rot.is_multiple_of(2) {
+        return Err(meta.bad("rope.dimension_count", format!("{n_rot}, allowed an even number")));
+    }
+    let scaling_type = meta.opt_text("rope.scaling.type")?;
+    // `rope.scale_linear` is the old name; a factor of 0 says "none".
+    let factor = match meta.opt_factor("rope.scaling.factor")? {
+        Some(factor) => factor,
+        None => meta.opt_factor("rope.scale_linear")?.unwrap_or(1.0),
+    };
+    let n_ctx_orig =
+        meta.opt_count("rope.scaling.original_context_length", 1..=MAX_CTX)?.unwrap_or(n_ctx_train);
+    let linear = if factor == 1.0 { RopeScaling::None } else { RopeScaling::Linear { factor } };
+    let (scaling, factors) = match scaling_type.as_deref() {
+        Some("none") => (RopeScaling::None, always(meta, n_rot)?),
+        None | Some("linear") => (linear, always(meta, n_rot)?),
+        Some("yarn") => (RopeScaling::Yarn { factor, n_ctx_orig }, always(meta, n_rot)?),
+        Some("longrope") => (linear, by_context(meta, n_rot, n_ctx_orig)?),
+        Some(other) => {
+            let what = format!("\"{other}\", allowed none, linear, yarn, longrope");
+            return Err(meta.bad("rope.scaling.type", what));
+        }
+    };
+    Ok(Rope {
+        n_rot,
+        base: meta.opt_positive("rope.freq_base")?.unwrap_or(10_000.0),
+        pairs: RopePairs::Adjacent,
+        scaling,
+        factors,
+        attn_factor: meta.opt_positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
+    })
+}
+
+/// `rope_freqs.weight`, where the file has it.
+fn always(meta: &Meta<'_>, n_rot: usize) -> Result<RopeFactors> {
+    Ok(crate::tensors::factors(meta, crate::tensors::ROPE_FREQS, n_rot / 2)?
+        .map_or(RopeFactors::None, RopeFactors::Always))
+}
+
+/// The two tensors of longrope, where the file has them; one without the other is refused.
+pub(super) fn by_context(meta: &Meta<'_>, n_rot: usize, n_ctx_orig: usize) -> Result<RopeFactors> {
+    use crate::tensors::{ROPE_LONG, ROPE_SHORT, factors};
+    match (factors(meta, ROPE_SHORT, n_rot / 2)?, factors(meta, ROPE_LONG, n_rot / 2)?) {
+        (Some(short), Some(long)) => Ok(RopeFactors::ByContext { short, long, n_ctx_orig }),
+        (None, None) => Ok(RopeFactors::None),
+        (Some(_), None) => Err(one_of_two(ROPE_LONG, ROPE_SHORT)),
+        (None, Some(_)) => Err(one_of_two(ROPE_SHORT, ROPE_LONG)),
+    }
+}
+
+fn one_of_two(missing: &str, there: &str) -> Error {
+    Error::new(
+        ErrorKind::BadTensor,
+        format!("tensor \"{missing}\": missing, the file has \"{there}\""),
+    )
+}
+
+/// Entries of the token list; the embedding's rows are checked against it with the other tensors.
+fn n_vocab(meta: &Meta<'_>) -> Result<usize> {
+    let stated = meta.opt_count("vocab_size", 1..=MAX_VOCAB)?;
+    let tokens = meta::n_tokens(meta.file)?;
+    match (tokens, stated) {
+        (Some(n), Some(stated)) if n != stated => {
+            Err(meta.bad("vocab_size", format!("{stated}, tokenizer.ggml.tokens has {n} entries")))
+        }
+        (Some(n), Some(_) | None) if (1..=MAX_VOCAB).contains(&n) => Ok(n),
+        (Some(n), Some(_) | None) => {
+            let what = format!("tokenizer.ggml.tokens: {n} entries, allowed 1..={MAX_VOCAB}");
+            Err(Error::new(ErrorKind::BadHyperParameter, what))
+        }
+        (None, Some(stated)) => Ok(stated),
+        (None, None) => {
+            Err(Error::new(ErrorKind::MissingKey, "missing key \"tokenizer.ggml.tokens\""))
+        }
+    }
+}

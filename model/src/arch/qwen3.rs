@@ -1,0 +1,9 @@
+//! Qwen 3 (Yang et al. 2025): Qwen 2 with a norm on each head of queries and keys.
+
+use super::qwen2;
+use crate::meta::Meta;
+use crate::{Bias, QkNorm, Result, Spec};
+
+pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
+    Ok(Spec { qk_norm: QkNorm::PerHead, biases: &[Bias::Qkv], ..qwen2::spec(meta)? })
+}

@@ -1,0 +1,273 @@
+//! A loaded model with its cache: sequences that grow by steps, several unlike ones in a step.
+
+use crate::kv::{Pages, SeqId};
+use crate::{Error, ErrorKind, Result};
+use graph::{KV_BLOCK, Kv, Loaded, NoTap, Step, Tap};
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+
+/// Sizes of an engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// Positions that one sequence may have.
+    pub n_ctx: usize,
+    /// Tokens that one step may have; longer prompts are cut.
+    pub n_batch: usize,
+    /// Sequences that may be full at the same time.
+    pub n_seqs: usize,
+}
+
+impl EngineOptions {
+    /// Blocks that the cache needs.
+    pub fn n_blocks(&self) -> usize {
+        self.n_ctx.div_ceil(KV_BLOCK).saturating_mul(self.n_seqs)
+    }
+
+    fn check(&self) -> Result<()> {
+        for (name, n) in [("n_ctx", self.n_ctx), ("n_batch", self.n_batch), ("n_seqs", self.n_seqs)]
+        {
+            if n == 0 {
+                return Err(Error::new(
+                    ErrorKind::BadRequest,
+                    format!("{name}: 0, allowed 1 and more"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One sequence's part of a step.
+#[derive(Clone, Copy, Debug)]
+pub struct Work<'a> {
+    /// The sequence to which the tokens are added.
+    pub seq: SeqId,
+    /// At least one.
+    pub tokens: &'a [u32],
+    /// Which rows of logits are wanted.
+    pub wanted: Wanted,
+}
+
+/// Which of a work item's tokens give logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None: the beginning of a cut prompt.
+    None,
+    /// The last.
+    Last,
+    /// All.
+    All,
+}
+
+/// A model ready to run.
+pub struct Engine {
+    loaded: Box<dyn Loaded>,
+    kv: Kv,
+    pages: Pages,
+    /// The ids of each sequence, as many as it has positions.
+    ids: BTreeMap<SeqId, Vec<u32>>,
+    options: EngineOptions,
+}
+
+impl Engine {
+    /// Allocates the cache.
+    pub fn new(loaded: Box<dyn Loaded>, options: EngineOptions) -> Result<Self> {
+        options.check()?;
+        let n_blocks = options.n_blocks();
+        let kv = loaded.new_kv(n_blocks)?;
+        Ok(Self { loaded, kv, pages: Pages::new(n_blocks), ids: BTreeMap::new(), options })
+    }
+
+    /// The sizes.
+    pub fn options(&self) -> &EngineOptions {
+        &self.options
+    }
+
+    /// Columns of a row of logits.
+    pub fn n_vocab(&self) -> usize {
+        self.loaded.graph().n_vocab
+    }
+
+    /// The model's graph.
+    pub fn graph(&self) -> &graph::Graph {
+        self.loaded.graph()
+    }
+
+    /// Starts an empty sequence.
+    pub fn add(&mut self) -> SeqId {
+        let seq = self.pages.add();
+        self.ids.insert(seq, Vec::new());
+        seq
+    }
+
+    /// Starts a sequence that shares the beginning of another, in whole blocks of [`KV_BLOCK`] positions up to `len`.
+    pub fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId> {
+        let fork = self.pages.fork(seq, len)?;
+        let ids = self.ids(seq)[..self.pages.len(fork)?].to_vec();
+        self.ids.insert(fork, ids);
+        Ok(fork)
+    }
+
+    /// Ends a sequence and frees its blocks.
+    pub fn remove(&mut self, seq: SeqId) -> Result<()> {
+        self.pages.remove(seq)?;
+        self.ids.remove(&seq);
+        Ok(())
+    }
+
+    /// The ids of a sequence; empty for one that is not there.
+    pub fn ids(&self, seq: SeqId) -> &[u32] {
+        self.ids.get(&seq).map_or(&[], Vec::as_slice)
+    }
+
+    /// Forgets the positions from `len` on, and returns how many are left (fewer inside a shared block).
+    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
+        let left = self.pages.truncate(seq, len)?;
+        if let Some(ids) = self.ids.get_mut(&seq) {
+            ids.truncate(left);
+        }
+        Ok(left)
+    }
+
+    /// Cuts a sequence to what it has in common with `ids`, and returns how many of `ids` need not be computed again:
+    /// the next turn of a chat. At least the last id is left to compute, since its logits are wanted.
+    pub fn reuse(&mut self, seq: SeqId, ids: &[u32]) -> Result<usize> {
+        let common = self.ids(seq).iter().zip(ids).take_while(|(a, b)| a == b).count();
+        self.truncate(seq, common.min(ids.len().saturating_sub(1)))
+    }
+
+    /// Runs one step over several sequences and returns the wanted logits of each item, row by row.
+    ///
+    /// A step that fails leaves every sequence as it was.
+    pub fn step(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
+        self.check(work)?;
+        let before: Vec<usize> = work.iter().map(|item| self.ids(item.seq).len()).collect();
+        let result = self.run(work, tap);
+        for (item, &len) in work.iter().zip(&before) {
+            match &result {
+                Ok(_) => self.ids.entry(item.seq).or_default().extend(item.tokens),
+                Err(_) => {
+                    self.pages.truncate(item.seq, len)?;
+                }
+            }
+        }
+        result
+    }
+
+    fn check(&self, work: &[Work<'_>]) -> Result<()> {
+        let n_tokens: usize = work.iter().map(|item| item.tokens.len()).sum();
+        if n_tokens > self.options.n_batch {
+            let what = format!("step: {n_tokens} tokens, allowed 1..={}", self.options.n_batch);
+            return Err(Error::new(ErrorKind::Usage, what));
+        }
+        for (i, item) in work.iter().enumerate() {
+            if item.tokens.is_empty() || work[..i].iter().any(|other| other.seq == item.seq) {
+                let what = format!("step: item {i} has no tokens, or the sequence of another item");
+                return Err(Error::new(ErrorKind::Usage, what));
+            }
+            let len = self.pages.len(item.seq)?;
+            self.check_ids(item.tokens, len)?;
+            if item.tokens.len() > self.options.n_ctx.saturating_sub(len) {
+                return Err(self.too_long(len.saturating_add(item.tokens.len())));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ids(&self, ids: &[u32], first: usize) -> Result<()> {
+        match ids.iter().position(|&id| id as usize >= self.n_vocab()) {
+            Some(i) => {
+                let (at, n_vocab) = (first + i, self.n_vocab());
+                let what =
+                    format!("prompt[{at}]: token id {} out of vocabulary (0..{n_vocab})", ids[i]);
+                Err(Error::new(ErrorKind::BadRequest, what))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn too_long(&self, n: usize) -> Error {
+        let n_ctx = self.options.n_ctx;
+        let what = format!(
+            "prompt of {n} tokens is over the context of {n_ctx}; hint: raise -c or shorten the prompt"
+        );
+        Error::new(ErrorKind::PromptTooLong, what)
+    }
+
+    fn run(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
+        let mut step = Step::default();
+        let mut n_rows = Vec::new();
+        for (s, item) in (0u32..).zip(work) {
+            let first = self.pages.grow(item.seq, item.tokens.len())?;
+            let (start, n) = (step.tokens.len(), item.tokens.len());
+            step.tokens.extend(item.tokens);
+            // Below 2^30: `n_ctx` bounds positions, `n_batch` bounds rows.
+            step.positions.extend((first..first + n).map(|p| p as u32));
+            step.seqs.extend(std::iter::repeat_n(s, n));
+            step.tables.push(self.pages.table(item.seq)?.to_vec());
+            let rows = match item.wanted {
+                Wanted::None => 0,
+                Wanted::Last => 1,
+                Wanted::All => n,
+            };
+            step.outputs.extend((start + n - rows..start + n).map(|row| row as u32));
+            n_rows.push(rows);
+        }
+        let logits = self.loaded.run(&step, &mut self.kv, tap)?;
+        let n_vocab = self.n_vocab();
+        let rows: usize = n_rows.iter().sum();
+        if logits.len() != rows * n_vocab {
+            let what =
+                format!("backend returned {} logits for {rows} rows of {n_vocab}", logits.len());
+            return Err(Error::new(ErrorKind::Backend, what));
+        }
+        let mut rest = logits.as_slice();
+        let mut split = |rows: usize| {
+            let (head, tail) = rest.split_at(rows * n_vocab);
+            rest = tail;
+            head.to_vec()
+        };
+        Ok(n_rows.into_iter().map(&mut split).collect())
+    }
+
+    /// Adds `ids` in steps of up to `n_batch` tokens, and returns the logits after the last.
+    ///
+    /// `progress` hears after each step how many are done; where it breaks, the sequence keeps what was computed and
+    /// the result is `None`. An empty prompt, ids out of the vocabulary, and a prompt over the context are refused
+    /// before anything is computed.
+    pub fn prefill(
+        &mut self,
+        seq: SeqId,
+        ids: &[u32],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
+        let len = self.pages.len(seq)?;
+        if ids.is_empty() {
+            return Err(Error::new(ErrorKind::BadRequest, "prompt: no tokens, allowed 1 and more"));
+        }
+        self.check_ids(ids, len)?;
+        if ids.len() > self.options.n_ctx.saturating_sub(len) {
+            return Err(self.too_long(len.saturating_add(ids.len())));
+        }
+        let mut done = 0;
+        loop {
+            let n = (ids.len() - done).min(self.options.n_batch);
+            let wanted = if done + n == ids.len() { Wanted::Last } else { Wanted::None };
+            let mut rows =
+                self.step(&[Work { seq, tokens: &ids[done..done + n], wanted }], &mut NoTap)?;
+            done += n;
+            let go_on = progress(done);
+            match wanted {
+                Wanted::Last | Wanted::All => return Ok(rows.pop()),
+                Wanted::None if go_on.is_break() => return Ok(None),
+                Wanted::None => {}
+            }
+        }
+    }
+
+    /// Adds one token and returns the logits after it.
+    pub fn decode(&mut self, seq: SeqId, id: u32) -> Result<Vec<f32>> {
+        let rows = self.step(&[Work { seq, tokens: &[id], wanted: Wanted::Last }], &mut NoTap)?;
+        Ok(rows.into_iter().flatten().collect())
+    }
+}

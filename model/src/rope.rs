@@ -1,0 +1,186 @@
+//! Rotation frequencies from hyper-parameters: base, linear scaling, YaRN, and the factors that a file brings.
+//!
+//! Everything is computed in f64 with `libm`, so that the table has the same bits on every platform.
+
+use graph::{RopePairs, RopeTable};
+use std::f64::consts::PI;
+
+/// YaRN's limits on full turns over the original context (Peng et al. 2023, section 3.2): above `FAST` a pair is left
+/// alone, below `SLOW` it is interpolated in full. llama.cpp reads no other values for karat's architectures.
+const YARN_BETA_FAST: f64 = 32.0;
+const YARN_BETA_SLOW: f64 = 1.0;
+
+/// How the frequencies are stretched for longer contexts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All frequencies divided by `factor`.
+    Linear {
+        /// Stretch of the context.
+        factor: f32,
+    },
+    /// Slow pairs divided by `factor`, fast ones kept, a ramp between (Peng et al. 2023).
+    Yarn {
+        /// Stretch of the context.
+        factor: f32,
+        /// Context length before stretching.
+        n_ctx_orig: usize,
+    },
+}
+
+/// Divisors of the frequencies, one for each pair, read from the file.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RopeFactors {
+    /// None.
+    None,
+    /// `rope_freqs.weight`, at every context length (Llama 3.1 and later).
+    Always(Vec<f32>),
+    /// `rope_factors_long.weight` for contexts over `n_ctx_orig`, else `rope_factors_short.weight` (longrope).
+    ByContext {
+        /// Divisors for contexts up to `n_ctx_orig`.
+        short: Vec<f32>,
+        /// Divisors for longer contexts.
+        long: Vec<f32>,
+        /// Context length before stretching.
+        n_ctx_orig: usize,
+    },
+}
+
+/// One layer's rotary embedding as hyper-parameters; layers share it by index into [`crate::Spec::ropes`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    /// Elements of a head that are rotated; even.
+    pub n_rot: usize,
+    /// The longest wavelength's base, `theta`.
+    pub base: f32,
+    /// Pairing.
+    pub pairs: RopePairs,
+    /// Stretching.
+    pub scaling: RopeScaling,
+    /// Divisors from the file.
+    pub factors: RopeFactors,
+    /// Factor on sine and cosine besides YaRN's own.
+    pub attn_factor: f32,
+}
+
+impl Rope {
+    /// The table for a context of `n_ctx` positions: `freq[i] = base^(-2i / n_rot) / factor[i]`, then stretched.
+    pub fn table(&self, n_ctx: usize) -> RopeTable {
+        let base = f64::from(self.base);
+        let factors = self.factors_for(n_ctx);
+        let unscaled = (0..self.n_rot / 2).map(|i| {
+            let freq = libm::pow(base, -((2 * i) as f64) / self.n_rot as f64);
+            freq / factors.map_or(1.0, |f| f64::from(f[i]))
+        });
+        let mscale = f64::from(self.attn_factor);
+        match self.scaling {
+            RopeScaling::None => RopeTable { freqs: unscaled.collect(), mscale },
+            RopeScaling::Linear { factor } => {
+                RopeTable { freqs: unscaled.map(|freq| freq / f64::from(factor)).collect(), mscale }
+            }
+            RopeScaling::Yarn { factor, n_ctx_orig } => {
+                let factor = f64::from(factor);
+                let (low, high) = yarn_range(self.n_rot, n_ctx_orig, base);
+                let stretch = |(i, freq): (usize, f64)| {
+                    let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
+                    freq / factor * ramp + freq * (1.0 - ramp)
+                };
+                // Stretched attention is flatter; this makes up for it (Peng et al. 2023, equation 22).
+                let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
+                RopeTable {
+                    freqs: unscaled.enumerate().map(stretch).collect(),
+                    mscale: mscale * temperature,
+                }
+            }
+        }
+    }
+
+    fn factors_for(&self, n_ctx: usize) -> Option<&[f32]> {
+        match &self.factors {
+            RopeFactors::None => None,
+            RopeFactors::Always(factors) => Some(factors),
+            RopeFactors::ByContext { short, long, n_ctx_orig } => {
+                Some(if n_ctx > *n_ctx_orig { long } else { short })
+            }
+        }
+    }
+}
+
+/// The pairs between which YaRN's ramp runs, as ggml rounds them.
+fn yarn_range(n_rot: usize, n_ctx_orig: usize, base: f64) -> (f64, f64) {
+    let n = n_rot as f64;
+    // The pair that makes `turns` full turns over the original context.
+    let pair = |turns: f64| {
+        n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base))
+    };
+    (libm::floor(pair(YARN_BETA_FAST)).max(0.0), libm::ceil(pair(YARN_BETA_SLOW)).min(n - 1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plain(n_rot: usize, base: f32) -> Rope {
+        Rope {
+            n_rot,
+            base,
+            pairs: RopePairs::Adjacent,
+            scaling: RopeScaling::None,
+            factors: RopeFactors::None,
+            attn_factor: 1.0,
+        }
+    }
+
+    #[test]
+    fn powers_of_the_base() {
+        let table = plain(8, 10_000.0).table(512);
+        assert_eq!(table.mscale, 1.0);
+        for (found, wanted) in table.freqs.iter().zip([1.0, 0.1, 0.01, 0.001]) {
+            assert!((found / wanted - 1.0).abs() < 1e-15, "{found} {wanted}");
+        }
+    }
+
+    #[test]
+    fn linear_divides_all() {
+        let rope = Rope { scaling: RopeScaling::Linear { factor: 8.0 }, ..plain(8, 10_000.0) };
+        assert_eq!(rope.table(512).freqs[0], 0.125);
+    }
+
+    #[test]
+    fn llama3_factors_divide_each() {
+        let rope =
+            Rope { factors: RopeFactors::Always(vec![1.0, 2.0, 4.0, 8.0]), ..plain(8, 10_000.0) };
+        let (table, unscaled) = (rope.table(512).freqs, plain(8, 10_000.0).table(512).freqs);
+        assert_eq!(table, [unscaled[0], unscaled[1] / 2.0, unscaled[2] / 4.0, unscaled[3] / 8.0]);
+    }
+
+    #[test]
+    fn longrope_chooses_by_context() {
+        let factors =
+            RopeFactors::ByContext { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
+        let rope = Rope { factors, attn_factor: 1.19, ..plain(2, 10_000.0) };
+        assert_eq!(rope.table(4096).freqs, [1.0]);
+        assert_eq!(rope.table(4097).freqs, [0.25]);
+        assert_eq!(rope.table(4096).mscale, f64::from(1.19f32));
+    }
+
+    /// Qwen2.5's long-context setting. corr(32) = 128·ln(32768/(64π))/(2·ln 1e6) = 23.59…, corr(1) = 39.65….
+    #[test]
+    fn yarn_keeps_fast_and_stretches_slow() {
+        let rope = Rope {
+            scaling: RopeScaling::Yarn { factor: 4.0, n_ctx_orig: 32768 },
+            ..plain(128, 1_000_000.0)
+        };
+        assert_eq!(yarn_range(128, 32768, 1e6), (23.0, 40.0));
+        let (table, unscaled) = (rope.table(65536), plain(128, 1_000_000.0).table(65536).freqs);
+        assert_eq!(table.freqs[..24], unscaled[..24]);
+        for i in 40..64 {
+            assert_eq!(table.freqs[i], unscaled[i] / 4.0, "{i}");
+        }
+        let ramp = (30.0 - 23.0) / (40.0 - 23.0);
+        let wanted = unscaled[30] / 4.0 * ramp + unscaled[30] * (1.0 - ramp);
+        assert!((table.freqs[30] / wanted - 1.0).abs() < 1e-15);
+        assert!((table.mscale - (1.0 + 0.1 * 4f64.ln())).abs() < 1e-15);
+    }
+}

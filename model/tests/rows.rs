@@ -1,0 +1,421 @@
+//! RELIABILITY rows 39 to 43, 46, 95 and 108: what a bad file or request gets, row by row.
+
+mod common;
+
+use common::{ARCHS, LOADS, N_VOCAB, Tiny, text};
+use gguf::{DType, Value};
+use model::{EngineOptions, ErrorKind, Request, Sampler, SamplerParams, StopRules};
+use std::ops::ControlFlow;
+
+const OPTIONS: EngineOptions = EngineOptions { n_ctx: 20, n_batch: 7, n_seqs: 1 };
+
+/// The error of a changed model, from the spec or from the graph. One line always.
+fn refused(arch: &'static str, change: impl FnOnce(&mut Tiny)) -> (ErrorKind, String) {
+    let mut tiny = Tiny::new(arch);
+    change(&mut tiny);
+    let file = tiny.file();
+    let error = match model::spec(&file) {
+        Ok(spec) => model::graph(&spec, &file, 64).err().expect("the graph must not build"),
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    assert!(!text.contains('\n'), "{text}");
+    (error.kind(), text)
+}
+
+#[test]
+fn row_39_missing_keys_are_named() {
+    for arch in ARCHS {
+        for key in [
+            "block_count",
+            "context_length",
+            "embedding_length",
+            "feed_forward_length",
+            "attention.head_count",
+            "attention.layer_norm_rms_epsilon",
+        ] {
+            let wanted = (ErrorKind::MissingKey, format!("missing key \"{arch}.{key}\""));
+            assert_eq!(refused(arch, |tiny| tiny.unset(key)), wanted);
+        }
+    }
+    let wanted = |key: &str| (ErrorKind::MissingKey, format!("missing key \"{key}\""));
+    assert_eq!(
+        refused("llama", |t| t.unset("general.architecture")),
+        wanted("general.architecture")
+    );
+    assert_eq!(
+        refused("llama", |t| t.unset("tokenizer.ggml.tokens")),
+        wanted("tokenizer.ggml.tokens")
+    );
+}
+
+#[test]
+fn row_39_optional_keys_have_llama_cpps_defaults() {
+    let mut tiny = Tiny::new("qwen3");
+    tiny.unset("rope.freq_base");
+    tiny.unset("attention.head_count_kv");
+    let spec = model::spec(&tiny.file()).unwrap();
+    assert_eq!(spec.ropes[0].base, 10_000.0);
+    assert_eq!(spec.ropes[0].n_rot, 32);
+    assert_eq!(spec.layers[0].n_head_kv, spec.layers[0].n_head);
+}
+
+#[test]
+fn row_40_wrong_types_name_key_found_and_wanted() {
+    type Change = fn(&mut Tiny);
+    let table: [(Change, &str); 7] = [
+        (|t| t.set("block_count", "three"), "llama.block_count: found string, wanted integer"),
+        (|t| t.set("block_count", 3.0f32), "llama.block_count: found f32, wanted integer"),
+        (
+            |t| t.set("embedding_length", vec![96u32]),
+            "llama.embedding_length: found array of u32, wanted integer",
+        ),
+        (|t| t.set("attention.layer_norm_rms_epsilon", 1u32), "rms_epsilon: found u32, wanted f32"),
+        (|t| t.set("rope.scaling.type", 1u32), "llama.rope.scaling.type: found u32, wanted string"),
+        (
+            |t| t.set_full("tokenizer.ggml.tokens", 5u32),
+            "tokenizer.ggml.tokens: found u32, wanted array of string",
+        ),
+        (
+            |t| t.set_full("general.architecture", 5u32),
+            "general.architecture: found u32, wanted string",
+        ),
+    ];
+    for (change, wanted) in table {
+        let (kind, text) = refused("llama", change);
+        assert_eq!(kind, ErrorKind::WrongType, "{text}");
+        assert!(text.ends_with(wanted), "{text}");
+    }
+}
+
+#[test]
+fn row_40_integers_of_any_width_are_read() {
+    let mut tiny = Tiny::new("llama");
+    tiny.set("block_count", 3u64);
+    tiny.set("embedding_length", 96i32);
+    tiny.set("attention.head_count_kv", vec![2i32, 2, 2]);
+    let file = tiny.file();
+    let spec = model::spec(&file).unwrap();
+    assert!(model::graph(&spec, &file, 64).is_ok());
+}
+
+#[test]
+fn row_41_hyper_parameters_out_of_range_are_refused_by_name() {
+    let table: Vec<(&'static str, &str, Value)> = vec![
+        ("llama", "attention.head_count", 0u32.into()),
+        ("llama", "attention.head_count_kv", 0u32.into()),
+        ("llama", "attention.head_count_kv", 4u32.into()),
+        ("llama", "attention.head_count_kv", vec![2u32, 2].into()),
+        ("llama", "attention.head_count_kv", vec![2u32, 5, 2].into()),
+        ("llama", "attention.key_length", 0u32.into()),
+        ("llama", "attention.value_length", 0u32.into()),
+        ("llama", "block_count", 0u32.into()),
+        ("llama", "block_count", 513u32.into()),
+        ("llama", "block_count", u32::MAX.into()),
+        ("llama", "block_count", (-1i32).into()),
+        ("llama", "embedding_length", 0u32.into()),
+        ("llama", "embedding_length", u64::MAX.into()),
+        ("llama", "feed_forward_length", 0u32.into()),
+        ("llama", "context_length", 0u32.into()),
+        ("llama", "context_length", u32::MAX.into()),
+        ("llama", "attention.layer_norm_rms_epsilon", 0.0f32.into()),
+        ("llama", "attention.layer_norm_rms_epsilon", f32::NAN.into()),
+        ("llama", "attention.layer_norm_rms_epsilon", (-1e-5f32).into()),
+        ("llama", "rope.dimension_count", 34u32.into()),
+        ("llama", "rope.dimension_count", 31u32.into()),
+        ("llama", "rope.dimension_count", 0u32.into()),
+        ("llama", "rope.freq_base", 0.0f32.into()),
+        ("llama", "rope.freq_base", f32::INFINITY.into()),
+        ("llama", "rope.scaling.factor", (-2.0f32).into()),
+        ("llama", "rope.scaling.type", "quartic".into()),
+        ("llama", "expert_used_count", 2u32.into()),
+        ("llama", "vocab_size", 54u32.into()),
+        ("qwen2", "rope.scaling.original_context_length", 0u32.into()),
+        ("phi3", "rope.scaling.attn_factor", f32::NAN.into()),
+        ("gemma3", "attention.sliding_window", 0u32.into()),
+        ("gemma3", "attention.sliding_window_pattern", 0u32.into()),
+        ("gemma3", "attention.sliding_window_pattern", vec![true, false].into()),
+        ("gemma3", "final_logit_softcapping", (-1.0f32).into()),
+    ];
+    for (arch, key, value) in table {
+        let (kind, text) = refused(arch, |tiny| tiny.set(key, value.clone()));
+        assert_eq!(kind, ErrorKind::BadHyperParameter, "{key} {value:?}: {text}");
+        assert!(text.starts_with(&format!("{arch}.{key}")), "{key} {value:?}: {text}");
+    }
+}
+
+#[test]
+fn row_41_heads_must_divide_the_embedding() {
+    let (kind, text) = refused("llama", |tiny| {
+        tiny.unset("attention.key_length");
+        tiny.set("attention.head_count", 10u32);
+    });
+    assert_eq!(kind, ErrorKind::BadHyperParameter);
+    assert!(
+        text.contains(
+            "llama.embedding_length: 96, allowed a multiple of attention.head_count = 10"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn row_41_experts_are_refused_not_ignored() {
+    let (kind, text) = refused("llama", |tiny| tiny.set("expert_count", 8u32));
+    assert_eq!(
+        (kind, text.contains("llama.expert_count: 8")),
+        (ErrorKind::Unsupported, true),
+        "{text}"
+    );
+}
+
+#[test]
+fn row_42_missing_tensors_are_named() {
+    for arch in ARCHS {
+        for tensor in Tiny::new(arch).tensors {
+            let is_optional = tensor.name == "output.weight"
+                || tensor.name == "rope_freqs.weight"
+                || tensor.name.ends_with(".bias");
+            if is_optional {
+                continue;
+            }
+            // Without the fused tensor the separate ones are looked for.
+            let named = tensor.name.replace("attn_qkv", "attn_q");
+            let named = match named.as_str() {
+                "rope_factors_short.weight" | "rope_factors_long.weight" => named,
+                _ => named,
+            };
+            let (kind, text) = refused(arch, |tiny| tiny.remove(&tensor.name));
+            assert_eq!(kind, ErrorKind::BadTensor, "{text}");
+            assert!(text.starts_with(&format!("tensor \"{named}\": missing")), "{text}");
+        }
+    }
+}
+
+#[test]
+fn row_42_extra_tensors_are_named() {
+    let table = [
+        ("llama", "blk.3.attn_norm.weight"),
+        ("llama", "blk.0.attn_q_norm.weight"),
+        ("llama", "output.bias"),
+        ("llama", "rope_factors_long.weight"),
+        ("qwen2", "rope_freqs.weight"),
+        ("qwen2", "blk.0.attn_output.bias"),
+        ("qwen3", "blk.0.ffn_up.bias"),
+        ("gemma3", "rope_freqs.weight"),
+        ("phi3", "blk.1.ffn_gate.weight"),
+        ("phi3", "blk.1.attn_q.weight"),
+    ];
+    for (arch, name) in table {
+        let (kind, text) = refused(arch, |tiny| {
+            if name.starts_with("rope") {
+                tiny.floats(name, &[1.0; 16]);
+            } else {
+                tiny.vector(name, 96, 1.0);
+            }
+        });
+        assert_eq!(kind, ErrorKind::BadTensor, "{text}");
+        let one_of_two = name == "rope_factors_long.weight";
+        assert!(
+            one_of_two || text.starts_with(&format!("tensor \"{name}\": unknown to {arch} models")),
+            "{text}"
+        );
+    }
+}
+
+/// Every tensor of every architecture with one dimension more, with its dimensions swapped, and flattened.
+#[test]
+fn row_42_wrong_shapes_are_named_with_their_origin() {
+    for arch in ARCHS {
+        for tensor in Tiny::new(arch).tensors {
+            let mut shapes = vec![[tensor.dims.as_slice(), &[2]].concat()];
+            if let [n_in, n_out] = tensor.dims[..] {
+                shapes.push(vec![n_out, n_in]);
+                shapes.push(vec![n_in * n_out]);
+                shapes.push(vec![n_in, n_out + 1]);
+            }
+            for dims in shapes {
+                let (kind, text) = refused(arch, |tiny| {
+                    let t = tiny.tensor(&tensor.name);
+                    let n: u64 = dims.iter().product();
+                    (t.dtype, t.dims, t.data) = (DType::F32, dims.clone(), vec![0; 4 * n as usize]);
+                });
+                assert_eq!(kind, ErrorKind::BadTensor, "{text}");
+                assert!(
+                    text.starts_with(&format!(
+                        "tensor \"{}\": shape {dims:?}, expected",
+                        tensor.name
+                    )),
+                    "{text}"
+                );
+                assert!(text.contains("from "), "{text}");
+            }
+        }
+    }
+    let (_, text) = refused("llama", |t| t.set("attention.head_count_kv", 1u32));
+    let wanted = "tensor \"blk.0.attn_k.weight\": shape [96, 64], expected [96, 32] (from llama.embedding_length = 96 \
+                  and llama.attention.head_count_kv = 1 × key_length 32)";
+    assert_eq!(text, wanted);
+}
+
+#[test]
+fn row_42_a_norm_in_a_block_format_is_refused() {
+    let (kind, text) = refused("llama", |tiny| {
+        let norm = tiny.tensor("blk.1.ffn_norm.weight");
+        (norm.dtype, norm.data) = (DType::Q8_0, vec![0; 3 * 34]);
+    });
+    assert_eq!(kind, ErrorKind::BadTensor);
+    assert_eq!(text, "tensor \"blk.1.ffn_norm.weight\": format Q8_0, allowed F32, F16, BF16");
+}
+
+#[test]
+fn row_42_rope_factors_must_be_positive() {
+    for bad in [0.0, f32::NAN, f32::INFINITY, -1.0] {
+        let (kind, text) = refused("llama", |tiny| {
+            tiny.remove("rope_freqs.weight");
+            let mut factors = [1.0; 16];
+            factors[5] = bad;
+            tiny.floats("rope_freqs.weight", &factors);
+        });
+        assert_eq!(kind, ErrorKind::BadTensor);
+        assert!(text.starts_with("tensor \"rope_freqs.weight\": element 5 is"), "{text}");
+    }
+}
+
+#[test]
+fn row_43_vocabulary_and_embedding_must_agree() {
+    let (kind, text) = refused("llama", |tiny| {
+        let tokens: gguf::Strings = (0..N_VOCAB + 1).map(|i| format!("t{i}")).collect();
+        tiny.set_full("tokenizer.ggml.tokens", tokens);
+    });
+    assert_eq!(kind, ErrorKind::BadTensor);
+    let wanted = "tensor \"token_embd.weight\": shape [96, 53], expected [96, 54] (from llama.embedding_length = 96 \
+                  and tokenizer.ggml.tokens = 54 entries)";
+    assert_eq!(text, wanted);
+}
+
+#[test]
+fn row_43_an_absent_output_is_the_embedding() {
+    let mut tiny = Tiny::new("llama");
+    tiny.remove("output.weight");
+    let file = tiny.file();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file, 64).unwrap();
+    let last = graph.to_string().lines().last().unwrap().to_owned();
+    assert_eq!(
+        last,
+        "result_output:MUL_MAT [outputs, 53] <- result_norm:RMS_NORM  token_embd.weight Q8_0 [53, 96]"
+    );
+    // The table is resident once.
+    assert_eq!(graph.weights.iter().filter(|w| w.name == "token_embd.weight").count(), 1);
+}
+
+#[test]
+fn an_unknown_architecture_is_refused_with_the_known_ones() {
+    let (kind, text) = refused("llama", |tiny| tiny.set_full("general.architecture", "fal\ncon"));
+    assert_eq!(kind, ErrorKind::UnknownArchitecture);
+    let known = ARCHS.join(", ");
+    assert_eq!(text, format!("general.architecture: \"fal\\ncon\" is unknown, karat runs {known}"));
+}
+
+fn go_on(_: model::Event) -> ControlFlow<()> {
+    ControlFlow::Continue(())
+}
+
+#[test]
+fn row_46_end_ids_out_of_range_are_refused_and_none_warns() {
+    let rules = |end_ids: Vec<u32>| StopRules { end_ids, max_tokens: None };
+    for id in [N_VOCAB as u32, u32::MAX] {
+        let error = rules(vec![1, id]).check(N_VOCAB).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("end-of-text token id {id} out of vocabulary (0..53)")
+        );
+    }
+    assert!(rules(vec![]).check(N_VOCAB).unwrap().unwrap().contains("stops by length only"));
+    assert_eq!(rules(vec![52]).check(N_VOCAB).unwrap(), None);
+    // And it does stop by length.
+    let mut engine = Tiny::new("llama").engine(LOADS[0], OPTIONS);
+    let seq = engine.add();
+    let request = Request { seq, prompt: &[1, 2, 3], stop: &rules(vec![]) };
+    let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
+    let text = model::generate(&mut engine, request, &mut sampler, &mut go_on).unwrap();
+    assert_eq!(text.finish, model::Finish::ContextFull);
+    assert_eq!(text.ids.len(), OPTIONS.n_ctx - 3 + 1);
+}
+
+#[test]
+fn row_46_a_vocabulary_of_one_token_runs() {
+    let mut tiny = Tiny::new("qwen3");
+    tiny.set_full("tokenizer.ggml.tokens", vec!["a"]);
+    tiny.remove("token_embd.weight");
+    tiny.matrix("token_embd.weight", DType::F32, 96, 1);
+    let mut engine = tiny.engine(LOADS[0], OPTIONS);
+    let seq = engine.add();
+    let stop = StopRules { end_ids: vec![], max_tokens: Some(4) };
+    let mut sampler = Sampler::new(SamplerParams::default()).unwrap();
+    let request = Request { seq, prompt: &[0], stop: &stop };
+    assert_eq!(
+        model::generate(&mut engine, request, &mut sampler, &mut go_on).unwrap().ids,
+        [0; 4]
+    );
+}
+
+#[test]
+fn row_88_ids_out_of_the_vocabulary_are_refused() {
+    let mut engine = Tiny::new("llama").engine(LOADS[0], OPTIONS);
+    let seq = engine.add();
+    let error =
+        engine.prefill(seq, &[1, 2, 3, 999_999], &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadRequest);
+    assert_eq!(error.to_string(), "prompt[3]: token id 999999 out of vocabulary (0..53)");
+    let error = engine.prefill(seq, &[], &mut |_| ControlFlow::Continue(())).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadRequest);
+    assert!(engine.ids(seq).is_empty());
+}
+
+#[test]
+fn row_95_prompts_around_the_context() {
+    let n_ctx = OPTIONS.n_ctx;
+    let stop = StopRules { end_ids: vec![], max_tokens: None };
+    for (n, generated) in [(n_ctx - 1, Some(2)), (n_ctx, Some(1)), (n_ctx + 1, None)] {
+        let mut engine = Tiny::new("llama").engine(LOADS[0], OPTIONS);
+        let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
+        let request = Request { seq: engine.add(), prompt: &text(n, 1), stop: &stop };
+        let result = model::generate(&mut engine, request, &mut sampler, &mut go_on);
+        match (result, generated) {
+            (Ok(text), Some(wanted)) => {
+                assert_eq!(
+                    (text.ids.len(), text.finish),
+                    (wanted, model::Finish::ContextFull),
+                    "{n}"
+                );
+            }
+            (Err(error), None) => {
+                assert_eq!(error.kind(), ErrorKind::PromptTooLong);
+                assert!(
+                    error.to_string().starts_with("prompt of 21 tokens is over the context of 20"),
+                    "{error}"
+                );
+            }
+            (result, _) => panic!("{n}: {result:?}"),
+        }
+    }
+}
+
+#[test]
+fn row_108_non_finite_logits_are_an_error_that_names_the_token() {
+    for params in [SamplerParams::greedy(), SamplerParams::default()] {
+        let mut tiny = Tiny::new("llama");
+        tiny.tensor("output_norm.weight").data[8..12].copy_from_slice(&f32::NAN.to_le_bytes());
+        let mut engine = tiny.engine(LOADS[0], OPTIONS);
+        let stop = StopRules { end_ids: vec![], max_tokens: Some(3) };
+        let request = Request { seq: engine.add(), prompt: &text(17, 1), stop: &stop };
+        let mut sampler = Sampler::new(params).unwrap();
+        let error = model::generate(&mut engine, request, &mut sampler, &mut go_on).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NonFinite);
+        assert!(
+            error.to_string().starts_with("model produced non-finite logits at token 17"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,107 @@
+//! A real model through the reference backend, against llama.cpp's own greedy ids. Skipped, with a line that says so,
+//! where the model or the oracle is absent.
+
+use graph::reference::Reference;
+use graph::{Arithmetic, Backend, LoadOptions, NoTap};
+use model::{
+    Engine, EngineOptions, Request, Sampler, SamplerParams, StopRules, Wanted, Work,
+    sampler::argmax,
+};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Tokens to compare: the reference is slow.
+const N: usize = 4;
+/// Rows to compare teacher-forced. All 64 of both cases agree; that is what `cargo xtask oracle` is for.
+const ROWS: usize = 16;
+
+fn model_path() -> Option<PathBuf> {
+    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file())
+}
+
+fn oracle() -> Option<serde_json::Value> {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle/smollm2_greedy.json");
+    Some(serde_json::from_slice(&std::fs::read(path).ok()?).expect("the oracle is JSON"))
+}
+
+fn ids(value: &serde_json::Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).expect("a list of ids")
+}
+
+/// The default model in one arithmetic against one case of the oracle: first generated, then teacher-forced over all
+/// of llama.cpp's text. Returns the largest difference of a top-5 logit.
+fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
+    let Some(path) = model_path() else {
+        eprintln!(
+            "skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)"
+        );
+        return None;
+    };
+    let Some(oracle) = oracle() else {
+        eprintln!("skipped: no ../shared/oracle/smollm2_greedy.json");
+        return None;
+    };
+    let case = &oracle["cases"][case];
+    let (prompt, wanted) = (ids(&case["tokens"]), ids(&case["generated"])[..ROWS].to_vec());
+    let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
+    let spec = model::spec(&file).unwrap();
+    let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+    let options = LoadOptions { arithmetic, ..LoadOptions::default() };
+    let loaded = Reference.load(graph, &file, options, &mut |_| {}).unwrap();
+    let mut engine =
+        Engine::new(loaded, EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 2 }).unwrap();
+
+    let seq = engine.add();
+    let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
+    let stop = StopRules { end_ids: vec![], max_tokens: Some(N) };
+    let request = Request { seq, prompt: &prompt, stop: &stop };
+    let text =
+        model::generate(&mut engine, request, &mut sampler, &mut |_| ControlFlow::Continue(()))
+            .unwrap();
+    assert_eq!(text.ids, wanted[..N]);
+
+    let ids: Vec<u32> = prompt.iter().chain(&wanted[..wanted.len() - 1]).copied().collect();
+    let forced = engine.add();
+    let mut rows = Vec::new();
+    for tokens in ids.chunks(17) {
+        let work = [Work { seq: forced, tokens, wanted: Wanted::All }];
+        rows.extend(engine.step(&work, &mut NoTap).unwrap().remove(0));
+    }
+    let rows = rows.chunks(engine.n_vocab()).skip(prompt.len() - 1);
+    let mut worst = 0.0f64;
+    for ((row, best), id) in rows.zip(case["top5_logits"].as_array().unwrap()).zip(&wanted) {
+        assert_eq!(argmax(row), *id);
+        let best: Vec<(usize, f64)> = serde_json::from_value(best.clone()).unwrap();
+        worst = best
+            .iter()
+            .fold(worst, |worst, &(id, logit)| worst.max((f64::from(row[id]) - logit).abs()));
+    }
+    eprintln!(
+        "{arithmetic:?}: largest difference of a top-5 logit over {} rows: {worst:.4}",
+        wanted.len()
+    );
+    Some(worst)
+}
+
+/// Rounding activations to 8 bits is chaotic: one sum in another order flips a rounding, thirty layers amplify it. So
+/// the ids count here, and the logits loosely.
+#[test]
+fn int8_says_what_llama_cpp_says() {
+    if let Some(worst) = agrees("Q4_1/france", Arithmetic::Int8) {
+        assert!(worst < 1.5, "{worst}");
+    }
+}
+
+/// The oracle's F32 model is this model dequantised, which is what `f32` arithmetic computes; llama.cpp's cache is in
+/// f16 too. Logits are about 20.
+#[test]
+fn f32_gives_llama_cpps_logits() {
+    if let Some(worst) = agrees("F32/france", Arithmetic::F32) {
+        assert!(worst < 0.05, "{worst}");
+    }
+}

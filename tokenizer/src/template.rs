@@ -1,0 +1,215 @@
+//! Chat templates: a model file's Jinja source rendered under limits, and the prompt's ids with what users wrote kept text.
+//! The functions and filters that templates expect beyond Jinja's own are in `template/`.
+
+mod engine;
+pub(crate) mod guard;
+mod json;
+mod strftime;
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+use super::error::{Error, ErrorKind, Result, quoted};
+use super::tokenizer::Tokenizer;
+use engine::Render;
+use guard::Guard;
+
+/// Largest template source, in bytes.
+pub const MAX_SOURCE_BYTES: usize = 1 << 20;
+/// Largest rendered prompt, in bytes.
+pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
+
+/// One turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// `system`, `user`, `assistant`, `tool`, or what else the template knows: letters, digits, `_` and `-`.
+    pub role: String,
+    /// What was said.
+    pub content: String,
+}
+
+impl Message {
+    /// A turn.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self { role: role.into(), content: content.into() }
+    }
+}
+
+/// What a template is rendered with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Chat<'c> {
+    /// The conversation so far.
+    pub messages: &'c [Message],
+    /// Whether the prompt ends with the beginning of the assistant's next turn.
+    pub add_generation_prompt: bool,
+    /// Tool descriptions, for templates that know them.
+    pub tools: Option<&'c Json>,
+    /// Further variables (`enable_thinking`, …).
+    pub extra: Option<&'c Map<String, Json>>,
+}
+
+/// Variables that [`Chat::extra`] may not set.
+const RESERVED: &[&str] = &[
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+];
+
+/// A chat template that compiles.
+#[derive(Clone, Debug)]
+pub struct ChatTemplate {
+    source: Arc<str>,
+    /// `bos_token` and its like.
+    tokens: Map<String, Json>,
+    /// Seconds since 1970 for `strftime_now`, where the clock shall not be asked.
+    now: Option<i64>,
+}
+
+impl ChatTemplate {
+    /// The template of a tokenizer's file.
+    ///
+    /// # Errors
+    /// The file has none, or as [`ChatTemplate::new`].
+    pub fn from_tokenizer(tokenizer: &Tokenizer) -> Result<Self> {
+        let source = tokenizer.chat_template().ok_or_else(|| {
+            Error::new(
+                ErrorKind::Template,
+                "tokenizer.chat_template: the model has no chat template",
+            )
+        })?;
+        let template = Self::new(source)?;
+        let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)));
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        Ok(template.with_tokens(&bos.unwrap_or_default(), &eos.unwrap_or_default()))
+    }
+
+    /// Compiles `source`, to see that it can be.
+    ///
+    /// # Errors
+    /// It is over [`MAX_SOURCE_BYTES`], or has a construct that the engine does not know; the message names the line.
+    pub fn new(source: &str) -> Result<Self> {
+        if source.len() > MAX_SOURCE_BYTES {
+            return Err(Error::new(
+                ErrorKind::Template,
+                format!(
+                    "tokenizer.chat_template: {} bytes long, at most {MAX_SOURCE_BYTES} are allowed",
+                    source.len()
+                ),
+            ));
+        }
+        let source: Arc<str> = engine::without_generation_tags(source).into();
+        engine::check(&source)?;
+        Ok(Self { source, tokens: Map::new(), now: None }.with_tokens("", ""))
+    }
+
+    /// Renders with these texts as `bos_token` and `eos_token`.
+    #[must_use]
+    pub fn with_tokens(mut self, bos: &str, eos: &str) -> Self {
+        for (name, text) in [("bos_token", bos), ("eos_token", eos)] {
+            self.tokens.insert(name.to_owned(), Json::String(text.to_owned()));
+        }
+        self
+    }
+
+    /// Renders as if it were `seconds` since 1970-01-01 UTC, for templates that print the date.
+    #[must_use]
+    pub fn at_time(mut self, seconds: i64) -> Self {
+        self.now = Some(seconds);
+        self
+    }
+
+    /// The prompt as text.
+    ///
+    /// # Errors
+    /// A reserved variable or a malformed role in `chat`, a limit, or the template's own `raise_exception`.
+    pub fn render(&self, chat: &Chat<'_>) -> Result<String> {
+        self.render_guarded(chat, &Guard::none())
+    }
+
+    /// The prompt's ids, in which no special token comes from what `chat` holds: such texts stay text.
+    ///
+    /// Equal to the ids of [`ChatTemplate::render`] with [`Special::Parse`](crate::Special::Parse) where `chat` holds no such text.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
+    pub fn encode(&self, tokenizer: &Tokenizer, chat: &Chat<'_>) -> Result<Vec<u32>> {
+        let guard = Guard::new(tokenizer, &self.source, chat)?;
+        let prompt = self.render_guarded(chat, &guard)?;
+        // The template writes BOS and EOS itself; llama.cpp takes them off so that they do not double.
+        let mut text = prompt.as_str();
+        for (added, name) in
+            [(tokenizer.adds_bos(), "bos_token"), (tokenizer.adds_eos(), "eos_token")]
+        {
+            let mark = self.tokens.get(name).and_then(Json::as_str).unwrap_or_default();
+            if added && !mark.is_empty() {
+                let cut = if name == "bos_token" {
+                    text.strip_prefix(mark)
+                } else {
+                    text.strip_suffix(mark)
+                };
+                text = cut.unwrap_or(text);
+            }
+        }
+        tokenizer.encode_guarded(text, &guard)
+    }
+
+    fn render_guarded(&self, chat: &Chat<'_>, guard: &Guard) -> Result<String> {
+        let mut variables = self.tokens.clone();
+        variables.insert("messages".to_owned(), messages(chat.messages, guard)?);
+        variables.insert("add_generation_prompt".to_owned(), chat.add_generation_prompt.into());
+        variables.insert(
+            "tools".to_owned(),
+            chat.tools.map_or(Json::Null, |tools| guard.hide_in(tools)),
+        );
+        variables.insert("documents".to_owned(), Json::Null);
+        for (name, value) in chat.extra.into_iter().flatten() {
+            if RESERVED.contains(&name.as_str()) {
+                return Err(Error::new(
+                    ErrorKind::Argument,
+                    format!(
+                        "template variable {}: reserved, it cannot be set",
+                        quoted(name.as_bytes())
+                    ),
+                ));
+            }
+            variables.insert(name.clone(), guard.hide_in(value));
+        }
+        engine::render(Render {
+            source: Arc::clone(&self.source),
+            variables: Json::Object(variables),
+            now: self.now,
+        })
+    }
+}
+
+fn messages(messages: &[Message], guard: &Guard) -> Result<Json> {
+    let mut list = Vec::with_capacity(messages.len());
+    for (i, message) in messages.iter().enumerate() {
+        let allowed = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
+        if message.role.is_empty() || message.role.len() > 64 || !message.role.chars().all(allowed)
+        {
+            return Err(Error::new(
+                ErrorKind::Argument,
+                format!(
+                    "messages[{i}].role: {}, allowed are 1 to 64 letters, digits, _ and -",
+                    quoted(message.role.as_bytes())
+                ),
+            ));
+        }
+        let content = guard.hide(&message.content);
+        let fields = [("role", message.role.clone()), ("content", content)];
+        list.push(
+            fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), Json::String(value)))
+                .collect(),
+        );
+    }
+    Ok(Json::Array(list))
+}
