@@ -12,6 +12,7 @@ mod header;
 mod index;
 mod limits;
 mod mmap;
+mod quant;
 mod reader;
 mod sniff;
 mod source;
@@ -22,7 +23,7 @@ mod value;
 mod writer;
 
 pub use check::{check_tensor, first_zero_row};
-pub use dtype::{DType, UnknownType};
+pub use dtype::{DType, UnknownName, UnknownType};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{Access, File, Options};
 pub use limits::Limits;
