@@ -652,6 +652,12 @@ fn metadata_over_its_limit() {
         Limit,
         &["key \"k\"", "needs 5000 bytes", "left of the limit on metadata"],
     );
+    // A length that the file cannot hold is not the limit's fault.
+    let mut bytes = Raw::new().kv(b"k", STRING, &string_of_len(1 << 40, b"")).bytes();
+    bytes.resize(5000, 0);
+    let error = open_limited(bytes, Limits { metadata_bytes: 1000, ..Limits::default() });
+    let pieces = ["string value needs 1099511627776 bytes, file has"];
+    common::check_error("length", &error.unwrap_err(), Truncated, &pieces);
 }
 
 #[test]
