@@ -1,5 +1,7 @@
 //! Threads that split one op between them: spin for a while, then park. The calling thread works too.
 
+#![allow(unsafe_code, reason = "a job's borrowed closure crosses threads: behind the fence of ARCHITECTURE.md")]
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};

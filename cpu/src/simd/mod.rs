@@ -4,6 +4,8 @@
 //! generic functions, inlined into one entry point per instruction set that carries the `target_feature` attribute.
 //! Every operation is IEEE and exact in its rounding, so all instruction sets give the same bits.
 
+#![allow(unsafe_code, reason = "intrinsics: behind the fence of ARCHITECTURE.md")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
