@@ -3,6 +3,8 @@
 
 mod oracle_support;
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use graph::compare::nmse;
 use graph::{Arithmetic, KvType, LoadOptions, NoTap};
 use oracle_support::{Oracle, Trace, load, softmax_kl, variants};
