@@ -1,4 +1,5 @@
 //! The ids that llama.cpp gives, for every vocabulary with cases, and the round trip back to the text.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 mod common;
 
