@@ -110,7 +110,7 @@ impl Pool {
     /// Cuts the rows (of `cols` elements) of `out` into one run for each thread; `f` gets the first row's index and
     /// the rows.
     pub(crate) fn rows<T: Send>(&mut self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-        let n = if cols == 0 { 0 } else { out.len() / cols };
+        let n = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(n, 1, |r| {
             // SAFETY: `part` gives disjoint ranges of rows, all below n.
@@ -127,7 +127,7 @@ impl Pool {
         step: usize,
         f: impl Fn(Columns<'_>) + Sync,
     ) {
-        let rows = if cols == 0 { 0 } else { out.len() / cols };
+        let rows = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(cols, step, |range| f(Columns { all: &all, rows, cols, range }));
     }

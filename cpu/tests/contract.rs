@@ -1,5 +1,7 @@
 //! The contract: every level, thread count, arithmetic, cache and cut of the prompts gives the reference's bits.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use cpu::{Cpu, Level};
 use graph::cases::{self, Case, Cut};
 use graph::reference::Reference;

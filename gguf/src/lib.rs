@@ -17,7 +17,6 @@ mod reader;
 mod sniff;
 mod source;
 mod split;
-mod standin;
 mod tensor;
 mod value;
 mod writer;

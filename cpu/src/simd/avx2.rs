@@ -104,11 +104,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        both!(_mm256_max_ps, a, b)
-    }
-
-    #[inline(always)]
     fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         both!(_mm256_fmadd_ps, a, b, c)
     }

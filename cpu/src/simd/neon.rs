@@ -103,11 +103,6 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        from_fn(|i| op!(vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i])))
-    }
-
-    #[inline(always)]
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         from_fn(|i| op!(vbslq_f32(vcltq_f32(a[i], b[i]), yes[i], no[i])))
     }

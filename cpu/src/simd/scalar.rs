@@ -67,10 +67,6 @@ impl Isa for Scalar {
         map(|i| (a[i], b[i], c[i]), |(a, b, c)| a.mul_add(b, c))
     }
 
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        map(|i| (a[i], b[i]), |(a, b)| if a > b { a } else { b })
-    }
-
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         map(|i| i, |i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
