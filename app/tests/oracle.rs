@@ -3,6 +3,8 @@
 
 mod oracle_support;
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use graph::compare::nmse;
 use graph::{Arithmetic, KvType, LoadOptions, NoTap};
 use oracle_support::{Oracle, Trace, load, softmax_kl, variants};
@@ -31,14 +33,20 @@ fn teacher_forced_next_tokens_agree() {
                 }
                 let gap = prompt.top5[i][0].1 - prompt.top5[i][1].1;
                 wide += usize::from(gap >= 0.1);
-                println!("{case} token {i}: llama.cpp {}, karat {best}; llama.cpp's gap {gap:.4}", prompt.generated[i]);
+                println!(
+                    "{case} token {i}: llama.cpp {}, karat {best}; llama.cpp's gap {gap:.4}",
+                    prompt.generated[i]
+                );
             }
         }
     }
     for (name, (agree, total)) in by_type {
         println!("{name:8} {agree:4} of {total}");
     }
-    println!("agreement {agree} of {total} = {:.3} %, {wide} with a gap of 0.1 or more", 100.0 * agree as f64 / total as f64);
+    println!(
+        "agreement {agree} of {total} = {:.3} %, {wide} with a gap of 0.1 or more",
+        100.0 * agree as f64 / total as f64
+    );
     assert!(agree as f64 >= 0.995 * total as f64 && wide == 0);
 }
 
@@ -66,17 +74,32 @@ fn int8_products_equal_the_traces() {
     let Some(oracle) = Oracle::find() else { return };
     let variants: BTreeMap<_, _> = variants(&oracle).into_iter().collect();
     for name in ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"] {
-        let trace = Trace::open(&oracle.dir.join(format!("traces/smollm2-{name}-france.safetensors")));
+        let trace =
+            Trace::open(&oracle.dir.join(format!("traces/smollm2-{name}-france.safetensors")));
         let mut engine = load(&variants[name], LoadOptions::default());
-        let tokens = oracle.all_cases().find(|(case, _)| case == &format!("{name}/france")).unwrap().1.tokens;
+        let tokens = oracle
+            .all_cases()
+            .find(|(case, _)| case == &format!("{name}/france"))
+            .unwrap()
+            .1
+            .tokens;
         let compared = engine.against_trace(&tokens, &trace);
         let products: Vec<_> = compared.iter().filter(|c| c.op == "MUL_MAT").collect();
         let worst = products.iter().max_by(|a, b| a.nmse.total_cmp(&b.nmse)).unwrap();
-        println!("{name:8} {} MUL_MAT, worst NMSE {:.2e} at {}", products.len(), worst.nmse, worst.key);
+        println!(
+            "{name:8} {} MUL_MAT, worst NMSE {:.2e} at {}",
+            products.len(),
+            worst.nmse,
+            worst.key
+        );
         for c in products.iter().filter(|c| !(c.nmse <= 1e-12)) {
             println!("  {} {:.2e}", c.key, c.nmse);
         }
-        assert_eq!(products.len(), trace.count("MUL_MAT"), "every MUL_MAT of the trace was compared");
+        assert_eq!(
+            products.len(),
+            trace.count("MUL_MAT"),
+            "every MUL_MAT of the trace was compared"
+        );
         assert!(worst.nmse <= 1e-12);
     }
 }
@@ -86,7 +109,8 @@ fn int8_products_equal_the_traces() {
 fn f32_ops_equal_the_trace() {
     let Some(oracle) = Oracle::find() else { return };
     let variants: BTreeMap<_, _> = variants(&oracle).into_iter().collect();
-    let trace = Trace::open(&oracle.dir.join("traces/smollm2-f32-noflash-f32kv-france.safetensors"));
+    let trace =
+        Trace::open(&oracle.dir.join("traces/smollm2-f32-noflash-f32kv-france.safetensors"));
     let tokens = oracle.all_cases().find(|(case, _)| case == "F32/france").unwrap().1.tokens;
     let options = LoadOptions { arithmetic: Arithmetic::F32, kv: KvType::F32 };
     let mut engine = load(&variants["F32"], options);
@@ -117,22 +141,31 @@ fn f32_logits_are_close_in_kl_divergence() {
     let Some(oracle) = Oracle::find() else { return };
     let variants: BTreeMap<_, _> = variants(&oracle).into_iter().collect();
     let tokens = oracle.all_cases().find(|(case, _)| case == "F32/france").unwrap().1.tokens;
-    for (name, kv) in [("smollm2-f32-noflash-f32kv-france", KvType::F32), ("smollm2-f32-france", KvType::F16)] {
+    for (name, kv) in
+        [("smollm2-f32-noflash-f32kv-france", KvType::F32), ("smollm2-f32-france", KvType::F16)]
+    {
         let trace = Trace::open(&oracle.dir.join(format!("traces/{name}.safetensors")));
         let mut engine = load(&variants["F32"], LoadOptions { arithmetic: Arithmetic::F32, kv });
         let ours = engine.last_logits(&tokens);
         let theirs = trace.get("result_output", "MUL_MAT", 0).unwrap();
         let kl = softmax_kl(theirs, &ours);
-        println!("{name}: KL(llama.cpp || karat) {kl:.2e}, NMSE of the logits {:.2e}", nmse(&ours, theirs));
+        println!(
+            "{name}: KL(llama.cpp || karat) {kl:.2e}, NMSE of the logits {:.2e}",
+            nmse(&ours, theirs)
+        );
         assert!(kl <= 1e-4);
     }
 }
 
 struct Perturb(f32, &'static str);
 impl graph::Tap for Perturb {
-    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool { value.name.starts_with(self.1) }
+    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+        value.name.starts_with(self.1)
+    }
     fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
-        for (i, v) in data.iter_mut().enumerate() { *v *= 1.0 + self.0 * ((i * 7919 % 13) as f32 / 6.0 - 1.0); }
+        for (i, v) in data.iter_mut().enumerate() {
+            *v *= 1.0 + self.0 * ((i * 7919 % 13) as f32 / 6.0 - 1.0);
+        }
     }
 }
 
@@ -141,20 +174,31 @@ fn tmp_chaos() {
     let oracle = Oracle::find().unwrap();
     let path = oracle.default_model().unwrap();
     let mut engine = load(&path, LoadOptions::default());
-    for (what, size) in [("embd", 1.2e-7f32), ("embd", 1e-6), ("kqv_out", 1e-6), ("kqv_out", 3e-4), ("kqv_out", 1e-3)] {
+    for (what, size) in [
+        ("embd", 1.2e-7f32),
+        ("embd", 1e-6),
+        ("kqv_out", 1e-6),
+        ("kqv_out", 3e-4),
+        ("kqv_out", 1e-3),
+    ] {
         let (mut agree, mut total, mut worst, mut sq) = (0, 0, 0.0f32, 0.0f64);
         for (_, prompt) in oracle.cases("Q4_1") {
             let rows = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut NoTap);
-            let other = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut Perturb(size, what));
+            let other =
+                engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut Perturb(size, what));
             for (a, b) in rows.iter().zip(&other) {
                 total += 1;
                 agree += usize::from(model::sampler::argmax(a) == model::sampler::argmax(b));
                 let d = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
-                sq += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>() / a.len() as f64;
+                sq += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>()
+                    / a.len() as f64;
                 worst = worst.max(d);
             }
         }
-        println!("{what} {size:e}: agree {agree}/{total} worst {worst} rms {}", (sq / total as f64).sqrt());
+        println!(
+            "{what} {size:e}: agree {agree}/{total} worst {worst} rms {}",
+            (sq / total as f64).sqrt()
+        );
     }
     for name in ["Q4_K_M"] {
         let _ = name;

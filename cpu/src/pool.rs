@@ -1,6 +1,9 @@
 //! Threads that split one op between them: spin for a while, then park. The calling thread works too.
 
-#![allow(unsafe_code, reason = "a job's borrowed closure crosses threads: behind the fence of ARCHITECTURE.md")]
+#![allow(
+    unsafe_code,
+    reason = "a job's borrowed closure crosses threads: behind the fence of ARCHITECTURE.md"
+)]
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,7 +70,11 @@ impl Pool {
         }
         let shared = &*self.shared;
         // SAFETY: only the lifetime changes; the pointer is used between here and the wait below, which `f` outlives.
-        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(f) });
+        let job = Job(unsafe {
+            std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(
+                f,
+            )
+        });
         shared.running.store(self.workers.len(), Ordering::Relaxed);
         {
             let mut slot = lock(&shared.job);
@@ -109,7 +116,16 @@ impl Pool {
 
     /// Cuts the rows (of `cols` elements) of `out` into one run for each thread; `f` gets the first row's index and
     /// the rows.
+<<<<<<< HEAD
     pub(crate) fn rows<T: Send>(&mut self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+=======
+    pub(crate) fn rows<T: Send>(
+        &mut self,
+        out: &mut [T],
+        cols: usize,
+        f: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+>>>>>>> main
         let n = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(n, 1, |r| {
@@ -207,9 +223,16 @@ impl<'a, T> SharedMut<'a, T> {
 
     /// # Safety
     /// No two live slices overlap.
-    #[allow(clippy::mut_from_ref, reason = "the callers hand out disjoint parts; that is what the type is for")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the callers hand out disjoint parts; that is what the type is for"
+    )]
     unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "part {range:?} of {}",
+            self.len
+        );
         // SAFETY: in bounds by the assertion, disjoint by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
@@ -237,7 +260,10 @@ impl Columns<'_> {
     /// Row `row` of this thread's columns `at` (absolute; cut off at the end of the range).
     pub(crate) fn row(&mut self, row: usize, at: Range<usize>) -> &mut [f32] {
         let end = at.end.min(self.range.end);
-        assert!(row < self.rows && at.start >= self.range.start && at.start <= end, "columns of another thread");
+        assert!(
+            row < self.rows && at.start >= self.range.start && at.start <= end,
+            "columns of another thread"
+        );
         // SAFETY: threads have disjoint column ranges, and `&mut self` lets one slice of this range live at a time.
         unsafe { self.all.slice(row * self.cols + at.start..row * self.cols + end) }
     }

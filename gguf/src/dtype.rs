@@ -128,7 +128,11 @@ impl DType {
     /// # Panics
     /// Where `bytes` is not exactly `row_bytes(out.len())` long.
     pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(Some(bytes.len()), self.checked_row_bytes(out.len()), "{self}: lengths disagree");
+        assert_eq!(
+            Some(bytes.len()),
+            self.checked_row_bytes(out.len()),
+            "{self}: lengths disagree"
+        );
         quant::decode(self, bytes, out);
     }
 
@@ -156,7 +160,11 @@ impl DType {
     /// # Panics
     /// Where `out` is not exactly `row_bytes(weights.len())` long, or the format has no encoder.
     pub fn encode(self, weights: &[f32], out: &mut [u8]) {
-        assert_eq!(Some(out.len()), self.checked_row_bytes(weights.len()), "{self}: lengths disagree");
+        assert_eq!(
+            Some(out.len()),
+            self.checked_row_bytes(weights.len()),
+            "{self}: lengths disagree"
+        );
         quant::encode(self, weights, out);
     }
 
@@ -275,7 +283,10 @@ mod tests {
             assert_eq!(format!("{dtype:?} {dtype:>8}"), format!("{dtype} {:>8}", dtype.name()));
         }
         let error = DType::from_str("Q4_K_M").unwrap_err().to_string();
-        assert!(error.starts_with("unknown tensor type \"Q4_K_M\"; known: F32 F16 BF16 Q4_0 "), "{error}");
+        assert!(
+            error.starts_with("unknown tensor type \"Q4_K_M\"; known: F32 F16 BF16 Q4_0 "),
+            "{error}"
+        );
     }
 
     #[test]

@@ -84,7 +84,7 @@ pub fn silu(x: f32) -> f32 {
 }
 
 /// `-2·sqrt(2/π)`.
-pub const GELU_K: f32 = -1.595_769;
+pub const GELU_K: f32 = -1.595_769_2;
 /// The cubic coefficient of GELU's tanh form.
 pub const GELU_C: f32 = 0.044_715;
 

@@ -58,7 +58,9 @@ impl Oracle {
         let cached = cache.map(|c| c.join("models").join(DEFAULT_MODEL));
         let path = variable("KARAT_TEST_MODEL").or(cached).filter(|p| p.is_file());
         if path.is_none() {
-            println!("skipped: the default model is absent (`karat pull smollm2:135m`, or KARAT_TEST_MODEL)");
+            println!(
+                "skipped: the default model is absent (`karat pull smollm2:135m`, or KARAT_TEST_MODEL)"
+            );
         }
         path
     }
@@ -102,7 +104,8 @@ fn make(from: &Path, to: &Path, name: &str) {
         return;
     }
     let file = gguf::File::open(from, gguf::Access::Mmap).unwrap();
-    let options = model::quantize::Options { mix: name.parse().unwrap(), threads: 2, overwrite: true };
+    let options =
+        model::quantize::Options { mix: name.parse().unwrap(), threads: 2, overwrite: true };
     model::quantize::quantize(&file, to, &options, &mut |_| {}).unwrap();
 }
 
@@ -132,8 +135,14 @@ impl Engine {
     }
 
     /// Logits of the prompt's last token and of each generated one but the last.
-    pub fn teacher_forced(&mut self, prompt: &[u32], generated: &[u32], tap: &mut dyn Tap) -> Vec<Vec<f32>> {
-        let ids: Vec<u32> = prompt.iter().chain(&generated[..generated.len() - 1]).copied().collect();
+    pub fn teacher_forced(
+        &mut self,
+        prompt: &[u32],
+        generated: &[u32],
+        tap: &mut dyn Tap,
+    ) -> Vec<Vec<f32>> {
+        let ids: Vec<u32> =
+            prompt.iter().chain(&generated[..generated.len() - 1]).copied().collect();
         let mut step = Step::single(&ids, 0);
         step.outputs = (prompt.len() as u32 - 1..ids.len() as u32).collect();
         let mut kv = self.loaded.new_kv(step.tables[0].len()).unwrap();
@@ -180,7 +189,11 @@ impl Tap for Substitute<'_> {
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let op = op_in_trace(node, value, self.trace);
         let Some(theirs) = self.trace.get(&value.name, op, 0) else {
-            assert!(matches!(node.op, Op::OutputRows), "{} is not in the trace", self.graph.key(node));
+            assert!(
+                matches!(node.op, Op::OutputRows),
+                "{} is not in the trace",
+                self.graph.key(node)
+            );
             return;
         };
         assert_eq!(theirs.len(), data.len(), "{}", value.name);
@@ -207,8 +220,14 @@ impl Trace {
             let (label, op) = rest.rsplit_once(':').unwrap();
             let (label, _) = label.split_once('#').unwrap();
             let data = tensors.tensor(name).unwrap();
-            let floats = data.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-            let nth = (0..).find(|&n| !values.contains_key(&(label.to_owned(), op.to_owned(), n))).unwrap();
+            let floats = data
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            let nth = (0..)
+                .find(|&n| !values.contains_key(&(label.to_owned(), op.to_owned(), n)))
+                .unwrap();
             values.insert((label.to_owned(), op.to_owned(), nth), floats);
         }
         Self { values }
@@ -253,7 +272,8 @@ pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
         let (dk, dv) = (kv.head_dim_k, kv.head_dim_v);
         let get = |name: &str, op: &str| trace.get(&format!("{name}-{il}"), op, 0).unwrap();
         let (q, k, v) = (get("Qcur", "ROPE"), get("Kcur", "ROPE"), get("Vcur", "MUL_MAT"));
-        let (kq, soft_max, kqv) = (get("kq", "MUL_MAT"), get("kq_soft_max", "SOFT_MAX"), get("kqv", "MUL_MAT"));
+        let (kq, soft_max, kqv) =
+            (get("kq", "MUL_MAT"), get("kq_soft_max", "SOFT_MAX"), get("kqv", "MUL_MAT"));
         let n = q.len() / (a.n_head * dk);
         let padded = kq.len() / (a.n_head * n);
         let (mut our_kq, mut our_soft_max, mut our_kqv) =
@@ -264,7 +284,8 @@ pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
             for t in 0..n {
                 let row = (h * n + t) * padded;
                 let q = &q[(t * a.n_head + h) * dk..][..dk];
-                let keys: Vec<&[f32]> = (0..n).map(|p| &k[(p * kv.n_head_kv + h_kv) * dk..][..dk]).collect();
+                let keys: Vec<&[f32]> =
+                    (0..n).map(|p| &k[(p * kv.n_head_kv + h_kv) * dk..][..dk]).collect();
                 our_kq[row..row + n].copy_from_slice(&attention::scores(&unscaled, q, &keys));
                 let s: Vec<f32> = kq[row..=row + t].iter().map(|s| s * a.scale).collect();
                 let max = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -275,7 +296,8 @@ pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
                 }
                 for d in 0..dv {
                     let value = |j: usize| v[(j * kv.n_head_kv + h_kv) * dv + d];
-                    let chain = (0..n).fold(0.0f32, |acc, j| soft_max[row + j].mul_add(value(j), acc));
+                    let chain =
+                        (0..n).fold(0.0f32, |acc, j| soft_max[row + j].mul_add(value(j), acc));
                     our_kqv[(h * n + t) * dv + d] = chain;
                 }
             }
@@ -285,7 +307,11 @@ pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
             ("kq_soft_max", "SOFT_MAX", &our_soft_max, soft_max),
             ("kqv", "MUL_MAT", &our_kqv, kqv),
         ] {
-            compared.push(Compared { key: format!("{name}-{il}:{op}"), op: op.to_owned(), nmse: nmse(ours, theirs) });
+            compared.push(Compared {
+                key: format!("{name}-{il}:{op}"),
+                op: op.to_owned(),
+                nmse: nmse(ours, theirs),
+            });
         }
     }
     compared

@@ -178,7 +178,10 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
-        op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index))
+        op!(_mm512_shuffle_epi8(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())),
+            index
+        ))
     }
 
     #[inline(always)]

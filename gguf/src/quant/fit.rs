@@ -26,7 +26,8 @@ pub(super) struct Search {
 /// (s = Σw²·w·l / Σw²·l²), and the one of least error stays.
 pub(super) fn fit_scale(weights: &[f32; 16], q: &mut [u8; 16]) -> f32 {
     const MAX: f32 = 32.0;
-    let extreme = weights.iter().fold(0.0, |max: f32, &w| if w.abs() > max.abs() { w } else { max });
+    let extreme =
+        weights.iter().fold(0.0, |max: f32, &w| if w.abs() > max.abs() { w } else { max });
     if extreme.abs() < TINY {
         *q = [0; 16];
         return 0.0;
@@ -90,7 +91,9 @@ pub(super) fn fit_scale_min(weights: &[f32; 32], q: &mut [u8; 32], search: &Sear
         }
         error
     };
-    let quants = |inverse: f32, min: f32| weights.map(|w| nearest(inverse * (w - min)).clamp(0, search.max) as u8);
+    let quants = |inverse: f32, min: f32| {
+        weights.map(|w| nearest(inverse * (w - min)).clamp(0, search.max) as u8)
+    };
 
     let inverse = max / (greatest - least);
     let (mut scale, mut min) = (1.0 / inverse, least);

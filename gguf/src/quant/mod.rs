@@ -3,7 +3,10 @@
 //!
 //! Decoders give the bits that the PyPI package `gguf` gives, encoders the bytes that llama-quantize writes. Both
 //! follow from the order of the f32 steps, so no step here may be fused or reordered.
-#![allow(unsafe_code, reason = "bytemuck's derive writes `unsafe impl Pod`, and proves it by the fields")]
+#![allow(
+    unsafe_code,
+    reason = "bytemuck's derive writes `unsafe impl Pod`, and proves it by the fields"
+)]
 
 mod fit;
 mod floats;
@@ -147,8 +150,12 @@ mod tests {
     #[test]
     fn every_half_is_exact() {
         for bits in 0..=u16::MAX {
-            let (ours, theirs) = (f16_to_f32(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
-            assert!(ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()), "{bits:#x}");
+            let (ours, theirs) =
+                (f16_to_f32(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+            assert!(
+                ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
+                "{bits:#x}"
+            );
         }
     }
 }

@@ -33,7 +33,8 @@ impl ScaleMin {
 
     /// Packs the scales and minima that fit the groups best, given as f32.
     fn pack(scales: &[f32; 8], mins: &[f32; 8]) -> Self {
-        let greatest = |values: &[f32; 8]| values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
+        let greatest =
+            |values: &[f32; 8]| values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
         let (max_scale, max_min) = (greatest(scales), greatest(mins));
         let inverse = |max: f32| if max > 0.0 { 63.0 / max } else { 0.0 };
         let (inv_scale, inv_min) = (inverse(max_scale), inverse(max_min));

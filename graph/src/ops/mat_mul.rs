@@ -15,7 +15,13 @@ pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
     let mut acc = 0.0f32;
     for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
         ints.unpack(dtype, bytes);
-        acc = step_int8(form, &ints, &act.q[b * form.block..][..form.block], (act.d[b], act.s.get(b)), acc);
+        acc = step_int8(
+            form,
+            &ints,
+            &act.q[b * form.block..][..form.block],
+            (act.d[b], act.s.get(b)),
+            acc,
+        );
     }
     acc
 }
@@ -41,7 +47,14 @@ fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut 
 ///
 /// Float formats, and every format in [`Arithmetic::F32`], multiply dequantised weights by f32 activations through
 /// [`dot_f32`].
-pub fn mat_mul(arithmetic: Arithmetic, dtype: DType, n_in: usize, w: &[u8], x: &[f32], out: &mut [f32]) {
+pub fn mat_mul(
+    arithmetic: Arithmetic,
+    dtype: DType,
+    n_in: usize,
+    w: &[u8],
+    x: &[f32],
+    out: &mut [f32],
+) {
     let row_bytes = dtype.row_bytes(n_in);
     let n_out = w.len() / row_bytes;
     let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
