@@ -116,16 +116,12 @@ impl Pool {
 
     /// Cuts the rows (of `cols` elements) of `out` into one run for each thread; `f` gets the first row's index and
     /// the rows.
-<<<<<<< HEAD
-    pub(crate) fn rows<T: Send>(&mut self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-=======
     pub(crate) fn rows<T: Send>(
         &mut self,
         out: &mut [T],
         cols: usize,
         f: impl Fn(usize, &mut [T]) + Sync,
     ) {
->>>>>>> main
         let n = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(n, 1, |r| {

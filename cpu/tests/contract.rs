@@ -1,10 +1,6 @@
 //! The contract: every level, thread count, arithmetic, cache and cut of the prompts gives the reference's bits.
 
-<<<<<<< HEAD
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-=======
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
->>>>>>> main
 
 use cpu::{Cpu, Level};
 use graph::cases::{self, Case, Cut};

@@ -146,22 +146,14 @@ impl Ints {
             DType::Q5_0 => {
                 self.d = half_at(b, 0);
                 let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
-<<<<<<< HEAD
-                nibbles32(&mut self.q, &b[6..], |i, n| (n as i8 | (((high >> i) & 1) as i8 * 16)) - 16);
-=======
                 nibbles32(&mut self.q, &b[6..], |i, n| {
                     (n as i8 | (((high >> i) & 1) as i8) << 4) - 16
                 });
->>>>>>> main
             }
             DType::Q5_1 => {
                 (self.d, self.m) = (half_at(b, 0), half_at(b, 2));
                 let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
-<<<<<<< HEAD
-                nibbles32(&mut self.q, &b[8..], |i, n| n as i8 | (((high >> i) & 1) as i8 * 16));
-=======
                 nibbles32(&mut self.q, &b[8..], |i, n| n as i8 | (((high >> i) & 1) as i8) << 4);
->>>>>>> main
             }
             DType::Q8_0 => {
                 self.d = half_at(b, 0);
@@ -264,11 +256,7 @@ impl Ints {
         let scales_high = u16::from_le_bytes([b[2], b[3]]);
         for ib in 0..8 {
             let low = (b[4 + ib / 2] >> (4 * (ib % 2))) & 15;
-<<<<<<< HEAD
-            let scale = (low | (((scales_high >> (2 * ib)) & 3) as u8 * 16)) as i8 - 32;
-=======
             let scale = (low | (((scales_high >> (2 * ib)) & 3) as u8) << 4) as i8 - 32;
->>>>>>> main
             (self.scale[2 * ib], self.scale[2 * ib + 1]) = (scale, scale);
             nibbles32(&mut self.q[32 * ib..], &b[8 + 16 * ib..], |_, n| IQ4_NL_VALUES[n as usize]);
         }
