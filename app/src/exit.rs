@@ -41,12 +41,12 @@ pub(crate) struct Failure {
     hint: Option<String>,
 }
 
-impl Failure {
-    /// The message says what, where, what was found and what is allowed.
-    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
-    }
+/// An error with an exit code; the message says what, where, what was found and what is allowed.
+pub(crate) fn failure(code: Code, message: impl Into<String>) -> Failure {
+    Failure { code, message: message.into(), hint: None }
+}
 
+impl Failure {
     /// What the user can do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -65,11 +65,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// A [`Failure`] without a hint, as an `anyhow` error.
-pub(crate) fn failure(code: Code, message: impl Into<String>) -> anyhow::Error {
-    Failure::new(code, message).into()
-}
 
 /// The exit code of an error: that of the outermost cause that has one.
 pub(crate) fn code(error: &anyhow::Error) -> Code {
@@ -109,7 +104,9 @@ fn gguf_code(kind: gguf::ErrorKind) -> Code {
 fn model_code(kind: model::ErrorKind) -> Code {
     use model::ErrorKind as K;
     match kind {
-        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => Code::BadFile,
+        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => {
+            Code::BadFile
+        }
         K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
         K::Read => Code::Io,
         K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
@@ -162,7 +159,12 @@ pub(crate) fn guard(run: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
             match code {
                 Code::Interrupted => {}
                 Code::Internal => say("error", &format!("{error:#}; hint: {REPORT}")),
-                Code::Usage | Code::BadFile | Code::Io | Code::DoesNotFit | Code::Device | Code::Rejected => {
+                Code::Usage
+                | Code::BadFile
+                | Code::Io
+                | Code::DoesNotFit
+                | Code::Device
+                | Code::Rejected => {
                     say("error", &format!("{error:#}"));
                 }
             }
@@ -184,7 +186,8 @@ mod tests {
 
     #[test]
     fn codes_survive_context() {
-        let error = Err::<(), _>(failure(Code::Device, "gone")).context("while running").unwrap_err();
+        let error =
+            Err::<(), _>(failure(Code::Device, "gone")).context("while running").unwrap_err();
         assert_eq!(code(&error), Code::Device);
         assert_eq!(format!("{error:#}"), "while running: gone");
         let missing = gguf::File::open("no such file", gguf::Access::Pread).unwrap_err();
@@ -194,13 +197,14 @@ mod tests {
 
     #[test]
     fn a_hint_stands_on_the_same_line() {
-        let failure = Failure::new(Code::Usage, "-n: 0").hint("1 and more");
+        let failure = failure(Code::Usage, "-n: 0").hint("1 and more");
         assert_eq!(failure.to_string(), "-n: 0; hint: 1 and more");
     }
 
     #[test]
     fn a_closed_pipe_is_no_error() {
-        let error = anyhow::Error::from(std::io::Error::from(IoKind::BrokenPipe)).context("printing");
+        let error =
+            anyhow::Error::from(std::io::Error::from(IoKind::BrokenPipe)).context("printing");
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&std::io::Error::from(IoKind::NotFound).into()));
     }
