@@ -182,8 +182,8 @@ impl Talk {
         let file = std::fs::File::open(path).with_context(shown)?;
         file.take(MAX_SAVED_BYTES + 1).read_to_end(&mut json).with_context(shown)?;
         if json.len() as u64 > MAX_SAVED_BYTES {
-            return Err(failure(Code::Io, format!("over {MAX_SAVED_BYTES} bytes")).into())
-                .with_context(shown);
+            let what = format!("{}: over {MAX_SAVED_BYTES} bytes", shown());
+            return Err(failure(Code::Io, what).into());
         }
         let saved: Saved = serde_json::from_slice(&json)
             .map_err(|error| failure(Code::Io, format!("no conversation of karat's: {error}")))
