@@ -6,6 +6,7 @@ mod config;
 mod exit;
 mod interrupt;
 mod out;
+mod sources;
 mod text;
 
 use clap::Parser;

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::exit::{self, Failure};
+use crate::exit::{Code, Failure};
+use crate::text::path as show_path;
 
 const PARTIAL: &str = ".partial";
 const PIP_FOLDER: &str = ".pip-";
@@ -144,7 +145,7 @@ fn hex(hasher: Sha256) -> String {
 
 /// A failure of this machine's file system: exit code 4.
 pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
-    let failure = exit::failure(4, format!("{}: {what}: {error}", show(path)));
+    let failure = Failure::new(Code::Io, format!("{}: {what}: {error}", show_path(path)));
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
@@ -154,11 +155,6 @@ pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
         }
         _ => failure,
     }
-}
-
-/// A path as messages show it: on one line whatever it holds.
-pub(crate) fn show(path: &Path) -> String {
-    path.display().to_string().escape_debug().to_string()
 }
 
 /// A file being written: unique name, locked, hashed as it grows, gone when dropped.
@@ -194,7 +190,7 @@ impl Part {
                 return Ok(Part { temp, target, hasher: Sha256::new(), len: 0, magic: [0; 4] });
             }
         }
-        Err(exit::failure(4, format!("{}: temporary files vanish as soon as they are made", show(folder))))
+        Err(Failure::new(Code::Io, format!("{}: temporary files vanish as soon as they are made", show_path(folder))))
     }
 
     /// Bytes so far.
@@ -263,7 +259,7 @@ impl Part {
         let receipt = Receipt { name: name.to_owned(), source: source.to_owned(), size: len, sha256: hex(hasher) };
         temp.as_file().sync_all().map_err(|e| failed(&e))?;
         let text = toml::to_string(&receipt)
-            .map_err(|e| exit::failure(1, format!("{}: the receipt cannot be written as TOML: {e}", show(&target))))?;
+            .map_err(|e| Failure::new(Code::Internal, format!("{}: the receipt cannot be written as TOML: {e}", show_path(&target))))?;
         let mut note = Part::create(&receipt_path(&target))?;
         note.write(text.as_bytes())?;
         note.temp.as_file().sync_all().map_err(|e| failed(&e))?;

