@@ -1,2 +1,35 @@
-//! The karat binary.
-fn main() {}
+//! The `karat` binary: people, terminals and exit codes. What could be reused lives in the library crates.
+#![forbid(unsafe_code)]
+
+mod answer;
+mod commands;
+mod config;
+mod exit;
+mod interrupt;
+mod load;
+mod memory;
+mod out;
+mod sampling;
+mod sources;
+mod text;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Runs GGUF language models.
+#[derive(Parser)]
+#[command(name = "karat", version, propagate_version = true, max_term_width = 100)]
+#[command(after_help = exit::HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: commands::Command,
+}
+
+fn main() -> ExitCode {
+    exit::guard(|| {
+        // Usage errors and --help end the process here, with 2 and 0.
+        let cli = Cli::parse();
+        interrupt::install()?;
+        cli.command.run(&config::Config::from_env())
+    })
+}

@@ -1,9 +1,9 @@
 //! `cargo xtask oracle`: karat against llama.cpp's recorded results in `../shared/oracle`. Every test prints what it
 //! measured; where the recordings or the default model are absent it says so and is skipped.
 
-mod oracle_support;
-
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod oracle_support;
 
 use graph::compare::nmse;
 use graph::{Arithmetic, KvType, LoadOptions, NoTap};

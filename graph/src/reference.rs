@@ -117,16 +117,8 @@ impl LoadedReference {
         match &node.op {
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
             Op::MatMul { w } => {
-                let weight = self.graph.weight(*w);
-                let bytes = &self.weights[w.0];
-                mat_mul::mat_mul(
-                    self.options.arithmetic,
-                    weight.dtype,
-                    weight.n_in,
-                    bytes,
-                    input(0),
-                    out,
-                );
+                let (weight, bytes) = (self.graph.weight(*w), &self.weights[w.0]);
+                mat_mul::mat_mul(self.options.arithmetic, weight, bytes, input(0), out);
             }
             Op::Add => elementwise::add(input(0), input(1), out),
             Op::AddBias { b } => {

@@ -28,6 +28,21 @@ pub(crate) fn from_env(variable: &str) -> Option<PathBuf> {
     path.map(PathBuf::from)
 }
 
+/// A model file: where the variable points, else in karat's cache; or `None` with a line that says what is skipped.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "tests take their optional inputs from the environment"
+)]
+pub(crate) fn model(variable: &str, cached: &str) -> Option<PathBuf> {
+    let from = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache = || Some(from("HOME")?.join(".cache/karat/models").join(cached));
+    let path = from(variable).or_else(cache).filter(|path| path.is_file());
+    if path.is_none() {
+        println!("skipped: no {cached} at {variable} or in the cache");
+    }
+    path
+}
+
 /// All `*.gguf` files in a folder that have their cases beside them, in order.
 pub(crate) fn vocabularies(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap();

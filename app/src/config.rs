@@ -1,0 +1,103 @@
+//! What the environment says. The only place that reads it.
+
+use crate::exit::{Code, failure};
+use std::env;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+/// Folders and services, from the environment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Config {
+    cache_dir: Option<PathBuf>,
+    state_dir: Option<PathBuf>,
+    user_catalogue: Option<PathBuf>,
+    /// `HF_ENDPOINT`: another server for `hf:` sources.
+    pub(crate) hf_endpoint: Option<String>,
+    /// `HF_TOKEN`: for `hf:` sources that need one.
+    pub(crate) hf_token: Option<String>,
+}
+
+/// The variable that names a user's own folder.
+const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+
+impl Config {
+    /// Reads the environment.
+    pub(crate) fn from_env() -> Self {
+        #[allow(clippy::disallowed_methods, reason = "this is app::config")]
+        Self::new(|name| env::var_os(name))
+    }
+
+    /// Empty variables count as unset, as XDG and most programs have it.
+    fn new(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let var = |name: &str| var(name).filter(|value| !value.is_empty());
+        let dir = |xdg: &str, below_home: &str| {
+            let base = var(xdg).map(PathBuf::from).filter(|path| path.is_absolute());
+            Some(base.or_else(|| Some(PathBuf::from(var(HOME)?).join(below_home)))?.join("karat"))
+        };
+        let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
+        Self {
+            cache_dir: var("KARAT_CACHE")
+                .map(PathBuf::from)
+                .or_else(|| dir("XDG_CACHE_HOME", ".cache")),
+            state_dir: dir("XDG_STATE_HOME", ".local/state"),
+            user_catalogue: dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("catalogue.toml")),
+            hf_endpoint: text("HF_ENDPOINT"),
+            hf_token: text("HF_TOKEN"),
+        }
+    }
+
+    /// `KARAT_CACHE`, or `karat` in `XDG_CACHE_HOME` or `~/.cache`. Models lie in `models` below it.
+    ///
+    /// # Errors
+    /// Exit 2 where none of the variables is set.
+    pub(crate) fn cache_dir(&self) -> anyhow::Result<&Path> {
+        self.cache_dir.as_deref().ok_or_else(|| no_home("KARAT_CACHE"))
+    }
+
+    /// `karat` in `XDG_STATE_HOME` or `~/.local/state`: the history of `karat chat`.
+    ///
+    /// # Errors
+    /// Exit 2 where none of the variables is set.
+    pub(crate) fn state_dir(&self) -> anyhow::Result<&Path> {
+        self.state_dir.as_deref().ok_or_else(|| no_home("XDG_STATE_HOME"))
+    }
+
+    /// The user's own names for models; the file need not exist. `None` where no folder is known.
+    pub(crate) fn user_catalogue(&self) -> Option<&Path> {
+        self.user_catalogue.as_deref()
+    }
+}
+
+fn no_home(other: &str) -> anyhow::Error {
+    let what =
+        format!("environment variable {HOME}: not set, so there is no folder for karat's files");
+    failure(Code::Usage, what).hint(format!("set {HOME} or {other}")).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vars: &[(&str, &str)]) -> Config {
+        Config::new(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+    }
+
+    #[test]
+    fn folders() {
+        let home = config(&[(HOME, "/u"), ("XDG_STATE_HOME", "relative"), ("HF_TOKEN", "")]);
+        assert_eq!(home.cache_dir().unwrap(), Path::new("/u/.cache/karat"));
+        assert_eq!(home.state_dir().unwrap(), Path::new("/u/.local/state/karat"));
+        assert_eq!(home.user_catalogue().unwrap(), Path::new("/u/.config/karat/catalogue.toml"));
+        assert_eq!(home.hf_token, None);
+        let own = config(&[("KARAT_CACHE", "c"), ("XDG_CACHE_HOME", "/x")]);
+        assert_eq!(own.cache_dir().unwrap(), Path::new("c"));
+        assert!(own.user_catalogue().is_none());
+    }
+
+    #[test]
+    fn without_home_the_variable_is_named() {
+        let error = config(&[]).cache_dir().unwrap_err();
+        assert_eq!(crate::exit::code(&error), Code::Usage);
+        assert!(error.to_string().contains(HOME), "{error}");
+    }
+}

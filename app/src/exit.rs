@@ -1,0 +1,211 @@
+//! Exit codes: what each error means to a script, and the one line that people see.
+
+use crate::text::one_line;
+use std::fmt;
+use std::io::{ErrorKind as IoKind, Write};
+use std::process::ExitCode;
+
+/// Shown by `--help`.
+pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 model file rejected, 4 file or network, \
+5 does not fit in memory, 6 device, 7 request rejected, 130 interrupted.";
+
+/// Where people report a bug.
+const REPORT: &str = "this is a bug in karat: please report it with the command and this line";
+
+/// The exit codes of the program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Code {
+    /// A bug in karat.
+    Internal = 1,
+    /// Flags, or the environment.
+    Usage = 2,
+    /// The model file is malformed, unsupported or inconsistent.
+    BadFile = 3,
+    /// Not found, not readable, not written, network, hash mismatch.
+    Io = 4,
+    /// Memory.
+    DoesNotFit = 5,
+    /// The device or backend failed.
+    Device = 6,
+    /// The request cannot be served: the prompt is over the context, the template refuses.
+    Rejected = 7,
+    /// SIGINT.
+    Interrupted = 130,
+}
+
+/// An error with the exit code that it leads to.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: Code,
+    message: String,
+    hint: Option<String>,
+}
+
+/// An error with an exit code; the message says what, where, what was found and what is allowed.
+pub(crate) fn failure(code: Code, message: impl Into<String>) -> Failure {
+    Failure { code, message: message.into(), hint: None }
+}
+
+impl Failure {
+    /// What the user can do.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; hint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The exit code of an error: that of the outermost cause that has one.
+pub(crate) fn code(error: &anyhow::Error) -> Code {
+    error.chain().find_map(code_of).unwrap_or(Code::Internal)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if let Some(error) = cause.downcast_ref::<gguf::Error>() {
+        return Some(gguf_code(error.kind()));
+    }
+    if let Some(error) = cause.downcast_ref::<model::Error>() {
+        return Some(model_code(error.kind()));
+    }
+    if let Some(error) = cause.downcast_ref::<tokenizer::Error>() {
+        return Some(tokenizer_code(error.kind()));
+    }
+    if let Some(error) = cause.downcast_ref::<graph::Error>() {
+        return Some(graph_code(error.kind()));
+    }
+    cause.downcast_ref::<std::io::Error>().map(|_| Code::Io)
+}
+
+fn gguf_code(kind: gguf::ErrorKind) -> Code {
+    use gguf::ErrorKind as K;
+    match kind {
+        K::NotFound | K::NotRegularFile | K::Io | K::Changed => Code::Io,
+        K::NotGguf | K::Truncated | K::Malformed | K::Unsupported | K::Limit => Code::BadFile,
+        K::MissingKey | K::BadKey => Code::BadFile,
+        K::OutOfMemory => Code::DoesNotFit,
+        K::Usage => Code::Internal,
+    }
+}
+
+fn model_code(kind: model::ErrorKind) -> Code {
+    use model::ErrorKind as K;
+    match kind {
+        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => {
+            Code::BadFile
+        }
+        K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
+        K::Read => Code::Io,
+        K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
+        K::Backend => Code::Device,
+        K::PromptTooLong | K::BadRequest => Code::Rejected,
+        K::Usage => Code::Internal,
+    }
+}
+
+fn tokenizer_code(kind: tokenizer::ErrorKind) -> Code {
+    use tokenizer::ErrorKind as K;
+    match kind {
+        K::Vocab => Code::BadFile,
+        K::Text | K::TokenId | K::Template | K::Render | K::Argument => Code::Rejected,
+    }
+}
+
+fn graph_code(kind: graph::ErrorKind) -> Code {
+    use graph::ErrorKind as K;
+    match kind {
+        K::Shape => Code::BadFile,
+        K::Unsupported | K::DeviceLost => Code::Device,
+        K::OutOfMemory => Code::DoesNotFit,
+        K::Read => Code::Io,
+        K::Step => Code::Internal,
+    }
+}
+
+/// Whether the reader of our output went away: no error to speak of.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let kind = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    };
+    error.chain().any(|cause| kind(cause) == Some(IoKind::BrokenPipe))
+}
+
+/// Runs the program: errors and panics become a line on stderr and an exit code.
+pub(crate) fn guard(run: impl FnOnce() -> anyhow::Result<()> + std::panic::UnwindSafe) -> ExitCode {
+    std::panic::set_hook(Box::new(|info| {
+        let what = info.payload_as_str().unwrap_or("panic");
+        let place = info.location().map(|at| format!(" ({at})")).unwrap_or_default();
+        say("error", &format!("{what}{place}; hint: {REPORT}"));
+    }));
+    match std::panic::catch_unwind(run) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            let code = code(&error);
+            // An interrupted program says nothing: the user knows.
+            match code {
+                Code::Interrupted => {}
+                Code::Internal => say("error", &format!("{error:#}; hint: {REPORT}")),
+                Code::Usage
+                | Code::BadFile
+                | Code::Io
+                | Code::DoesNotFit
+                | Code::Device
+                | Code::Rejected => {
+                    say("error", &format!("{error:#}"));
+                }
+            }
+            ExitCode::from(code as u8)
+        }
+        Err(_) => ExitCode::from(Code::Internal as u8),
+    }
+}
+
+/// A line for people on stderr, e.g. `warning: …`; nobody may be there to read it.
+pub(crate) fn say(what: &str, message: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{what}: {}", one_line(message));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::Context as _;
+
+    #[test]
+    fn codes_survive_context() {
+        let error =
+            Err::<(), _>(failure(Code::Device, "gone")).context("while running").unwrap_err();
+        assert_eq!(code(&error), Code::Device);
+        assert_eq!(format!("{error:#}"), "while running: gone");
+        let missing = gguf::File::open("no such file", gguf::Access::Pread).unwrap_err();
+        assert_eq!(code(&missing.into()), Code::Io);
+        assert_eq!(code(&anyhow::anyhow!("what?")), Code::Internal);
+    }
+
+    #[test]
+    fn a_hint_stands_on_the_same_line() {
+        let failure = failure(Code::Usage, "-n: 0").hint("1 and more");
+        assert_eq!(failure.to_string(), "-n: 0; hint: 1 and more");
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_error() {
+        let error =
+            anyhow::Error::from(std::io::Error::from(IoKind::BrokenPipe)).context("printing");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&std::io::Error::from(IoKind::NotFound).into()));
+    }
+}

@@ -1,0 +1,93 @@
+//! Text that is safe to print: control characters and direction marks escaped.
+
+use std::path::Path;
+
+/// Whether printing `c` could move the cursor, colour the screen or reorder a line.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Everything unsafe escaped, line breaks too.
+pub(crate) fn one_line(text: &str) -> String {
+    escape(text, |_| false)
+}
+
+/// For output on a terminal: line breaks and tabs stay.
+pub(crate) fn for_terminal(text: &str) -> String {
+    escape(text, |c| matches!(c, '\n' | '\t'))
+}
+
+fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_unsafe(c) && !keep(c) { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// A path for a message.
+pub(crate) fn path(path: &Path) -> String {
+    one_line(&path.to_string_lossy())
+}
+
+/// At most `max` characters, `…` where some were cut.
+pub(crate) fn shortened(text: &str, max: usize) -> String {
+    match text.char_indices().nth(max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The bytes of a token as a quoted string: what is no printable character as `\n`, `\u{…}` or `\xNN`. No two pieces
+/// look the same, and pieces put together spell the text.
+pub(crate) fn quoted(bytes: &[u8]) -> String {
+    let mut shown = String::from("\"");
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '"' | '\\' => shown.extend(['\\', c]),
+                c if is_unsafe(c) => shown.extend(c.escape_default()),
+                c => shown.push(c),
+            }
+        }
+        for byte in chunk.invalid() {
+            shown.push_str(&format!("\\x{byte:02x}"));
+        }
+    }
+    shown.push('"');
+    shown
+}
+
+/// Bytes for people: `1.5 GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    let mut value = n as f64;
+    for unit in ["B", "KiB", "MiB", "GiB"] {
+        if value < 1024.0 {
+            return if unit == "B" { format!("{n} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1024.0;
+    }
+    format!("{value:.1} TiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes() {
+        assert_eq!(one_line("a\n\u{1b}[31m\u{202e}é\t"), "a\\n\\u{1b}[31m\\u{202e}é\\t");
+        assert_eq!(for_terminal("a\n\u{1b}[31m\t\r"), "a\n\\u{1b}[31m\t\\r");
+        assert_eq!(quoted(b"a\n\"\\\xf0\x9f\xff"), r#""a\n\"\\\xf0\x9f\xff""#);
+        assert_eq!(shortened("aéb", 2), "aé…");
+        assert_eq!(shortened("aé", 2), "aé");
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(98_362_432), "93.8 MiB");
+        assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+    }
+}
