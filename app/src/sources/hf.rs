@@ -58,7 +58,7 @@ pub(crate) fn choose(repo: &str, config: &Config) -> Result<String, Fault> {
 
 fn pick(mut names: Vec<String>) -> Result<String, String> {
     // Vision projectors are no models, and of a split model the first file stands for all.
-    let later_shard = |name: &str| super::shards(name).is_some_and(|all| all.first().is_some_and(|f| f != name));
+    let later_shard = |name: &str| super::shards(name).is_some_and(|all| all.first().is_some_and(|f| f.as_str() != name));
     names.retain(|n| n.ends_with(".gguf") && n.split('/').all(safe_name) && !later_shard(n));
     names.retain(|n| !n.to_ascii_lowercase().contains("mmproj"));
     let q4_k_m: Vec<&String> = names.iter().filter(|n| n.to_ascii_uppercase().contains("Q4_K_M")).collect();
