@@ -2,13 +2,13 @@
 
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{memory, text};
+use crate::{memory, sources, text};
 use anyhow::{Context as _, Result};
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokenizer::{ChatTemplate, Tokenizer};
@@ -120,15 +120,6 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The model's file: a path that is no UTF-8 is a path, everything else may be a name, too.
-pub(crate) fn resolve(model: Option<&OsStr>, config: &Config) -> Result<PathBuf> {
-    match model.map(|model| (model, model.to_str())) {
-        Some((path, None)) => Ok(path.into()),
-        Some((_, Some(name))) => crate::sources::resolve(Some(name), config),
-        None => crate::sources::resolve(None, config),
-    }
-}
-
 /// Opens a model file and says what is odd about it.
 pub(crate) fn open(path: &Path, access: gguf::Access) -> Result<gguf::File> {
     let file = gguf::File::open(path, access)?;
@@ -155,7 +146,7 @@ fn warn(warnings: &[String]) {
 impl Model {
     /// Loads a model. Everything that can be refused is refused before memory for weights is taken.
     pub(crate) fn load(model: Option<&OsStr>, args: &LoadArgs, config: &Config) -> Result<Self> {
-        let path = resolve(model, config)?;
+        let path = sources::resolve(model, config)?;
         let start = Instant::now();
         let access = if args.mmap { gguf::Access::Mmap } else { gguf::Access::Pread };
         let file = open(&path, access)?;
@@ -284,7 +275,7 @@ impl Plan {
     fn load(&self, backend: &dyn Backend, file: &gguf::File) -> Result<Box<dyn graph::Loaded>> {
         for node in &self.graph.nodes {
             if let Err(reason) = backend.supports(&self.graph, node, self.load) {
-                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())).into());
+                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())));
             }
         }
         let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
@@ -323,7 +314,7 @@ fn check_tensors(file: &gguf::File) -> Result<()> {
                 text::one_line(&tensor.name),
                 tensor.dtype
             );
-            return Err(failure(Code::BadFile, what).into());
+            return Err(failure(Code::BadFile, what));
         }
         done += tensor.n_bytes;
         bar.at(done);

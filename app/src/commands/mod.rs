@@ -4,6 +4,9 @@ mod bench;
 mod chat;
 mod completions;
 mod inspect;
+mod list;
+mod pull;
+mod rm;
 mod run;
 mod tokenize;
 
@@ -22,6 +25,12 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     /// Measure tokens a second
     Bench(bench::Args),
+    /// Fetch a model into the cache
+    Pull(pull::Args),
+    /// List the models of the cache and the catalogue
+    List(list::Args),
+    /// Remove a fetched model
+    Rm(rm::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -35,6 +44,9 @@ impl Command {
             Self::Tokenize(args) => tokenize::run(args, config),
             Self::Inspect(args) => inspect::run(args, config),
             Self::Bench(args) => bench::run(args, config),
+            Self::Pull(args) => pull::run(args, config),
+            Self::List(args) => list::run(args, config),
+            Self::Rm(args) => rm::run(args, config),
             Self::Completions(args) => completions::run(args, config),
         }
     }

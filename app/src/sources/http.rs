@@ -1,0 +1,425 @@
+//! Downloads over HTTPS: resumed, retried, bounded; what a server sends is believed only as far as it can be checked.
+//!
+//! Redirects are followed here and not by ureq, so that a token goes to the origin it is meant for and nowhere else.
+use std::io::Read;
+use std::thread::sleep;
+use std::time::Duration;
+
+use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
+use ureq::{Agent, Body};
+
+use super::Fault;
+use super::cache::{Part, Want};
+use super::progress::Progress;
+use super::source::{web, without_query};
+use crate::text::shortened;
+
+const MAX_REDIRECTS: usize = 10;
+/// Failures in a row, without an advance between them, before a source is given up.
+const MAX_FAILURES: u32 = 5;
+/// Bytes beyond the furthest point so far that count as an advance. Small enough for a bad line, and a server that
+/// never lets a download resume, or that sends a byte at a time, cannot keep us for ever.
+const ADVANCE: u64 = 1 << 16;
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_LISTING: u64 = 16 << 20;
+
+/// What to ask for.
+#[derive(Clone, Copy)]
+pub(crate) struct Request<'a> {
+    /// Where.
+    pub(crate) url: &'a str,
+    /// Sent to the URL's own origin only.
+    pub(crate) token: Option<&'a str>,
+}
+
+/// Why an attempt failed.
+struct Trouble {
+    again: bool,
+    line: String,
+}
+
+impl Trouble {
+    fn final_(line: impl Into<String>) -> Trouble {
+        Trouble { again: false, line: line.into() }
+    }
+
+    fn passing(line: impl Into<String>) -> Trouble {
+        Trouble { again: true, line: line.into() }
+    }
+}
+
+/// An attempt's end: the server's or the network's doing, or this machine's.
+enum Stop {
+    There(Trouble),
+    Here(crate::exit::Failure),
+}
+
+impl From<Trouble> for Stop {
+    fn from(trouble: Trouble) -> Stop {
+        Stop::There(trouble)
+    }
+}
+
+/// Downloads to `part`, resuming where a connection breaks off. `want` is what is known of the file, and gains what
+/// the first origin says of it (`X-Linked-Size`, `X-Linked-ETag`: Hugging Face's size and SHA-256).
+///
+/// # Errors
+/// [`Fault::Source`] with one line where this source does not work; [`Fault::Here`] where the file cannot be written.
+pub(crate) fn download(
+    request: Request<'_>,
+    part: &mut Part,
+    want: &mut Want,
+    progress: &Progress,
+) -> Result<(), Fault> {
+    let mut download = Download { agent: agent(), request, validator: None, want };
+    let (mut failures, mut best) = (0, 0);
+    loop {
+        let trouble = match download.attempt(part, progress) {
+            Ok(()) => return Ok(()),
+            Err(Stop::Here(failure)) => return Err(Fault::Here(failure)),
+            Err(Stop::There(trouble)) => trouble,
+        };
+        failures = if part.len() >= best + ADVANCE { 1 } else { failures + 1 };
+        best = best.max(part.len());
+        if !trouble.again || failures >= MAX_FAILURES {
+            return Err(Fault::Source(trouble.line));
+        }
+        sleep(FIRST_PAUSE * 2u32.pow(failures - 1));
+    }
+}
+
+/// Fetches a small text, such as a listing.
+///
+/// # Errors
+/// As [`download`].
+pub(crate) fn text(request: Request<'_>) -> Result<String, Fault> {
+    let mut failures = 0;
+    loop {
+        let answer = send(&agent(), request, &[]).map_err(Stop::There).and_then(|reply| {
+            let body = reply.response.into_body().into_with_config().limit(MAX_LISTING);
+            Ok(body.read_to_string().map_err(|e| network(&e))?)
+        });
+        match answer {
+            Ok(text) => return Ok(text),
+            Err(Stop::Here(failure)) => return Err(Fault::Here(failure)),
+            Err(Stop::There(trouble)) => {
+                failures += 1;
+                if !trouble.again || failures >= MAX_FAILURES {
+                    return Err(Fault::Source(trouble.line));
+                }
+                sleep(FIRST_PAUSE * 2u32.pow(failures - 1));
+            }
+        }
+    }
+}
+
+fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .http_status_as_error(false)
+        .accept_encoding("identity")
+        .user_agent(concat!("karat/", env!("CARGO_PKG_VERSION")))
+        .timeout_connect(Some(Duration::from_secs(30)))
+        .timeout_recv_response(Some(Duration::from_secs(60)))
+        // For each read, not for the whole body: a slow line is no error, a dead one is.
+        .timeout_per_read(Some(Duration::from_secs(30)))
+        .build();
+    config.new_agent()
+}
+
+struct Reply {
+    response: Response<Body>,
+    /// Size and SHA-256 as the first origin states them.
+    linked: Want,
+}
+
+/// Sends a request and follows its redirects. The reply's status is 200, 206 or 416.
+fn send(
+    agent: &Agent,
+    request: Request<'_>,
+    headers: &[(header::HeaderName, String)],
+) -> Result<Reply, Trouble> {
+    let first = web(request.url).map_err(|e| Trouble::final_(e.to_string()))?;
+    let mut url = request.url.to_owned();
+    let mut linked = Want::default();
+    for _ in 0..=MAX_REDIRECTS {
+        let parts = web(&url).map_err(|e| Trouble::final_(format!("redirected to {e}")))?;
+        if first.origin.starts_with("https:") && !parts.origin.starts_with("https:") {
+            return Err(Trouble::final_(format!(
+                "redirected from https to {}",
+                without_query(&url)
+            )));
+        }
+        let mut call = agent.get(&url);
+        for (name, value) in headers {
+            call = call.header(name, value);
+        }
+        if let Some(token) = request.token.filter(|_| parts.origin == first.origin) {
+            call = call.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let response = call.call().map_err(|e| network(&e))?;
+        if parts.origin == first.origin {
+            linked = merge(linked, response.headers());
+        }
+        if !response.status().is_redirection() {
+            status(&response, &url)?;
+            return Ok(Reply { response, linked });
+        }
+        let Some(location) = header_text(response.headers(), header::LOCATION) else {
+            return Err(Trouble::final_(format!(
+                "{}: redirect without a Location",
+                without_query(&url)
+            )));
+        };
+        url = join(&url, &location).ok_or_else(|| {
+            Trouble::final_(format!(
+                "{}: redirect to nowhere: {}",
+                without_query(&url),
+                without_query(&location)
+            ))
+        })?;
+    }
+    Err(Trouble::final_(format!(
+        "{}: more than {MAX_REDIRECTS} redirects",
+        without_query(request.url)
+    )))
+}
+
+fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.trim().to_owned())
+}
+
+fn merge(known: Want, headers: &HeaderMap) -> Want {
+    let hash =
+        header_text(headers, "x-linked-etag").map(|tag| tag.trim_matches('"').to_ascii_lowercase());
+    let is_sha256 = |tag: &String| tag.len() == 64 && tag.bytes().all(|b| b.is_ascii_hexdigit());
+    Want {
+        size: known.size.or_else(|| header_text(headers, "x-linked-size")?.parse().ok()),
+        sha256: known.sha256.or_else(|| hash.filter(is_sha256)),
+    }
+}
+
+fn status(response: &Response<Body>, url: &str) -> Result<(), Trouble> {
+    let status = response.status();
+    let line = format!("{}: the server answered {status}", without_query(url));
+    match status.as_u16() {
+        200 | 206 | 416 => Ok(()),
+        401 | 403 => Err(Trouble::final_(format!(
+            "{line} (gated or private? HF_TOKEN is sent to hf: sources)"
+        ))),
+        408 | 429 | 500 | 502 | 503 | 504 => Err(Trouble::passing(line)),
+        _ => Err(Trouble::final_(line)),
+    }
+}
+
+/// An absolute URL from a Location header, relative to `base`.
+fn join(base: &str, location: &str) -> Option<String> {
+    if location.contains("://") {
+        return Some(location.to_owned());
+    }
+    let uri: Uri = base.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
+    if let Some(rest) = location.strip_prefix("//") {
+        return Some(format!("{scheme}://{rest}"));
+    }
+    if location.starts_with('/') {
+        return Some(format!("{scheme}://{authority}{location}"));
+    }
+    let folder = uri.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+    Some(format!("{scheme}://{authority}{folder}/{location}"))
+}
+
+fn network(error: &ureq::Error) -> Trouble {
+    let line = shortened(&error.to_string(), 200);
+    match error {
+        ureq::Error::Timeout(_) => Trouble::passing(line),
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Trouble::final_(line)
+        }
+        ureq::Error::Io(_) | ureq::Error::Protocol(_) => Trouble::passing(line),
+        _ => Trouble::final_(line),
+    }
+}
+
+struct Download<'a> {
+    agent: Agent,
+    request: Request<'a>,
+    /// What names these very bytes to the server: a strong ETag, or a date. Without one there is no resuming.
+    validator: Option<String>,
+    want: &'a mut Want,
+}
+
+impl Download<'_> {
+    fn attempt(&mut self, part: &mut Part, progress: &Progress) -> Result<(), Stop> {
+        let mut headers = Vec::new();
+        if part.len() > 0 {
+            match &self.validator {
+                Some(validator) => {
+                    headers.push((header::RANGE, format!("bytes={}-", part.len())));
+                    headers.push((header::IF_RANGE, validator.clone()));
+                }
+                None => part.restart().map_err(Stop::Here)?,
+            }
+        }
+        let Reply { response, linked } = send(&self.agent, self.request, &headers)?;
+        let shown = without_query(self.request.url);
+        let total = self.begin(&response, part, &shown)?;
+        self.learn(linked, total, &shown)?;
+        if let Some(size) = self.want.size {
+            progress.total(size);
+        }
+        self.receive(response, part, progress, &shown)
+    }
+
+    /// Lines `part` up with what the reply is about to send; the whole file's size, where the reply says it.
+    fn begin(
+        &mut self,
+        response: &Response<Body>,
+        part: &mut Part,
+        shown: &str,
+    ) -> Result<Option<u64>, Stop> {
+        let headers = response.headers();
+        if let Some(kind) = header_text(headers, header::CONTENT_TYPE)
+            && kind.to_ascii_lowercase().starts_with("text/html")
+        {
+            return Err(Trouble::final_(format!("{shown}: an HTML page, not a model file")).into());
+        }
+        if let Some(coding) = header_text(headers, header::CONTENT_ENCODING)
+            && !coding.eq_ignore_ascii_case("identity")
+        {
+            let coding = shortened(&coding, 40);
+            return Err(Trouble::final_(format!(
+                "{shown}: Content-Encoding {coding}, which was not asked for"
+            ))
+            .into());
+        }
+        let length =
+            header_text(headers, header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        if response.status() == StatusCode::PARTIAL_CONTENT {
+            let range = header_text(headers, header::CONTENT_RANGE).unwrap_or_default();
+            return match content_range(&range) {
+                Some((start, total)) if start == part.len() && part.len() > 0 => Ok(total),
+                Some(_) | None => {
+                    self.validator = None;
+                    let asked = part.len();
+                    part.restart().map_err(Stop::Here)?;
+                    let range = shortened(&range, 60);
+                    Err(Trouble::passing(format!(
+                        "{shown}: asked for bytes from {asked}, got {range:?}"
+                    ))
+                    .into())
+                }
+            };
+        }
+        // 200 in place of 206: the file changed, or the server cannot resume. 416: it became shorter.
+        if part.len() > 0 {
+            part.restart().map_err(Stop::Here)?;
+        }
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            self.validator = None;
+            return Err(Trouble::passing(format!(
+                "{shown}: the server cannot send the rest of the file"
+            ))
+            .into());
+        }
+        let tag = header_text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
+        self.validator = tag.or_else(|| header_text(headers, header::LAST_MODIFIED));
+        Ok(length)
+    }
+
+    fn learn(&mut self, linked: Want, total: Option<u64>, shown: &str) -> Result<(), Stop> {
+        let size = self.want.size.or(linked.size);
+        if let (Some(size), Some(total)) = (size, total)
+            && size != total
+        {
+            return Err(Trouble::final_(format!("{shown}: {total} bytes, expected {size}")).into());
+        }
+        self.want.size = size.or(total);
+        if self.want.sha256.is_none() {
+            self.want.sha256 = linked.sha256;
+        }
+        Ok(())
+    }
+
+    fn receive(
+        &mut self,
+        response: Response<Body>,
+        part: &mut Part,
+        progress: &Progress,
+        shown: &str,
+    ) -> Result<(), Stop> {
+        let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            let n = match body.read(&mut buffer) {
+                Ok(n) => n,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    let error = shortened(&error.to_string(), 200);
+                    return Err(Trouble::passing(format!(
+                        "{shown}: broke off at byte {}: {error}",
+                        part.len()
+                    ))
+                    .into());
+                }
+            };
+            if n == 0 {
+                break;
+            }
+            if self.want.size.is_some_and(|size| n as u64 > size - part.len().min(size)) {
+                let size = self.want.size.unwrap_or_default();
+                return Err(Trouble::final_(format!(
+                    "{shown}: more than the expected {size} bytes"
+                ))
+                .into());
+            }
+            part.write(&buffer[..n]).map_err(Stop::Here)?;
+            progress.at(part.len());
+            if part.magic().is_some_and(|magic| magic != *b"GGUF") {
+                return Err(Trouble::final_(format!("{shown}: not a GGUF file")).into());
+            }
+        }
+        match self.want.size {
+            Some(size) if part.len() < size => {
+                Err(Trouble::passing(format!("{shown}: ended at byte {} of {size}", part.len()))
+                    .into())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Start and total of `bytes 5-9/10`; the total may be `*`.
+fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
+    let (start, _) = range.split_once('-')?;
+    Some((start.trim().parse().ok()?, total.trim().parse().ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_joined_as_browsers_do() {
+        let base = "https://h:1/a/b?q=1";
+        for (location, expected) in [
+            ("https://x/y", "https://x/y"),
+            ("//x/y", "https://x/y"),
+            ("/y?z", "https://h:1/y?z"),
+            ("y", "https://h:1/a/y"),
+        ] {
+            assert_eq!(join(base, location).as_deref(), Some(expected));
+        }
+    }
+
+    #[test]
+    fn content_ranges() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
+        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        for bad in ["", "bytes */10", "bytes=5-9/10", "bytes -1-9/10", "items 5-9/10"] {
+            assert_eq!(content_range(bad), None, "{bad}");
+        }
+    }
+}
