@@ -113,7 +113,7 @@ fn model_code(kind: model::ErrorKind) -> Code {
             Code::BadFile
         }
         K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
-        K::Read => Code::Io,
+        K::Read | K::Write => Code::Io,
         K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
         K::Backend => Code::Device,
         K::PromptTooLong | K::BadRequest => Code::Rejected,
