@@ -222,7 +222,7 @@ impl LoadArgs {
 }
 
 /// A second thread on a core brings nothing to kernels that wait for memory; a control group may allow fewer.
-fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).max(1)
 }
 
@@ -279,7 +279,7 @@ impl Plan {
             }
         }
         let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-        let mut bar = LoadBar::new("loading", total);
+        let mut bar = LoadBar::new("loading", total, Unit::Bytes);
         let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| bar.at(n));
         bar.finish();
         Ok(loaded.map_err(model::Error::from)?)
@@ -303,7 +303,7 @@ fn print_budget(memory: &Memory, limit: u64) {
 /// Refuses weights that are no numbers, by tensor and block.
 fn check_tensors(file: &gguf::File) -> Result<()> {
     let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-    let mut bar = LoadBar::new("checking", total);
+    let mut bar = LoadBar::new("checking", total, Unit::Bytes);
     let mut done = 0;
     for tensor in file.tensors() {
         let data = file.data(tensor)?;
@@ -323,28 +323,42 @@ fn check_tensors(file: &gguf::File) -> Result<()> {
     Ok(())
 }
 
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Weights.
+    Weights,
+}
+
 /// A bar on stderr where that is a terminal, once the work takes more than a second.
 pub(crate) struct LoadBar {
     what: &'static str,
     total: u64,
+    unit: Unit,
     start: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl LoadBar {
     /// Nothing is shown yet.
-    pub(crate) fn new(what: &'static str, total: u64) -> Self {
-        Self { what, total, start: Instant::now(), bar: None }
+    pub(crate) fn new(what: &'static str, total: u64, unit: Unit) -> Self {
+        Self { what, total, unit, start: Instant::now(), bar: None }
     }
 
-    /// `done` bytes of the total.
+    /// `done` of the total.
     pub(crate) fn at(&mut self, done: u64) {
         if self.bar.is_none() && self.start.elapsed() > QUIET {
-            // The template is a constant; the default style stands in if indicatif disagrees with it.
-            let style = ProgressStyle::with_template(
-                "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let template = match self.unit {
+                Unit::Bytes => "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
+                Unit::Weights => {
+                    "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
+                }
+            };
+            // The templates are constants; the default style stands in if indicatif disagrees with them.
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(self.total).with_style(style.progress_chars("━╸─"));
             self.bar = Some(bar.with_message(self.what));
         }

@@ -6,6 +6,7 @@ mod completions;
 mod inspect;
 mod list;
 mod pull;
+mod quantize;
 mod rm;
 mod run;
 mod tokenize;
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     List(list::Args),
     /// Remove a fetched model
     Rm(rm::Args),
+    /// Write a model in another format
+    Quantize(quantize::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -47,6 +50,7 @@ impl Command {
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
             Self::Rm(args) => rm::run(args, config),
+            Self::Quantize(args) => quantize::run(args, config),
             Self::Completions(args) => completions::run(args, config),
         }
     }
