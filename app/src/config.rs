@@ -1,6 +1,6 @@
 //! What the environment says. The only place that reads it.
 
-use crate::exit::{Code, failure};
+use crate::exit::{Code, Failure};
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -71,7 +71,7 @@ impl Config {
 fn no_home(other: &str) -> anyhow::Error {
     let what =
         format!("environment variable {HOME}: not set, so there is no folder for karat's files");
-    failure(Code::Usage, what).hint(format!("set {HOME} or {other}")).into()
+    Failure::new(Code::Usage, what).hint(format!("set {HOME} or {other}")).into()
 }
 
 #[cfg(test)]

@@ -41,12 +41,12 @@ pub(crate) struct Failure {
     hint: Option<String>,
 }
 
-/// An error with an exit code; the message says what, where, what was found and what is allowed.
-pub(crate) fn failure(code: Code, message: impl Into<String>) -> Failure {
-    Failure { code, message: message.into(), hint: None }
-}
-
 impl Failure {
+    /// The message says what, where, what was found and what is allowed.
+    pub(crate) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), hint: None }
+    }
+
     /// What the user can do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -65,6 +65,11 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+/// A [`Failure`] without a hint, as an `anyhow` error.
+pub(crate) fn failure(code: Code, message: impl Into<String>) -> anyhow::Error {
+    Failure::new(code, message).into()
+}
 
 /// The exit code of an error: that of the outermost cause that has one.
 pub(crate) fn code(error: &anyhow::Error) -> Code {
@@ -108,7 +113,7 @@ fn model_code(kind: model::ErrorKind) -> Code {
             Code::BadFile
         }
         K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
-        K::Read => Code::Io,
+        K::Read | K::Write => Code::Io,
         K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
         K::Backend => Code::Device,
         K::PromptTooLong | K::BadRequest => Code::Rejected,
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_hint_stands_on_the_same_line() {
-        let failure = failure(Code::Usage, "-n: 0").hint("1 and more");
+        let failure = Failure::new(Code::Usage, "-n: 0").hint("1 and more");
         assert_eq!(failure.to_string(), "-n: 0; hint: 1 and more");
     }
 

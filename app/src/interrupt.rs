@@ -16,7 +16,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
             std::process::exit(Code::Interrupted as i32);
         }
     })
-    .map_err(|error| failure(Code::Internal, format!("signal handler: {error}")).into())
+    .map_err(|error| failure(Code::Internal, format!("signal handler: {error}")))
 }
 
 /// While it lives, Ctrl-C asks for a stop instead of ending the program.

@@ -2,13 +2,13 @@
 
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{memory, text};
+use crate::{memory, sources, text};
 use anyhow::{Context as _, Result};
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
 use std::ffi::{OsStr, OsString};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokenizer::{ChatTemplate, Tokenizer};
@@ -120,15 +120,6 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The model's file: a path that is no UTF-8 is a path, everything else may be a name, too.
-pub(crate) fn resolve(model: Option<&OsStr>, config: &Config) -> Result<PathBuf> {
-    match model.map(|model| (model, model.to_str())) {
-        Some((path, None)) => Ok(path.into()),
-        Some((_, Some(name))) => crate::sources::resolve(Some(name), config),
-        None => crate::sources::resolve(None, config),
-    }
-}
-
 /// Opens a model file and says what is odd about it.
 pub(crate) fn open(path: &Path, access: gguf::Access) -> Result<gguf::File> {
     let file = gguf::File::open(path, access)?;
@@ -155,7 +146,7 @@ fn warn(warnings: &[String]) {
 impl Model {
     /// Loads a model. Everything that can be refused is refused before memory for weights is taken.
     pub(crate) fn load(model: Option<&OsStr>, args: &LoadArgs, config: &Config) -> Result<Self> {
-        let path = resolve(model, config)?;
+        let path = sources::resolve(model, config)?;
         let start = Instant::now();
         let access = if args.mmap { gguf::Access::Mmap } else { gguf::Access::Pread };
         let file = open(&path, access)?;
@@ -231,7 +222,7 @@ impl LoadArgs {
 }
 
 /// A second thread on a core brings nothing to kernels that wait for memory; a control group may allow fewer.
-fn default_threads() -> usize {
+pub(crate) fn default_threads() -> usize {
     num_cpus::get_physical().min(num_cpus::get()).max(1)
 }
 
@@ -284,11 +275,11 @@ impl Plan {
     fn load(&self, backend: &dyn Backend, file: &gguf::File) -> Result<Box<dyn graph::Loaded>> {
         for node in &self.graph.nodes {
             if let Err(reason) = backend.supports(&self.graph, node, self.load) {
-                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())).into());
+                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())));
             }
         }
         let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-        let mut bar = LoadBar::new("loading", total);
+        let mut bar = LoadBar::new("loading", total, Unit::Bytes);
         let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| bar.at(n));
         bar.finish();
         Ok(loaded.map_err(model::Error::from)?)
@@ -312,7 +303,7 @@ fn print_budget(memory: &Memory, limit: u64) {
 /// Refuses weights that are no numbers, by tensor and block.
 fn check_tensors(file: &gguf::File) -> Result<()> {
     let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-    let mut bar = LoadBar::new("checking", total);
+    let mut bar = LoadBar::new("checking", total, Unit::Bytes);
     let mut done = 0;
     for tensor in file.tensors() {
         let data = file.data(tensor)?;
@@ -323,7 +314,7 @@ fn check_tensors(file: &gguf::File) -> Result<()> {
                 text::one_line(&tensor.name),
                 tensor.dtype
             );
-            return Err(failure(Code::BadFile, what).into());
+            return Err(failure(Code::BadFile, what));
         }
         done += tensor.n_bytes;
         bar.at(done);
@@ -332,28 +323,42 @@ fn check_tensors(file: &gguf::File) -> Result<()> {
     Ok(())
 }
 
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Weights.
+    Weights,
+}
+
 /// A bar on stderr where that is a terminal, once the work takes more than a second.
 pub(crate) struct LoadBar {
     what: &'static str,
     total: u64,
+    unit: Unit,
     start: Instant,
     bar: Option<ProgressBar>,
 }
 
 impl LoadBar {
     /// Nothing is shown yet.
-    pub(crate) fn new(what: &'static str, total: u64) -> Self {
-        Self { what, total, start: Instant::now(), bar: None }
+    pub(crate) fn new(what: &'static str, total: u64, unit: Unit) -> Self {
+        Self { what, total, unit, start: Instant::now(), bar: None }
     }
 
-    /// `done` bytes of the total.
+    /// `done` of the total.
     pub(crate) fn at(&mut self, done: u64) {
         if self.bar.is_none() && self.start.elapsed() > QUIET {
-            // The template is a constant; the default style stands in if indicatif disagrees with it.
-            let style = ProgressStyle::with_template(
-                "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
-            )
-            .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let template = match self.unit {
+                Unit::Bytes => "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
+                Unit::Weights => {
+                    "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
+                }
+            };
+            // The templates are constants; the default style stands in if indicatif disagrees with them.
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::new(self.total).with_style(style.progress_chars("━╸─"));
             self.bar = Some(bar.with_message(self.what));
         }

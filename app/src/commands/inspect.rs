@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::load;
 use crate::out::{Controls, Out};
+use crate::sources;
 use crate::text;
 use anyhow::Result;
 use gguf::{Array, DType, TensorInfo, Value};
@@ -29,7 +30,7 @@ pub(crate) struct Args {
 
 /// Prints what a file holds.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let path = load::resolve(Some(&args.file), config)?;
+    let path = sources::resolve(Some(&args.file), config)?;
     let file = load::open(&path, gguf::Access::Pread)?;
     let max =
         if args.all { Max { chars: usize::MAX, elements: usize::MAX } } else { Max::default() };

@@ -4,11 +4,12 @@ mod bench;
 mod chat;
 mod completions;
 mod inspect;
-mod run;
-mod tokenize;
 mod list;
 mod pull;
+mod quantize;
 mod rm;
+mod run;
+mod tokenize;
 
 use crate::config::Config;
 
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     List(list::Args),
     /// Remove a fetched model
     Rm(rm::Args),
+    /// Write a model in another format
+    Quantize(quantize::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -47,6 +50,7 @@ impl Command {
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
             Self::Rm(args) => rm::run(args, config),
+            Self::Quantize(args) => quantize::run(args, config),
             Self::Completions(args) => completions::run(args, config),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::answer::{Answer, Question, Timings, answer};
 use crate::config::Config;
-use crate::exit::{Code, failure, say};
+use crate::exit::{Code, Failure, failure, say};
 use crate::load::{Info, LoadArgs, Model, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
@@ -16,9 +16,10 @@ use tokenizer::{Chat, Ends, MAX_TEXT_BYTES, Message, Special};
 
 /// What `karat run` takes.
 #[derive(clap::Args)]
+#[command(override_usage = "karat run [OPTIONS] [MODEL] PROMPT")]
 pub(crate) struct Args {
-    /// The prompt; with two arguments the first is the model
-    #[arg(value_name = "[MODEL] PROMPT", num_args = 0..=2)]
+    /// The prompt; with two arguments the first is the model, as for -m
+    #[arg(value_name = "PROMPT", num_args = 0..=2)]
     texts: Vec<OsString>,
     #[command(flatten)]
     model: ModelArgs,
@@ -130,7 +131,7 @@ impl Args {
                     "{} arguments beside flags that say the same: which is the prompt?",
                     texts.len()
                 );
-                return Err(failure(Code::Usage, what).hint("see karat run --help").into());
+                return Err(Failure::new(Code::Usage, what).hint("see karat run --help").into());
             }
         };
         let prompt = match (text, &self.prompt, &self.file) {
@@ -167,7 +168,7 @@ pub(crate) fn read_stdin(asked_for: bool) -> Result<String> {
     let stdin = std::io::stdin();
     if stdin.is_terminal() && !asked_for {
         let hint = "karat run \"your prompt\", or karat chat";
-        return Err(failure(Code::Usage, "no prompt").hint(hint).into());
+        return Err(Failure::new(Code::Usage, "no prompt").hint(hint).into());
     }
     read_text(stdin.lock()).context("standard input")
 }

@@ -4,6 +4,7 @@ use super::run::{read_file, read_stdin};
 use crate::config::Config;
 use crate::load::{self, ModelArgs};
 use crate::out::{Controls, Out};
+use crate::sources;
 use crate::text::quoted;
 use anyhow::Result;
 use std::path::PathBuf;
@@ -53,7 +54,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         (None, Some(file)) => read_file(file)?,
         (None, None) => read_stdin(false)?,
     };
-    let path = load::resolve(args.model.model.as_deref(), config)?;
+    let path = sources::resolve(args.model.model.as_deref(), config)?;
     let file = load::open(&path, gguf::Access::Pread)?;
     let tokenizer = load::tokenizer(&file, &path)?;
     let special = if args.parse_special { Special::Parse } else { Special::AsText };

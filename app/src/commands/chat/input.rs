@@ -64,7 +64,7 @@ impl Input {
                 Err(ReadlineError::Interrupted) => say("karat", "Ctrl-D or /exit leaves"),
                 Err(ReadlineError::Eof) => return Ok(None),
                 Err(ReadlineError::Io(error)) => return Err(error).context("terminal"),
-                Err(error) => return Err(failure(Code::Io, format!("terminal: {error}")).into()),
+                Err(error) => return Err(failure(Code::Io, format!("terminal: {error}"))),
             }
         }
     }
@@ -100,9 +100,7 @@ fn read_pipe(from: &mut dyn BufRead) -> Result<Option<String>> {
         let left = (MAX_TEXT_BYTES - bytes.len().min(MAX_TEXT_BYTES)) as u64;
         let n = from.take(left).read_until(b'\n', &mut bytes).context("standard input")?;
         if bytes.len() >= MAX_TEXT_BYTES {
-            return Err(
-                failure(Code::Rejected, format!("message: over {MAX_TEXT_BYTES} bytes")).into()
-            );
+            return Err(failure(Code::Rejected, format!("message: over {MAX_TEXT_BYTES} bytes")));
         }
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             failure(Code::Usage, format!("standard input: not UTF-8 ({error})"))

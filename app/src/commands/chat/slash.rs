@@ -2,7 +2,7 @@
 
 use super::Next;
 use super::talk::Talk;
-use crate::exit::{Code, failure, say};
+use crate::exit::{Code, Failure, failure, say};
 use crate::out::Out;
 use crate::sampling;
 use anyhow::Result;
@@ -52,7 +52,7 @@ pub(super) fn run(talk: &mut Talk, line: &str, out: &mut Out) -> Result<Next> {
         ("/set", setting) => set(talk, setting)?,
         _ => {
             let what = format!("{name}: unknown, or with too few or too many arguments");
-            return Err(failure(Code::Usage, what).hint("/help").into());
+            return Err(Failure::new(Code::Usage, what).hint("/help").into());
         }
     }
     Ok(Next::Read)
@@ -109,7 +109,7 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
         "presence-penalty" => params.presence_penalty = parse(name, value)?,
         "frequency-penalty" => params.frequency_penalty = parse(name, value)?,
         _ => {
-            return Err(failure(Code::Usage, format!("/set: no setting \"{name}\""))
+            return Err(Failure::new(Code::Usage, format!("/set: no setting \"{name}\""))
                 .hint("/set lists them")
                 .into());
         }
@@ -118,7 +118,7 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
 }
 
 fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
-    value.parse().map_err(|_| {
-        failure(Code::Usage, format!("{name}: \"{value}\" is no number in range")).into()
-    })
+    value
+        .parse()
+        .map_err(|_| failure(Code::Usage, format!("{name}: \"{value}\" is no number in range")))
 }

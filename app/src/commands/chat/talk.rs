@@ -1,7 +1,7 @@
 //! The conversation: what was said, and the next answer.
 
 use crate::answer::{Question, Timings, answer};
-use crate::exit::{Code, failure, say};
+use crate::exit::{Code, Failure, failure, say};
 use crate::interrupt::Answering;
 use crate::load::Model;
 use crate::out::Out;
@@ -131,7 +131,7 @@ impl Talk {
         if prompt.len() > n_ctx {
             let what =
                 format!("conversation of {} tokens is over the context of {n_ctx}", prompt.len());
-            return Err(failure(Code::Rejected, what).hint("/clear, or a larger -c").into());
+            return Err(Failure::new(Code::Rejected, what).hint("/clear, or a larger -c").into());
         }
         Ok(prompt)
     }
@@ -183,7 +183,7 @@ impl Talk {
         file.take(MAX_SAVED_BYTES + 1).read_to_end(&mut json).with_context(shown)?;
         if json.len() as u64 > MAX_SAVED_BYTES {
             let what = format!("{}: over {MAX_SAVED_BYTES} bytes", shown());
-            return Err(failure(Code::Io, what).into());
+            return Err(failure(Code::Io, what));
         }
         let saved: Saved = serde_json::from_slice(&json)
             .map_err(|error| failure(Code::Io, format!("no conversation of karat's: {error}")))
