@@ -104,9 +104,8 @@ fn make(from: &Path, to: &Path, name: &str) {
         return;
     }
     let file = gguf::File::open(from, gguf::Access::Mmap).unwrap();
-    let options =
-        model::quantize::Options { mix: name.parse().unwrap(), threads: 2, overwrite: true };
-    model::quantize::quantize(&file, to, &options, &mut |_| {}).unwrap();
+    let threads = std::num::NonZero::new(2).unwrap();
+    model::quantize::quantize(&file, to, name.parse().unwrap(), threads, |_| {}).unwrap();
 }
 
 /// A model on the CPU backend.

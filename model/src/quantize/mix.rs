@@ -308,3 +308,185 @@ fn fitting(wanted: DType, info: &TensorInfo) -> Result<DType> {
     };
     Ok(if fits(shorter) { shorter } else { DType::F16 })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gguf::{Builder, Value};
+
+    /// A model of 16 layers with one matrix of each role in each, rows of 256.
+    fn model(arch: &str, keys: &[(&str, u32)], extra: &[(&str, &[u64])]) -> File {
+        let mut builder = Builder::new().kv("general.architecture", arch);
+        let defaults =
+            [("block_count", 16), ("attention.head_count", 8), ("attention.head_count_kv", 8)];
+        for &(key, value) in defaults.iter().chain(keys) {
+            builder = builder.kv(&format!("{arch}.{key}"), Value::U32(value));
+        }
+        let mut names = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
+        for role in [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+            "attn_norm",
+        ] {
+            // By name, as a converter writes them: layer 10 comes before layer 2.
+            let mut layers: Vec<String> =
+                (0..16).map(|layer| format!("blk.{layer}.{role}.weight")).collect();
+            layers.sort();
+            names.extend(layers);
+        }
+        for name in &names {
+            let dims: &[u64] = if name.contains("norm") { &[256] } else { &[256, 2] };
+            let zeros = vec![0; 4 * dims.iter().product::<u64>() as usize];
+            builder = builder.tensor(name, DType::F32, dims, &zeros);
+        }
+        for &(name, dims) in extra {
+            let zeros = vec![0; 4 * dims.iter().product::<u64>() as usize];
+            builder = builder.tensor(name, DType::F32, dims, &zeros);
+        }
+        File::from_bytes(builder.build().unwrap()).unwrap()
+    }
+
+    /// The formats of one role, one letter for a layer: 4, 5 and 6 for K-quants, 8 for Q8_0.
+    fn layers(file: &File, file_type: FileType, role: &str) -> String {
+        let plan = plan(file, file_type).unwrap();
+        let of = |layer: usize| {
+            let name = format!("blk.{layer}.{role}.weight");
+            let planned = plan.tensors.iter().find(|planned| planned.info.name == name).unwrap();
+            planned.dtype.name().chars().nth(1).unwrap()
+        };
+        (0..16).map(of).collect()
+    }
+
+    fn one(file: &File, file_type: FileType, name: &str) -> DType {
+        let plan = plan(file, file_type).unwrap();
+        plan.tensors.iter().find(|planned| planned.info.name == name).unwrap().dtype
+    }
+
+    #[test]
+    fn more_bits_for_first_last_and_every_third_layer() {
+        let layers = |n| (0..n).filter(|&layer| more_bits(layer, n)).collect::<Vec<_>>();
+        assert_eq!(layers(16), [0, 1, 4, 7, 10, 13, 14, 15]);
+        assert_eq!(layers(30), [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]);
+        assert_eq!(layers(1), [0]);
+    }
+
+    const MORE: &str = "6644644644644666";
+    const ALL_4: &str = "4444444444444444";
+    const ALL_8: &str = "8888888888888888";
+
+    #[test]
+    fn mixes() {
+        let file = model("llama", &[], &[]);
+        for role in ["attn_v", "ffn_down"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, role), MORE, "{role}");
+            assert_eq!(layers(&file, FileType::Q5_K_M, role), MORE.replace('4', "5"), "{role}");
+            assert_eq!(layers(&file, FileType::Q6_K, role), "6".repeat(16), "{role}");
+            assert_eq!(layers(&file, FileType::Q4_0, role), ALL_4, "{role}");
+        }
+        for role in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, role), ALL_4, "{role}");
+        }
+        // F32 as they were.
+        assert_eq!(layers(&file, FileType::Q4_K_M, "attn_norm"), "3".repeat(16));
+        assert_eq!(one(&file, FileType::Q8_0, "output_norm.weight"), DType::F32);
+    }
+
+    #[test]
+    fn output_and_embedding() {
+        let tied = model("llama", &[], &[]);
+        let untied = model("llama", &[], &[("output.weight", &[256, 2])]);
+        for (file_type, alone, apart) in [
+            (FileType::Q4_K_M, DType::Q6_K, DType::Q4_K),
+            (FileType::Q4_0, DType::Q6_K, DType::Q4_0),
+            (FileType::Q5_1, DType::Q6_K, DType::Q5_1),
+            (FileType::Q8_0, DType::Q8_0, DType::Q8_0),
+            (FileType::BF16, DType::BF16, DType::BF16),
+        ] {
+            assert_eq!(one(&tied, file_type, "token_embd.weight"), alone, "{file_type}");
+            assert_eq!(one(&untied, file_type, "token_embd.weight"), apart, "{file_type}");
+            assert_eq!(one(&untied, file_type, "output.weight"), alone, "{file_type}");
+        }
+    }
+
+    #[test]
+    fn experts() {
+        let eight =
+            model("llama", &[("expert_count", 8)], &[("blk.3.ffn_gate_inp.weight", &[256, 8])]);
+        for role in ["attn_v", "attn_k"] {
+            assert_eq!(layers(&eight, FileType::Q4_K_M, role), ALL_8, "{role}");
+        }
+        assert_eq!(layers(&eight, FileType::Q4_K_M, "attn_output"), ALL_4.replace('4', "5"));
+        assert_eq!(layers(&eight, FileType::Q5_K_M, "attn_output"), ALL_4.replace('4', "5"));
+        assert_eq!(layers(&eight, FileType::Q4_0, "attn_output"), ALL_4);
+        assert_eq!(layers(&eight, FileType::Q4_K_M, "ffn_down"), MORE);
+        assert_eq!(one(&eight, FileType::Q4_K_M, "blk.3.ffn_gate_inp.weight"), DType::F32);
+
+        let deep =
+            model("llama", &[("expert_count", 4)], &[("blk.16.ffn_down_exps.weight", &[256, 2])]);
+        let error = plan(&deep, FileType::Q4_K_M).err().unwrap().to_string();
+        assert_eq!(error, "tensor blk.16.ffn_down_exps.weight: layer 16, allowed layers 0..16");
+    }
+
+    #[test]
+    fn models_with_rules_of_their_own() {
+        let grouped = ("attention.head_count_kv", 2);
+        let llama70b = model("llama", &[("block_count", 80), grouped], &[]);
+        assert_eq!(layers(&llama70b, FileType::Q4_K_M, "attn_v"), MORE.replace('4', "5"));
+        let llama65b = model("llama", &[("block_count", 80)], &[]);
+        assert_eq!(layers(&llama65b, FileType::Q4_K_M, "attn_v"), MORE);
+        let falcon = model("falcon", &[], &[]);
+        assert_eq!(layers(&falcon, FileType::Q4_K_M, "ffn_down"), "6544544544544555");
+        assert_eq!(layers(&falcon, FileType::Q5_K_M, "ffn_down"), MORE.replace('4', "5"));
+        assert_eq!(one(&falcon, FileType::Q4_K_M, "token_embd.weight"), DType::Q8_0);
+        let error = plan(&model("glm5-next", &[], &[]), FileType::Q4_0).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn rows_that_fit_no_block() {
+        let file = model(
+            "llama",
+            &[],
+            &[
+                ("blk.0.a.weight", &[96, 2]),
+                ("blk.0.b.weight", &[48, 2]),
+                ("blk.0.ffn_down_shexp.weight", &[96, 2]),
+                ("output.weight", &[48, 2]),
+            ],
+        );
+        let get = |file_type, name| one(&file, file_type, name);
+        assert_eq!(get(FileType::Q4_K_M, "blk.0.a.weight"), DType::Q5_0);
+        assert_eq!(get(FileType::Q5_K_M, "blk.0.a.weight"), DType::Q5_1);
+        assert_eq!(get(FileType::Q6_K, "blk.0.a.weight"), DType::Q8_0);
+        assert_eq!(get(FileType::Q4_0, "blk.0.a.weight"), DType::Q4_0);
+        assert_eq!(get(FileType::Q4_K_M, "blk.0.ffn_down_shexp.weight"), DType::Q8_0);
+        for file_type in [FileType::Q4_K_M, FileType::Q6_K, FileType::Q8_0, FileType::Q4_1] {
+            assert_eq!(get(file_type, "blk.0.b.weight"), DType::F16, "{file_type}");
+            assert_eq!(get(file_type, "output.weight"), DType::F16, "{file_type}");
+        }
+        assert_eq!(get(FileType::F32, "blk.0.b.weight"), DType::F32);
+        assert_eq!(plan(&file, FileType::Q8_0).unwrap().fallbacks, 2);
+    }
+
+    #[test]
+    fn what_stays() {
+        let extra: &[(&str, &[u64])] = &[
+            ("blk.0.attn_q.bias", &[256, 2]),
+            ("blk.0.attn_q_norm.weight", &[256, 2]),
+            ("blk.0.ssm_conv1d.weight", &[256, 2]),
+            ("blk.0.flat.weight", &[512, 1]),
+            ("position_embd.weight", &[256, 2]),
+            ("blk.0.cube.weight", &[256, 1, 2]),
+        ];
+        let file = model("llama", &[], extra);
+        for (name, _) in &extra[..5] {
+            assert_eq!(one(&file, FileType::Q4_0, name), DType::F32, "{name}");
+        }
+        assert_eq!(one(&file, FileType::Q4_0, "blk.0.cube.weight"), DType::Q4_0);
+    }
+}

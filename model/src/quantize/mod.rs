@@ -158,13 +158,13 @@ pub fn quantize(
         fallbacks: plan.fallbacks,
     };
     let total = plan.tensors.iter().map(|planned| planned.info.n_elements()).sum();
-    let mut piece = Piece::new(threads)?;
+    let mut piece = Piece::new(threads);
     for planned in &plan.tensors {
-        let mut offset = 0;
-        while offset < planned.info.n_bytes {
-            let weights = piece.convert(source, planned, offset)?;
+        let (mut done, n) = (0, planned.info.n_elements());
+        while done < n {
+            let weights = piece.convert(source, planned, done)?;
             data.write(&piece.out).map_err(|error| write_error(&error, output))?;
-            offset += piece.source.len() as u64;
+            done += weights;
             report.weights += weights;
             let formats = (planned.info.dtype, planned.dtype);
             progress(Progress { tensor: &planned.info.name, formats, done: report.weights, total });
@@ -239,20 +239,23 @@ struct Piece {
 }
 
 impl Piece {
-    fn new(threads: NonZero<usize>) -> Result<Self> {
-        Ok(Self { threads, source: Vec::new(), weights: Vec::new(), out: Vec::new() })
+    fn new(threads: NonZero<usize>) -> Self {
+        Self { threads, source: Vec::new(), weights: Vec::new(), out: Vec::new() }
     }
 
-    /// Reads the next weights of a tensor from byte `offset` of it and leaves them in `out`; returns how many.
-    fn convert(&mut self, source: &File, planned: &Planned<'_>, offset: u64) -> Result<u64> {
+    /// Reads the next weights of a tensor, from the one numbered `first`, and leaves them converted in `out`; returns
+    /// how many.
+    fn convert(&mut self, source: &File, planned: &Planned<'_>, first: u64) -> Result<u64> {
         let (from, to) = (planned.info.dtype, planned.dtype);
         // A tensor is whole blocks of either format, so it may be cut at any multiple of the longest block.
-        let piece = PIECE / from.block_len() as u64 * from.block_bytes() as u64;
-        let n_bytes = piece.min(planned.info.n_bytes - offset) as usize;
-        let n = n_bytes / from.block_bytes() * from.block_len();
-        self.source.resize(n_bytes, 0);
+        let n = PIECE.min(planned.info.n_elements() - first) as usize;
+        self.source.resize(from.row_bytes(n), 0);
+        let offset = first / from.block_len() as u64 * from.block_bytes() as u64;
         source.read_into(planned.info, offset, &mut self.source)?;
-        refuse_non_finite(planned, from, &self.source, "source")?;
+        if let Some(block) = gguf::check_tensor(from, &self.source) {
+            let found = "NaN or infinity";
+            return Err(bad_weights(planned.info, first, block * from.block_len(), found));
+        }
         if from == to {
             self.out.clone_from(&self.source);
             return Ok(n as u64);
@@ -260,7 +263,10 @@ impl Piece {
         self.weights.resize(n, 0.0);
         self.out.resize(to.row_bytes(n), 0);
         self.split(from, to);
-        refuse_non_finite(planned, to, &self.out, "output")?;
+        if let Some(block) = gguf::check_tensor(to, &self.out) {
+            let found = format!("weights too large for {to}");
+            return Err(bad_weights(planned.info, first, block * to.block_len(), &found));
+        }
         Ok(n as u64)
     }
 
@@ -282,14 +288,11 @@ impl Piece {
     }
 }
 
-fn refuse_non_finite(planned: &Planned<'_>, dtype: DType, data: &[u8], whose: &str) -> Result<()> {
-    let Some(block) = gguf::check_tensor(dtype, data) else { return Ok(()) };
-    let what = format!(
-        "tensor {}: NaN or infinity in the {whose} ({dtype}, block {block} of a piece of {}); the weights cannot be quantised",
-        planned.info.name,
-        data.len() / dtype.block_bytes()
-    );
-    Err(Error::new(ErrorKind::BadTensor, what))
+/// The weight that is at fault is numbered `at` in a piece that starts with the one numbered `first`.
+fn bad_weights(info: &TensorInfo, first: u64, at: usize, found: &str) -> Error {
+    let row = (first + at as u64) / info.row_len().max(1);
+    let what = format!("tensor {}: {found} in row {row}, which cannot be quantised", info.name);
+    Error::new(ErrorKind::BadTensor, what)
 }
 
 #[cfg(test)]
