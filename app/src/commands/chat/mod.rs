@@ -68,17 +68,22 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     talk.max_tokens = super::run::max_tokens(args.n_predict);
     talk.stats = args.stats;
     let mut out = Out::new(controls);
+    let ended = converse(&mut talk, &mut input, &mut out);
+    input.save();
+    ended
+}
+
+fn converse(talk: &mut Talk, input: &mut Input, out: &mut Out) -> Result<()> {
     while let Some(text) = input.read()? {
-        match respond(&mut talk, &text, &mut out) {
+        match respond(talk, &text, out) {
             Ok(Next::Read) => {}
             Ok(Next::Exit) => break,
             Err(error) if input.is_terminal() && can_go_on(code(&error)) => {
-                say("error", &format!("{error:#}"))
+                say("error", &format!("{error:#}"));
             }
             Err(error) => return Err(error),
         }
     }
-    input.save();
     Ok(())
 }
 
