@@ -64,7 +64,8 @@ fn pick(mut names: Vec<String>) -> Result<String, String> {
     let q4_k_m: Vec<&String> = names.iter().filter(|n| n.to_ascii_uppercase().contains("Q4_K_M")).collect();
     match (names.as_slice(), q4_k_m.as_slice()) {
         ([], _) => Err("no GGUF file in this repository".to_owned()),
-        ([only], _) | (_, [only]) => Ok((*only).clone()),
+        ([only], _) => Ok(only.clone()),
+        (_, [only]) => Ok((*only).clone()),
         (many, _) => {
             let shown = many.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
             Err(format!("{} GGUF files, name one after a slash: {shown}", many.len()))
