@@ -36,7 +36,9 @@ impl Config {
         };
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
         Self {
-            cache_dir: var("KARAT_CACHE").map(PathBuf::from).or_else(|| dir("XDG_CACHE_HOME", ".cache")),
+            cache_dir: var("KARAT_CACHE")
+                .map(PathBuf::from)
+                .or_else(|| dir("XDG_CACHE_HOME", ".cache")),
             state_dir: dir("XDG_STATE_HOME", ".local/state"),
             user_catalogue: dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("catalogue.toml")),
             hf_endpoint: text("HF_ENDPOINT"),
@@ -67,7 +69,8 @@ impl Config {
 }
 
 fn no_home(other: &str) -> anyhow::Error {
-    let what = format!("environment variable {HOME}: not set, so there is no folder for karat's files");
+    let what =
+        format!("environment variable {HOME}: not set, so there is no folder for karat's files");
     Failure::new(Code::Usage, what).hint(format!("set {HOME} or {other}")).into()
 }
 

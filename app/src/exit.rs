@@ -109,9 +109,11 @@ fn gguf_code(kind: gguf::ErrorKind) -> Code {
 fn model_code(kind: model::ErrorKind) -> Code {
     use model::ErrorKind as K;
     match kind {
-        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => Code::BadFile,
+        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => {
+            Code::BadFile
+        }
         K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
-        K::Read => Code::Io,
+        K::Read | K::Write => Code::Io,
         K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
         K::Backend => Code::Device,
         K::PromptTooLong | K::BadRequest => Code::Rejected,
@@ -162,7 +164,12 @@ pub(crate) fn guard(run: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
             match code {
                 Code::Interrupted => {}
                 Code::Internal => say("error", &format!("{error:#}; hint: {REPORT}")),
-                Code::Usage | Code::BadFile | Code::Io | Code::DoesNotFit | Code::Device | Code::Rejected => {
+                Code::Usage
+                | Code::BadFile
+                | Code::Io
+                | Code::DoesNotFit
+                | Code::Device
+                | Code::Rejected => {
                     say("error", &format!("{error:#}"));
                 }
             }
@@ -184,7 +191,8 @@ mod tests {
 
     #[test]
     fn codes_survive_context() {
-        let error = Err::<(), _>(failure(Code::Device, "gone")).context("while running").unwrap_err();
+        let error =
+            Err::<(), _>(failure(Code::Device, "gone")).context("while running").unwrap_err();
         assert_eq!(code(&error), Code::Device);
         assert_eq!(format!("{error:#}"), "while running: gone");
         let missing = gguf::File::open("no such file", gguf::Access::Pread).unwrap_err();
@@ -200,7 +208,8 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_error() {
-        let error = anyhow::Error::from(std::io::Error::from(IoKind::BrokenPipe)).context("printing");
+        let error =
+            anyhow::Error::from(std::io::Error::from(IoKind::BrokenPipe)).context("printing");
         assert!(is_broken_pipe(&error));
         assert!(!is_broken_pipe(&std::io::Error::from(IoKind::NotFound).into()));
     }

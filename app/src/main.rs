@@ -1,11 +1,15 @@
 //! The `karat` binary: people, terminals and exit codes. What could be reused lives in the library crates.
 #![forbid(unsafe_code)]
 
+mod answer;
 mod commands;
 mod config;
 mod exit;
 mod interrupt;
+mod load;
+mod memory;
 mod out;
+mod sampling;
 mod sources;
 mod text;
 

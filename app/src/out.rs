@@ -47,6 +47,6 @@ impl Out {
 
     /// Writes a value as JSON on a line of its own.
     pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        Ok(self.line(&serde_json::to_string_pretty(value)?)?)
+        Ok(self.line(&serde_json::to_string(value)?)?)
     }
 }

@@ -4,7 +4,8 @@ use std::path::Path;
 
 /// Whether printing `c` could move the cursor, colour the screen or reorder a line.
 fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Everything unsafe escaped, line breaks too.

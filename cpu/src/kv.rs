@@ -59,7 +59,8 @@ impl<E: Elem> Layer<E> {
     /// A zeroed cache, or `None` where memory is short.
     pub(crate) fn new(spec: KvLayer, n_blocks: usize) -> Option<Self> {
         let zeros = |dim: usize| -> Option<Vec<E>> {
-            let n = n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?;
+            let n =
+                n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?;
             let mut v = Vec::new();
             v.try_reserve_exact(n).ok()?;
             v.resize(n, E::default());

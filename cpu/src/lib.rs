@@ -1,6 +1,8 @@
 //! The ops of the graph crate, fast, on the CPU: AVX-512, AVX2, NEON or plain loops, chosen at run time, with the bits
 //! of `graph::reference`.
 
+#![deny(unsafe_code)]
+
 mod kernels;
 mod kv;
 mod loaded;

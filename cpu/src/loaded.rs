@@ -14,8 +14,8 @@ use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, pack_tile};
 use graph::ints::ActFormat;
 use graph::{
-    Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op, Result, Rows,
-    Step, Tap, ValueId, Weight, WeightId,
+    Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded,
+    Node, Op, Result, Rows, Step, Tap, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 
@@ -118,7 +118,15 @@ impl LoadedCpu {
             progress(read);
         }
         let dead_after = dead_after(&graph);
-        Ok(Self { graph, weights, options, level: cpu.level, pool, work: Work::default(), dead_after })
+        Ok(Self {
+            graph,
+            weights,
+            options,
+            level: cpu.level,
+            pool,
+            work: Work::default(),
+            dead_after,
+        })
     }
 
     fn rows_of(&self, id: ValueId, step: &Step) -> usize {
@@ -232,7 +240,8 @@ impl LoadedCpu {
     ) {
         let spec = self.graph.kv_layers[attention.kv_layer];
         let layer = &layers[attention.kv_layer];
-        let (dk, dv, n_head, level) = (spec.head_dim_k, spec.head_dim_v, attention.n_head, self.level);
+        let (dk, dv, n_head, level) =
+            (spec.head_dim_k, spec.head_dim_v, attention.n_head, self.level);
         self.pool.rows(out, dv, |first, out| {
             let mut scratch = Scratch::default();
             for (i, out) in out.chunks_mut(dv).enumerate() {
@@ -252,7 +261,14 @@ impl LoadedCpu {
     }
 
     /// Computes a node that has an output. `values` are the inputs' contents.
-    fn compute(&mut self, node: &Node, step: &Step, values: &[Vec<f32>], kv: &CpuKv, out: &mut [f32]) {
+    fn compute(
+        &mut self,
+        node: &Node,
+        step: &Step,
+        values: &[Vec<f32>],
+        kv: &CpuKv,
+        out: &mut [f32],
+    ) {
         let input = |i: usize| values[node.inputs[i].0].as_slice();
         let graph = Arc::clone(&self.graph);
         let cols = node.output.map_or(0, |v| graph.value(v).cols);
@@ -284,7 +300,9 @@ impl LoadedCpu {
                     out.copy_from_slice(&input(0)[row as usize * cols..][..cols]);
                 }
             }
-            Op::Softcap { cap } => self.elementwise(Map::Softcap(*cap), (input(0), input(0)), cols, out),
+            Op::Softcap { cap } => {
+                self.elementwise(Map::Softcap(*cap), (input(0), input(0)), cols, out)
+            }
         }
     }
 }
@@ -314,7 +332,8 @@ fn resident(
         resident.vector = vec![0.0; weight.n_in];
         weight.dtype.dequantize(&bytes, &mut resident.vector);
     }
-    let layout = Layout::of(weight.dtype).filter(|_| options.arithmetic == Arithmetic::Int8 && uses.product);
+    let layout =
+        Layout::of(weight.dtype).filter(|_| options.arithmetic == Arithmetic::Int8 && uses.product);
     if let Some(layout) = layout {
         let tile_bytes = layout.tile_bytes(weight.n_in);
         let n_tiles = weight.n_out.div_ceil(LANES);
@@ -324,7 +343,8 @@ fn resident(
             for (i, out) in out.chunks_mut(tile_bytes).enumerate() {
                 let start = (first + i) * LANES;
                 let end = weight.n_out.min(start + LANES);
-                let rows: Vec<&[u8]> = bytes[start * row_bytes..end * row_bytes].chunks(row_bytes).collect();
+                let rows: Vec<&[u8]> =
+                    bytes[start * row_bytes..end * row_bytes].chunks(row_bytes).collect();
                 pack_tile(weight.dtype, &layout, &rows, level.i8_bias(), out);
             }
         });
@@ -359,7 +379,8 @@ impl Loaded for LoadedCpu {
     }
 
     fn kv_bytes(&self, n_blocks: usize) -> usize {
-        let width: usize = self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
+        let width: usize =
+            self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
         let elem = match self.options.kv {
             KvType::F16 => 2,
             KvType::F32 => 4,
@@ -380,10 +401,9 @@ impl Loaded for LoadedCpu {
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        let kv: &mut SizedKv = kv
-            .0
-            .downcast_mut()
-            .ok_or_else(|| Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `cpu`"))?;
+        let kv: &mut SizedKv = kv.0.downcast_mut().ok_or_else(|| {
+            Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `cpu`")
+        })?;
         step.check(&self.graph, kv.n_blocks)?;
         let graph = Arc::clone(&self.graph);
         let mut values = std::mem::take(&mut self.work.values);

@@ -1,29 +1,120 @@
-//! Threads that split one op between them: spin for a while, then park. The calling thread works too.
+//! Threads that split one op between them: they take parts as they come free, spin for a while, then park. The calling
+//! thread works too.
+
+#![allow(
+    unsafe_code,
+    reason = "a job's borrowed closure crosses threads: behind the fence of ARCHITECTURE.md"
+)]
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Turns of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops.
 const SPINS: u32 = 20_000;
 
-/// A job: a borrowed closure whose lifetime was erased, called once by every thread with its index.
-#[derive(Clone, Copy)]
-struct Job(*const (dyn Fn(usize) + Sync));
+/// Parts of a job for each thread. Threads take parts as they come free, so that uneven parts even out and a thread
+/// that the system has put aside holds nobody up but for the part in its hands.
+const PARTS_PER_THREAD: usize = 4;
 
-// SAFETY: the closure is `Sync`, and `Pool::run` does not return before every thread has finished with it.
-unsafe impl Send for Job {}
+/// A job on the caller's stack: a closure whose lifetime was erased, called once for each part.
+struct Job {
+    f: *const (dyn Fn(usize) + Sync),
+}
+
+/// Epoch, number of parts and next part in one word, so that claiming a part proves that the job is still there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State(u64);
+
+impl State {
+    fn new(epoch: u32, parts: u16) -> Self {
+        Self(u64::from(epoch) << 32 | u64::from(parts) << 16)
+    }
+
+    fn epoch(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    fn parts(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    fn next(self) -> u16 {
+        self.0 as u16
+    }
+}
 
 struct Shared {
-    /// Rises by one with each job.
-    epoch: AtomicUsize,
-    job: Mutex<Option<Job>>,
-    wake: Condvar,
-    /// Workers that have not finished the current job.
-    running: AtomicUsize,
+    state: AtomicU64,
+    job: AtomicPtr<Job>,
+    /// Parts of the current job that are finished.
+    done: AtomicUsize,
     panicked: AtomicBool,
     stop: AtomicBool,
+    /// Workers that are parked or about to be.
+    parked: AtomicUsize,
+    park: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Shared {
+    /// Takes parts of the current job until none is left.
+    fn take_parts(&self) {
+        loop {
+            let state = State(self.state.load(Ordering::Acquire));
+            if state.next() >= state.parts() {
+                return;
+            }
+            let job = self.job.load(Ordering::Acquire);
+            let claimed = State(state.0 + 1).0;
+            if self
+                .state
+                .compare_exchange(state.0, claimed, Ordering::AcqRel, Ordering::Relaxed)
+                .is_err()
+            {
+                continue;
+            }
+            // SAFETY: the claim succeeded, so the epoch is the one that `job` was read in: `Pool::run` stores the job
+            // before it publishes the epoch, and does not return (or store another) before every claimed part is done.
+            let f = unsafe { &*(*job).f };
+            if catch_unwind(AssertUnwindSafe(|| f(usize::from(state.next())))).is_err() {
+                self.panicked.store(true, Ordering::Relaxed);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Waits until the epoch is no longer `seen`: first spinning, then parked.
+    fn wait(&self, seen: u32) -> u32 {
+        let epoch = || State(self.state.load(Ordering::SeqCst)).epoch();
+        for _ in 0..SPINS {
+            if epoch() != seen {
+                return epoch();
+            }
+            std::hint::spin_loop();
+        }
+        let mut guard = self.park.lock().unwrap_or_else(PoisonError::into_inner);
+        self.parked.fetch_add(1, Ordering::SeqCst);
+        while epoch() == seen {
+            guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.parked.fetch_sub(1, Ordering::SeqCst);
+        epoch()
+    }
+
+    /// Begins an epoch and wakes whoever is parked.
+    fn publish(&self, parts: u16) {
+        let epoch = State(self.state.load(Ordering::Relaxed)).epoch().wrapping_add(1);
+        self.state.store(State::new(epoch, parts).0, Ordering::SeqCst);
+        // A worker counts itself as parked before it looks at the epoch for the last time: one of us sees the other.
+        if self.parked.load(Ordering::SeqCst) > 0 {
+            drop(self.park.lock().unwrap_or_else(PoisonError::into_inner));
+            self.wake.notify_all();
+        }
+    }
 }
 
 /// A fixed number of threads.
@@ -36,17 +127,25 @@ impl Pool {
     /// `threads` in all, at least one; fewer if the system refuses.
     pub fn new(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            epoch: AtomicUsize::new(0),
-            job: Mutex::new(None),
-            wake: Condvar::new(),
-            running: AtomicUsize::new(0),
+            state: AtomicU64::new(0),
+            job: AtomicPtr::new(null_mut()),
+            done: AtomicUsize::new(0),
             panicked: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            parked: AtomicUsize::new(0),
+            park: Mutex::new(()),
+            wake: Condvar::new(),
         });
         let spawn = |index: usize| {
             let shared = Arc::clone(&shared);
-            let builder = std::thread::Builder::new().name(format!("karat-{index}"));
-            builder.spawn(move || work(&shared, index)).ok()
+            let work = move || {
+                let mut seen = 0;
+                while !shared.stop.load(Ordering::Relaxed) {
+                    shared.take_parts();
+                    seen = shared.wait(seen);
+                }
+            };
+            std::thread::Builder::new().name(format!("karat-{index}")).spawn(work).ok()
         };
         let workers = (1..threads.max(1)).map_while(spawn).collect();
         Self { shared, workers }
@@ -57,58 +156,56 @@ impl Pool {
         self.workers.len() + 1
     }
 
-    /// Calls `f` once for every thread index and returns when all are done.
-    fn run(&mut self, f: &(dyn Fn(usize) + Sync)) {
-        if self.workers.is_empty() {
-            f(0);
-            return;
-        }
+    /// Calls `f` once for every part and returns when all are done.
+    fn run(&mut self, parts: u16, f: &(dyn Fn(usize) + Sync)) {
+        let erase = |f: *const (dyn Fn(usize) + Sync + '_)| {
+            // SAFETY: only the lifetime changes; nobody calls `f` after the wait below, which `f` outlives.
+            unsafe {
+                std::mem::transmute::<
+                    *const (dyn Fn(usize) + Sync + '_),
+                    *const (dyn Fn(usize) + Sync + 'static),
+                >(f)
+            }
+        };
+        let mut job = Job { f: erase(f) };
         let shared = &*self.shared;
-        // SAFETY: only the lifetime changes; the pointer is used between here and the wait below, which `f` outlives.
-        let job = Job(unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(f) });
-        shared.running.store(self.workers.len(), Ordering::Relaxed);
-        {
-            let mut slot = lock(&shared.job);
-            *slot = Some(job);
-            shared.epoch.fetch_add(1, Ordering::Release);
-        }
-        shared.wake.notify_all();
-        let ours = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(0)));
+        shared.done.store(0, Ordering::Relaxed);
+        shared.job.store(&raw mut job, Ordering::Release);
+        shared.publish(parts);
+        shared.take_parts();
         let mut spins = 0u32;
-        while shared.running.load(Ordering::Acquire) != 0 {
-            spins += 1;
+        while shared.done.load(Ordering::Acquire) != usize::from(parts) {
+            spins = spins.saturating_add(1);
             if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
         }
-        if let Err(panic) = ours {
-            std::panic::resume_unwind(panic);
-        }
         if shared.panicked.swap(false, Ordering::Relaxed) {
-            std::panic::resume_unwind(Box::new("a worker thread panicked"));
+            resume_unwind(Box::new("a part of an op panicked"));
         }
     }
 
-    /// Cuts `0..n` into one range for each thread, at multiples of `step`, and calls `f` with each range.
+    /// Cuts `0..n` into ranges at multiples of `step` and calls `f` once with each, on whichever thread is free.
     pub(crate) fn ranges(&mut self, n: usize, step: usize, f: impl Fn(Range<usize>) + Sync) {
-        if n <= step {
-            // One part: waking the others costs more than it saves.
+        let parts =
+            n.div_ceil(step).min(self.threads() * PARTS_PER_THREAD).min(usize::from(u16::MAX));
+        if parts <= 1 || self.workers.is_empty() {
+            // Waking the others costs more than it saves.
             if n > 0 {
                 f(0..n);
             }
             return;
         }
-        let threads = self.threads();
-        self.run(&|i| {
-            let range = part(n, step, i, threads);
-            if !range.is_empty() {
-                f(range);
-            }
-        });
+        self.run(parts as u16, &|i| f(part(n, step, i, parts)));
     }
 
-    /// Cuts the rows (of `cols` elements) of `out` into one run for each thread; `f` gets the first row's index and
+    /// Cuts the rows (of `cols` elements) of `out` into runs; `f` gets the first row's index and
     /// the rows.
-    pub(crate) fn rows<T: Send>(&mut self, out: &mut [T], cols: usize, f: impl Fn(usize, &mut [T]) + Sync) {
-        let n = if cols == 0 { 0 } else { out.len() / cols };
+    pub(crate) fn rows<T: Send>(
+        &mut self,
+        out: &mut [T],
+        cols: usize,
+        f: impl Fn(usize, &mut [T]) + Sync,
+    ) {
+        let n = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(n, 1, |r| {
             // SAFETY: `part` gives disjoint ranges of rows, all below n.
@@ -117,7 +214,7 @@ impl Pool {
         });
     }
 
-    /// Cuts the columns of a `[rows, cols]` matrix into one range for each thread, at multiples of `step`.
+    /// Cuts the columns of a `[rows, cols]` matrix into ranges at multiples of `step`.
     pub(crate) fn columns(
         &mut self,
         out: &mut [f32],
@@ -125,7 +222,7 @@ impl Pool {
         step: usize,
         f: impl Fn(Columns<'_>) + Sync,
     ) {
-        let rows = if cols == 0 { 0 } else { out.len() / cols };
+        let rows = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
         self.ranges(cols, step, |range| f(Columns { all: &all, rows, cols, range }));
     }
@@ -133,51 +230,12 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        {
-            let _guard = lock(&self.shared.job);
-            self.shared.stop.store(true, Ordering::Relaxed);
-            self.shared.epoch.fetch_add(1, Ordering::Release);
-        }
-        self.shared.wake.notify_all();
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.publish(0);
         for worker in self.workers.drain(..) {
             // A worker that panicked has said so already.
             let _ = worker.join();
         }
-    }
-}
-
-/// The mutex guards plain data, so a poisoned one is as good as any.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-fn work(shared: &Shared, index: usize) {
-    let mut seen = 0;
-    loop {
-        let mut spins = 0;
-        while shared.epoch.load(Ordering::Acquire) == seen && spins < SPINS {
-            spins += 1;
-            std::hint::spin_loop();
-        }
-        let job = {
-            let mut slot = lock(&shared.job);
-            while shared.epoch.load(Ordering::Acquire) == seen {
-                slot = shared.wake.wait(slot).unwrap_or_else(std::sync::PoisonError::into_inner);
-            }
-            *slot
-        };
-        seen = shared.epoch.load(Ordering::Acquire);
-        if shared.stop.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Some(Job(f)) = job {
-            // SAFETY: `Pool::run` keeps the closure alive until `running` is zero, which happens after this call.
-            let f = unsafe { &*f };
-            if std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| f(index))).is_err() {
-                shared.panicked.store(true, Ordering::Relaxed);
-            }
-        }
-        shared.running.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -205,15 +263,22 @@ impl<'a, T> SharedMut<'a, T> {
 
     /// # Safety
     /// No two live slices overlap.
-    #[allow(clippy::mut_from_ref, reason = "the callers hand out disjoint parts; that is what the type is for")]
+    #[allow(
+        clippy::mut_from_ref,
+        reason = "the callers hand out disjoint parts; that is what the type is for"
+    )]
     unsafe fn slice(&self, range: Range<usize>) -> &mut [T] {
-        assert!(range.start <= range.end && range.end <= self.len, "part {range:?} of {}", self.len);
+        assert!(
+            range.start <= range.end && range.end <= self.len,
+            "part {range:?} of {}",
+            self.len
+        );
         // SAFETY: in bounds by the assertion, disjoint by contract.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
 }
 
-/// One thread's columns of a `[rows, cols]` matrix.
+/// One part's columns of a `[rows, cols]` matrix.
 pub(crate) struct Columns<'a> {
     all: &'a SharedMut<'a, f32>,
     rows: usize,
@@ -227,16 +292,19 @@ impl Columns<'_> {
         self.rows
     }
 
-    /// The columns that are this thread's.
+    /// The columns that are this part's.
     pub(crate) fn range(&self) -> Range<usize> {
         self.range.clone()
     }
 
-    /// Row `row` of this thread's columns `at` (absolute; cut off at the end of the range).
+    /// Row `row` of this part's columns `at` (absolute; cut off at the end of the range).
     pub(crate) fn row(&mut self, row: usize, at: Range<usize>) -> &mut [f32] {
         let end = at.end.min(self.range.end);
-        assert!(row < self.rows && at.start >= self.range.start && at.start <= end, "columns of another thread");
-        // SAFETY: threads have disjoint column ranges, and `&mut self` lets one slice of this range live at a time.
+        assert!(
+            row < self.rows && at.start >= self.range.start && at.start <= end,
+            "columns of another part"
+        );
+        // SAFETY: parts have disjoint column ranges, and `&mut self` lets one slice of this range live at a time.
         unsafe { self.all.slice(row * self.cols + at.start..row * self.cols + end) }
     }
 }

@@ -15,8 +15,8 @@
 //! 5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1. The size in memory is the file's, but for rows padded to a multiple of 16.
 
 use crate::simd::LANES;
-use graph::ints::{Form, Ints, MinTerm, form};
 use gguf::DType;
+use graph::ints::{Form, Ints, MinTerm, form};
 
 /// Columns in a unit of quants.
 pub(crate) const UNIT: usize = 32;
@@ -89,7 +89,8 @@ impl Layout {
 pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8, out: &mut [u8]) {
     let mut ints = Ints::new();
     for (r, row) in rows.iter().enumerate() {
-        for (bytes, out) in row.chunks(dtype.block_bytes()).zip(out.chunks_mut(layout.block_bytes)) {
+        for (bytes, out) in row.chunks(dtype.block_bytes()).zip(out.chunks_mut(layout.block_bytes))
+        {
             ints.unpack(dtype, bytes);
             pack_scales(dtype, layout, bytes, &ints, (r, out));
             pack_quants(layout, &ints, bias, (r, &mut out[layout.quants_at()..]));
@@ -97,9 +98,17 @@ pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8,
     }
 }
 
-fn pack_scales(dtype: DType, layout: &Layout, bytes: &[u8], ints: &Ints, (r, out): (usize, &mut [u8])) {
+fn pack_scales(
+    dtype: DType,
+    layout: &Layout,
+    bytes: &[u8],
+    ints: &Ints,
+    (r, out): (usize, &mut [u8]),
+) {
     match layout.scale {
-        Scale::F16 => out[2 * r..2 * r + 2].copy_from_slice(&half::f16::from_f32(ints.d).to_le_bytes()),
+        Scale::F16 => {
+            out[2 * r..2 * r + 2].copy_from_slice(&half::f16::from_f32(ints.d).to_le_bytes())
+        }
         Scale::E8m0 => out[r] = bytes[0],
     }
     if layout.form.min != MinTerm::None {

@@ -1,5 +1,7 @@
 //! The contract: every level, thread count, arithmetic, cache and cut of the prompts gives the reference's bits.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use cpu::{Cpu, Level};
 use graph::cases::{self, Case, Cut};
 use graph::reference::Reference;
@@ -7,7 +9,12 @@ use graph::{Backend, LoadOptions};
 use std::sync::Arc;
 
 /// Records one way of running a case and compares it with the reference's recording, every value of every row.
-fn check(case: &Case, options: LoadOptions, expected: &graph::compare::Recording, way: (&Cpu, Cut)) {
+fn check(
+    case: &Case,
+    options: LoadOptions,
+    expected: &graph::compare::Recording,
+    way: (&Cpu, Cut),
+) {
     let (cpu, cut) = way;
     let mut loaded = cpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
     let got = case.record(loaded.as_mut(), cut).unwrap();
@@ -18,7 +25,8 @@ fn check(case: &Case, options: LoadOptions, expected: &graph::compare::Recording
 }
 
 fn reference(case: &Case, options: LoadOptions, cut: Cut) -> graph::compare::Recording {
-    let mut loaded = Reference.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+    let mut loaded =
+        Reference.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
     case.record(loaded.as_mut(), cut).unwrap()
 }
 
@@ -78,8 +86,9 @@ fn a_tap_changes_nothing_and_a_changed_value_is_read() {
     let mut logits = Vec::new();
     for name in ["nothing", "ffn_out-1"] {
         for backend in [&Reference as &dyn Backend, &Cpu::new(2)] {
-            let mut loaded =
-                backend.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {}).unwrap();
+            let mut loaded = backend
+                .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                .unwrap();
             let mut kv = loaded.new_kv(4).unwrap();
             let tapped = loaded.run(&step, &mut kv, &mut Zero(name)).unwrap();
             let plain = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
@@ -106,8 +115,9 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
         for bad in [f32::NAN, f32::INFINITY] {
             for level in Level::all() {
                 let cpu = Cpu::with_level(1, level);
-                let mut loaded =
-                    cpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {}).unwrap();
+                let mut loaded = cpu
+                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .unwrap();
                 let mut kv = loaded.new_kv(4).unwrap();
                 let step = graph::Step::single(&case.prompts[1], 0);
                 let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();

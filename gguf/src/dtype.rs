@@ -1,4 +1,9 @@
 //! The tensor types: the ones karat computes with, and the rest of ggml's ids known by name and size.
+//! Each format's layout, decoder and encoder are in `quant/`.
+
+use crate::quant;
+use std::fmt;
+use std::str::FromStr;
 
 /// A tensor element format that karat reads, and where a backend computes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -22,13 +27,25 @@ pub enum DType {
     MXFP4,
 }
 
-/// A ggml type id that is no [`DType`]: its ggml name where ggml has or had one.
+/// A ggml type id that is no [`DType`]: its ggml name and block where ggml has or had one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownType {
     /// The id found in the file.
     pub id: u32,
     /// ggml's name of it (`IQ1_M`, `I8`, …), or `None` for an id that ggml never gave out.
     pub name: Option<&'static str>,
+    /// Weights and bytes of one of its blocks, where ggml still says them.
+    pub block: Option<(usize, usize)>,
+    /// Whether ggml gave the id out once and has taken it back since.
+    pub removed: bool,
+}
+
+/// A name that is no [`DType`]'s.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown tensor type \"{found}\"; known: {}", DType::ALL.map(DType::name).join(" "))]
+pub struct UnknownName {
+    /// The name as it was given.
+    pub found: String,
 }
 
 impl DType {
@@ -51,64 +68,254 @@ impl DType {
         Self::IQ4_XS,
         Self::MXFP4,
     ];
-}
 
-// Minimal, until the block formats' own version replaces this file.
-impl DType {
-    /// The format of a ggml type id.
+    /// The format of a ggml type id, or what ggml says of an id that karat does not read.
     pub fn from_id(id: u32) -> Result<Self, UnknownType> {
-        let name = match id {
-            29 => Some("IQ1_M"),
-            24 => Some("I8"),
-            _ => None,
-        };
-        Self::ALL.into_iter().find(|d| d.id() == id).ok_or(UnknownType { id, name })
+        Self::ALL.into_iter().find(|dtype| dtype.id() == id).ok_or_else(|| UnknownType::of(id))
+    }
+
+    /// The format of a name in ggml's spelling, whatever the case of its letters.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.name().eq_ignore_ascii_case(name))
     }
 
     /// ggml's type id.
-    pub fn id(self) -> u32 {
-        self.traits().0
+    pub const fn id(self) -> u32 {
+        self.traits().id
     }
 
-    /// ggml's name.
-    pub fn name(self) -> &'static str {
-        self.traits().1
+    /// ggml's name, such as `Q4_K`.
+    pub const fn name(self) -> &'static str {
+        self.traits().name
     }
 
-    /// Weights per block.
-    pub fn block_len(self) -> usize {
-        self.traits().2
+    /// Weights per block. A row is a whole number of blocks.
+    pub const fn block_len(self) -> usize {
+        self.traits().block_len
     }
 
     /// Bytes per block.
-    pub fn block_bytes(self) -> usize {
-        self.traits().3
+    pub const fn block_bytes(self) -> usize {
+        self.traits().block_bytes
     }
 
-    fn traits(self) -> (u32, &'static str, usize, usize) {
+    /// Bits that one weight costs, scales included: 4.5 for `Q4_K`.
+    pub fn bits_per_weight(self) -> f64 {
+        (8 * self.block_bytes()) as f64 / self.block_len() as f64
+    }
+
+    /// Bytes of a row of `n` weights, or `None` where `n` is no multiple of the block or the product overflows.
+    pub const fn checked_row_bytes(self, n: usize) -> Option<usize> {
+        if !n.is_multiple_of(self.block_len()) {
+            return None;
+        }
+        (n / self.block_len()).checked_mul(self.block_bytes())
+    }
+
+    /// Bytes of a row of `n` weights, for an `n` that was checked before.
+    ///
+    /// # Panics
+    /// Where [`checked_row_bytes`](Self::checked_row_bytes) is `None`.
+    pub const fn row_bytes(self, n: usize) -> usize {
+        match self.checked_row_bytes(n) {
+            Some(bytes) => bytes,
+            None => panic!("row length is no multiple of the format's block"),
+        }
+    }
+
+    /// Writes the `out.len()` weights that `bytes` hold, each the same f32 as the PyPI package `gguf` gives.
+    ///
+    /// # Panics
+    /// Where `bytes` is not exactly `row_bytes(out.len())` long.
+    pub fn dequantize(self, bytes: &[u8], out: &mut [f32]) {
+        assert_eq!(
+            Some(bytes.len()),
+            self.checked_row_bytes(out.len()),
+            "{self}: lengths disagree"
+        );
+        quant::decode(self, bytes, out);
+    }
+
+    /// Whether [`encode`](Self::encode) can write the format.
+    pub const fn has_encoder(self) -> bool {
         match self {
-            Self::F32 => (0, "F32", 1, 4),
-            Self::F16 => (1, "F16", 1, 2),
-            Self::BF16 => (30, "BF16", 1, 2),
-            Self::Q4_0 => (2, "Q4_0", 32, 18),
-            Self::Q4_1 => (3, "Q4_1", 32, 20),
-            Self::Q5_0 => (6, "Q5_0", 32, 22),
-            Self::Q5_1 => (7, "Q5_1", 32, 24),
-            Self::Q8_0 => (8, "Q8_0", 32, 34),
-            Self::Q2_K => (10, "Q2_K", 256, 84),
-            Self::Q3_K => (11, "Q3_K", 256, 110),
-            Self::Q4_K => (12, "Q4_K", 256, 144),
-            Self::Q5_K => (13, "Q5_K", 256, 176),
-            Self::Q6_K => (14, "Q6_K", 256, 210),
-            Self::IQ4_NL => (20, "IQ4_NL", 32, 18),
-            Self::IQ4_XS => (23, "IQ4_XS", 256, 136),
-            Self::MXFP4 => (39, "MXFP4", 32, 17),
+            Self::F32
+            | Self::F16
+            | Self::BF16
+            | Self::Q4_0
+            | Self::Q4_1
+            | Self::Q5_0
+            | Self::Q5_1
+            | Self::Q8_0
+            | Self::Q4_K
+            | Self::Q5_K
+            | Self::Q6_K => true,
+            Self::Q2_K | Self::Q3_K | Self::IQ4_NL | Self::IQ4_XS | Self::MXFP4 => false,
+        }
+    }
+
+    /// Quantises `weights` into `out`, to the bytes that llama-quantize writes without an importance matrix.
+    /// Weights that are infinite or NaN give blocks of no meaning, so callers refuse them before.
+    ///
+    /// # Panics
+    /// Where `out` is not exactly `row_bytes(weights.len())` long, or the format has no encoder.
+    pub fn encode(self, weights: &[f32], out: &mut [u8]) {
+        assert_eq!(
+            Some(out.len()),
+            self.checked_row_bytes(weights.len()),
+            "{self}: lengths disagree"
+        );
+        quant::encode(self, weights, out);
+    }
+
+    const fn traits(self) -> Traits {
+        const fn new(id: u32, name: &'static str, block_len: usize, block_bytes: usize) -> Traits {
+            Traits { id, name, block_len, block_bytes }
+        }
+        match self {
+            Self::F32 => new(0, "F32", 1, 4),
+            Self::F16 => new(1, "F16", 1, 2),
+            Self::BF16 => new(30, "BF16", 1, 2),
+            Self::Q4_0 => new(2, "Q4_0", 32, 18),
+            Self::Q4_1 => new(3, "Q4_1", 32, 20),
+            Self::Q5_0 => new(6, "Q5_0", 32, 22),
+            Self::Q5_1 => new(7, "Q5_1", 32, 24),
+            Self::Q8_0 => new(8, "Q8_0", 32, 34),
+            Self::Q2_K => new(10, "Q2_K", 256, 84),
+            Self::Q3_K => new(11, "Q3_K", 256, 110),
+            Self::Q4_K => new(12, "Q4_K", 256, 144),
+            Self::Q5_K => new(13, "Q5_K", 256, 176),
+            Self::Q6_K => new(14, "Q6_K", 256, 210),
+            Self::IQ4_NL => new(20, "IQ4_NL", 32, 18),
+            Self::IQ4_XS => new(23, "IQ4_XS", 256, 136),
+            Self::MXFP4 => new(39, "MXFP4", 32, 17),
         }
     }
 }
 
-impl std::fmt::Display for DType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+struct Traits {
+    id: u32,
+    name: &'static str,
+    block_len: usize,
+    block_bytes: usize,
+}
+
+impl fmt::Display for DType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // `pad`, so that a width in the format string holds.
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for DType {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, UnknownName> {
+        Self::from_name(name).ok_or_else(|| UnknownName { found: name.to_owned() })
+    }
+}
+
+/// ggml's other ids: name, then weights and bytes of a block.
+const OTHERS: [(u32, &str, usize, usize); 19] = [
+    (9, "Q8_1", 32, 36),
+    (15, "Q8_K", 256, 292),
+    (16, "IQ2_XXS", 256, 66),
+    (17, "IQ2_XS", 256, 74),
+    (18, "IQ3_XXS", 256, 98),
+    (19, "IQ1_S", 256, 50),
+    (21, "IQ3_S", 256, 110),
+    (22, "IQ2_S", 256, 82),
+    (24, "I8", 1, 1),
+    (25, "I16", 1, 2),
+    (26, "I32", 1, 4),
+    (27, "I64", 1, 8),
+    (28, "F64", 1, 8),
+    (29, "IQ1_M", 256, 56),
+    (34, "TQ1_0", 256, 54),
+    (35, "TQ2_0", 256, 66),
+    (40, "NVFP4", 64, 36),
+    (41, "Q1_0", 128, 18),
+    (42, "Q2_0", 64, 18),
+];
+
+/// Ids that ggml has taken back; it keeps no sizes of them.
+const REMOVED: [(u32, &str); 8] = [
+    (4, "Q4_2"),
+    (5, "Q4_3"),
+    (31, "Q4_0_4_4"),
+    (32, "Q4_0_4_8"),
+    (33, "Q4_0_8_8"),
+    (36, "IQ4_NL_4_4"),
+    (37, "IQ4_NL_4_8"),
+    (38, "IQ4_NL_8_8"),
+];
+
+impl UnknownType {
+    fn of(id: u32) -> Self {
+        if let Some(&(_, name, len, bytes)) = OTHERS.iter().find(|other| other.0 == id) {
+            return Self { id, name: Some(name), block: Some((len, bytes)), removed: false };
+        }
+        let removed = REMOVED.iter().find(|removed| removed.0 == id);
+        Self { id, name: removed.map(|removed| removed.1), block: None, removed: removed.is_some() }
+    }
+}
+
+impl fmt::Display for UnknownType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name {
+            Some(name) if self.removed => write!(f, "{name} (type {}, removed from ggml)", self.id),
+            Some(name) => write!(f, "{name} (type {})", self.id),
+            None => write!(f, "type {}", self.id),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_and_names_lead_back() {
+        for dtype in DType::ALL {
+            assert_eq!(DType::from_id(dtype.id()), Ok(dtype));
+            assert_eq!(dtype.name().parse(), Ok(dtype));
+            assert_eq!(dtype.name().to_lowercase().parse(), Ok(dtype));
+            assert_eq!(format!("{dtype:?} {dtype:>8}"), format!("{dtype} {:>8}", dtype.name()));
+        }
+        let error = DType::from_str("Q4_K_M").unwrap_err().to_string();
+        assert!(
+            error.starts_with("unknown tensor type \"Q4_K_M\"; known: F32 F16 BF16 Q4_0 "),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn every_ggml_id_is_known() {
+        for id in 0..=42 {
+            match DType::from_id(id) {
+                Ok(dtype) => assert_eq!(dtype.id(), id),
+                Err(unknown) => {
+                    assert!(unknown.name.is_some(), "{id}");
+                    assert_eq!(unknown.block.is_none(), unknown.removed, "{id}");
+                }
+            }
+        }
+        for id in [43, 1000, u32::MAX] {
+            let unknown = UnknownType { id, name: None, block: None, removed: false };
+            assert_eq!(DType::from_id(id), Err(unknown));
+        }
+        assert_eq!(DType::from_id(29).unwrap_err().to_string(), "IQ1_M (type 29)");
+        assert_eq!(DType::from_id(4).unwrap_err().to_string(), "Q4_2 (type 4, removed from ggml)");
+        assert_eq!(DType::from_id(99).unwrap_err().to_string(), "type 99");
+    }
+
+    #[test]
+    fn rows() {
+        assert_eq!(DType::Q4_K.row_bytes(512), 288);
+        assert_eq!(DType::Q4_K.checked_row_bytes(511), None);
+        assert_eq!(DType::F32.checked_row_bytes(usize::MAX), None);
+        assert_eq!(DType::F32.row_bytes(0), 0);
+        assert_eq!(DType::Q4_K.bits_per_weight(), 4.5);
+        assert_eq!(DType::Q6_K.bits_per_weight(), 6.5625);
     }
 }

@@ -64,11 +64,6 @@ impl<'a> Reader<'a> {
         self.end.saturating_sub(self.pos)
     }
 
-    /// Whether the metadata limit, and not the file, ends what may be read.
-    pub(crate) fn is_limited(&self) -> bool {
-        self.end < self.file_end
-    }
-
     /// An error at the current place.
     pub(crate) fn error(&self, kind: ErrorKind, what: impl Into<String>) -> Error {
         Error::new(kind, what).at(self.section.name(), self.pos)
@@ -85,18 +80,17 @@ impl<'a> Reader<'a> {
             return Ok(());
         }
         let section = self.section.name();
-        if self.is_limited() {
-            let limit = format!(
-                "{section}: {what} needs {need} bytes, {} left of the limit on metadata",
-                self.remaining()
-            );
-            return Err(self.error(ErrorKind::Limit, limit).hint("raise Limits::metadata_bytes"));
+        let in_file = self.file_end.saturating_sub(self.pos);
+        // A length beyond the file is wrong whatever the limit; only one that the file could hold is the limit's.
+        if need > in_file {
+            let what =
+                format!("{section} truncated: {what} needs {need} bytes, file has {in_file} left");
+            return Err(self.error(ErrorKind::Truncated, what).hint("is the download complete?"));
         }
-        let what = format!(
-            "{section} truncated: {what} needs {need} bytes, file has {} left",
-            self.remaining()
-        );
-        Err(self.error(ErrorKind::Truncated, what).hint("is the download complete?"))
+        let left = self.remaining();
+        let what =
+            format!("{section}: {what} needs {need} bytes, {left} left of the limit on metadata");
+        Err(self.error(ErrorKind::Limit, what).hint("raise Limits::metadata_bytes"))
     }
 
     /// The next `N` bytes.

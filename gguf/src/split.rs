@@ -150,15 +150,13 @@ fn open_part(path: &Path, options: &Options) -> Result<Part> {
 fn open_sibling(path: &Path, pattern: &Pattern, no: u32, options: &Options) -> Result<Part> {
     let sibling = pattern.path(path, no);
     let part = open_part(&sibling, options).map_err(|error| {
-        match error.kind() == ErrorKind::NotFound {
-            true => Error::new(
-                ErrorKind::NotFound,
-                format!("file {no} of {} of the model is missing", pattern.count),
-            )
-            .hint("all files of a split model must lie in one folder under their own names")
-            .in_file(Some(&sibling)),
-            false => error,
+        if error.kind() != ErrorKind::NotFound {
+            return error;
         }
+        let what = format!("file {no} of {} of the model is missing", pattern.count);
+        Error::new(ErrorKind::NotFound, what)
+            .hint("all files of a split model must lie in one folder under their own names")
+            .in_file(Some(&sibling))
     })?;
     check_part(&part, pattern, no).map_err(|error| error.in_file(Some(&sibling)))?;
     Ok(part)

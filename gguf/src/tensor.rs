@@ -81,6 +81,8 @@ mod tests {
         assert!(n_bytes(DType::Q4_0, &[33]).is_err());
         assert!(n_bytes(DType::F32, &[u64::MAX]).is_err());
         assert!(n_bytes(DType::F32, &[1 << 62, 1 << 62, 0]).is_err());
+        // 2^63 elements in fewer than 2^63 bytes.
+        assert!(n_bytes(DType::Q4_0, &[32, 1 << 58]).is_err());
         assert!(n_bytes(DType::F32, &[4, (1 << 30) - 1, (1 << 30) + 1]).is_err());
     }
 }

@@ -652,6 +652,12 @@ fn metadata_over_its_limit() {
         Limit,
         &["key \"k\"", "needs 5000 bytes", "left of the limit on metadata"],
     );
+    // A length that the file cannot hold is not the limit's fault.
+    let mut bytes = Raw::new().kv(b"k", STRING, &string_of_len(1 << 40, b"")).bytes();
+    bytes.resize(5000, 0);
+    let error = open_limited(bytes, Limits { metadata_bytes: 1000, ..Limits::default() });
+    let pieces = ["string value needs 1099511627776 bytes, file has"];
+    common::check_error("length", &error.unwrap_err(), Truncated, &pieces);
 }
 
 #[test]
@@ -664,16 +670,15 @@ fn trailing_garbage_is_a_warning() {
 
 #[test]
 fn gguf_at_offset_7_of_a_larger_file() {
-    let mut bytes = b"7 bytes".to_vec();
-    bytes.extend(tiny().bytes());
-    let options = Options { start: 7, access: Access::Pread, ..Options::default() };
-    let file = File::from_bytes_with(bytes, &options).unwrap();
-    let expect: Vec<u8> = (32..68).collect();
-    assert_eq!(
-        &*file.data(file.tensor("q").unwrap()).unwrap(),
-        expect,
-        "padding counts from the start of the GGUF"
-    );
+    for start in [7, 32, 100] {
+        let mut bytes = vec![b'x'; start];
+        bytes.extend(tiny().bytes());
+        let options = Options { start: start as u64, access: Access::Pread, ..Options::default() };
+        let file = File::from_bytes_with(bytes, &options).unwrap();
+        // The padding counts from the start of the GGUF.
+        let expect: Vec<u8> = (32..68).collect();
+        assert_eq!(&*file.data(file.tensor("q").unwrap()).unwrap(), expect, "at {start}");
+    }
     for start in [1, 1000, u64::MAX] {
         assert!(
             File::from_bytes_with(tiny().bytes(), &Options { start, ..Options::default() })

@@ -46,7 +46,12 @@ pub trait Backend {
     fn name(&self) -> String;
 
     /// Whether this node can run here with these options; the error is the reason.
-    fn supports(&self, graph: &Graph, node: &Node, options: LoadOptions) -> std::result::Result<(), String>;
+    fn supports(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        options: LoadOptions,
+    ) -> std::result::Result<(), String>;
 
     /// Makes the weights resident. `progress` hears the bytes of the file read so far.
     fn load(
@@ -96,7 +101,10 @@ impl Tap for NoTap {
 }
 
 /// The bytes of a graph's weight, checked against what the graph expects of it.
-pub fn read_weight<'f>(file: &'f gguf::File, weight: &crate::Weight) -> Result<std::borrow::Cow<'f, [u8]>> {
+pub fn read_weight<'f>(
+    file: &'f gguf::File,
+    weight: &crate::Weight,
+) -> Result<std::borrow::Cow<'f, [u8]>> {
     let found = file
         .tensor(&weight.name)
         .ok_or_else(|| Error::new(ErrorKind::Read, format!("{}: not in the file", weight.name)))?;

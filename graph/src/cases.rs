@@ -3,8 +3,8 @@
 
 use crate::ints::{Ints, form};
 use crate::{
-    Act, Attention, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result, RopePairs, RopeTable, Step,
-    ValueId, WeightId, compare::Recording,
+    Act, Attention, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result, RopePairs,
+    RopeTable, Step, ValueId, WeightId, compare::Recording,
 };
 use gguf::DType;
 use half::f16;
@@ -60,7 +60,9 @@ pub fn random_tensor(rng: &mut Rng, dtype: DType, n: usize, size: f32) -> Vec<u8
     match dtype {
         DType::F32 => (0..n).flat_map(|_| (rng.unit() * size).to_le_bytes()).collect(),
         DType::F16 => (0..n).flat_map(|_| f16::from_f32(rng.unit() * size).to_le_bytes()).collect(),
-        DType::BF16 => (0..n).flat_map(|_| half::bf16::from_f32(rng.unit() * size).to_le_bytes()).collect(),
+        DType::BF16 => {
+            (0..n).flat_map(|_| half::bf16::from_f32(rng.unit() * size).to_le_bytes()).collect()
+        }
         DType::Q4_0
         | DType::Q4_1
         | DType::Q5_0
@@ -105,7 +107,10 @@ fn random_block(rng: &mut Rng, dtype: DType, bytes: usize, size: f32) -> Vec<u8>
     let mut ints = Ints::new();
     ints.unpack(dtype, &block);
     let block_len = form(dtype).map_or(1, |f| f.block);
-    let most = (0..block_len).map(|i| i32::from(ints.q[i]) * i32::from(ints.scale[i / 16])).map(i32::abs).max();
+    let most = (0..block_len)
+        .map(|i| i32::from(ints.q[i]) * i32::from(ints.scale[i / 16]))
+        .map(i32::abs)
+        .max();
     for &at in scales {
         let scale = f16::from_f32(rng.unit() * size / most.unwrap_or(1).max(1) as f32);
         block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
@@ -123,7 +128,12 @@ struct CaseBuilder {
 
 impl CaseBuilder {
     fn new(seed: u64, n_vocab: usize) -> Self {
-        Self { rng: Rng::new(seed), builder: Builder::new(n_vocab), gguf: gguf::Builder::new(), n_weights: 0 }
+        Self {
+            rng: Rng::new(seed),
+            builder: Builder::new(n_vocab),
+            gguf: gguf::Builder::new(),
+            n_weights: 0,
+        }
     }
 
     fn weight(&mut self, dtype: DType, n_in: usize, n_out: usize, size: f32) -> WeightId {
@@ -212,9 +222,21 @@ pub fn decoder(spec: Decoder) -> Result<Case> {
     let d = spec;
     let name = format!(
         "decoder {} {}/{} heads of {} {:?} window {:?} cap {:?} {:?} |x| {:e} from {}",
-        d.dtype, d.n_head, d.n_head_kv, d.head_dim, d.pairs, d.window, d.softcap, d.act, d.size, d.first_position
+        d.dtype,
+        d.n_head,
+        d.n_head_kv,
+        d.head_dim,
+        d.pairs,
+        d.window,
+        d.softcap,
+        d.act,
+        d.size,
+        d.first_position
     );
-    c.finish(name, &[KV_BLOCK + 9, 1, 20], spec.first_position)
+    // Far positions cost a long attention for each token: fewer of them.
+    let lengths: &[usize] =
+        if spec.first_position > 0 { &[19, 1, 4] } else { &[KV_BLOCK + 9, 1, 20] };
+    c.finish(name, lengths, spec.first_position)
 }
 
 fn layer(
@@ -294,16 +316,37 @@ pub fn decoders() -> Result<Vec<Case>> {
         size: 1.0,
         first_position: 0,
     };
-    let adjacent = Decoder { pairs: RopePairs::Adjacent, n_head: 7, n_head_kv: 1, head_dim: 68, ..plain };
+    let adjacent =
+        Decoder { pairs: RopePairs::Adjacent, n_head: 7, n_head_kv: 1, head_dim: 68, ..plain };
     for spec in [
         plain,
         adjacent,
-        Decoder { dtype: DType::Q4_K, window: Some(33), act: Act::GeluTanh, head_dim: 84, n_head: 3, ..plain },
+        Decoder {
+            dtype: DType::Q4_K,
+            window: Some(33),
+            act: Act::GeluTanh,
+            head_dim: 84,
+            n_head: 3,
+            ..plain
+        },
         Decoder { dtype: DType::Q6_K, softcap: Some(20.0), head_dim: 20, ..plain },
         Decoder { dtype: DType::Q8_0, size: 1e5, ..plain },
         Decoder { dtype: DType::F16, head_dim: 260, n_head: 2, n_head_kv: 1, ..plain },
-        Decoder { dtype: DType::Q5_1, first_position: 8192 - 10, ..plain },
-        Decoder { dtype: DType::Q5_K, first_position: 20_000, window: Some(200), ..adjacent },
+        Decoder {
+            dtype: DType::Q5_1,
+            first_position: 8192 - 10,
+            n_head: 3,
+            n_head_kv: 1,
+            head_dim: 20,
+            ..plain
+        },
+        Decoder {
+            dtype: DType::Q5_0,
+            first_position: 10_000,
+            n_head: 3,
+            window: Some(200),
+            ..plain
+        },
     ] {
         cases.push(decoder(spec)?);
     }
@@ -396,7 +439,10 @@ impl Case {
         };
         let longest = seqs.iter().map(|&s| self.prompts[s].len()).max().unwrap_or(0);
         for start in (0..longest).step_by(n) {
-            let mut step = Step { tables: seqs.iter().map(|&s| self.table(s, pass)).collect(), ..Step::default() };
+            let mut step = Step {
+                tables: seqs.iter().map(|&s| self.table(s, pass)).collect(),
+                ..Step::default()
+            };
             for (i, &s) in seqs.iter().enumerate() {
                 let prompt = &self.prompts[s];
                 for p in start..prompt.len().min(start + n) {

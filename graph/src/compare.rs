@@ -43,7 +43,8 @@ impl Recording {
     /// The first difference in the graph's order between this recording and `other`, bit by bit (NaN equals NaN).
     /// Rows that only one of them has are differences too.
     pub fn first_difference(&self, other: &Self, graph: &Graph) -> Option<Difference> {
-        let order: HashMap<String, usize> = graph.nodes.iter().enumerate().map(|(i, n)| (graph.key(n), i)).collect();
+        let order: HashMap<String, usize> =
+            graph.nodes.iter().enumerate().map(|(i, n)| (graph.key(n), i)).collect();
         let mut keys: Vec<_> = self.rows.keys().chain(other.rows.keys()).collect();
         keys.sort_by_key(|(key, seq, pos)| (order.get(key).copied(), *seq, *pos));
         keys.dedup();
@@ -52,12 +53,20 @@ impl Recording {
             let (Some(left), Some(right)) = (left, right) else {
                 return Some(Difference::missing(key, left.is_none()));
             };
-            if let Some(col) = (0..left.len().max(right.len())).find(|&i| match (left.get(i), right.get(i)) {
-                (Some(&l), Some(&r)) => !same_bits(l, r),
-                _ => true,
-            }) {
+            if let Some(col) =
+                (0..left.len().max(right.len())).find(|&i| match (left.get(i), right.get(i)) {
+                    (Some(&l), Some(&r)) => !same_bits(l, r),
+                    _ => true,
+                })
+            {
                 let values = (left.get(col).copied(), right.get(col).copied());
-                return Some(Difference { key: key.0.clone(), seq: key.1, position: key.2, col, values });
+                return Some(Difference {
+                    key: key.0.clone(),
+                    seq: key.1,
+                    position: key.2,
+                    col,
+                    values,
+                });
             }
         }
         None
@@ -114,7 +123,9 @@ impl fmt::Display for Difference {
         let Self { key, seq, position, col, values } = self;
         write!(f, "{key} seq {seq} pos {position} col {col}: ")?;
         match values {
-            (Some(l), Some(r)) => write!(f, "{l:e} ({:08x}) and {r:e} ({:08x})", l.to_bits(), r.to_bits()),
+            (Some(l), Some(r)) => {
+                write!(f, "{l:e} ({:08x}) and {r:e} ({:08x})", l.to_bits(), r.to_bits())
+            }
             (None, _) => write!(f, "only on the right"),
             (_, None) => write!(f, "only on the left"),
         }

@@ -64,7 +64,8 @@ pub struct Form {
 }
 
 /// ggml's `kvalues_iq4nl`.
-pub static IQ4_NL_VALUES: [i8; 16] = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+pub static IQ4_NL_VALUES: [i8; 16] =
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 /// Twice the E2M1 values of OCP MX; the block scale is halved to match.
 pub static MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
@@ -72,8 +73,17 @@ pub static MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4,
 pub fn form(dtype: DType) -> Option<Form> {
     use ActFormat::{Q8x32, Q8x256};
     use MinTerm::{None as NoMin, Subs, Sum};
-    let b32 = |bits, offset, min| Form { block: 32, act: Q8x32, min, offset, bits, table: None, sub: 32 };
-    let k = |bits, offset, min, sub| Form { block: 256, act: Q8x256, min, offset, bits, table: None, sub };
+    let b32 =
+        |bits, offset, min| Form { block: 32, act: Q8x32, min, offset, bits, table: None, sub: 32 };
+    let k = |bits, offset, min, sub| Form {
+        block: 256,
+        act: Q8x256,
+        min,
+        offset,
+        bits,
+        table: None,
+        sub,
+    };
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => None,
         DType::Q4_0 => Some(b32(4, 8, NoMin)),
@@ -136,12 +146,14 @@ impl Ints {
             DType::Q5_0 => {
                 self.d = half_at(b, 0);
                 let high = u32::from_le_bytes([b[2], b[3], b[4], b[5]]);
-                nibbles32(&mut self.q, &b[6..], |i, n| (n as i8 | ((high >> i) & 1) as i8 * 16) - 16);
+                nibbles32(&mut self.q, &b[6..], |i, n| {
+                    (n as i8 | (((high >> i) & 1) as i8) << 4) - 16
+                });
             }
             DType::Q5_1 => {
                 (self.d, self.m) = (half_at(b, 0), half_at(b, 2));
                 let high = u32::from_le_bytes([b[4], b[5], b[6], b[7]]);
-                nibbles32(&mut self.q, &b[8..], |i, n| n as i8 | ((high >> i) & 1) as i8 * 16);
+                nibbles32(&mut self.q, &b[8..], |i, n| n as i8 | (((high >> i) & 1) as i8) << 4);
             }
             DType::Q8_0 => {
                 self.d = half_at(b, 0);
@@ -244,7 +256,7 @@ impl Ints {
         let scales_high = u16::from_le_bytes([b[2], b[3]]);
         for ib in 0..8 {
             let low = (b[4 + ib / 2] >> (4 * (ib % 2))) & 15;
-            let scale = (low | ((scales_high >> (2 * ib)) & 3) as u8 * 16) as i8 - 32;
+            let scale = (low | (((scales_high >> (2 * ib)) & 3) as u8) << 4) as i8 - 32;
             (self.scale[2 * ib], self.scale[2 * ib + 1]) = (scale, scale);
             nibbles32(&mut self.q[32 * ib..], &b[8 + 16 * ib..], |_, n| IQ4_NL_VALUES[n as usize]);
         }

@@ -259,10 +259,14 @@ impl fmt::Display for Graph {
                     write!(line, "  {} {} [{}, {}]", w.name, w.dtype.name(), w.n_out, w.n_in)?;
                 }
                 Op::RmsNorm { w, eps } => write!(line, "  {} eps {eps:e}", self.weight(*w).name)?,
-                Op::Rope { table, head_dim, pairs } => write!(line, "  rope#{table} head {head_dim} {pairs:?}")?,
+                Op::Rope { table, head_dim, pairs } => {
+                    write!(line, "  rope#{table} head {head_dim} {pairs:?}")?
+                }
                 Op::Scale { by } => write!(line, "  by {by}")?,
                 Op::Glu { act } => write!(line, "  {act:?}")?,
-                Op::StoreKv { kv_layer } => write!(line, "  kv#{kv_layer} {:?}", self.kv_layers[*kv_layer])?,
+                Op::StoreKv { kv_layer } => {
+                    write!(line, "  kv#{kv_layer} {:?}", self.kv_layers[*kv_layer])?
+                }
                 Op::Attention(a) => write!(line, "  {a:?}")?,
                 Op::Columns { start } => write!(line, "  from {start}")?,
                 Op::Softcap { cap } => write!(line, "  cap {cap}")?,
@@ -291,7 +295,13 @@ impl Builder {
     }
 
     /// Declares a tensor of the file.
-    pub fn weight(&mut self, name: impl Into<String>, dtype: DType, n_in: usize, n_out: usize) -> WeightId {
+    pub fn weight(
+        &mut self,
+        name: impl Into<String>,
+        dtype: DType,
+        n_in: usize,
+        n_out: usize,
+    ) -> WeightId {
         self.graph.weights.push(Weight { name: name.into(), dtype, n_in, n_out });
         WeightId(self.graph.weights.len() - 1)
     }
@@ -313,7 +323,14 @@ impl Builder {
         self.graph.value(v).cols
     }
 
-    fn push(&mut self, op: Op, inputs: &[ValueId], name: impl Into<String>, cols: usize, rows: Rows) -> ValueId {
+    fn push(
+        &mut self,
+        op: Op,
+        inputs: &[ValueId],
+        name: impl Into<String>,
+        cols: usize,
+        rows: Rows,
+    ) -> ValueId {
         let output = ValueId(self.graph.values.len());
         self.graph.values.push(Value { name: name.into(), cols, rows });
         self.graph.nodes.push(Node { op, inputs: inputs.to_vec(), output: Some(output) });
@@ -329,7 +346,10 @@ impl Builder {
     pub fn get_rows(&mut self, table: WeightId, name: impl Into<String>) -> Result<ValueId> {
         let w = self.graph.weight(table);
         if w.n_out != self.graph.n_vocab {
-            return Err(shape(format!("{}: {} rows, the vocabulary has {}", w.name, w.n_out, self.graph.n_vocab)));
+            return Err(shape(format!(
+                "{}: {} rows, the vocabulary has {}",
+                w.name, w.n_out, self.graph.n_vocab
+            )));
         }
         let cols = w.n_in;
         Ok(self.push(Op::GetRows { table }, &[], name, cols, Rows::Tokens))
@@ -367,7 +387,12 @@ impl Builder {
     }
 
     /// `x + b` on every row.
-    pub fn add_bias(&mut self, b: WeightId, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+    pub fn add_bias(
+        &mut self,
+        b: WeightId,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
         let (weight, value) = (self.graph.weight(b), self.graph.value(x));
         if weight.n_in != value.cols || weight.n_out != 1 {
             return Err(shape(format!(
@@ -384,7 +409,13 @@ impl Builder {
     }
 
     /// RMS norm over groups of `w.n_in` columns.
-    pub fn rms_norm(&mut self, w: WeightId, eps: f32, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+    pub fn rms_norm(
+        &mut self,
+        w: WeightId,
+        eps: f32,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
         let (weight, value) = (self.graph.weight(w), self.graph.value(x));
         if weight.n_out != 1 || weight.n_in == 0 || !value.cols.is_multiple_of(weight.n_in) {
             return Err(shape(format!(
@@ -406,7 +437,11 @@ impl Builder {
     ) -> Result<ValueId> {
         let n_rot = 2 * self.graph.rope_tables[table].freqs.len();
         let value = self.graph.value(x);
-        if head_dim == 0 || n_rot > head_dim || !value.cols.is_multiple_of(head_dim) || value.rows != Rows::Tokens {
+        if head_dim == 0
+            || n_rot > head_dim
+            || !value.cols.is_multiple_of(head_dim)
+            || value.rows != Rows::Tokens
+        {
             return Err(shape(format!(
                 "rope on {}: {n_rot} rotated of head {head_dim} in {} columns",
                 value.name, value.cols
@@ -416,7 +451,13 @@ impl Builder {
     }
 
     /// `act(gate) · up`.
-    pub fn glu(&mut self, act: Act, gate: ValueId, up: ValueId, name: impl Into<String>) -> Result<ValueId> {
+    pub fn glu(
+        &mut self,
+        act: Act,
+        gate: ValueId,
+        up: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
         self.check_same(gate, up)?;
         let Value { cols, rows, .. } = *self.graph.value(gate);
         Ok(self.push(Op::Glu { act }, &[gate, up], name, cols, rows))
@@ -428,26 +469,56 @@ impl Builder {
         for (x, width) in [(k, kv.head_dim_k), (v, kv.head_dim_v)] {
             let value = self.graph.value(x);
             if value.cols != kv.n_head_kv * width || value.rows != Rows::Tokens {
-                return Err(shape(format!("{}: {} columns, cache {kv_layer} takes {kv:?}", value.name, value.cols)));
+                return Err(shape(format!(
+                    "{}: {} columns, cache {kv_layer} takes {kv:?}",
+                    value.name, value.cols
+                )));
             }
         }
-        self.graph.nodes.push(Node { op: Op::StoreKv { kv_layer }, inputs: vec![k, v], output: None });
+        self.graph.nodes.push(Node {
+            op: Op::StoreKv { kv_layer },
+            inputs: vec![k, v],
+            output: None,
+        });
         Ok(())
     }
 
     /// Attention of `q` over the cache: `[tokens, n_head · head_dim_v]`.
-    pub fn attention(&mut self, attention: Attention, q: ValueId, name: impl Into<String>) -> Result<ValueId> {
+    pub fn attention(
+        &mut self,
+        attention: Attention,
+        q: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
         let kv = self.graph.kv_layers[attention.kv_layer];
         let value = self.graph.value(q);
         let heads_fit = kv.n_head_kv > 0 && attention.n_head.is_multiple_of(kv.n_head_kv);
-        if !heads_fit || value.cols != attention.n_head * kv.head_dim_k || value.rows != Rows::Tokens {
-            return Err(shape(format!("{}: {} columns for {attention:?} over {kv:?}", value.name, value.cols)));
+        if !heads_fit
+            || value.cols != attention.n_head * kv.head_dim_k
+            || value.rows != Rows::Tokens
+        {
+            return Err(shape(format!(
+                "{}: {} columns for {attention:?} over {kv:?}",
+                value.name, value.cols
+            )));
         }
-        Ok(self.push(Op::Attention(attention), &[q], name, attention.n_head * kv.head_dim_v, Rows::Tokens))
+        Ok(self.push(
+            Op::Attention(attention),
+            &[q],
+            name,
+            attention.n_head * kv.head_dim_v,
+            Rows::Tokens,
+        ))
     }
 
     /// Columns `start .. start + cols`.
-    pub fn columns(&mut self, start: usize, cols: usize, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+    pub fn columns(
+        &mut self,
+        start: usize,
+        cols: usize,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
         let value = self.graph.value(x);
         if start.checked_add(cols).is_none_or(|end| end > value.cols) {
             return Err(shape(format!("{}: columns {start}+{cols} of {}", value.name, value.cols)));
@@ -475,7 +546,12 @@ impl Builder {
     pub fn finish(self) -> Result<Graph> {
         match self.graph.nodes.last().and_then(|n| n.output).map(|v| self.graph.value(v)) {
             Some(v) if v.rows == Rows::Outputs && v.cols == self.graph.n_vocab => {}
-            Some(v) => return Err(shape(format!("{}: [{:?}, {}] is no row of logits", v.name, v.rows, v.cols))),
+            Some(v) => {
+                return Err(shape(format!(
+                    "{}: [{:?}, {}] is no row of logits",
+                    v.name, v.rows, v.cols
+                )));
+            }
             None => return Err(shape("graph: no node makes logits".into())),
         }
         let mut seen = std::collections::HashSet::new();

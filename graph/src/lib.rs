@@ -16,7 +16,7 @@ mod step;
 pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap};
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
-    Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value, ValueId, Weight,
-    WeightId,
+    Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value,
+    ValueId, Weight, WeightId,
 };
 pub use step::{KV_BLOCK, Step};

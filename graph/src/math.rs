@@ -57,7 +57,7 @@ pub const EXP_MAX: f32 = 88.0;
 pub const EXP_MIN: f32 = -87.0;
 /// Cephes' `expf` polynomial, highest power first.
 pub const EXP_POLY: [f32; 6] =
-    [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1];
+    [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
 
 /// `eˣ` within 2 ulp on `[EXP_MIN, EXP_MAX]`; +0 below, +inf above, NaN for NaN.
 pub fn exp(x: f32) -> f32 {
@@ -84,7 +84,7 @@ pub fn silu(x: f32) -> f32 {
 }
 
 /// `-2·sqrt(2/π)`.
-pub const GELU_K: f32 = -1.595_769_1;
+pub const GELU_K: f32 = -1.595_769_2;
 /// The cubic coefficient of GELU's tanh form.
 pub const GELU_C: f32 = 0.044_715;
 

@@ -3,8 +3,8 @@
 use crate::ints::form;
 use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope};
 use crate::{
-    Backend, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op, Result, Step, Tap, ValueId,
-    WeightId, math,
+    Backend, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op, Result,
+    Step, Tap, ValueId, WeightId, math,
 };
 use std::sync::Arc;
 
@@ -64,7 +64,9 @@ impl LoadedReference {
         let weight = self.graph.weight(table);
         let row_bytes = weight.dtype.row_bytes(weight.n_in);
         for (&id, out) in tokens.iter().zip(out.chunks_mut(weight.n_in)) {
-            weight.dtype.dequantize(&self.weights[table.0][id as usize * row_bytes..][..row_bytes], out);
+            weight
+                .dtype
+                .dequantize(&self.weights[table.0][id as usize * row_bytes..][..row_bytes], out);
         }
     }
 
@@ -88,10 +90,13 @@ impl LoadedReference {
         let spec = self.graph.kv_layers[a.kv_layer];
         let [k, v] = &kv.layers[a.kv_layer];
         let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
-        for (t, (q, out)) in q.chunks(a.n_head * dk).zip(out.chunks_mut(a.n_head * dv)).enumerate() {
+        for (t, (q, out)) in q.chunks(a.n_head * dk).zip(out.chunks_mut(a.n_head * dv)).enumerate()
+        {
             for (h, (q, out)) in q.chunks(dk).zip(out.chunks_mut(dv)).enumerate() {
                 let h_kv = h / (a.n_head / spec.n_head_kv);
-                let at = |p: u32, dim: usize| (slot(step, step.seqs[t], p) * spec.n_head_kv + h_kv) * dim;
+                let at = |p: u32, dim: usize| {
+                    (slot(step, step.seqs[t], p) * spec.n_head_kv + h_kv) * dim
+                };
                 let key = |p: u32| &k[at(p, dk)..][..dk];
                 let value = |p: u32| &v[at(p, dv)..][..dv];
                 out.copy_from_slice(&attention::head(a, q, step.positions[t], key, value));
@@ -99,15 +104,21 @@ impl LoadedReference {
         }
     }
 
-    fn compute(&self, node: &Node, step: &Step, values: &[Vec<f32>], kv: &mut RefKv, out: &mut [f32]) {
+    fn compute(
+        &self,
+        node: &Node,
+        step: &Step,
+        values: &[Vec<f32>],
+        kv: &mut RefKv,
+        out: &mut [f32],
+    ) {
         let input = |i: usize| values[node.inputs[i].0].as_slice();
         let cols = |v: ValueId| self.graph.value(v).cols;
         match &node.op {
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
             Op::MatMul { w } => {
-                let weight = self.graph.weight(*w);
-                let bytes = &self.weights[w.0];
-                mat_mul::mat_mul(self.options.arithmetic, weight.dtype, weight.n_in, bytes, input(0), out);
+                let (weight, bytes) = (self.graph.weight(*w), &self.weights[w.0]);
+                mat_mul::mat_mul(self.options.arithmetic, weight, bytes, input(0), out);
             }
             Op::Add => elementwise::add(input(0), input(1), out),
             Op::AddBias { b } => {
@@ -121,7 +132,12 @@ impl LoadedReference {
             Op::Rope { table, head_dim, pairs } => {
                 out.copy_from_slice(input(0));
                 for (row, &p) in out.chunks_mut(cols(node.inputs[0])).zip(&step.positions) {
-                    rope::rope(row, *head_dim, *pairs, &rope::angles(&self.graph.rope_tables[*table], p));
+                    rope::rope(
+                        row,
+                        *head_dim,
+                        *pairs,
+                        &rope::angles(&self.graph.rope_tables[*table], p),
+                    );
                 }
             }
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),
@@ -156,7 +172,8 @@ impl Loaded for LoadedReference {
     }
 
     fn kv_bytes(&self, n_blocks: usize) -> usize {
-        let width: usize = self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
+        let width: usize =
+            self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
         n_blocks * KV_BLOCK * width * size_of::<f32>()
     }
 
@@ -164,7 +181,10 @@ impl Loaded for LoadedReference {
         let zeros = |n: usize| -> Result<Vec<f32>> {
             let mut v = Vec::new();
             v.try_reserve_exact(n).map_err(|_| {
-                Error::new(ErrorKind::OutOfMemory, format!("KV cache: no memory for {n} f32 of one layer"))
+                Error::new(
+                    ErrorKind::OutOfMemory,
+                    format!("KV cache: no memory for {n} f32 of one layer"),
+                )
             })?;
             v.resize(n, 0.0);
             Ok(v)
@@ -178,10 +198,9 @@ impl Loaded for LoadedReference {
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        let kv: &mut RefKv = kv
-            .0
-            .downcast_mut()
-            .ok_or_else(|| Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `reference`"))?;
+        let kv: &mut RefKv = kv.0.downcast_mut().ok_or_else(|| {
+            Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `reference`")
+        })?;
         step.check(&self.graph, kv.n_blocks)?;
         let graph = Arc::clone(&self.graph);
         let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];

@@ -44,26 +44,43 @@ impl Step {
         let fail = |message: String| Err(Error::new(ErrorKind::Step, message));
         let n = self.tokens.len();
         if self.positions.len() != n || self.seqs.len() != n {
-            return fail(format!("step: {n} tokens, {} positions, {} seqs", self.positions.len(), self.seqs.len()));
+            return fail(format!(
+                "step: {n} tokens, {} positions, {} seqs",
+                self.positions.len(),
+                self.seqs.len()
+            ));
         }
         for (i, &id) in self.tokens.iter().enumerate() {
             if id as usize >= graph.n_vocab {
-                return fail(format!("step: token {i}: id {id} out of vocabulary (0..{})", graph.n_vocab));
+                return fail(format!(
+                    "step: token {i}: id {id} out of vocabulary (0..{})",
+                    graph.n_vocab
+                ));
             }
         }
         for (i, (&p, &s)) in self.positions.iter().zip(&self.seqs).enumerate() {
             let Some(table) = self.tables.get(s as usize) else {
-                return fail(format!("step: token {i}: sequence {s}, {} tables given", self.tables.len()));
+                return fail(format!(
+                    "step: token {i}: sequence {s}, {} tables given",
+                    self.tables.len()
+                ));
             };
             match table.get(p as usize / KV_BLOCK) {
                 Some(&b) if (b as usize) < n_blocks => {}
-                Some(&b) => return fail(format!("step: token {i}: cache block {b}, {n_blocks} allocated")),
+                Some(&b) => {
+                    return fail(format!("step: token {i}: cache block {b}, {n_blocks} allocated"));
+                }
                 None => {
-                    return fail(format!("step: token {i}: position {p}, table covers {}", table.len() * KV_BLOCK));
+                    return fail(format!(
+                        "step: token {i}: position {p}, table covers {}",
+                        table.len() * KV_BLOCK
+                    ));
                 }
             }
         }
-        if self.outputs.windows(2).any(|w| w[0] >= w[1]) || self.outputs.last().is_some_and(|&o| o as usize >= n) {
+        if self.outputs.windows(2).any(|w| w[0] >= w[1])
+            || self.outputs.last().is_some_and(|&o| o as usize >= n)
+        {
             return fail(format!("step: outputs must ascend below {n}"));
         }
         Ok(())

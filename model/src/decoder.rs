@@ -25,6 +25,7 @@ struct Decoder<'a> {
 }
 
 /// Queries or keys on their way from projection to attention.
+#[derive(Clone, Copy)]
 struct Heads {
     x: ValueId,
     /// `Qcur` or `Kcur`.
@@ -120,7 +121,6 @@ impl Decoder<'_> {
         match qkv {
             Qkv::Separate([q, k, v]) => {
                 let [q_name, k_name, v_name] = names;
-                // In the order of llama.cpp's traces: q, v, k would be its, but no value depends on it.
                 Ok([
                     self.linear(q, x, q_name)?,
                     self.linear(k, x, k_name)?,

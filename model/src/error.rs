@@ -27,6 +27,8 @@ pub enum ErrorKind {
     NonFinite,
     /// The file's bytes could not be read.
     Read,
+    /// A file could not be written.
+    Write,
     /// The backend cannot run this graph.
     Backend,
     /// Memory could not be had.

@@ -10,6 +10,7 @@ mod engine;
 mod generate;
 pub mod kv;
 mod memory;
+pub mod quantize;
 mod rope;
 pub mod sampler;
 mod spec;

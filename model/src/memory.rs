@@ -109,7 +109,7 @@ fn work_bytes(graph: &Graph, engine: &EngineOptions) -> u64 {
             Rows::Tokens => engine.n_batch,
             Rows::Outputs => engine.n_seqs,
         };
-        4 * (value.cols as u64).saturating_mul(rows as u64)
+        (value.cols as u64).saturating_mul(rows as u64).saturating_mul(4)
     };
     let (mut alive, mut most) = (0u64, 0);
     for (i, node) in graph.nodes.iter().enumerate() {

@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 
 /// Candidates that top-p sorts first; most distributions need no more.
@@ -140,22 +140,42 @@ impl Sampler {
         if greedy && !self.params.has_penalties() {
             return Ok(argmax(logits));
         }
-        let mut candidates: Vec<Candidate> = Vec::with_capacity(logits.len());
-        candidates.extend(
-            logits.iter().zip(0u32..).map(|(&logit, id)| Candidate { id, logit: f64::from(logit) }),
-        );
-        if self.params.has_penalties() {
-            penalize(&mut candidates, &self.recent, &self.params);
-        }
+        let penalized = self.penalized(logits);
         if greedy {
-            return Ok(candidates.iter().min_by(|a, b| likelier(a, b)).map_or(0, |best| best.id));
+            return Ok(top_k(logits, &penalized, 1).first().map_or(0, |best| best.id));
         }
-        top_k(&mut candidates, self.params.top_k);
+        let mut candidates = top_k(logits, &penalized, self.params.top_k);
         top_p(&mut candidates, f64::from(self.params.top_p));
         min_p(&mut candidates, f64::from(self.params.min_p));
         // 53 random bits: uniform in [0, 1).
         let unit = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
         Ok(draw(&candidates, f64::from(self.params.temperature), unit))
+    }
+
+    /// The recent tokens' new logits, by id.
+    ///
+    /// The paper that introduced the repeat penalty (Keskar et al. 2019) only divides, which makes a token with a
+    /// negative logit likelier; all engines multiply there.
+    fn penalized(&self, logits: &[f32]) -> Vec<Candidate> {
+        if !self.params.has_penalties() {
+            return Vec::new();
+        }
+        let mut counts: BTreeMap<u32, u32> = BTreeMap::new();
+        for &id in &self.recent {
+            *counts.entry(id).or_default() += 1;
+        }
+        let repeat = f64::from(self.params.repeat_penalty);
+        let penalize = |(id, count): (u32, u32)| {
+            // An accepted id may lie beyond the logits.
+            let logit = f64::from(*logits.get(id as usize)?);
+            let logit = if logit <= 0.0 { logit * repeat } else { logit / repeat };
+            let frequency = f64::from(count) * f64::from(self.params.frequency_penalty);
+            Some(Candidate {
+                id,
+                logit: logit - (frequency + f64::from(self.params.presence_penalty)),
+            })
+        };
+        counts.into_iter().filter_map(penalize).collect()
     }
 }
 
@@ -188,37 +208,42 @@ pub fn check_finite(logits: &[f32], position: usize) -> Result<()> {
     }
 }
 
-/// The paper that introduced the repeat penalty (Keskar et al. 2019) only divides, which makes a token with a negative
-/// logit likelier; all engines multiply there.
-fn penalize(candidates: &mut [Candidate], recent: &VecDeque<u32>, params: &SamplerParams) {
-    let mut counts: HashMap<u32, u32> = HashMap::new();
-    for &id in recent {
-        *counts.entry(id).or_default() += 1;
-    }
-    let repeat = f64::from(params.repeat_penalty);
-    for (&id, &count) in &counts {
-        // Candidates stand in the order of their ids here; an accepted id may lie beyond the logits.
-        let Some(candidate) = candidates.get_mut(id as usize) else { continue };
-        candidate.logit = if candidate.logit <= 0.0 {
-            candidate.logit * repeat
-        } else {
-            candidate.logit / repeat
-        };
-        candidate.logit -= f64::from(count) * f64::from(params.frequency_penalty)
-            + f64::from(params.presence_penalty);
-    }
+/// All tokens in the order of their ids, with the penalised ones' new logits.
+fn all<'a>(logits: &'a [f32], penalized: &'a [Candidate]) -> impl Iterator<Item = Candidate> + 'a {
+    let mut changed = penalized.iter().peekable();
+    (0u32..).zip(logits).map(move |(id, &logit)| match changed.next_if(|c| c.id == id) {
+        Some(new) => *new,
+        None => Candidate { id, logit: f64::from(logit) },
+    })
 }
 
-/// Keeps the `k` likeliest, sorted.
-fn top_k(candidates: &mut Vec<Candidate>, k: usize) {
+/// The `k` likeliest, sorted; all in the order of their ids where `k` is 0.
+///
+/// One pass that remembers few: copying and selecting from a whole vocabulary would cost a tenth of a small model's
+/// step.
+fn top_k(logits: &[f32], penalized: &[Candidate], k: usize) -> Vec<Candidate> {
     if k == 0 {
-        return;
+        return all(logits, penalized).collect();
     }
-    if k < candidates.len() {
-        candidates.select_nth_unstable_by(k, likelier);
-        candidates.truncate(k);
+    let k = k.min(logits.len());
+    let most = 2 * k + 64;
+    let mut best: Vec<Candidate> = Vec::with_capacity(most.min(logits.len()));
+    let mut floor = f64::NEG_INFINITY;
+    for candidate in all(logits, penalized) {
+        // An equal of the k-th comes after it: its id is higher.
+        if candidate.logit <= floor {
+            continue;
+        }
+        best.push(candidate);
+        if best.len() == most {
+            sort_head(&mut best, k);
+            best.truncate(k);
+            floor = best[k - 1].logit;
+        }
     }
-    candidates.sort_unstable_by(likelier);
+    best.sort_unstable_by(likelier);
+    best.truncate(k);
+    best
 }
 
 /// Keeps the fewest likeliest whose probabilities sum to at least `p`, sorted.
@@ -319,9 +344,33 @@ mod tests {
         for (k, wanted) in
             [(0, vec![0, 1, 2, 3]), (1, vec![1]), (3, vec![1, 3, 0]), (9, vec![1, 3, 0, 2])]
         {
-            let mut candidates = list(&[2.0, 5.0, 2.0, 4.0]);
-            top_k(&mut candidates, k);
-            assert_eq!(ids(&candidates), wanted, "k {k}");
+            assert_eq!(ids(&top_k(&[2.0, 5.0, 2.0, 4.0], &[], k)), wanted, "k {k}");
+        }
+    }
+
+    /// The pass that remembers few gives what sorting everything gives, ties and penalties included.
+    #[test]
+    fn top_k_is_the_head_of_the_sorted_list() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        for round in 0..200 {
+            let n = 1 + (rng.next_u32() % 2000) as usize;
+            let levels = 1 + rng.next_u32() % 500;
+            let logits: Vec<f32> = (0..n).map(|_| (rng.next_u32() % levels) as f32).collect();
+            let penalized: Vec<Candidate> = (0..n as u32)
+                .filter(|_| rng.next_u32().is_multiple_of(10))
+                .map(|id| Candidate { id, logit: f64::from(id % 7) })
+                .collect();
+            let mut sorted: Vec<Candidate> = all(&logits, &penalized).collect();
+            assert_eq!(ids(&sorted), (0..n as u32).collect::<Vec<_>>());
+            assert!(penalized.iter().all(|p| sorted[p.id as usize] == *p));
+            sorted.sort_by(likelier);
+            for k in [1, 2, 40, n.div_ceil(2), n, n + 1] {
+                assert_eq!(
+                    top_k(&logits, &penalized, k),
+                    sorted[..k.min(n)],
+                    "round {round} n {n} k {k}"
+                );
+            }
         }
     }
 
@@ -367,10 +416,11 @@ mod tests {
             presence_penalty: 0.5,
             ..SamplerParams::default()
         };
-        let mut candidates = list(&[4.0, -4.0, 1.0, 0.0]);
-        penalize(&mut candidates, &VecDeque::from([0, 1, 1, 77]), &params);
-        let logits: Vec<f64> = candidates.iter().map(|c| c.logit).collect();
-        assert_eq!(logits, [4.0 / 2.0 - 0.25 - 0.5, -4.0 * 2.0 - 2.0 * 0.25 - 0.5, 1.0, 0.0]);
+        let mut sampler = Sampler::new(params).unwrap();
+        [0, 1, 1, 77].into_iter().for_each(|id| sampler.accept(id));
+        let penalized = sampler.penalized(&[4.0, -4.0, 1.0, 0.0]);
+        let wanted = [(0, 4.0 / 2.0 - 0.25 - 0.5), (1, -4.0 * 2.0 - 2.0 * 0.25 - 0.5)];
+        assert_eq!(penalized, wanted.map(|(id, logit)| Candidate { id, logit }));
     }
 
     #[test]

@@ -113,6 +113,16 @@ pub enum Bias {
     Output,
 }
 
+/// Positions of a context where the user does not say: enough for a chat, little memory.
+const DEFAULT_CTX: usize = 4096;
+
+impl Spec {
+    /// The context where the user does not say: what the model was trained on, up to 4096 positions.
+    pub fn default_ctx(&self) -> usize {
+        self.n_ctx_train.min(DEFAULT_CTX)
+    }
+}
+
 impl Layer {
     /// Columns of queries, keys and values.
     pub(crate) fn qkv_cols(&self, spec: &Spec) -> [usize; 3] {

@@ -1,4 +1,5 @@
 //! RELIABILITY rows 39 to 43, 46, 95 and 108: what a bad file or request gets, row by row.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 
@@ -14,10 +15,9 @@ fn refused(arch: &'static str, change: impl FnOnce(&mut Tiny)) -> (ErrorKind, St
     let mut tiny = Tiny::new(arch);
     change(&mut tiny);
     let file = tiny.file();
-    let error = match model::spec(&file) {
-        Ok(spec) => model::graph(&spec, &file, 64).err().expect("the graph must not build"),
-        Err(error) => error,
-    };
+    let error = model::spec(&file)
+        .and_then(|spec| model::graph(&spec, &file, 64).map(|graph| graph.nodes.len()))
+        .expect_err("the graph must not build");
     let text = error.to_string();
     assert!(!text.contains('\n'), "{text}");
     (error.kind(), text)
@@ -157,6 +157,14 @@ fn row_41_heads_must_divide_the_embedding() {
         ),
         "{text}"
     );
+}
+
+#[test]
+fn row_41_a_huge_context_is_no_default() {
+    let mut tiny = Tiny::new("llama");
+    assert_eq!(model::spec(&tiny.file()).unwrap().default_ctx(), 512);
+    tiny.set("context_length", 1u32 << 30);
+    assert_eq!(model::spec(&tiny.file()).unwrap().default_ctx(), 4096);
 }
 
 #[test]

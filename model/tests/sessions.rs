@@ -1,4 +1,5 @@
 //! Sequences of an engine: turns of a chat, shared beginnings, failures and cancellations leave the right state.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod common;
 

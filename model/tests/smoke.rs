@@ -1,5 +1,10 @@
 //! A real model through the reference backend, against llama.cpp's own greedy ids. Skipped, with a line that says so,
 //! where the model or the oracle is absent.
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking and says what it skips"
+)]
 
 use graph::reference::Reference;
 use graph::{Arithmetic, Backend, LoadOptions, NoTap};
@@ -7,6 +12,7 @@ use model::{
     Engine, EngineOptions, Request, Sampler, SamplerParams, StopRules, Wanted, Work,
     sampler::argmax,
 };
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +23,15 @@ const N: usize = 4;
 const ROWS: usize = 16;
 
 fn model_path() -> Option<PathBuf> {
+    find("KARAT_TEST_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf")
+}
+
+/// The file that the variable names, else the one in karat's cache.
+fn find(variable: &str, cached: &str) -> Option<PathBuf> {
     #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
-    var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file())
+    let cache = || Some(var("HOME")?.join(".cache/karat/models").join(cached));
+    var(variable).or_else(cache).filter(|path| path.is_file())
 }
 
 fn oracle() -> Option<serde_json::Value> {
@@ -104,4 +115,82 @@ fn f32_gives_llama_cpps_logits() {
     if let Some(worst) = agrees("F32/france", Arithmetic::F32) {
         assert!(worst < 0.05, "{worst}");
     }
+}
+
+/// Names and columns of llama.cpp's own dump: `name:OP` → elements of a row.
+fn trace() -> Option<HashMap<String, usize>> {
+    let path = "../../shared/oracle/traces/smollm2-f32-noflash-f32kv-france.safetensors";
+    let bytes = std::fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)).ok()?;
+    let n = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: HashMap<String, serde_json::Value> =
+        serde_json::from_slice(&bytes[8..8 + n]).unwrap();
+    let tensors = header.iter().filter(|(key, _)| *key != "__metadata__").map(|(key, tensor)| {
+        // `00683/ffn_inp-29#0:ADD`, shape `[5, 9, 64]` or, for the one wanted row, `[576]`.
+        let (name, op) = key.split_once('/').unwrap().1.split_once(':').unwrap();
+        let shape: Vec<usize> = serde_json::from_value(tensor["shape"].clone()).unwrap();
+        let cols = if shape.len() == 1 { &shape[..] } else { &shape[1..] };
+        (format!("{}:{op}", name.split_once('#').unwrap().0), cols.iter().product())
+    });
+    Some(tensors.collect())
+}
+
+/// Every value of our graph stands in llama.cpp's dump, under the same name, at the same op, with as many columns.
+#[test]
+fn values_are_named_as_llama_cpp_names_them() {
+    let (Some(path), Some(trace)) = (model_path(), trace()) else {
+        eprintln!("skipped: no model (`karat pull smollm2:135m`), or no ../shared/oracle/traces");
+        return;
+    };
+    let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file, 256).unwrap();
+    let mut n = 0;
+    for node in &graph.nodes {
+        let Some(output) = node.output else { continue };
+        let value = graph.value(output);
+        let op = match node.op.kind() {
+            // ggml multiplies by the norm's weight in an op of its own, and that is the one with the name.
+            "RMS_NORM" => "MUL",
+            // Without flash attention the last of several ops has the name.
+            "FLASH_ATTN_EXT" => "CONT",
+            // ggml's rows of outputs have no name.
+            "OUTPUT_ROWS" => continue,
+            op => op,
+        };
+        let key = format!("{}:{op}", value.name);
+        assert_eq!(trace.get(&key), Some(&value.cols), "{key}");
+        n += 1;
+    }
+    // 15 values in each of 30 layers, the embedding, the last norm, the logits.
+    assert_eq!(n, 30 * 15 + 3);
+}
+
+/// Gemma 3 270M, where somebody has it: a right model finds plain English likely, and knows its capitals.
+#[test]
+fn gemma3_knows_its_capitals() {
+    let Some(path) = find("KARAT_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf") else {
+        eprintln!("skipped: no model at KARAT_TEST_GEMMA");
+        return;
+    };
+    let text =
+        "Paris is the capital of France. Berlin is the capital of Germany. Rome is the capital of";
+    let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
+    let tokenizer = tokenizer::Tokenizer::from_gguf(&file).unwrap();
+    let ids = tokenizer.encode(text, tokenizer::Special::AsText, tokenizer::Ends::Default).unwrap();
+    let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file, 64).unwrap());
+    let loaded = Reference.load(graph, &file, LoadOptions::default(), &mut |_| {}).unwrap();
+    let mut engine =
+        Engine::new(loaded, EngineOptions { n_ctx: 64, n_batch: 64, n_seqs: 1 }).unwrap();
+    let work = [Work { seq: engine.add(), tokens: &ids, wanted: Wanted::All }];
+    let rows = engine.step(&work, &mut NoTap).unwrap().remove(0);
+    let rows: Vec<&[f32]> = rows.chunks(engine.n_vocab()).collect();
+    let surprise = |row: &[f32], id: u32| {
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let sum: f64 = row.iter().map(|x| f64::from(x - max).exp()).sum();
+        sum.ln() - f64::from(row[id as usize] - max)
+    };
+    let total: f64 = rows.iter().zip(&ids[1..]).map(|(row, &id)| surprise(row, id)).sum();
+    let perplexity = (total / (ids.len() - 1) as f64).exp();
+    eprintln!("perplexity {perplexity:.2}");
+    assert!(perplexity < 10.0, "{perplexity}");
+    assert_eq!(tokenizer.piece(argmax(rows[rows.len() - 1])), " Italy".as_bytes());
 }

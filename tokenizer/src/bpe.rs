@@ -100,16 +100,19 @@ impl Bpe {
         }
         let bytes = word.as_bytes();
         scratch.symbols.clear();
-        scratch.symbols.extend(bytes.iter().enumerate().map(|(i, &byte)| Symbol {
-            id: self.bytes[usize::from(byte)],
-            start: i,
-            end: i + 1,
-        }));
+        scratch.symbols.extend(
+            bytes
+                .iter()
+                .enumerate()
+                .map(|(i, &byte)| Symbol::new(self.bytes[usize::from(byte)], i, i + 1)),
+        );
         let candidate = |left: &Symbol, right: &Symbol| {
             let &(rank, merged) = self.merges.get(&(left.id?, right.id?))?;
             Some(Candidate { priority: Reverse(rank), merged })
         };
-        merge(&mut scratch.symbols, candidate, |symbol| emit(symbol.id.ok_or(bytes[symbol.start])));
+        merge(&scratch.symbols, candidate, |symbol| {
+            emit(symbol.id.ok_or(bytes[symbol.range().start]))
+        });
     }
 }
 

@@ -29,6 +29,12 @@ pub(crate) fn find(name: &str) -> Option<&'static Pre> {
     PRES.iter().find(|pre| pre.names.contains(&name))
 }
 
+/// Every kind once, by its first name.
+#[cfg(test)]
+pub(crate) fn kinds() -> impl Iterator<Item = &'static str> {
+    PRES.iter().map(|pre| pre.names[0])
+}
+
 /// All names that [`find`] knows, in the table's order.
 pub(crate) fn names() -> impl Iterator<Item = &'static str> {
     PRES.iter().flat_map(|pre| pre.names.iter().copied())
@@ -136,7 +142,12 @@ static PRES: &[Pre] = &[
     Pre { steps: &[GPT4O], ..pre(&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"]) },
     Pre { steps: &[&[BLOOM]], ..pre(&["bloom", "gpt3-finnish", "poro-chat"]) },
     Pre { steps: &[&[BLOOM], &[DIGIT]], ..pre(&["viking"]) },
-    Pre { steps: &[BAILING], ..pre(&["bailingmoe", "bailingmoe2", "llada-moe"]) },
+    // Its last line-break alternative is `\s*[\r\n]`, which ends where `\s*[\r\n]+` does.
+    Pre { steps: &[QWEN2], ..pre(&["bailingmoe", "bailingmoe2", "llada-moe"]) },
+    Pre { steps: &[&[NOT_NEWLINES, NEWLINES], QWEN2], ..pre(&["laguna"]) },
+    Pre { steps: &[UFAKZEKA], ..pre(&["ufakzeka"]) },
+    Pre { steps: &[&[NUMBERS_3], LLAMA3], ignore_merges: true, ..pre(&["minicpm5"]) },
+    Pre { steps: &[&[NUMBERS_3], &[CJK], SPARK, &[DIGIT]], ..pre(&["spark2_5"]) },
     Pre { steps: &[SEED_CODER], ..pre(&["seed-coder"]) },
 ];
 
@@ -229,8 +240,25 @@ const GPT4O: &[Alt] = &[
     Alt::Spaces,
 ];
 
-/// As [`QWEN2`] with `\s*[\r\n]`.
-const BAILING: &[Alt] = QWEN2;
+/// As [`QWEN2`] without contractions.
+const UFAKZEKA: &[Alt] = &[
+    run(Lead::NotWord, |_, class| class == Class::L),
+    DIGIT,
+    Alt::Run { lead: Lead::Space, set: other, max: usize::MAX, tail: Tail::Breaks },
+    Alt::LineBreaks,
+    Alt::SpacesBeforeSpace,
+    Alt::Spaces,
+];
+
+/// As [`DEEPSEEK_V3`] with each line break on its own.
+const SPARK: &[Alt] = &[
+    Alt::PunctuatedWord,
+    run(Lead::NotLetterOrSign, letter_or_mark),
+    run(Lead::Space, |_, class| matches!(class, Class::P | Class::S)),
+    BREAK,
+    Alt::SpacesBeforeSpace,
+    Alt::Spaces,
+];
 
 /// As [`QWEN2`] with no line breaks after signs.
 const SEED_CODER: &[Alt] = &[
@@ -251,6 +279,10 @@ const NUMBERS_3: Alt =
     Alt::Run { lead: Lead::None, set: |_, class| class == Class::N, max: 3, tail: Tail::None };
 /// `\p{N}+`
 const NUMBERS: Alt = run(Lead::None, |_, class| class == Class::N);
+/// `[^\n]+`
+const NOT_NEWLINES: Alt = run(Lead::None, |c, _| c != '\n');
+/// `[\n]+`
+const NEWLINES: Alt = run(Lead::None, |c, _| c == '\n');
 /// `[\r\n]`
 const BREAK: Alt =
     Alt::Run { lead: Lead::None, set: |c, _| matches!(c, '\r' | '\n'), max: 1, tail: Tail::None };

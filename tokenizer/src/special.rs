@@ -8,7 +8,7 @@ use memchr::memmem;
 
 use super::error::{Error, Result};
 use super::tokenizer::TokenIds;
-use super::vocab::{SpecialIds, TokenKind, Vocab};
+use super::vocab::{SpecialIds, TOKENS, TokenKind, Vocab};
 
 /// Texts that end a generation wherever they are a token.
 const END_TEXTS: &[&str] = &[
@@ -75,6 +75,10 @@ const FIM_OTHER: [&[&str]; 3] = [
 ];
 /// gpt-oss shows these.
 const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
+
+/// Most bytes of all special tokens' texts together: the automaton that finds them takes some 40 times as much. The
+/// largest known vocabularies of this sort, with a token for every sound or picture element, have one mebibyte.
+const MAX_MARK_BYTES: usize = 8 << 20;
 
 /// Corrects `kinds` by the tokens' texts and says which ids end a generation.
 pub(crate) fn end_of_generation(
@@ -178,6 +182,12 @@ impl Partition {
             let strip_right = phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&text);
             marks.push(Mark { id: to_id(id), text: text.into(), always, strip_right });
         }
+        let bytes: usize = marks.iter().map(|mark: &Mark| mark.text.len()).sum();
+        if bytes > MAX_MARK_BYTES {
+            return Err(Error::vocab(format!(
+                "{TOKENS}: the special tokens' texts have {bytes} bytes in all, at most {MAX_MARK_BYTES} are allowed"
+            )));
+        }
         marks.sort_by_key(|mark| std::cmp::Reverse(mark.text.len()));
         let finder = if marks.is_empty() { None } else { Some(build_finder(&marks)?) };
         let control = || marks.iter().filter(|mark| !mark.always).map(|mark| &*mark.text);
@@ -278,9 +288,7 @@ fn build_finder(marks: &[Mark]) -> Result<AhoCorasick> {
     AhoCorasick::builder()
         .match_kind(MatchKind::Standard)
         .build(marks.iter().map(|mark| mark.text.as_bytes()))
-        .map_err(|e| {
-            Error::vocab(format!("tokenizer.ggml.tokens: the special tokens are too many: {e}"))
-        })
+        .map_err(|e| Error::vocab(format!("{TOKENS}: the special tokens are too many: {e}")))
 }
 
 fn is_phi3(name: Option<&str>) -> bool {

@@ -255,3 +255,113 @@ fn space(_: char, class: Class) -> bool {
 fn not_word(c: char, class: Class) -> bool {
     !matches!(c, '\r' | '\n') && !matches!(class, Class::L | Class::N)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::pre;
+    use super::*;
+
+    fn pieces<'t>(text: &'t str, pre: &str) -> Vec<&'t str> {
+        let mut pieces = Vec::new();
+        split(text, pre::find(pre).unwrap().steps, |piece| pieces.push(piece));
+        pieces
+    }
+
+    /// Checks a file of scripts/split_cases.py; returns the number of cases and of pre-tokenizers that are not ours.
+    fn check_cases(file: &str) -> (usize, usize) {
+        let (mut checked, mut unknown) = (0, std::collections::BTreeSet::new());
+        let mut failures = Vec::new();
+        for line in file.lines() {
+            let case: serde_json::Value = serde_json::from_str(line).unwrap();
+            let (name, text) = (case["pre"].as_str().unwrap(), case["text"].as_str().unwrap());
+            if pre::find(name).is_none() {
+                unknown.insert(name.to_owned());
+                continue;
+            }
+            let expected: Vec<&str> =
+                case["pieces"].as_array().unwrap().iter().map(|p| p.as_str().unwrap()).collect();
+            let found = pieces(text, name);
+            if found != expected {
+                failures.push(format!(
+                    "{name}: {text:?}\n  found    {found:?}\n  expected {expected:?}"
+                ));
+            }
+            checked += 1;
+        }
+        assert!(
+            failures.is_empty(),
+            "{} of {checked}:\n{}",
+            failures.len(),
+            failures[..failures.len().min(40)].join("\n")
+        );
+        println!("{checked} cases, not ours: {unknown:?}");
+        (checked, unknown.len())
+    }
+
+    #[test]
+    fn llama_cpp_cuts_the_same() {
+        let (checked, unknown) = check_cases(include_str!("../tests/data/splits.jsonl"));
+        assert!(checked > 300 && unknown == 0, "{checked} {unknown}");
+    }
+
+    #[test]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "tests take their optional inputs from the environment"
+    )]
+    fn llama_cpp_cuts_many_more_the_same() {
+        match std::env::var_os("KARAT_SPLIT_CASES") {
+            Some(path) => assert!(check_cases(&std::fs::read_to_string(path).unwrap()).0 > 0),
+            None => println!(
+                "skipped: KARAT_SPLIT_CASES is not set (scripts/split_cases.py writes such a file)"
+            ),
+        }
+    }
+
+    /// RELIABILITY row 50: a text of one thing over and over. The bound is for total blow-up: quadratic time would be
+    /// hours here. Linear time takes some 20 ms.
+    #[test]
+    fn row_50_a_mebibyte_of_one_thing_is_cut_in_linear_time() {
+        let units = [
+            "a",
+            "éA",
+            " ",
+            "\n",
+            " \n",
+            "0",
+            "^",
+            "'s",
+            "😀",
+            "👩\u{200d}",
+            "\u{301}",
+            "中",
+            "\u{3000}",
+            "  x",
+        ];
+        for unit in units {
+            let text = unit.repeat((1 << 20) / unit.len());
+            for name in pre::kinds() {
+                let start = std::time::Instant::now();
+                let mut length = 0;
+                split(&text, pre::find(name).unwrap().steps, |piece| length += piece.len());
+                assert_eq!(length, text.len());
+                assert!(
+                    start.elapsed().as_secs() < 20,
+                    "{name}: {unit:?} took {:?}",
+                    start.elapsed()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn pieces_join_to_the_text_and_none_is_empty() {
+        for name in pre::names() {
+            for text in ["", " ", "a", "\n \n", "x  'S\r\n\u{3000}é1234", "\u{0}\u{10ffff}"] {
+                let pieces = pieces(text, name);
+                assert_eq!(pieces.concat(), text, "{name}");
+                assert!(pieces.iter().all(|piece| !piece.is_empty()), "{name}");
+            }
+        }
+    }
+}

@@ -39,25 +39,26 @@ impl Spm {
         out: &mut Vec<u32>,
     ) -> Result<()> {
         let bytes = text.as_bytes();
-        let mut symbols: Vec<Symbol> = text
+        let symbols: Vec<Symbol> = text
             .char_indices()
             .map(|(start, c)| {
                 let end = start + c.len_utf8();
-                Symbol { id: ids.get(&bytes[start..end]), start, end }
+                Symbol::new(ids.get(&bytes[start..end]), start, end)
             })
             .collect();
         let candidate = |left: &Symbol, right: &Symbol| {
-            if right.end - left.start > self.longest {
+            let both = left.range().start..right.range().end;
+            if both.len() > self.longest {
                 return None;
             }
-            let merged = ids.get(&bytes[left.start..right.end])?;
+            let merged = ids.get(&bytes[both])?;
             Some(Candidate { priority: Score(self.scores[merged as usize]), merged })
         };
         let mut unspelt = None;
-        merge(&mut symbols, candidate, |symbol| match symbol.id {
+        merge(&symbols, candidate, |symbol| match symbol.id {
             Some(id) => out.push(id),
             None => {
-                for &byte in &bytes[symbol.start..symbol.end] {
+                for &byte in &bytes[symbol.range()] {
                     match self.bytes[usize::from(byte)].or(unknown) {
                         Some(id) => out.push(id),
                         None => unspelt = unspelt.or(Some(byte)),

@@ -11,7 +11,7 @@ use super::template::guard::Guard;
 use super::vocab::{Model, TokenKind, Vocab};
 
 /// Longest text that [`Tokenizer::encode`] takes, in bytes.
-pub const MAX_TEXT_BYTES: usize = 64 << 20;
+pub const MAX_TEXT_BYTES: usize = 16 << 20;
 
 /// What the text of a special token in the input means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

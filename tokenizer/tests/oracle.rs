@@ -1,10 +1,11 @@
 //! The ids that llama.cpp gives, for every vocabulary with cases, and the round trip back to the text.
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests are tests")]
 
 mod common;
 
 use std::path::Path;
 
-use common::{beside, from_env, shared, vocabularies};
+use common::{beside, from_env, model, shared, vocabularies};
 use gguf::{Access, File};
 use tokenizer::{Chat, ChatTemplate, Ends, ErrorKind, Message, Show, Special, Tokenizer};
 
@@ -61,9 +62,10 @@ fn failures_of(tokenizer: &Tokenizer, path: &Path) -> Vec<String> {
 /// The prompts of the greedy runs, chat prompt included, with the ids that llama.cpp had.
 #[test]
 fn prompts_of_the_default_model() {
-    let (Some(runs), Some(model)) =
-        (shared("oracle/smollm2_greedy.json"), from_env("KARAT_DEFAULT_MODEL"))
-    else {
+    let (Some(runs), Some(model)) = (
+        shared("oracle/smollm2_greedy.json"),
+        model("KARAT_TEST_MODEL", "SmolLM2-135M-Instruct.Q4_1.gguf"),
+    ) else {
         return;
     };
     let tokenizer = Tokenizer::from_gguf(&File::open(&model, Access::Pread).unwrap()).unwrap();
@@ -94,4 +96,38 @@ fn prompts_of_the_default_model() {
         tokenizer.eog_ids().map(|id| std::str::from_utf8(tokenizer.piece(id)).unwrap()).collect();
     println!("ends a generation: {ends:?}");
     assert!(ends.contains(&"<|im_end|>") && ends.contains(&"<|endoftext|>"));
+}
+
+/// Gemma 3: SentencePiece without a space prefix, thousands of special tokens, white space as user-defined tokens.
+#[test]
+fn gemma_3() {
+    let Some(path) = model("KARAT_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf") else { return };
+    let tokenizer = Tokenizer::from_gguf(&File::open(&path, Access::Pread).unwrap()).unwrap();
+    println!("{} tokens, {:?}", tokenizer.n_vocab(), tokenizer.warnings());
+    assert!(tokenizer.adds_bos() && !tokenizer.adds_space_prefix());
+    for text in
+        ["Hello world", " a\n\n\nb  c\t\td", "日本語 é😀", "<start_of_turn>user\nHi<end_of_turn>"]
+    {
+        let ids = tokenizer.encode(text, Special::Parse, Ends::None).unwrap();
+        println!("{text:?}: {ids:?}");
+        assert_eq!(tokenizer.decode(&ids, Show::All).unwrap(), text);
+    }
+    // What Google's tokenizer gives.
+    let encode = |text| tokenizer.encode(text, Special::Parse, Ends::Default).unwrap();
+    assert_eq!(encode("Hello world"), [2, 9259, 1902]);
+    let prompt = "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n";
+    let ids = [2, 105, 2364, 107, 10979, 106, 107, 105, 4368, 107];
+    assert_eq!(encode(prompt), ids);
+    if let Ok(template) = ChatTemplate::from_tokenizer(&tokenizer) {
+        let messages = [Message::new("user", "Hi")];
+        let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+        assert_eq!(template.render(&chat).unwrap(), format!("<bos>{prompt}"));
+        assert_eq!(template.encode(&tokenizer, &chat).unwrap(), ids);
+        println!("the template agrees");
+    }
+    let start = std::time::Instant::now();
+    let text = "Some text of a usual sort,\nin lines. ".repeat(28_000);
+    let ids = tokenizer.encode(&text, Special::Parse, Ends::Default).unwrap();
+    println!("{} bytes, {} ids, {:?}", text.len(), ids.len(), start.elapsed());
+    assert_eq!(tokenizer.decode(&ids[1..], Show::All).unwrap(), text);
 }

@@ -224,6 +224,8 @@ fn neon(cx: &Context) -> Result<Outcome> {
     }
     let mut command =
         cargo(&["test", "--release", "--package", "karat-cpu", "--target", NEON_TARGET]);
+    // The thread pool spins: tests side by side would wait for one another's time slices.
+    command.args(["--", "--test-threads=1"]);
     command.env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER", "aarch64-linux-gnu-gcc");
     command.env(
         "CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER",

@@ -43,13 +43,20 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).clamp(4, 60);
     let licence = |row: &Row| row.licence.clone().unwrap_or_else(|| "?".to_owned());
     let wide = rows.iter().map(|row| licence(row).chars().count()).max().unwrap_or(0).clamp(7, 24);
-    out.line(&format!("{:width$}  {:>9}  {:6}  {:wide$}  SOURCE", "NAME", "SIZE", "CACHED", "LICENCE"))?;
+    out.line(&format!(
+        "{:width$}  {:>9}  {:6}  {:wide$}  SOURCE",
+        "NAME", "SIZE", "CACHED", "LICENCE"
+    ))?;
     for row in &rows {
-        let source = row.source.as_deref().or(row.sources.first().map(String::as_str)).unwrap_or("?");
+        let source =
+            row.source.as_deref().or(row.sources.first().map(String::as_str)).unwrap_or("?");
         let cached = if row.cached { "yes" } else { "no" };
         let (name, size) = (one_line(&row.name), bytes(row.size));
         let licence = one_line(&licence(row));
-        out.line(&format!("{name:width$}  {size:>9}  {cached:6}  {licence:wide$}  {}", one_line(source)))?;
+        out.line(&format!(
+            "{name:width$}  {size:>9}  {cached:6}  {licence:wide$}  {}",
+            one_line(source)
+        ))?;
     }
     Ok(())
 }

@@ -1,21 +1,39 @@
 //! The commands: one file and one line in each of the three lists for each.
 
+mod bench;
+mod chat;
 mod completions;
+mod inspect;
 mod list;
 mod pull;
+mod quantize;
 mod rm;
+mod run;
+mod tokenize;
 
 use crate::config::Config;
 
 /// What karat can do.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
+    /// Answer one prompt
+    Run(run::Args),
+    /// Talk with a model
+    Chat(chat::Args),
+    /// Print the ids of a text
+    Tokenize(tokenize::Args),
+    /// Print what a GGUF file holds
+    Inspect(inspect::Args),
+    /// Measure tokens a second
+    Bench(bench::Args),
     /// Fetch a model into the cache
     Pull(pull::Args),
     /// List the models of the cache and the catalogue
     List(list::Args),
     /// Remove a fetched model
     Rm(rm::Args),
+    /// Write a model in another format
+    Quantize(quantize::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -24,9 +42,15 @@ impl Command {
     /// Runs it.
     pub(crate) fn run(&self, config: &Config) -> anyhow::Result<()> {
         match self {
+            Self::Run(args) => run::run(args, config),
+            Self::Chat(args) => chat::run(args, config),
+            Self::Tokenize(args) => tokenize::run(args, config),
+            Self::Inspect(args) => inspect::run(args, config),
+            Self::Bench(args) => bench::run(args, config),
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
             Self::Rm(args) => rm::run(args, config),
+            Self::Quantize(args) => quantize::run(args, config),
             Self::Completions(args) => completions::run(args, config),
         }
     }

@@ -39,7 +39,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
         Found::Model(model) => model,
     };
     let path = match (model.cached(config)?, args.force) {
-        (State::Whole(_), true) | (State::Absent, _) | (State::Damaged(_), true) => model.fetch(config)?,
+        (State::Whole(_), true) | (State::Absent, _) | (State::Damaged(_), true) => {
+            model.fetch(config)?
+        }
         (State::Damaged(failure), false) => {
             if args.verify {
                 return Err(failure.into());
@@ -74,7 +76,13 @@ fn verify_all(config: &Config) -> anyhow::Result<()> {
                 Ok(Found::File(_)) | Err(_) => Model::named(receipt.name),
             },
             (None, None) => {
-                say("warning", &format!("{}: not fetched by karat, so there is no hash to compare", show_path(&file)));
+                say(
+                    "warning",
+                    &format!(
+                        "{}: not fetched by karat, so there is no hash to compare",
+                        show_path(&file)
+                    ),
+                );
                 continue;
             }
         };
@@ -101,6 +109,9 @@ fn verify(model: &Model, file: &Path) -> Result<(), Failure> {
     if found == expected {
         return Ok(());
     }
-    let what = format!("{}: damaged: sha256 {found} of {size} bytes, expected {expected}", show_path(file));
+    let what = format!(
+        "{}: damaged: sha256 {found} of {size} bytes, expected {expected}",
+        show_path(file)
+    );
     Err(model.refetch(Failure::new(Code::Io, what)))
 }

@@ -26,7 +26,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     for file in &files {
         size += file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
     }
-    let what = format!("{} ({})", files.iter().map(|f| show_path(f)).collect::<Vec<_>>().join(", "), bytes(size));
+    let what = format!(
+        "{} ({})",
+        files.iter().map(|f| show_path(f)).collect::<Vec<_>>().join(", "),
+        bytes(size)
+    );
     if !args.yes && !confirmed(&what)? {
         return Err(Failure::new(Code::Usage, "nothing removed").into());
     }
@@ -41,12 +45,14 @@ fn files(name: &OsStr, config: &Config) -> anyhow::Result<Vec<PathBuf>> {
     let models = cache::models_dir(config.cache_dir()?);
     let absent = |hint: &str| {
         let shown = show_path(name.as_ref());
-        Failure::new(Code::Io, format!("{shown}: not in the cache {}", show_path(&models))).hint(hint.to_owned())
+        Failure::new(Code::Io, format!("{shown}: not in the cache {}", show_path(&models)))
+            .hint(hint.to_owned())
     };
     // What was fetched under a name that the catalogue no longer has, and files that came here otherwise.
     let mut others = cache::files(&models)?;
     others.retain(|file| {
-        cache::receipt(file).is_some_and(|r| *r.name == *name) || file.strip_prefix(&models).is_ok_and(|p| p == name)
+        cache::receipt(file).is_some_and(|r| *r.name == *name)
+            || file.strip_prefix(&models).is_ok_and(|p| p == name)
     });
     if !others.is_empty() {
         return Ok(others);
@@ -59,9 +65,14 @@ fn files(name: &OsStr, config: &Config) -> anyhow::Result<Vec<PathBuf>> {
         Ok(Found::File(path)) => {
             let real = path.canonicalize().map_err(|e| cache::here(&path, "cannot be read", &e))?;
             let all = cache::files(&models)?;
-            let inside = all.into_iter().filter(|file| file.canonicalize().is_ok_and(|f| f == real));
+            let inside =
+                all.into_iter().filter(|file| file.canonicalize().is_ok_and(|f| f == real));
             let files: Vec<PathBuf> = inside.collect();
-            if files.is_empty() { Err(absent("karat removes nothing else").into()) } else { Ok(files) }
+            if files.is_empty() {
+                Err(absent("karat removes nothing else").into())
+            } else {
+                Ok(files)
+            }
         }
         Err(_) => Err(absent("karat list prints what is").into()),
     }

@@ -150,7 +150,9 @@ pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
         }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory => {
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::NotADirectory => {
             failure.hint("set KARAT_CACHE to a folder that you can write to")
         }
         _ => failure,
@@ -183,14 +185,19 @@ impl Part {
             builder.prefix(&prefix).suffix(PARTIAL).rand_bytes(12);
             #[cfg(unix)]
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-            let temp = builder.tempfile_in(folder).map_err(|e| here(folder, "cannot be written to", &e))?;
+            let temp = builder
+                .tempfile_in(folder)
+                .map_err(|e| here(folder, "cannot be written to", &e))?;
             let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
             if !taken && temp.path().exists() {
                 let target = target.to_owned();
                 return Ok(Part { temp, target, hasher: Sha256::new(), len: 0, magic: [0; 4] });
             }
         }
-        Err(Failure::new(Code::Io, format!("{}: temporary files vanish as soon as they are made", show_path(folder))))
+        Err(Failure::new(
+            Code::Io,
+            format!("{}: temporary files vanish as soon as they are made", show_path(folder)),
+        ))
     }
 
     /// Bytes so far.
@@ -213,9 +220,14 @@ impl Part {
     /// # Errors
     /// Exit code 4, as for a full disk.
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.temp.as_file_mut().write_all(bytes).map_err(|e| here(&self.target, "cannot be written", &e))?;
+        self.temp
+            .as_file_mut()
+            .write_all(bytes)
+            .map_err(|e| here(&self.target, "cannot be written", &e))?;
         for (i, byte) in bytes.iter().enumerate().take(4) {
-            if let Some(slot) = usize::try_from(self.len).ok().and_then(|len| self.magic.get_mut(len + i)) {
+            if let Some(slot) =
+                usize::try_from(self.len).ok().and_then(|len| self.magic.get_mut(len + i))
+            {
                 *slot = *byte;
             }
         }
@@ -230,7 +242,9 @@ impl Part {
     /// Exit code 4 if the file cannot be cut.
     pub(crate) fn restart(&mut self) -> Result<(), Failure> {
         let file = self.temp.as_file_mut();
-        file.set_len(0).and_then(|()| file.rewind()).map_err(|e| here(&self.target, "cannot be written", &e))?;
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .map_err(|e| here(&self.target, "cannot be written", &e))?;
         self.hasher = Sha256::new();
         self.len = 0;
         Ok(())
@@ -256,10 +270,19 @@ impl Part {
     pub(crate) fn commit(self, name: &str, source: &str) -> Result<Receipt, Failure> {
         let Part { temp, target, hasher, len, .. } = self;
         let failed = |error: &io::Error| here(&target, "cannot be written", error);
-        let receipt = Receipt { name: name.to_owned(), source: source.to_owned(), size: len, sha256: hex(hasher) };
+        let receipt = Receipt {
+            name: name.to_owned(),
+            source: source.to_owned(),
+            size: len,
+            sha256: hex(hasher),
+        };
         temp.as_file().sync_all().map_err(|e| failed(&e))?;
-        let text = toml::to_string(&receipt)
-            .map_err(|e| Failure::new(Code::Internal, format!("{}: the receipt cannot be written as TOML: {e}", show_path(&target))))?;
+        let text = toml::to_string(&receipt).map_err(|e| {
+            Failure::new(
+                Code::Internal,
+                format!("{}: the receipt cannot be written as TOML: {e}", show_path(&target)),
+            )
+        })?;
         let mut note = Part::create(&receipt_path(&target))?;
         note.write(text.as_bytes())?;
         note.temp.as_file().sync_all().map_err(|e| failed(&e))?;
@@ -289,7 +312,8 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 /// Exit code 4 if it cannot be made.
 pub(crate) fn scratch(folder: &Path) -> Result<(TempDir, File), Failure> {
     let failed = |error: &io::Error| here(folder, "cannot be written to", error);
-    let dir = tempfile::Builder::new().prefix(PIP_FOLDER).tempdir_in(folder).map_err(|e| failed(&e))?;
+    let dir =
+        tempfile::Builder::new().prefix(PIP_FOLDER).tempdir_in(folder).map_err(|e| failed(&e))?;
     let lock = File::create(dir.path().join("lock")).map_err(|e| failed(&e))?;
     // A file system without locks loses only the sweeping of what a killed process leaves.
     let _ = lock.try_lock();
@@ -344,8 +368,10 @@ mod tests {
         assert_eq!(receipt(&target).unwrap().sha256, receipt_written.sha256);
         assert_eq!(hash_file(&target, |_| ()).unwrap(), (5, sha256_hex(b"GGUFx")));
         drop(Part::create(&target).unwrap());
-        let mut names: Vec<_> =
-            fs::read_dir(dir.path().join("sub")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = fs::read_dir(dir.path().join("sub"))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         assert_eq!(names, ["x.gguf", "x.gguf.toml"]);
         remove(dir.path(), &target).unwrap();
@@ -373,8 +399,15 @@ mod tests {
         fs::write(dir.path().join(".pip-dead/lock"), "").unwrap();
         fs::write(dir.path().join("other.partial"), "not ours").unwrap();
         sweep(dir.path());
-        assert!(in_use.path().exists() && pip.path().exists() && dir.path().join("other.partial").exists());
-        assert!(!dir.path().join(".x.gguf.dead.partial").exists() && !dir.path().join(".pip-dead").exists());
+        assert!(
+            in_use.path().exists()
+                && pip.path().exists()
+                && dir.path().join("other.partial").exists()
+        );
+        assert!(
+            !dir.path().join(".x.gguf.dead.partial").exists()
+                && !dir.path().join(".pip-dead").exists()
+        );
     }
 
     #[test]
@@ -385,6 +418,9 @@ mod tests {
         for name in ["a.gguf", "a.gguf.toml", ".a.gguf.x.partial", ".b.gguf", "hf/o/r/c.gguf"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        assert_eq!(files(dir.path()).unwrap(), [dir.path().join("a.gguf"), dir.path().join("hf/o/r/c.gguf")]);
+        assert_eq!(
+            files(dir.path()).unwrap(),
+            [dir.path().join("a.gguf"), dir.path().join("hf/o/r/c.gguf")]
+        );
     }
 }

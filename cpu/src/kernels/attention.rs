@@ -47,7 +47,8 @@ impl<E: Elem> Kernel for Head<'_, E> {
         let padded = dv.next_multiple_of(LANES);
         self.scratch.acc.resize(padded, 0.0);
         self.scratch.next.resize(padded, 0.0);
-        let first = graph::ops::attention::first_visible(self.position, self.attention.window) as usize;
+        let first =
+            graph::ops::attention::first_visible(self.position, self.attention.window) as usize;
         let last = self.position as usize;
         let (mut max, mut sum) = (0.0f32, 0.0f32);
         for chunk in first / KV_BLOCK..=last / KV_BLOCK {
@@ -84,7 +85,12 @@ impl<E: Elem> Kernel for Head<'_, E> {
 impl<E: Elem> Head<'_, E> {
     /// `exp(s - max)` for the positions `from ..= to` of a block, 0 for the others, and the maximum.
     #[inline(always)]
-    fn weights<I: Isa>(&self, isa: I, block: usize, (from, to): (usize, usize)) -> ([f32; KV_BLOCK], f32) {
+    fn weights<I: Isa>(
+        &self,
+        isa: I,
+        block: usize,
+        (from, to): (usize, usize),
+    ) -> ([f32; KV_BLOCK], f32) {
         let keys = self.layer.keys(block, self.head_kv);
         let mut total = [isa.f_splat(0.0); VECTORS];
         for (q, keys) in self
@@ -127,7 +133,13 @@ impl<E: Elem> Head<'_, E> {
 
 /// `out[d] = Σ p[j] · v[j][d]` for j from `from`, one chain in order. `out` is padded to whole vectors.
 #[inline(always)]
-fn weighted_sum<I: Isa, E: Elem>(isa: I, values: &[E], p: &[f32], from: usize, (dv, out): (usize, &mut [f32])) {
+fn weighted_sum<I: Isa, E: Elem>(
+    isa: I,
+    values: &[E],
+    p: &[f32],
+    from: usize,
+    (dv, out): (usize, &mut [f32]),
+) {
     let whole = dv / LANES * LANES;
     // Four vectors side by side hide the latency of the chain.
     let mut d = 0;

@@ -34,7 +34,8 @@ impl Kernel for Elementwise<'_> {
         let n = self.out.len();
         let whole = n / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            let y = apply(isa, self.map, isa.f_load(lanes(self.a, i)), isa.f_load(lanes(self.b, i)));
+            let y =
+                apply(isa, self.map, isa.f_load(lanes(self.a, i)), isa.f_load(lanes(self.b, i)));
             isa.f_store(y, lanes_mut(self.out, i));
         }
         if whole < n {

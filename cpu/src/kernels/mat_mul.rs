@@ -88,7 +88,10 @@ impl MatMul<'_, '_> {
             let (isum, msum) = if K {
                 super_block::<I, N, BITS, TABLE>(isa, layout, block, (self.acts, t0, b))
             } else {
-                (unit::<I, N, BITS, TABLE, 8>(isa, layout, block, (self.acts, t0, b, 0)), [isa.i_splat(0); N])
+                (
+                    unit::<I, N, BITS, TABLE, 8>(isa, layout, block, (self.acts, t0, b, 0)),
+                    [isa.i_splat(0); N],
+                )
             };
             for t in 0..n {
                 let d_a = isa.f_splat(self.acts.d(t0 + t, b));
@@ -162,7 +165,9 @@ fn group<I: Isa, const BITS: u8>(isa: I, planes: &[u8], g: usize) -> I::B {
     let twos = |isa: I, from: usize, up: i32| {
         isa.b_shift_mask(plane(isa, planes, from + g / 4), 2 * (g as i32 % 4) - up, 3 << up)
     };
-    let ones = |isa: I, from: usize, up: i32| isa.b_shift_mask(plane(isa, planes, from), g as i32 - up, 1 << up);
+    let ones = |isa: I, from: usize, up: i32| {
+        isa.b_shift_mask(plane(isa, planes, from), g as i32 - up, 1 << up)
+    };
     match BITS {
         8 => plane(isa, planes, g),
         6 => isa.b_or(nibbles(isa), twos(isa, 4, 4)),
@@ -183,9 +188,11 @@ fn unit<I: Isa, const N: usize, const BITS: u8, const TABLE: bool, const GROUPS:
     (acts, t0, b, from): (&Acts, usize, usize, usize),
 ) -> [I::I; N] {
     let n = if N == 1 { 1 } else { I::TOKENS };
-    let planes = &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64];
+    let planes =
+        &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64];
     let column = b * layout.form.block + from;
-    let table = layout.form.table.map_or([0; 16], |t| t.map(|v| (v as u8).wrapping_add(I::I8_BIAS)));
+    let table =
+        layout.form.table.map_or([0; 16], |t| t.map(|v| (v as u8).wrapping_add(I::I8_BIAS)));
     let mut sum = [isa.i_splat(0); N];
     let mut a = [&[0i32; GROUPS]; N];
     for t in 0..n {
@@ -196,10 +203,15 @@ fn unit<I: Isa, const N: usize, const BITS: u8, const TABLE: bool, const GROUPS:
         let w = if TABLE { isa.b_lut(codes, &table) } else { codes };
         for t in 0..n {
             let four = a[t][g];
-            sum[t] = if TABLE || BITS == 8 { isa.dot_i8(sum[t], w, four) } else { isa.dot_u7(sum[t], w, four) };
+            sum[t] = if TABLE || BITS == 8 {
+                isa.dot_i8(sum[t], w, four)
+            } else {
+                isa.dot_u7(sum[t], w, four)
+            };
         }
     }
-    let offset = if TABLE || BITS == 8 { i32::from(I::I8_BIAS) } else { i32::from(layout.form.offset) };
+    let offset =
+        if TABLE || BITS == 8 { i32::from(I::I8_BIAS) } else { i32::from(layout.form.offset) };
     if offset != 0 {
         for t in 0..n {
             sum[t] = isa.i_sub(sum[t], isa.i_splat(offset * acts.bsum(t0 + t, column, GROUPS * 4)));
@@ -226,7 +238,8 @@ fn super_block<I: Isa, const N: usize, const BITS: u8, const TABLE: bool>(
         } else {
             unit::<I, N, BITS, TABLE, 8>(isa, layout, block, (acts, t0, b, from))
         };
-        let scales = isa.i_load_i8(&lanes(block, layout.scales_at() + sub * LANES).map(|v| v as i8));
+        let scales =
+            isa.i_load_i8(&lanes(block, layout.scales_at() + sub * LANES).map(|v| v as i8));
         for t in 0..n {
             isum[t] = isa.i_add(isum[t], isa.i_mul(scales, part[t]));
         }

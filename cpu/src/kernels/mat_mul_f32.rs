@@ -74,7 +74,8 @@ impl MatMulF32<'_, '_> {
         tile: &[[f32; LANES]],
         (first, t0, start): (usize, usize, usize),
     ) {
-        let x: [&[f32]; N] = std::array::from_fn(|t| &self.x[(t0 + t) * self.n_in + start..][..tile.len()]);
+        let x: [&[f32]; N] =
+            std::array::from_fn(|t| &self.x[(t0 + t) * self.n_in + start..][..tile.len()]);
         let mut acc = [isa.f_splat(0.0); N];
         for (k, w) in tile.iter().enumerate() {
             let w = isa.f_load(w);

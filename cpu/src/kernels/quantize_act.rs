@@ -29,7 +29,13 @@ struct Act {
 
 impl Acts {
     /// Rounds `x`, `[tokens, n_in]`.
-    pub(crate) fn quantize(&mut self, format: ActFormat, x: &[f32], n_in: usize, (level, pool): (Level, &mut Pool)) {
+    pub(crate) fn quantize(
+        &mut self,
+        format: ActFormat,
+        x: &[f32],
+        n_in: usize,
+        (level, pool): (Level, &mut Pool),
+    ) {
         let tokens = x.len() / n_in;
         self.n_in = n_in;
         self.block = match format {

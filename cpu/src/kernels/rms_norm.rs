@@ -26,7 +26,10 @@ impl Kernel for RmsNorm<'_> {
             let scales = isa.f_splat(scale);
             let whole = n / LANES * LANES;
             for i in (0..whole).step_by(LANES) {
-                let y = isa.f_mul(isa.f_mul(isa.f_load(lanes(x, i)), scales), isa.f_load(lanes(self.w, i)));
+                let y = isa.f_mul(
+                    isa.f_mul(isa.f_load(lanes(x, i)), scales),
+                    isa.f_load(lanes(self.w, i)),
+                );
                 isa.f_store(y, lanes_mut(out, i));
             }
             for i in whole..n {

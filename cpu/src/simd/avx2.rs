@@ -9,8 +9,9 @@ pub(crate) struct Avx2(());
 
 impl Avx2 {
     pub(crate) fn new() -> Option<Self> {
-        let present =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let present = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         present.then_some(Self(()))
     }
 }
@@ -104,11 +105,6 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        both!(_mm256_max_ps, a, b)
-    }
-
-    #[inline(always)]
     fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         both!(_mm256_fmadd_ps, a, b, c)
     }
@@ -170,7 +166,10 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn i_shl<const N: u32>(self, a: Self::I) -> Self::I {
-        op!([_mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)), _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32))])
+        op!([
+            _mm256_sll_epi32(a[0], _mm_cvtsi32_si128(N as i32)),
+            _mm256_sll_epi32(a[1], _mm_cvtsi32_si128(N as i32))
+        ])
     }
 
     #[inline(always)]
@@ -228,7 +227,10 @@ impl Isa for Avx2 {
     fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let half = |acc: __m256i, w: __m256i| {
             op!({
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(_mm256_set1_epi32(a), w));
+                let pairs = _mm256_maddubs_epi16(
+                    _mm256_abs_epi8(w),
+                    _mm256_sign_epi8(_mm256_set1_epi32(a), w),
+                );
                 _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
             })
         };

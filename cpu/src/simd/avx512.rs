@@ -102,11 +102,6 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        op!(_mm512_max_ps(a, b))
-    }
-
-    #[inline(always)]
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         op!(_mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes))
     }
@@ -183,7 +178,10 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
-        op!(_mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())), index))
+        op!(_mm512_shuffle_epi8(
+            _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast())),
+            index
+        ))
     }
 
     #[inline(always)]

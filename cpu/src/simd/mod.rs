@@ -4,6 +4,8 @@
 //! generic functions, inlined into one entry point per instruction set that carries the `target_feature` attribute.
 //! Every operation is IEEE and exact in its rounding, so all instruction sets give the same bits.
 
+#![allow(unsafe_code, reason = "intrinsics: behind the fence of ARCHITECTURE.md")]
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -47,8 +49,6 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn f_div(self, a: Self::F, b: Self::F) -> Self::F;
     /// `a · b + c`, rounded once.
     fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
-    /// `if a > b { a } else { b }`, so a NaN in `a` gives `b`.
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F;
     /// `if a < b { yes } else { no }`; a NaN gives `no`.
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F;
     /// `y · 2ⁿ` for integral n in -126 ..= 127 (other n: any result).

@@ -103,11 +103,6 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        from_fn(|i| op!(vbslq_f32(vcgtq_f32(a[i], b[i]), a[i], b[i])))
-    }
-
-    #[inline(always)]
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         from_fn(|i| op!(vbslq_f32(vcltq_f32(a[i], b[i]), yes[i], no[i])))
     }
@@ -132,7 +127,12 @@ impl Isa for Neon {
         op!({
             let x = vld1q_s8(x.as_ptr());
             let (low, high) = (vmovl_s8(vget_low_s8(x)), vmovl_high_s8(x));
-            [vmovl_s16(vget_low_s16(low)), vmovl_high_s16(low), vmovl_s16(vget_low_s16(high)), vmovl_high_s16(high)]
+            [
+                vmovl_s16(vget_low_s16(low)),
+                vmovl_high_s16(low),
+                vmovl_s16(vget_low_s16(high)),
+                vmovl_high_s16(high),
+            ]
         })
     }
 

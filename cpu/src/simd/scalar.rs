@@ -7,7 +7,10 @@ use half::f16;
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
-fn map<A: Copy, R: Copy + Default, const N: usize>(f: impl Fn(usize) -> A, g: impl Fn(A) -> R) -> [R; N] {
+fn map<A: Copy, R: Copy + Default, const N: usize>(
+    f: impl Fn(usize) -> A,
+    g: impl Fn(A) -> R,
+) -> [R; N] {
     let mut out = [R::default(); N];
     for (i, o) in out.iter_mut().enumerate() {
         *o = g(f(i));
@@ -67,16 +70,15 @@ impl Isa for Scalar {
         map(|i| (a[i], b[i], c[i]), |(a, b, c)| a.mul_add(b, c))
     }
 
-    fn f_max(self, a: Self::F, b: Self::F) -> Self::F {
-        map(|i| (a[i], b[i]), |(a, b)| if a > b { a } else { b })
-    }
-
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         map(|i| i, |i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
 
     fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F {
-        map(|i| (y[i], n[i]), |(y, n)| y * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23))
+        map(
+            |i| (y[i], n[i]),
+            |(y, n)| y * f32::from_bits(((n as i32).wrapping_add(127) as u32) << 23),
+        )
     }
 
     fn i_splat(self, x: i32) -> Self::I {
@@ -120,7 +122,11 @@ impl Isa for Scalar {
     }
 
     fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B {
-        if right >= 0 { map(|i| a[i], |a| (a >> right) & mask) } else { map(|i| a[i], |a| (a << -right) & mask) }
+        if right >= 0 {
+            map(|i| a[i], |a| (a >> right) & mask)
+        } else {
+            map(|i| a[i], |a| (a << -right) & mask)
+        }
     }
 
     fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
@@ -129,11 +135,25 @@ impl Isa for Scalar {
 
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes();
-        map(|r| r, |r| acc[r] + (0..4).map(|i| i32::from(w[4 * r + i]) * i32::from(a[i] as i8)).sum::<i32>())
+        map(
+            |r| r,
+            |r| {
+                acc[r]
+                    + (0..4).map(|i| i32::from(w[4 * r + i]) * i32::from(a[i] as i8)).sum::<i32>()
+            },
+        )
     }
 
     fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes();
-        map(|r| r, |r| acc[r] + (0..4).map(|i| i32::from(w[4 * r + i] as i8) * i32::from(a[i] as i8)).sum::<i32>())
+        map(
+            |r| r,
+            |r| {
+                acc[r]
+                    + (0..4)
+                        .map(|i| i32::from(w[4 * r + i] as i8) * i32::from(a[i] as i8))
+                        .sum::<i32>()
+            },
+        )
     }
 }

@@ -99,7 +99,9 @@ mod tests {
     fn equals_softmax_in_f64() {
         let (n, dim) = (200u32, 12usize);
         let data = |seed: usize| -> Vec<f32> {
-            (0..n as usize * dim).map(|i| ((i * 31 + seed * 17) as f32 * 0.37).sin() * 2.0).collect()
+            (0..n as usize * dim)
+                .map(|i| ((i * 31 + seed * 17) as f32 * 0.37).sin() * 2.0)
+                .collect()
         };
         let (k, v) = (data(1), data(2));
         let q: Vec<f32> = data(3)[..dim].to_vec();
@@ -111,7 +113,8 @@ mod tests {
             let first = first_visible(n - 1, window);
             let s: Vec<f64> = (first..n)
                 .map(|p| {
-                    let s: f64 = at(k, p).iter().zip(&q).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                    let s: f64 =
+                        at(k, p).iter().zip(&q).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
                     let s = s * f64::from(0.3f32);
                     cap.map_or(s, |c: f32| f64::from(c) * (s / f64::from(c)).tanh())
                 })
@@ -119,8 +122,11 @@ mod tests {
             let max = s.iter().copied().fold(f64::MIN, f64::max);
             let sum: f64 = s.iter().map(|s| (s - max).exp()).sum();
             for d in 0..dim {
-                let want: f64 =
-                    s.iter().zip(first..n).map(|(s, p)| (s - max).exp() / sum * f64::from(at(v, p)[d])).sum();
+                let want: f64 = s
+                    .iter()
+                    .zip(first..n)
+                    .map(|(s, p)| (s - max).exp() / sum * f64::from(at(v, p)[d]))
+                    .sum();
                 assert!((f64::from(got[d]) - want).abs() < 2e-6, "{window:?} {cap:?} {d}");
             }
         }

@@ -1,9 +1,9 @@
 //! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in both arithmetics. Fast versions: `cpu/src/kernels/mat_mul.rs`.
 
-use crate::Arithmetic;
 use crate::ints::{Form, Ints, MinTerm, form};
 use crate::math::dot_f32;
 use crate::ops::quantize_act::{ActRow, quantize_act};
+use crate::{Arithmetic, Weight};
 use gguf::DType;
 
 /// `int8`: one row of weights (as in the file) times one row of rounded activations.
@@ -15,7 +15,13 @@ pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
     let mut acc = 0.0f32;
     for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
         ints.unpack(dtype, bytes);
-        acc = step_int8(form, &ints, &act.q[b * form.block..][..form.block], (act.d[b], act.s.get(b)), acc);
+        acc = step_int8(
+            form,
+            &ints,
+            &act.q[b * form.block..][..form.block],
+            (act.d[b], act.s.get(b)),
+            acc,
+        );
     }
     acc
 }
@@ -37,17 +43,17 @@ fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut 
     }
 }
 
-/// `x` is `[n, n_in]`, `w` holds `n_out` rows of `n_in` elements in `dtype`, `out` is `[n, n_out]`.
+/// `x` is `[n, n_in]`, `bytes` holds the rows of `weight` as in the file, `out` is `[n, n_out]`.
 ///
 /// Float formats, and every format in [`Arithmetic::F32`], multiply dequantised weights by f32 activations through
 /// [`dot_f32`].
-pub fn mat_mul(arithmetic: Arithmetic, dtype: DType, n_in: usize, w: &[u8], x: &[f32], out: &mut [f32]) {
+pub fn mat_mul(arithmetic: Arithmetic, weight: &Weight, bytes: &[u8], x: &[f32], out: &mut [f32]) {
+    let Weight { dtype, n_in, n_out, .. } = *weight;
     let row_bytes = dtype.row_bytes(n_in);
-    let n_out = w.len() / row_bytes;
     let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
     if let Some(form) = int8 {
         let acts: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act, x)).collect();
-        for (r, row) in w.chunks(row_bytes).enumerate() {
+        for (r, row) in bytes.chunks(row_bytes).enumerate() {
             for (t, act) in acts.iter().enumerate() {
                 out[t * n_out + r] = dot_int8(dtype, form, row, act);
             }
@@ -55,7 +61,7 @@ pub fn mat_mul(arithmetic: Arithmetic, dtype: DType, n_in: usize, w: &[u8], x: &
         return;
     }
     let mut dequantised = vec![0.0; n_in];
-    for (r, row) in w.chunks(row_bytes).enumerate() {
+    for (r, row) in bytes.chunks(row_bytes).enumerate() {
         dtype.dequantize(row, &mut dequantised);
         for (t, x) in x.chunks(n_in).enumerate() {
             out[t * n_out + r] = dot_f32(&dequantised, x);

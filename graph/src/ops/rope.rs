@@ -34,7 +34,9 @@ mod tests {
     #[test]
     fn turns_by_the_angle_and_keeps_the_tail() {
         let table = RopeTable { freqs: vec![1.0, 0.01], mscale: 1.0 };
-        for (pairs, a, b) in [(RopePairs::Adjacent, [0, 2], [1, 3]), (RopePairs::Halves, [0, 1], [2, 3])] {
+        for (pairs, a, b) in
+            [(RopePairs::Adjacent, [0, 2], [1, 3]), (RopePairs::Halves, [0, 1], [2, 3])]
+        {
             let mut row = [1.0, 2.0, 3.0, 4.0, 5.0];
             let before = row;
             let position = 100_000;

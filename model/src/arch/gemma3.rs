@@ -6,6 +6,7 @@ use crate::meta::Meta;
 use crate::{
     Bias, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
 };
+use gguf::{Array, Value};
 use graph::{Act, RopePairs};
 
 /// Every sixth layer sees all positions, where the file does not say otherwise.
@@ -49,14 +50,25 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 /// Which layers have the window: a list of booleans, or a period whose last layer has none.
 fn local_layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<bool>> {
     let key = "attention.sliding_window_pattern";
-    if let Some(array) = meta.value(key).and_then(gguf::Value::as_array) {
+    if let Some(array) = meta.value(key).and_then(Value::as_array) {
         return match array {
-            gguf::Array::Bool(list) if list.len() == n_layer => Ok(list.clone()),
-            other => {
+            Array::Bool(list) if list.len() == n_layer => Ok(list.clone()),
+            Array::Bool(_)
+            | Array::U8(_)
+            | Array::I8(_)
+            | Array::U16(_)
+            | Array::I16(_)
+            | Array::U32(_)
+            | Array::I32(_)
+            | Array::F32(_)
+            | Array::String(_)
+            | Array::U64(_)
+            | Array::I64(_)
+            | Array::F64(_) => {
                 let what = format!(
                     "{} with {} elements, wanted {n_layer} bool",
-                    other.type_name(),
-                    other.len()
+                    array.type_name(),
+                    array.len()
                 );
                 Err(meta.bad(key, what))
             }

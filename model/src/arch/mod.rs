@@ -39,3 +39,14 @@ pub fn spec(file: &gguf::File) -> Result<Spec> {
     };
     (arch.spec)(&Meta { file, arch: arch.name })
 }
+
+/// Whether llama-quantize takes a model for a 70B, of which it gives the value projections more bits: they are small
+/// there beside the queries. It goes by architecture and layers, also for architectures that karat does not run.
+pub(crate) fn is_70b(arch: &str, n_layer: u64, grouped_heads: bool) -> bool {
+    match arch {
+        "llama" => n_layer == 80 && grouped_heads,
+        "deci" | "olmo" | "qwen2" => n_layer == 80,
+        "jais2" => n_layer == 68,
+        _ => false,
+    }
+}

@@ -99,6 +99,8 @@ fn environment(now: Option<i64>) -> std::result::Result<Environment<'static>, mi
     env.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
     env.set_unknown_method_callback(unknown_method_callback);
     env.add_filter("tojson", json::tojson);
+    // In Jinja nothing can be iterated over `none`, and templates ask before they take the length of `tools`.
+    env.add_test("iterable", |value: Value| !value.is_none() && value.try_iter().is_ok());
     env.add_function(
         "raise_exception",
         |message: String| -> std::result::Result<Value, minijinja::Error> {

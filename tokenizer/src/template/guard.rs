@@ -42,7 +42,8 @@ impl Guard {
             texts.push(name);
             strings(value, &mut texts);
         }
-        let mut free = STAND_INS.rev().filter_map(char::from_u32);
+        let occurs = |c: char| source.contains(c) || texts.iter().any(|text| text.contains(c));
+        let mut free = STAND_INS.rev().filter_map(char::from_u32).filter(|&c| !occurs(c));
         for &text in &texts {
             let places = dangerous(tokenizer.partition(), text);
             if places.is_empty() {
@@ -50,29 +51,25 @@ impl Guard {
             }
             let mut hidden = String::with_capacity(text.len() + 4 * places.len());
             for (at, c) in text.char_indices() {
-                if places.binary_search(&at).is_err() {
-                    hidden.push(c);
-                    continue;
-                }
-                if !guard.stand_ins.contains_key(&c) {
-                    let unused = |&stand_in: &char| {
-                        !source.contains(stand_in)
-                            && !texts.iter().any(|text| text.contains(stand_in))
-                    };
-                    let stand_in = free.find(unused).ok_or_else(|| {
-                        Error::new(
-                            ErrorKind::Text,
-                            "messages: every private use character of plane 15 occurs",
-                        )
-                    })?;
-                    guard.stand_ins.insert(c, stand_in);
-                    guard.originals.insert(stand_in, c);
-                }
-                hidden.push(guard.stand_ins[&c]);
+                let replaced = places.binary_search(&at).is_ok();
+                hidden.push(if replaced { guard.stand_in(c, &mut free)? } else { c });
             }
             guard.texts.insert(text.to_owned(), hidden);
         }
         Ok(guard)
+    }
+
+    /// The stand-in of `c`, the next free one if it has none yet.
+    fn stand_in(&mut self, c: char, free: &mut impl Iterator<Item = char>) -> Result<char> {
+        if let Some(&stand_in) = self.stand_ins.get(&c) {
+            return Ok(stand_in);
+        }
+        let stand_in = free.next().ok_or_else(|| {
+            Error::new(ErrorKind::Text, "messages: every private use character of plane 15 occurs")
+        })?;
+        self.stand_ins.insert(c, stand_in);
+        self.originals.insert(stand_in, c);
+        Ok(stand_in)
     }
 
     /// `text` with its dangerous characters replaced.

@@ -9,10 +9,15 @@ use serde_json::ser::{Formatter, PrettyFormatter, Serializer};
 
 use super::MAX_OUTPUT_BYTES;
 
-/// `value | tojson(indent=None, sort_keys=false)`; `ensure_ascii` and `separators` are accepted and not needed.
+const MAX_INDENT: usize = 32;
+
+/// `value | tojson(indent=None, ensure_ascii=false, separators=None, sort_keys=false)`.
+///
+/// Of separators the default pair and the compact one are known.
+#[allow(clippy::needless_pass_by_value, reason = "the engine calls filters with owned arguments")]
 pub(super) fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = options.get("indent")?;
-    let _: Option<Value> = options.get("ensure_ascii")?;
+    let ascii: Option<bool> = options.get("ensure_ascii")?;
     let compact =
         options.get::<Option<Vec<String>>>("separators")?.is_some_and(|s| s == [",", ":"]);
     let sorted: Option<bool> = options.get("sort_keys")?;
@@ -25,7 +30,13 @@ pub(super) fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Re
     let mut out = Charged { state, bytes: Vec::new() };
     let written = match (indent, compact) {
         (Some(width), _) => {
-            let spaces = " ".repeat(width.min(32));
+            if width > MAX_INDENT {
+                return Err(Error::new(
+                    ErrorKind::InvalidOperation,
+                    format!("tojson: indent is over {MAX_INDENT}"),
+                ));
+            }
+            let spaces = " ".repeat(width);
             json.serialize(&mut Serializer::with_formatter(
                 &mut out,
                 PrettyFormatter::with_indent(spaces.as_bytes()),
@@ -35,9 +46,23 @@ pub(super) fn tojson(state: &State<'_, '_>, value: Value, options: Kwargs) -> Re
         (None, false) => json.serialize(&mut Serializer::with_formatter(&mut out, Spaced)),
     };
     written.map_err(|_| Error::new(ErrorKind::OutOfFuel, "tojson"))?;
-    String::from_utf8(out.bytes)
-        .map(Value::from)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, "tojson").with_source(e))
+    let text = String::from_utf8(out.bytes)
+        .map_err(|e| Error::new(ErrorKind::BadSerialization, "tojson").with_source(e))?;
+    Ok(Value::from(if ascii == Some(true) { escape_non_ascii(&text) } else { text }))
+}
+
+/// `\uXXXX` for everything beyond ASCII; in JSON that is inside strings only.
+fn escape_non_ascii(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            let mut units = [0; 2];
+            out.extend(c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
+        }
+    }
+    out
 }
 
 /// Python's separators: `, ` and `: `.

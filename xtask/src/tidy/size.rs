@@ -13,13 +13,8 @@ const MAX_FUNCTION: usize = 60;
 const MAX_KERNEL: usize = 120;
 const MAX_PARAMS: usize = 5;
 /// Where functions are kernels or builders.
-const KERNELS: [&str; 5] = [
-    "cpu/src/simd/",
-    "cpu/src/kernels/",
-    "cpu/src/dot/",
-    "gguf/src/quant/",
-    "model/src/decoder.rs",
-];
+const KERNELS: [&str; 4] =
+    ["cpu/src/simd/", "cpu/src/kernels/", "gguf/src/quant/", "model/src/decoder.rs"];
 /// Rows printed of each list.
 const SHOWN: usize = 12;
 

@@ -1,0 +1,102 @@
+//! `karat chat`: a conversation. What the model has read already is not computed again.
+
+mod input;
+mod slash;
+mod talk;
+
+use crate::config::Config;
+use crate::exit::{Code, code, say};
+use crate::load::{LoadArgs, Model, ModelArgs};
+use crate::out::{Controls, Out};
+use crate::sampling::SamplingArgs;
+use crate::text;
+use anyhow::Result;
+use input::Input;
+use std::ffi::OsString;
+use talk::Talk;
+
+/// What `karat chat` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model, as for -m
+    #[arg(value_name = "MODEL", conflicts_with = "model")]
+    name: Option<OsString>,
+    #[command(flatten)]
+    model: ModelArgs,
+    /// What the model shall be or do
+    #[arg(long, value_name = "TEXT")]
+    system: Option<String>,
+    /// Most tokens of an answer; -1 goes on until the model ends or the context is full
+    #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", default_value_t = -1,
+          allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
+    n_predict: i64,
+    /// Print times on stderr after each answer
+    #[arg(long)]
+    stats: bool,
+    /// Do not escape the model's control characters on a terminal
+    #[arg(long)]
+    raw_output: bool,
+    #[command(flatten)]
+    load: LoadArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// What to do after a line of input.
+enum Next {
+    Read,
+    Exit,
+}
+
+/// Talks until the input ends.
+pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let params = args.sampling.params()?;
+    let name = args.name.as_deref().or(args.model.model.as_deref());
+    let model = Model::load(name, &args.load, config)?;
+    let template = model.template()?;
+    let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
+    let mut input = Input::new(config)?;
+    if input.is_terminal() {
+        let (name, backend) = (text::one_line(&model.info.name), &model.info.backend);
+        say(
+            "karat",
+            &format!("{name} on {backend}, {} positions; /help for help", model.info.n_ctx),
+        );
+    }
+    let mut talk = Talk::new(model, template, params)?;
+    talk.system.clone_from(&args.system);
+    talk.max_tokens = super::run::max_tokens(args.n_predict);
+    talk.stats = args.stats;
+    let mut out = Out::new(controls);
+    while let Some(text) = input.read()? {
+        match respond(&mut talk, &text, &mut out) {
+            Ok(Next::Read) => {}
+            Ok(Next::Exit) => break,
+            Err(error) if input.is_terminal() && can_go_on(code(&error)) => {
+                say("error", &format!("{error:#}"))
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    input.save();
+    Ok(())
+}
+
+fn respond(talk: &mut Talk, text: &str, out: &mut Out) -> Result<Next> {
+    match text.trim() {
+        "" => Ok(Next::Read),
+        command if command.starts_with('/') => slash::run(talk, command, out),
+        _ => talk.say(text, out).map(|()| Next::Read),
+    }
+}
+
+/// Whether a person at the terminal can do something about it and talk on. A closed stdout is of the kind `Io`, too,
+/// but then nobody is at the terminal.
+fn can_go_on(code: Code) -> bool {
+    match code {
+        Code::Usage | Code::Io | Code::Rejected => true,
+        Code::Internal | Code::BadFile | Code::DoesNotFit | Code::Device | Code::Interrupted => {
+            false
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The commands of a chat: `/help` and its like.
+
+use super::Next;
+use super::talk::Talk;
+use crate::exit::{Code, Failure, failure, say};
+use crate::out::Out;
+use crate::sampling;
+use anyhow::Result;
+use model::SamplerParams;
+use std::path::Path;
+
+/// All commands, for completion and help.
+pub(super) const COMMANDS: &[(&str, &str)] = &[
+    ("/help", "this list"),
+    ("/clear", "forget the conversation"),
+    ("/save", "FILE: write the conversation to a file"),
+    ("/load", "FILE: go on with a saved conversation"),
+    ("/system", "[TEXT]: show or set what the model shall be; `-` removes it"),
+    ("/stats", "times of the last answer, and how full the context is"),
+    (
+        "/set",
+        "[NAME VALUE]: show or change temp, top-k, top-p, min-p, seed, n-predict, repeat-penalty, repeat-last-n, \
+              presence-penalty, frequency-penalty",
+    ),
+    ("/exit", "leave (Ctrl-D, too)"),
+];
+
+/// Runs a command.
+pub(super) fn run(talk: &mut Talk, line: &str, out: &mut Out) -> Result<Next> {
+    let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+    let rest = rest.trim();
+    match (name, rest) {
+        ("/exit" | "/quit" | "/bye", "") => return Ok(Next::Exit),
+        ("/help" | "/?", "") => help(out)?,
+        ("/clear", "") => {
+            talk.clear();
+            say("karat", "the conversation is forgotten");
+        }
+        ("/save", file) if !file.is_empty() => {
+            let n = talk.save(Path::new(file))?;
+            say("karat", &format!("{n} messages saved to {file}"));
+        }
+        ("/load", file) if !file.is_empty() => {
+            let n = talk.load(Path::new(file))?;
+            say("karat", &format!("{n} messages loaded from {file}"));
+        }
+        ("/system", "") => out.line(talk.system.as_deref().unwrap_or("(none)"))?,
+        ("/system", "-") => talk.system = None,
+        ("/system", text) => talk.system = Some(text.to_owned()),
+        ("/stats", "") => out.line(&talk.stats())?,
+        ("/set", "") => out.text(&settings(talk))?,
+        ("/set", setting) => set(talk, setting)?,
+        _ => {
+            let what = format!("{name}: unknown, or with too few or too many arguments");
+            return Err(Failure::new(Code::Usage, what).hint("/help").into());
+        }
+    }
+    Ok(Next::Read)
+}
+
+fn help(out: &mut Out) -> Result<()> {
+    for (name, what) in COMMANDS {
+        out.line(&format!("{name:<8} {what}"))?;
+    }
+    out.line("A message goes over several lines with \\ at the end of a line, or between \"\"\" and \"\"\".")?;
+    Ok(out.line("Ctrl-C stops an answer.")?)
+}
+
+fn settings(talk: &Talk) -> String {
+    let SamplerParams {
+        temperature,
+        top_k,
+        top_p,
+        min_p,
+        repeat_penalty,
+        frequency_penalty,
+        presence_penalty,
+        penalty_last_n,
+        seed,
+    } = talk.params();
+    let n_predict = talk.max_tokens.map_or("-1".to_owned(), |n| n.to_string());
+    format!(
+        "temp {temperature}\ntop-k {top_k}\ntop-p {top_p}\nmin-p {min_p}\nseed {seed}\nn-predict {n_predict}\n\
+         repeat-penalty {repeat_penalty}\nrepeat-last-n {penalty_last_n}\n\
+         presence-penalty {presence_penalty}\nfrequency-penalty {frequency_penalty}\n"
+    )
+}
+
+fn set(talk: &mut Talk, setting: &str) -> Result<()> {
+    let (name, value) = setting.split_once([' ', '=']).unwrap_or((setting, ""));
+    let value = value.trim();
+    if name == "n-predict" {
+        talk.max_tokens = if value == "-1" { None } else { Some(parse(name, value)?) };
+        return Ok(());
+    }
+    let mut params = talk.params().clone();
+    match name {
+        "temp" => params.temperature = parse(name, value)?,
+        "top-k" => params.top_k = parse(name, value)?,
+        "top-p" => params.top_p = parse(name, value)?,
+        "min-p" => params.min_p = parse(name, value)?,
+        "seed" => {
+            let seed = sampling::seed(value)
+                .map_err(|what| failure(Code::Usage, format!("seed: {what}")))?;
+            params.seed = seed.pick();
+        }
+        "repeat-penalty" => params.repeat_penalty = parse(name, value)?,
+        "repeat-last-n" => params.penalty_last_n = parse(name, value)?,
+        "presence-penalty" => params.presence_penalty = parse(name, value)?,
+        "frequency-penalty" => params.frequency_penalty = parse(name, value)?,
+        _ => {
+            return Err(Failure::new(Code::Usage, format!("/set: no setting \"{name}\""))
+                .hint("/set lists them")
+                .into());
+        }
+    }
+    talk.set_params(params)
+}
+
+fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {
+    value
+        .parse()
+        .map_err(|_| failure(Code::Usage, format!("{name}: \"{value}\" is no number in range")))
+}

@@ -1,0 +1,62 @@
+//! `karat quantize`: a model in another format.
+
+use crate::config::Config;
+use crate::exit::say;
+use crate::load::{self, LoadBar, Unit, default_threads, positive};
+use crate::sources;
+use crate::text;
+use anyhow::Result;
+use model::quantize::{FileType, quantize};
+use std::ffi::OsString;
+use std::num::NonZero;
+use std::path::PathBuf;
+
+/// What `karat quantize` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The model, as for -m; a quantised one is dequantised first and gets no better by it
+    #[arg(value_name = "IN")]
+    source: OsString,
+    /// The file to write
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    /// F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q4_K_M Q5_0 Q5_1 Q4_0 Q4_1, with llama-quantize's mixes
+    #[arg(value_name = "TYPE", value_parser = file_type)]
+    file_type: FileType,
+    /// Threads [default: the physical cores]
+    #[arg(short, long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+}
+
+fn file_type(name: &str) -> Result<FileType, String> {
+    name.parse().map_err(|error: model::Error| error.to_string())
+}
+
+/// Writes the file and says on stderr how large it is.
+pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let path = sources::resolve(Some(&args.source), config)?;
+    let file = load::open(&path, gguf::Access::Pread)?;
+    let threads = args.threads.unwrap_or_else(default_threads);
+    let threads = NonZero::new(threads).unwrap_or(NonZero::<usize>::MIN);
+    let total = file.tensors().iter().map(gguf::TensorInfo::n_elements).sum();
+    let mut bar = LoadBar::new("quantising", total, Unit::Weights);
+    let report = quantize(&file, &args.output, args.file_type, threads, |now| bar.at(now.done))?;
+    bar.finish();
+    if report.fallbacks > 0 {
+        let n = report.fallbacks;
+        say(
+            "warning",
+            &format!("{n} tensors have rows that fit no block of the format and got a related one"),
+        );
+    }
+    let bits = report.bytes_after as f64 * 8.0 / (report.weights.max(1) as f64);
+    let (before, after) = (text::bytes(report.bytes_before), text::bytes(report.bytes_after));
+    say(
+        "karat",
+        &format!(
+            "{}: {before} became {after}, {bits:.2} bits per weight",
+            text::path(&args.output)
+        ),
+    );
+    Ok(())
+}

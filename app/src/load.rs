@@ -1,0 +1,382 @@
+//! From the flags to a model that is ready to run: file, tokenizer, plan of the memory, weights.
+
+use crate::config::Config;
+use crate::exit::{Code, failure, say};
+use crate::{memory, sources, text};
+use anyhow::{Context as _, Result};
+use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
+use indicatif::{ProgressBar, ProgressStyle};
+use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokenizer::{ChatTemplate, Tokenizer};
+
+/// Positions where the user does not say how many: enough to talk, and a cache that is quick to have.
+const DEFAULT_CTX: usize = 4096;
+/// Warnings of a file that are printed.
+const MAX_WARNINGS: usize = 5;
+/// A load shorter than this shows no bar.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// Which model.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct ModelArgs {
+    /// The model: a GGUF file, a name of `karat list`, or a source as for `karat pull`
+    #[arg(short, long, value_name = "MODEL")]
+    pub(crate) model: Option<OsString>,
+}
+
+/// How to load it.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct LoadArgs {
+    /// Positions of the context; 0 takes as many as the model was trained on [default: those, up to 4096, and what fits
+    /// in memory]
+    #[arg(short, long, value_name = "N")]
+    ctx_size: Option<usize>,
+    /// Tokens of the prompt that are computed at once
+    #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
+    batch_size: usize,
+    /// Threads [default: the physical cores]
+    #[arg(short, long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+    /// What computes: the fast CPU kernels, or the slow reference that defines what is right
+    #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
+    backend: BackendName,
+    /// int8 rounds activations as ggml's CPU backend does; f32 dequantises the weights
+    #[arg(long, value_enum, default_value_t = ArithmeticName::Int8)]
+    arithmetic: ArithmeticName,
+    /// Element type of the KV cache
+    #[arg(long, value_enum, default_value_t = CacheType::F16)]
+    cache_type: CacheType,
+    /// Map the file instead of reading it; it must not be changed while it is in use
+    #[arg(long)]
+    mmap: bool,
+    /// Look for NaN and infinities in all weights first
+    #[arg(long)]
+    check_tensors: bool,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum BackendName {
+    Cpu,
+    Reference,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum ArithmeticName {
+    Int8,
+    F32,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, Debug)]
+enum CacheType {
+    F16,
+    F32,
+}
+
+/// A model that is ready to run, with one sequence.
+pub(crate) struct Model {
+    /// The weights and the cache.
+    pub(crate) engine: Engine,
+    /// The sequence.
+    pub(crate) seq: SeqId,
+    /// Text to ids and back.
+    pub(crate) tokenizer: Tokenizer,
+    /// When a text ends.
+    pub(crate) stop: StopRules,
+    /// What it is and how it was loaded.
+    pub(crate) info: Info,
+}
+
+/// What a model is and how it was loaded.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(crate) struct Info {
+    /// The file.
+    pub(crate) path: String,
+    /// `general.name`, or the file's name.
+    pub(crate) name: String,
+    /// `general.architecture`.
+    pub(crate) arch: String,
+    /// Weights of all tensors.
+    pub(crate) n_params: u64,
+    /// Bytes of all tensors.
+    pub(crate) weight_bytes: u64,
+    /// Positions of the context.
+    pub(crate) n_ctx: usize,
+    /// Name of the backend.
+    pub(crate) backend: String,
+    /// Seconds from the flags to the ready model.
+    pub(crate) load_seconds: f64,
+}
+
+/// 1 and more.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("allowed are whole numbers from 1".to_owned()),
+        Ok(n) => Ok(n),
+    }
+}
+
+/// Opens a model file and says what is odd about it.
+pub(crate) fn open(path: &Path, access: gguf::Access) -> Result<gguf::File> {
+    let file = gguf::File::open(path, access)?;
+    warn(file.warnings());
+    Ok(file)
+}
+
+/// The tokenizer of a file; what is odd about it is said.
+pub(crate) fn tokenizer(file: &gguf::File, path: &Path) -> Result<Tokenizer> {
+    let tokenizer = Tokenizer::from_gguf(file).with_context(|| text::path(path))?;
+    warn(tokenizer.warnings());
+    Ok(tokenizer)
+}
+
+fn warn(warnings: &[String]) {
+    for warning in warnings.iter().take(MAX_WARNINGS) {
+        say("warning", warning);
+    }
+    if warnings.len() > MAX_WARNINGS {
+        say("warning", &format!("{} more of this kind", warnings.len() - MAX_WARNINGS));
+    }
+}
+
+impl Model {
+    /// Loads a model. Everything that can be refused is refused before memory for weights is taken.
+    pub(crate) fn load(model: Option<&OsStr>, args: &LoadArgs, config: &Config) -> Result<Self> {
+        let path = sources::resolve(model, config)?;
+        let start = Instant::now();
+        let access = if args.mmap { gguf::Access::Mmap } else { gguf::Access::Pread };
+        let file = open(&path, access)?;
+        let tokenizer = tokenizer(&file, &path)?;
+        if args.check_tensors {
+            check_tensors(&file)?;
+        }
+        let spec = model::spec(&file).with_context(|| text::path(&path))?;
+        let plan = Plan::new(args, &spec, &file).with_context(|| text::path(&path))?;
+        let backend = args.backend();
+        let name = backend.name();
+        let loaded = plan.load(&*backend, &file)?;
+        let mut engine = Engine::new(loaded, plan.engine)?;
+        let seq = engine.add();
+        let stop = StopRules { end_ids: tokenizer.eog_ids().collect(), max_tokens: None };
+        stop.check(engine.n_vocab())?;
+        let info = Info {
+            path: path.to_string_lossy().into_owned(),
+            name: model_name(&file, &path),
+            arch: spec.arch,
+            n_params: file.tensors().iter().map(gguf::TensorInfo::n_elements).sum(),
+            weight_bytes: plan.memory.weights,
+            n_ctx: plan.engine.n_ctx,
+            backend: name,
+            load_seconds: start.elapsed().as_secs_f64(),
+        };
+        Ok(Self { engine, seq, tokenizer, stop, info })
+    }
+
+    /// The file's chat template.
+    ///
+    /// # Errors
+    /// Exit 7 where there is none, or it cannot be compiled.
+    pub(crate) fn template(&self) -> Result<ChatTemplate> {
+        ChatTemplate::from_tokenizer(&self.tokenizer)
+            .context("use --raw for a prompt without a template")
+    }
+}
+
+fn model_name(file: &gguf::File, path: &Path) -> String {
+    match file.str("general.name") {
+        Ok(Some(name)) if !name.is_empty() => text::shortened(&name, 80),
+        Ok(_) | Err(_) => path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+    }
+}
+
+impl LoadArgs {
+    /// At least `n_ctx` positions where the user does not say how many.
+    pub(crate) fn needs(&mut self, n_ctx: usize) {
+        self.ctx_size.get_or_insert(n_ctx);
+    }
+
+    fn backend(&self) -> Box<dyn Backend> {
+        match self.backend {
+            BackendName::Cpu => {
+                Box::new(cpu::Cpu::new(self.threads.unwrap_or_else(default_threads)))
+            }
+            BackendName::Reference => Box::new(graph::reference::Reference),
+        }
+    }
+
+    fn options(&self) -> LoadOptions {
+        let arithmetic = match self.arithmetic {
+            ArithmeticName::Int8 => Arithmetic::Int8,
+            ArithmeticName::F32 => Arithmetic::F32,
+        };
+        let kv = match self.cache_type {
+            CacheType::F16 => KvType::F16,
+            CacheType::F32 => KvType::F32,
+        };
+        LoadOptions { arithmetic, kv }
+    }
+}
+
+/// A second thread on a core brings nothing to kernels that wait for memory; a control group may allow fewer.
+pub(crate) fn default_threads() -> usize {
+    num_cpus::get_physical().min(num_cpus::get()).max(1)
+}
+
+/// What will be loaded, checked to fit.
+struct Plan {
+    graph: Arc<Graph>,
+    load: LoadOptions,
+    engine: EngineOptions,
+    memory: Memory,
+}
+
+impl Plan {
+    fn new(args: &LoadArgs, spec: &Spec, file: &gguf::File) -> Result<Self> {
+        let load = args.options();
+        let limit = memory::available().unwrap_or(u64::MAX);
+        let n_ctx = match args.ctx_size {
+            Some(0) => spec.n_ctx_train,
+            Some(n) => n,
+            None => spec.n_ctx_train.min(DEFAULT_CTX),
+        };
+        if n_ctx > spec.n_ctx_train {
+            let trained = spec.n_ctx_train;
+            say(
+                "warning",
+                &format!(
+                    "-c: the model was trained on {trained} positions, {n_ctx} may give bad text"
+                ),
+            );
+        }
+        let mut engine = EngineOptions { n_ctx, n_batch: args.batch_size, n_seqs: 1 };
+        let mut graph = model::graph(spec, file, n_ctx)?;
+        if args.ctx_size.is_none()
+            && let Some(fits) = model::largest_context(&graph, load, &engine, limit)
+            && fits < n_ctx
+        {
+            say(
+                "warning",
+                &format!(
+                    "the context is {fits} positions instead of {n_ctx}: more does not fit in memory"
+                ),
+            );
+            engine.n_ctx = fits;
+            graph = model::graph(spec, file, fits)?;
+        }
+        let memory = model::check_memory(&graph, load, &engine, limit)
+            .inspect_err(|_| print_budget(&Memory::estimate(&graph, load, &engine), limit))?;
+        Ok(Self { graph: Arc::new(graph), load, engine, memory })
+    }
+
+    fn load(&self, backend: &dyn Backend, file: &gguf::File) -> Result<Box<dyn graph::Loaded>> {
+        for node in &self.graph.nodes {
+            if let Err(reason) = backend.supports(&self.graph, node, self.load) {
+                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())));
+            }
+        }
+        let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
+        let mut bar = LoadBar::new("loading", total, Unit::Bytes);
+        let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| bar.at(n));
+        bar.finish();
+        Ok(loaded.map_err(model::Error::from)?)
+    }
+}
+
+/// What the memory is needed for, a line each.
+fn print_budget(memory: &Memory, limit: u64) {
+    let rows = [
+        ("weights", memory.weights),
+        ("KV cache", memory.kv),
+        ("work", memory.work),
+        ("together", memory.total()),
+        ("available", limit),
+    ];
+    for (what, bytes) in rows {
+        say("memory", &format!("{what:<10}{:>14}", text::bytes(bytes)));
+    }
+}
+
+/// Refuses weights that are no numbers, by tensor and block.
+fn check_tensors(file: &gguf::File) -> Result<()> {
+    let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
+    let mut bar = LoadBar::new("checking", total, Unit::Bytes);
+    let mut done = 0;
+    for tensor in file.tensors() {
+        let data = file.data(tensor)?;
+        if let Some(block) = gguf::check_tensor(tensor.dtype, &data) {
+            let what = format!(
+                "{}: tensor \"{}\": block {block} of {} holds NaN or an infinity",
+                text::path(file.path().unwrap_or(Path::new("?"))),
+                text::one_line(&tensor.name),
+                tensor.dtype
+            );
+            return Err(failure(Code::BadFile, what));
+        }
+        done += tensor.n_bytes;
+        bar.at(done);
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// What a bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes.
+    Bytes,
+    /// Weights.
+    Weights,
+}
+
+/// A bar on stderr where that is a terminal, once the work takes more than a second.
+pub(crate) struct LoadBar {
+    what: &'static str,
+    total: u64,
+    unit: Unit,
+    start: Instant,
+    bar: Option<ProgressBar>,
+}
+
+impl LoadBar {
+    /// Nothing is shown yet.
+    pub(crate) fn new(what: &'static str, total: u64, unit: Unit) -> Self {
+        Self { what, total, unit, start: Instant::now(), bar: None }
+    }
+
+    /// `done` of the total.
+    pub(crate) fn at(&mut self, done: u64) {
+        if self.bar.is_none() && self.start.elapsed() > QUIET {
+            let template = match self.unit {
+                Unit::Bytes => "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
+                Unit::Weights => {
+                    "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
+                }
+            };
+            // The templates are constants; the default style stands in if indicatif disagrees with them.
+            let style = ProgressStyle::with_template(template)
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let bar = ProgressBar::new(self.total).with_style(style.progress_chars("━╸─"));
+            self.bar = Some(bar.with_message(self.what));
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    /// Takes the bar off the screen.
+    pub(crate) fn finish(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for LoadBar {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

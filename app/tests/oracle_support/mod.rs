@@ -1,0 +1,356 @@
+//! What the oracle tests share: the recordings, the model's variants, and runs that put a trace's values in.
+
+use cpu::Cpu;
+use graph::compare::nmse;
+use graph::ops::{attention, rms_norm};
+use graph::{Backend, Graph, LoadOptions, Loaded, NoTap, Node, Op, Step, Tap, Value, math};
+use safetensors::SafeTensors;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The default model's file name in the cache.
+const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
+
+/// The folder of recordings.
+pub struct Oracle {
+    pub dir: PathBuf,
+    cases: BTreeMap<String, Prompt>,
+}
+
+/// One case of `smollm2_greedy.json`.
+#[derive(Clone, serde::Deserialize)]
+pub struct Prompt {
+    pub tokens: Vec<u32>,
+    pub generated: Vec<u32>,
+    #[serde(rename = "top5_logits")]
+    pub top5: Vec<Vec<(u32, f64)>>,
+}
+
+#[derive(serde::Deserialize)]
+struct Greedy {
+    cases: BTreeMap<String, Prompt>,
+}
+
+#[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from)
+}
+
+impl Oracle {
+    /// The recordings beside the project, or `None` with a printed reason.
+    pub fn find() -> Option<Self> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
+        let Ok(bytes) = std::fs::read(dir.join("smollm2_greedy.json")) else {
+            println!("skipped: ../shared/oracle is absent");
+            return None;
+        };
+        let greedy: Greedy = serde_json::from_slice(&bytes).unwrap();
+        let oracle = Self { dir, cases: greedy.cases };
+        oracle.default_model().map(|_| oracle)
+    }
+
+    /// The default model, from KARAT_TEST_MODEL or the cache, or `None` with a printed reason.
+    pub fn default_model(&self) -> Option<PathBuf> {
+        let cache = variable("KARAT_CACHE")
+            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("karat")))
+            .or_else(|| Some(variable("HOME")?.join(".cache/karat")));
+        let cached = cache.map(|c| c.join("models").join(DEFAULT_MODEL));
+        let path = variable("KARAT_TEST_MODEL").or(cached).filter(|p| p.is_file());
+        if path.is_none() {
+            println!(
+                "skipped: the default model is absent (`karat pull smollm2:135m`, or KARAT_TEST_MODEL)"
+            );
+        }
+        path
+    }
+
+    pub fn all_cases(&self) -> impl Iterator<Item = (String, Prompt)> + '_ {
+        self.cases.iter().map(|(name, prompt)| (name.clone(), prompt.clone()))
+    }
+
+    pub fn cases(&self, variant: &str) -> Vec<(String, Prompt)> {
+        self.all_cases().filter(|(name, _)| name.split('/').next() == Some(variant)).collect()
+    }
+
+    pub fn prompt_text(&self, case: &str) -> String {
+        let name = case.split('/').nth(1).unwrap();
+        std::fs::read_to_string(self.dir.join(format!("prompts/{name}.txt"))).unwrap()
+    }
+}
+
+/// The seven variants of the default model, made by karat's own quantiser: `F32`, then each type from it.
+pub fn variants(oracle: &Oracle) -> Vec<(String, PathBuf)> {
+    static MAKE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    let _one_at_a_time = MAKE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let source = oracle.default_model().unwrap();
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oracle-models");
+    std::fs::create_dir_all(&dir).unwrap();
+    let full = dir.join("F32.gguf");
+    let mut all = vec![("Q4_1".to_owned(), source.clone()), ("F32".to_owned(), full.clone())];
+    make(&source, &full, "F32");
+    for name in ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"] {
+        let path = dir.join(format!("{name}.gguf"));
+        make(&full, &path, name);
+        all.push((name.to_owned(), path));
+    }
+    all
+}
+
+/// Quantises unless it was done since the binary was built.
+fn make(from: &Path, to: &Path, name: &str) {
+    let built = std::env::current_exe().unwrap().metadata().unwrap().modified().unwrap();
+    if to.metadata().and_then(|m| m.modified()).is_ok_and(|made| made > built) {
+        return;
+    }
+    let file = gguf::File::open(from, gguf::Access::Mmap).unwrap();
+    let threads = std::num::NonZero::new(2).unwrap();
+    model::quantize::quantize(&file, to, name.parse().unwrap(), threads, |_| {}).unwrap();
+}
+
+/// A model on the CPU backend.
+pub struct Engine {
+    loaded: Box<dyn Loaded>,
+}
+
+/// Loads a file on the CPU backend with two threads.
+pub fn load(path: &Path, options: LoadOptions) -> Engine {
+    let file = gguf::File::open(path, gguf::Access::Mmap).unwrap();
+    let spec = model::spec(&file).unwrap();
+    let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+    Engine { loaded: Cpu::new(2).load(graph, &file, options, &mut |_| {}).unwrap() }
+}
+
+/// One value of a trace against ours.
+pub struct Compared {
+    pub key: String,
+    pub op: String,
+    pub nmse: f64,
+}
+
+impl Engine {
+    pub fn graph(&self) -> &Graph {
+        self.loaded.graph()
+    }
+
+    /// Logits of the prompt's last token and of each generated one but the last.
+    pub fn teacher_forced(
+        &mut self,
+        prompt: &[u32],
+        generated: &[u32],
+        tap: &mut dyn Tap,
+    ) -> Vec<Vec<f32>> {
+        let ids: Vec<u32> =
+            prompt.iter().chain(&generated[..generated.len() - 1]).copied().collect();
+        let mut step = Step::single(&ids, 0);
+        step.outputs = (prompt.len() as u32 - 1..ids.len() as u32).collect();
+        let mut kv = self.loaded.new_kv(step.tables[0].len()).unwrap();
+        let logits = self.loaded.run(&step, &mut kv, tap).unwrap();
+        logits.chunks(self.graph().n_vocab).map(<[f32]>::to_vec).collect()
+    }
+
+    pub fn last_logits(&mut self, prompt: &[u32]) -> Vec<f32> {
+        self.teacher_forced(prompt, &[0], &mut NoTap).remove(0)
+    }
+
+    /// Runs the prompt; each value that the trace has is compared and then replaced by the trace's, so that every op
+    /// is fed the trace's own inputs.
+    pub fn against_trace(&mut self, prompt: &[u32], trace: &Trace) -> Vec<Compared> {
+        let graph = Arc::clone(self.loaded.graph());
+        let mut tap = Substitute { graph: &graph, trace, compared: Vec::new() };
+        self.teacher_forced(prompt, &[0], &mut tap);
+        tap.compared
+    }
+}
+
+struct Substitute<'a> {
+    graph: &'a Graph,
+    trace: &'a Trace,
+    compared: Vec<Compared>,
+}
+
+/// llama.cpp's op for a value of ours: the weight of a norm is a MUL there, and what comes out of attention is taken
+/// at the reshape behind it.
+fn op_in_trace(node: &Node, value: &Value, trace: &Trace) -> &'static str {
+    match &node.op {
+        Op::RmsNorm { .. } => "MUL",
+        Op::Attention(_) if trace.get(&value.name, "CONT", 0).is_some() => "CONT",
+        Op::Attention(_) => "RESHAPE",
+        other => other.kind(),
+    }
+}
+
+impl Tap for Substitute<'_> {
+    fn wants(&mut self, _: &Node, _: &Value) -> bool {
+        true
+    }
+
+    fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
+        let op = op_in_trace(node, value, self.trace);
+        let Some(theirs) = self.trace.get(&value.name, op, 0) else {
+            assert!(
+                matches!(node.op, Op::OutputRows),
+                "{} is not in the trace",
+                self.graph.key(node)
+            );
+            return;
+        };
+        assert_eq!(theirs.len(), data.len(), "{}", value.name);
+        let key = format!("{}:{op}", value.name);
+        self.compared.push(Compared { key, op: op.to_owned(), nmse: nmse(data, theirs) });
+        data.copy_from_slice(theirs);
+    }
+}
+
+/// A recorded trace: `index/name#n:OP` → values.
+pub struct Trace {
+    values: HashMap<(String, String, usize), Vec<f32>>,
+}
+
+impl Trace {
+    pub fn open(path: &Path) -> Self {
+        let bytes = std::fs::read(path).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let mut names = tensors.names();
+        names.sort();
+        let mut values: HashMap<(String, String, usize), Vec<f32>> = HashMap::new();
+        for name in names {
+            let (_, rest) = name.split_once('/').unwrap();
+            let (label, op) = rest.rsplit_once(':').unwrap();
+            let (label, _) = label.split_once('#').unwrap();
+            let data = tensors.tensor(name).unwrap();
+            let floats = data
+                .data()
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect();
+            let nth = (0..)
+                .find(|&n| !values.contains_key(&(label.to_owned(), op.to_owned(), n)))
+                .unwrap();
+            values.insert((label.to_owned(), op.to_owned(), nth), floats);
+        }
+        Self { values }
+    }
+
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Values made by this op.
+    pub fn count(&self, op: &str) -> usize {
+        self.values.keys().filter(|k| k.1 == op).count()
+    }
+
+    /// The `n`-th value of this name and op.
+    pub fn get(&self, name: &str, op: &str, n: usize) -> Option<&[f32]> {
+        self.values.get(&(name.to_owned(), op.to_owned(), n)).map(Vec::as_slice)
+    }
+
+    /// Reshapes hold what the op before them made.
+    pub fn reshapes(&self) -> Vec<Compared> {
+        let reshapes = self.values.iter().filter(|(k, _)| k.1 == "RESHAPE");
+        reshapes
+            .map(|((name, op, _), values)| {
+                let before = self.get(name, "MUL_MAT", 0).unwrap();
+                Compared { key: format!("{name}:{op}"), op: op.clone(), nmse: nmse(values, before) }
+            })
+            .collect()
+    }
+}
+
+/// The parts of attention that are values of their own without flash attention: `kq`, `kq_soft_max`, `kqv`. They are
+/// inside one op of ours; here the reference's own steps compute them from the trace's q, k and v.
+pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
+    let mut compared = Vec::new();
+    let attentions = graph.nodes.iter().filter_map(|node| match &node.op {
+        Op::Attention(a) => Some(*a),
+        _ => None,
+    });
+    for (il, a) in attentions.enumerate() {
+        let kv = graph.kv_layers[a.kv_layer];
+        let (dk, dv) = (kv.head_dim_k, kv.head_dim_v);
+        let get = |name: &str, op: &str| trace.get(&format!("{name}-{il}"), op, 0).unwrap();
+        let (q, k, v) = (get("Qcur", "ROPE"), get("Kcur", "ROPE"), get("Vcur", "MUL_MAT"));
+        let (kq, soft_max, kqv) =
+            (get("kq", "MUL_MAT"), get("kq_soft_max", "SOFT_MAX"), get("kqv", "MUL_MAT"));
+        let n = q.len() / (a.n_head * dk);
+        let padded = kq.len() / (a.n_head * n);
+        let (mut our_kq, mut our_soft_max, mut our_kqv) =
+            (vec![0.0; kq.len()], vec![0.0; kq.len()], vec![0.0; kqv.len()]);
+        let unscaled = graph::Attention { scale: 1.0, ..a };
+        for h in 0..a.n_head {
+            let h_kv = h / (a.n_head / kv.n_head_kv);
+            for t in 0..n {
+                let row = (h * n + t) * padded;
+                let q = &q[(t * a.n_head + h) * dk..][..dk];
+                let keys: Vec<&[f32]> =
+                    (0..n).map(|p| &k[(p * kv.n_head_kv + h_kv) * dk..][..dk]).collect();
+                our_kq[row..row + n].copy_from_slice(&attention::scores(&unscaled, q, &keys));
+                let s: Vec<f32> = kq[row..=row + t].iter().map(|s| s * a.scale).collect();
+                let max = s.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let p: Vec<f32> = s.iter().map(|s| math::exp(s - max)).collect();
+                let inverse = 1.0 / math::sum_strided(&p, |acc, v| acc + v);
+                for (j, p) in p.iter().enumerate() {
+                    our_soft_max[row + j] = p * inverse;
+                }
+                for d in 0..dv {
+                    let value = |j: usize| v[(j * kv.n_head_kv + h_kv) * dv + d];
+                    let chain =
+                        (0..n).fold(0.0f32, |acc, j| soft_max[row + j].mul_add(value(j), acc));
+                    our_kqv[(h * n + t) * dv + d] = chain;
+                }
+            }
+        }
+        for (name, op, ours, theirs) in [
+            ("kq", "MUL_MAT", &our_kq, kq),
+            ("kq_soft_max", "SOFT_MAX", &our_soft_max, soft_max),
+            ("kqv", "MUL_MAT", &our_kqv, kqv),
+        ] {
+            compared.push(Compared {
+                key: format!("{name}-{il}:{op}"),
+                op: op.to_owned(),
+                nmse: nmse(ours, theirs),
+            });
+        }
+    }
+    compared
+}
+
+/// llama.cpp's norms before their weight: ours have the weight inside.
+pub fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
+    let n_layer = graph.kv_layers.len();
+    let mut compared = Vec::new();
+    let mut check = |name: String, nth: usize, input: &[f32]| {
+        let theirs = trace.get(&name, "RMS_NORM", nth).unwrap();
+        let eps = graph.nodes.iter().find_map(|node| match node.op {
+            Op::RmsNorm { eps, .. } => Some(eps),
+            _ => None,
+        });
+        let n_embd = graph.values[0].cols;
+        let mut ours = vec![0.0; input.len()];
+        rms_norm::rms_norm(input, &vec![1.0; n_embd], eps.unwrap(), &mut ours);
+        let key = format!("{name}#{nth}:RMS_NORM");
+        compared.push(Compared { key, op: "RMS_NORM".to_owned(), nmse: nmse(&ours, theirs) });
+    };
+    for il in 0..n_layer {
+        let before = match il {
+            0 => trace.get("embd", "GET_ROWS", 0),
+            _ => trace.get(&format!("l_out-{}", il - 1), "ADD", 0),
+        };
+        check(format!("norm-{il}"), 0, before.unwrap());
+        check(format!("norm-{il}"), 1, trace.get(&format!("ffn_inp-{il}"), "ADD", 0).unwrap());
+    }
+    check("norm".to_owned(), 0, trace.get(&format!("l_out-{}", n_layer - 1), "ADD", 0).unwrap());
+    compared
+}
+
+/// `Σ p log(p / q)` over the softmax of two rows of logits, in f64.
+pub fn softmax_kl(p: &[f32], q: &[f32]) -> f64 {
+    let log_softmax = |x: &[f32]| -> Vec<f64> {
+        let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = x.iter().map(|&v| (f64::from(v) - max).exp()).sum();
+        x.iter().map(|&v| f64::from(v) - max - sum.ln()).collect()
+    };
+    let (p, q) = (log_softmax(p), log_softmax(q));
+    p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}

@@ -1,0 +1,161 @@
+//! The block formats: one file each, with the layout in words, the decoder and, where karat writes the format, the
+//! encoder. What they share is here (halves, walking over blocks), in `scale_min.rs` and in `fit.rs`.
+//!
+//! Decoders give the bits that the PyPI package `gguf` gives, encoders the bytes that llama-quantize writes. Both
+//! follow from the order of the f32 steps, so no step here may be fused or reordered.
+#![allow(
+    unsafe_code,
+    reason = "bytemuck's derive writes `unsafe impl Pod`, and proves it by the fields"
+)]
+
+mod fit;
+mod floats;
+mod iq4_nl;
+mod iq4_xs;
+mod mxfp4;
+mod q2_k;
+mod q3_k;
+mod q4_0;
+mod q4_1;
+mod q4_k;
+mod q5_0;
+mod q5_1;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+mod scale_min;
+
+use crate::DType;
+use bytemuck::Pod;
+
+/// Writes the weights of whole blocks. The caller has checked the lengths.
+pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
+    match dtype {
+        DType::F32 => floats::decode_f32(bytes, out),
+        DType::F16 => floats::decode_f16(bytes, out),
+        DType::BF16 => floats::decode_bf16(bytes, out),
+        DType::Q4_0 => decode_blocks::<q4_0::BlockQ4_0, 32>(bytes, out),
+        DType::Q4_1 => decode_blocks::<q4_1::BlockQ4_1, 32>(bytes, out),
+        DType::Q5_0 => decode_blocks::<q5_0::BlockQ5_0, 32>(bytes, out),
+        DType::Q5_1 => decode_blocks::<q5_1::BlockQ5_1, 32>(bytes, out),
+        DType::Q8_0 => decode_blocks::<q8_0::BlockQ8_0, 32>(bytes, out),
+        DType::Q2_K => decode_blocks::<q2_k::BlockQ2K, 256>(bytes, out),
+        DType::Q3_K => decode_blocks::<q3_k::BlockQ3K, 256>(bytes, out),
+        DType::Q4_K => decode_blocks::<q4_k::BlockQ4K, 256>(bytes, out),
+        DType::Q5_K => decode_blocks::<q5_k::BlockQ5K, 256>(bytes, out),
+        DType::Q6_K => decode_blocks::<q6_k::BlockQ6K, 256>(bytes, out),
+        DType::IQ4_NL => decode_blocks::<iq4_nl::BlockIq4Nl, 32>(bytes, out),
+        DType::IQ4_XS => decode_blocks::<iq4_xs::BlockIq4Xs, 256>(bytes, out),
+        DType::MXFP4 => decode_blocks::<mxfp4::BlockMxfp4, 32>(bytes, out),
+    }
+}
+
+/// Quantises whole blocks. The caller has checked the lengths and that there is an encoder.
+pub(crate) fn encode(dtype: DType, weights: &[f32], out: &mut [u8]) {
+    match dtype {
+        DType::F32 => floats::encode_f32(weights, out),
+        DType::F16 => floats::encode_f16(weights, out),
+        DType::BF16 => floats::encode_bf16(weights, out),
+        DType::Q4_0 => encode_blocks::<q4_0::BlockQ4_0, 32>(weights, out),
+        DType::Q4_1 => encode_blocks::<q4_1::BlockQ4_1, 32>(weights, out),
+        DType::Q5_0 => encode_blocks::<q5_0::BlockQ5_0, 32>(weights, out),
+        DType::Q5_1 => encode_blocks::<q5_1::BlockQ5_1, 32>(weights, out),
+        DType::Q8_0 => encode_blocks::<q8_0::BlockQ8_0, 32>(weights, out),
+        DType::Q4_K => encode_blocks::<q4_k::BlockQ4K, 256>(weights, out),
+        DType::Q5_K => encode_blocks::<q5_k::BlockQ5K, 256>(weights, out),
+        DType::Q6_K => encode_blocks::<q6_k::BlockQ6K, 256>(weights, out),
+        DType::Q2_K | DType::Q3_K | DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => {
+            panic!("{dtype} has no encoder (see DType::has_encoder)")
+        }
+    }
+}
+
+/// One block of `N` weights. Its fields are bytes, so that a block may lie anywhere in a file.
+trait Block<const N: usize>: Pod {
+    fn decode(&self, out: &mut [f32; N]);
+}
+
+/// A block that karat can write.
+trait Encode<const N: usize>: Block<N> {
+    fn encode(weights: &[f32; N]) -> Self;
+}
+
+fn decode_blocks<B: Block<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
+    let blocks: &[B] = bytemuck::cast_slice(bytes);
+    for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
+        block.decode(out);
+    }
+}
+
+fn encode_blocks<B: Encode<N>, const N: usize>(weights: &[f32], out: &mut [u8]) {
+    let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
+    for (block, weights) in blocks.iter_mut().zip(weights.as_chunks().0) {
+        *block = B::encode(weights);
+    }
+}
+
+/// An f16 as f32, without a branch, so that loops over it become vector code on every machine.
+///
+/// The exponent of a normal number is moved by a multiplication with 2⁻¹¹², which also keeps infinity and NaN. A
+/// denormal is placed under the exponent of ½, which is then taken away again. No step works on f32 denormals, which
+/// some CPUs are a hundred times slower with.
+fn f16_to_f32(bytes: [u8; 2]) -> f32 {
+    let bits = u32::from(u16::from_le_bytes(bytes)) << 16;
+    let twice = bits << 1;
+    let normal = f32::from_bits((twice >> 4) + (0xe0 << 23)) * f32::from_bits(15 << 23);
+    let denormal = f32::from_bits((twice >> 17) | (126 << 23)) - 0.5;
+    let magnitude = if twice < 1 << 27 { denormal } else { normal };
+    f32::from_bits(bits & 0x8000_0000 | magnitude.to_bits())
+}
+
+/// The nearest f16, ties to even, little-endian.
+fn f32_to_f16(x: f32) -> [u8; 2] {
+    half::f16::from_f32(x).to_le_bytes()
+}
+
+/// The 4-bit numbers of bytes, as the 32-wide formats lay them: the low halves, then the high halves.
+fn nibbles(bytes: &[u8; 16]) -> [u8; 32] {
+    std::array::from_fn(|i| if i < 16 { bytes[i] & 15 } else { bytes[i - 16] >> 4 })
+}
+
+/// The other way round. Numbers over 15 lose their upper bits.
+fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
+    std::array::from_fn(|i| q[i] & 15 | q[i + 16] << 4)
+}
+
+/// The weight of largest magnitude with its sign, the first of equals; 0 where all are 0.
+fn extreme(weights: &[f32; 32]) -> f32 {
+    weights.iter().fold(0.0, |max: f32, &w| if max.abs() < w.abs() { w } else { max })
+}
+
+/// Least and greatest weight.
+fn range(weights: &[f32; 32]) -> (f32, f32) {
+    let (mut min, mut max) = (f32::MAX, -f32::MAX);
+    for &w in weights {
+        min = if w < min { w } else { min };
+        max = if w > max { w } else { max };
+    }
+    (min, max)
+}
+
+/// `1 / d`, or 0 for 0: the weights of a block without spread all get the quant 0.
+fn inverse(d: f32) -> f32 {
+    if d == 0.0 { 0.0 } else { 1.0 / d }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_half_is_exact() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) =
+                (f16_to_f32(bits.to_le_bytes()), half::f16::from_bits(bits).to_f32());
+            assert!(
+                ours.to_bits() == theirs.to_bits() || (ours.is_nan() && theirs.is_nan()),
+                "{bits:#x}"
+            );
+        }
+    }
+}

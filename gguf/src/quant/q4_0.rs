@@ -1,0 +1,34 @@
+//! Q4_0: 32 weights in 18 bytes.
+
+use super::{Block, Encode, extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles};
+use bytemuck::{Pod, Zeroable};
+
+/// 32 weights in 18 bytes (4.5 bits each): w = d·(q − 8).
+/// `d` is an f16; byte i of `qs` holds q of weight i in its low half and of weight i + 16 in its high half.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ4_0 {
+    d: [u8; 2],
+    qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ4_0>() == 18);
+
+impl Block<32> for BlockQ4_0 {
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = f16_to_f32(self.d);
+        let q = nibbles(&self.qs);
+        for i in 0..32 {
+            out[i] = d * f32::from(q[i] as i8 - 8);
+        }
+    }
+}
+
+impl Encode<32> for BlockQ4_0 {
+    /// The weight of largest magnitude becomes exactly q = 0, so that it keeps its full size.
+    fn encode(weights: &[f32; 32]) -> Self {
+        let d = extreme(weights) / -8.0;
+        let inverse = inverse(d);
+        let q = weights.map(|w| ((w * inverse + 8.5) as i8).min(15) as u8);
+        Self { d: f32_to_f16(d), qs: pack_nibbles(&q) }
+    }
+}

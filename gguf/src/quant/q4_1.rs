@@ -1,0 +1,35 @@
+//! Q4_1: 32 weights in 20 bytes, with a minimum.
+
+use super::{Block, Encode, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, range};
+use bytemuck::{Pod, Zeroable};
+
+/// 32 weights in 20 bytes (5 bits each): w = d·q + m.
+/// `d` and `m` are f16; byte i of `qs` holds q of weight i in its low half and of weight i + 16 in its high half.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ4_1 {
+    d: [u8; 2],
+    m: [u8; 2],
+    qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ4_1>() == 20);
+
+impl Block<32> for BlockQ4_1 {
+    fn decode(&self, out: &mut [f32; 32]) {
+        let (d, m) = (f16_to_f32(self.d), f16_to_f32(self.m));
+        let q = nibbles(&self.qs);
+        for i in 0..32 {
+            out[i] = d * f32::from(q[i]) + m;
+        }
+    }
+}
+
+impl Encode<32> for BlockQ4_1 {
+    fn encode(weights: &[f32; 32]) -> Self {
+        let (min, max) = range(weights);
+        let d = (max - min) / 15.0;
+        let inverse = inverse(d);
+        let q = weights.map(|w| (((w - min) * inverse + 0.5) as i8).min(15) as u8);
+        Self { d: f32_to_f16(d), m: f32_to_f16(min), qs: pack_nibbles(&q) }
+    }
+}

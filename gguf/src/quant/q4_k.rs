@@ -1,0 +1,43 @@
+//! Q4_K: 256 weights in 144 bytes, eight groups of 32 with scale and minimum.
+
+use super::fit::Search;
+use super::scale_min::{ScaleMin, quantise};
+use super::{Block, Encode};
+use bytemuck::{Pod, Zeroable};
+
+/// 256 weights in 144 bytes (4.5 bits each): w = d·scale·q − dmin·min, eight groups of 32.
+/// Byte l of the n-th 32 bytes of `qs` holds q of weight 64n + l in its low half and of weight 64n + 32 + l in its
+/// high half.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ4K {
+    groups: ScaleMin,
+    qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ4K>() == 144);
+
+const SEARCH: Search = Search { max: 15, first: -1.0, steps: 20 };
+
+impl Block<256> for BlockQ4K {
+    fn decode(&self, out: &mut [f32; 256]) {
+        let qs = self.qs.as_chunks::<32>().0;
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (scale, min) = self.groups.of_group(g);
+            let (shift, qs) = (4 * (g % 2), &qs[g / 2]);
+            for l in 0..32 {
+                out[l] = scale * f32::from(qs[l] >> shift & 15) - min;
+            }
+        }
+    }
+}
+
+impl Encode<256> for BlockQ4K {
+    fn encode(weights: &[f32; 256]) -> Self {
+        let (groups, q) = quantise(weights, &SEARCH);
+        let qs = std::array::from_fn(|i| {
+            let at = i / 32 * 64 + i % 32;
+            q[at] | q[at + 32] << 4
+        });
+        Self { groups, qs }
+    }
+}

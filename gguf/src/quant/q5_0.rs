@@ -1,0 +1,47 @@
+//! Q5_0: 32 weights in 22 bytes.
+
+use super::{Block, Encode, extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles};
+use bytemuck::{Pod, Zeroable};
+
+/// 32 weights in 22 bytes (5.5 bits each): w = d·(q − 16).
+/// `d` is an f16; bit i of `qh` (little-endian) is the upper bit of weight i; byte i of `qs` holds the other four bits
+/// of weight i in its low half and of weight i + 16 in its high half.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ5_0 {
+    d: [u8; 2],
+    qh: [u8; 4],
+    qs: [u8; 16],
+}
+const _: () = assert!(size_of::<BlockQ5_0>() == 22);
+
+impl Block<32> for BlockQ5_0 {
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = f16_to_f32(self.d);
+        let q = quants(self.qh, &self.qs);
+        for i in 0..32 {
+            out[i] = d * f32::from(q[i] as i8 - 16);
+        }
+    }
+}
+
+impl Encode<32> for BlockQ5_0 {
+    /// The weight of largest magnitude becomes exactly q = 0, so that it keeps its full size.
+    fn encode(weights: &[f32; 32]) -> Self {
+        let d = extreme(weights) / -16.0;
+        let inverse = inverse(d);
+        let q = weights.map(|w| ((w * inverse + 16.5) as i8).min(31) as u8);
+        Self { d: f32_to_f16(d), qh: upper_bits(&q), qs: pack_nibbles(&q) }
+    }
+}
+
+/// The 5-bit numbers of Q5_0 and Q5_1.
+pub(super) fn quants(qh: [u8; 4], qs: &[u8; 16]) -> [u8; 32] {
+    let (high, low) = (u32::from_le_bytes(qh), nibbles(qs));
+    std::array::from_fn(|i| low[i] | ((high >> i & 1) << 4) as u8)
+}
+
+/// Their upper bits, as `qh` holds them.
+pub(super) fn upper_bits(q: &[u8; 32]) -> [u8; 4] {
+    (0..32).fold(0, |bits, i| bits | u32::from(q[i] >> 4 & 1) << i).to_le_bytes()
+}

@@ -1,0 +1,45 @@
+//! Q5_K: 256 weights in 176 bytes, eight groups of 32 with scale and minimum.
+
+use super::fit::Search;
+use super::scale_min::{ScaleMin, quantise};
+use super::{Block, Encode};
+use bytemuck::{Pod, Zeroable};
+
+/// 256 weights in 176 bytes (5.5 bits each): w = d·scale·q − dmin·min, eight groups of 32.
+/// The lower four bits of q lie in `qs` as in Q4_K; the upper one of weight 32k + l is bit k of `qh[l]`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ5K {
+    groups: ScaleMin,
+    qh: [u8; 32],
+    qs: [u8; 128],
+}
+const _: () = assert!(size_of::<BlockQ5K>() == 176);
+
+const SEARCH: Search = Search { max: 31, first: -0.5, steps: 15 };
+
+impl Block<256> for BlockQ5K {
+    fn decode(&self, out: &mut [f32; 256]) {
+        let qs = self.qs.as_chunks::<32>().0;
+        for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            let (scale, min) = self.groups.of_group(g);
+            let (shift, qs) = (4 * (g % 2), &qs[g / 2]);
+            for l in 0..32 {
+                let q = qs[l] >> shift & 15 | (self.qh[l] >> g & 1) << 4;
+                out[l] = scale * f32::from(q) - min;
+            }
+        }
+    }
+}
+
+impl Encode<256> for BlockQ5K {
+    fn encode(weights: &[f32; 256]) -> Self {
+        let (groups, q) = quantise(weights, &SEARCH);
+        let qs = std::array::from_fn(|i| {
+            let at = i / 32 * 64 + i % 32;
+            q[at] & 15 | q[at + 32] << 4
+        });
+        let qh = std::array::from_fn(|l| (0..8).fold(0, |bits, k| bits | q[32 * k + l] >> 4 << k));
+        Self { groups, qh, qs }
+    }
+}

@@ -1,0 +1,32 @@
+//! Q8_0: 32 weights in 34 bytes.
+
+use super::{Block, Encode, f16_to_f32, f32_to_f16, inverse};
+use bytemuck::{Pod, Zeroable};
+
+/// 32 weights in 34 bytes (8.5 bits each): w = d·q. `d` is an f16.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct BlockQ8_0 {
+    d: [u8; 2],
+    qs: [i8; 32],
+}
+const _: () = assert!(size_of::<BlockQ8_0>() == 34);
+
+impl Block<32> for BlockQ8_0 {
+    fn decode(&self, out: &mut [f32; 32]) {
+        let d = f16_to_f32(self.d);
+        for i in 0..32 {
+            out[i] = d * f32::from(self.qs[i]);
+        }
+    }
+}
+
+impl Encode<32> for BlockQ8_0 {
+    fn encode(weights: &[f32; 32]) -> Self {
+        let max = weights.iter().fold(0.0, |max: f32, w| if max > w.abs() { max } else { w.abs() });
+        let d = max / 127.0;
+        let inverse = inverse(d);
+        // Ties away from zero, as C's roundf.
+        Self { d: f32_to_f16(d), qs: weights.map(|w| (w * inverse).round() as i8) }
+    }
+}

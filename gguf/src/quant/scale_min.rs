@@ -1,0 +1,77 @@
+//! The 6-bit scales and minima that Q4_K and Q5_K share, and how a block of both is fitted.
+
+use super::fit::{Search, fit_scale_min, nearest};
+use super::{f16_to_f32, f32_to_f16};
+use bytemuck::{Pod, Zeroable};
+
+/// Scale and minimum of eight groups of 32 weights: w = d·scale·q − dmin·min. `d` and `dmin` are f16.
+///
+/// In the 12 bytes, the first four hold the scales of groups 0 to 3 in their lower six bits, the next four the minima.
+/// Byte 8 + i holds the lower four bits of the scale (low half) and of the minimum (high half) of group 4 + i; their
+/// upper two bits are the upper bits of bytes i and 4 + i.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct ScaleMin {
+    d: [u8; 2],
+    dmin: [u8; 2],
+    packed: [u8; 12],
+}
+const _: () = assert!(size_of::<ScaleMin>() == 16);
+
+impl ScaleMin {
+    /// d·scale and dmin·min of a group.
+    pub(super) fn of_group(&self, group: usize) -> (f32, f32) {
+        let p = &self.packed;
+        let (scale, min) = if group < 4 {
+            (p[group] & 63, p[group + 4] & 63)
+        } else {
+            let low = p[group + 4];
+            (low & 15 | p[group - 4] >> 6 << 4, low >> 4 | p[group] >> 6 << 4)
+        };
+        (f16_to_f32(self.d) * f32::from(scale), f16_to_f32(self.dmin) * f32::from(min))
+    }
+
+    /// Packs the scales and minima that fit the groups best, given as f32.
+    fn pack(scales: &[f32; 8], mins: &[f32; 8]) -> Self {
+        let greatest =
+            |values: &[f32; 8]| values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
+        let (max_scale, max_min) = (greatest(scales), greatest(mins));
+        let inverse = |max: f32| if max > 0.0 { 63.0 / max } else { 0.0 };
+        let (inv_scale, inv_min) = (inverse(max_scale), inverse(max_min));
+        let mut packed = [0; 12];
+        for j in 0..8 {
+            // A fitted scale can be negative; its low byte is then over 63, and llama.cpp has it so too.
+            let scale = (nearest(inv_scale * scales[j]) as u8).min(63);
+            let min = (nearest(inv_min * mins[j]) as u8).min(63);
+            if j < 4 {
+                (packed[j], packed[j + 4]) = (scale, min);
+            } else {
+                packed[j + 4] = scale & 15 | min << 4;
+                packed[j - 4] |= scale >> 4 << 6;
+                packed[j] |= min >> 4 << 6;
+            }
+        }
+        Self { d: f32_to_f16(max_scale / 63.0), dmin: f32_to_f16(max_min / 63.0), packed }
+    }
+}
+
+/// Finds scales and minima of a block, then rounds its weights to them: the quants are 0 to `search.max`.
+pub(super) fn quantise(weights: &[f32; 256], search: &Search) -> (ScaleMin, [u8; 256]) {
+    let (mut scales, mut mins, mut q) = ([0.0; 8], [0.0; 8], [0; 256]);
+    let groups = weights.as_chunks::<32>().0;
+    for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
+        (scales[j], mins[j]) = fit_scale_min(&groups[j], q, search);
+    }
+    let packed = ScaleMin::pack(&scales, &mins);
+    for (j, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        let (d, min) = packed.of_group(j);
+        // A group whose scale was rounded to 0 keeps the quants of the search, as in llama.cpp.
+        if d == 0.0 {
+            continue;
+        }
+        for l in 0..32 {
+            q[l] = nearest((groups[j][l] + min) / d).clamp(0, search.max) as u8;
+        }
+    }
+    (packed, q)
+}

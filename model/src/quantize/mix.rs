@@ -1,0 +1,492 @@
+//! Which format each tensor gets: the mixes of llama-quantize, and its fallbacks for rows that fit no block.
+
+use super::{FileType, Planned};
+use crate::arch::is_70b;
+use crate::{Error, ErrorKind, Result};
+use gguf::{DType, File, TensorInfo};
+use std::cmp::Ordering;
+
+/// Every tensor in the order of writing, with its format.
+pub(super) struct Plan<'a> {
+    pub(super) tensors: Vec<Planned<'a>>,
+    pub(super) fallbacks: usize,
+}
+
+/// Chooses the formats.
+pub(super) fn plan(source: &File, file_type: FileType) -> Result<Plan<'_>> {
+    let mut tensors: Vec<&TensorInfo> = source.tensors().iter().collect();
+    tensors.sort_by(|a, b| by_layer(&a.name, &b.name));
+    let mut mixer = Mixer::new(source, file_type, &tensors)?;
+    let mut plan = Plan { tensors: Vec::with_capacity(tensors.len()), fallbacks: 0 };
+    for info in tensors {
+        let dtype = if !is_quantised(info) {
+            info.dtype
+        } else if is_float(file_type.dtype()) {
+            file_type.dtype()
+        } else {
+            let wanted = mixer.wanted(info)?;
+            let dtype = fitting(wanted, info)?;
+            plan.fallbacks += usize::from(dtype != wanted);
+            dtype
+        };
+        plan.tensors.push(Planned { info, dtype });
+    }
+    Ok(plan)
+}
+
+/// llama.cpp's order: tensors outside of the layers first, then layer by layer, by name. The mixes count along it.
+fn by_layer(a: &str, b: &str) -> Ordering {
+    layer_of(a).cmp(&layer_of(b)).then_with(|| a.cmp(b))
+}
+
+/// The layer that a name says, `None` (which is less) outside of layers.
+fn layer_of(name: &str) -> Option<u64> {
+    let (number, _) = name.strip_prefix("blk.")?.split_once('.')?;
+    number.parse().ok()
+}
+
+fn is_float(dtype: DType) -> bool {
+    match dtype {
+        DType::F32 | DType::F16 | DType::BF16 => true,
+        DType::Q4_0
+        | DType::Q4_1
+        | DType::Q5_0
+        | DType::Q5_1
+        | DType::Q8_0
+        | DType::Q2_K
+        | DType::Q3_K
+        | DType::Q4_K
+        | DType::Q5_K
+        | DType::Q6_K
+        | DType::IQ4_NL
+        | DType::IQ4_XS
+        | DType::MXFP4 => false,
+    }
+}
+
+/// Parts of names of matrices that are small or sensitive, and stay as they are.
+const KEPT: [&str; 35] = [
+    "_norm.weight",
+    "ffn_gate_inp.weight",
+    "ffn_gate_tid2eid.weight",
+    "altup",
+    "laurel",
+    "per_layer_model_proj",
+    "ssm_conv1d",
+    "shortconv.conv.weight",
+    "indexer.k_proj.weight",
+    "indexer.q_proj.weight",
+    "time_mix_first.weight",
+    "time_mix_w0.weight",
+    "time_mix_w1.weight",
+    "time_mix_w2.weight",
+    "time_mix_v0.weight",
+    "time_mix_v1.weight",
+    "time_mix_v2.weight",
+    "time_mix_a0.weight",
+    "time_mix_a1.weight",
+    "time_mix_a2.weight",
+    "time_mix_g1.weight",
+    "time_mix_g2.weight",
+    "time_mix_decay_w1.weight",
+    "time_mix_decay_w2.weight",
+    "time_mix_lerp_fused.weight",
+    "attn_rel_b.weight",
+    ".position_embd",
+    "sam.pos_embd",
+    "sam.neck.",
+    "sam.net_",
+    ".rel_pos",
+    ".patch_embd",
+    ".patch_merger",
+    "a.rvq.codebook",
+    "mm.a.code_embd",
+];
+
+/// Whether a tensor is converted at all: matrices named `….weight`, save the [`KEPT`] ones and learnt positions.
+fn is_quantised(info: &TensorInfo) -> bool {
+    let name = info.name.as_str();
+    // ggml does not count trailing dimensions of 1.
+    let n_dims = info.dims.iter().rposition(|&n| n > 1).map_or(1, |last| last + 1);
+    n_dims >= 2
+        && name.ends_with("weight")
+        && !matches!(name, "position_embd.weight" | "token_types.weight")
+        && !KEPT.iter().any(|kept| name.contains(kept))
+}
+
+/// What a tensor is for, as far as the mixes ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Output,
+    TokenEmbd,
+    /// Values, also where they are fused with queries and keys.
+    AttnV,
+    AttnK,
+    AttnOutput,
+    FfnDown,
+    /// Gate and up projections, of which the mixes only want the layer number of experts to be right.
+    FfnIn,
+    Other,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        let has = |part: &str| name.contains(part);
+        match name {
+            "output.weight" => Self::Output,
+            "token_embd.weight" | "per_layer_token_embd.weight" => Self::TokenEmbd,
+            _ if has("attn_qkv.weight") || has("attn_kv_b.weight") || has("attn_v.weight") => {
+                Self::AttnV
+            }
+            _ if has("attn_k.weight") => Self::AttnK,
+            _ if has("attn_q.weight") => Self::Other,
+            _ if has("attn_output.weight") => Self::AttnOutput,
+            _ if has("ffn_up") || has("ffn_gate") => Self::FfnIn,
+            _ if has("ffn_down") => Self::FfnDown,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The rules of a mix, and how many tensors of the counted roles it has met.
+struct Mixer {
+    file_type: FileType,
+    n_layer: u64,
+    n_expert: u64,
+    is_70b: bool,
+    /// Falcon's mixes differ in several places.
+    is_falcon: bool,
+    tied: bool,
+    n_attn_v: u64,
+    seen_attn_v: u64,
+    seen_ffn_down: u64,
+}
+
+impl Mixer {
+    fn new(source: &File, file_type: FileType, tensors: &[&TensorInfo]) -> Result<Self> {
+        let arch = source.str("general.architecture")?.unwrap_or_default();
+        // It alone has a list of its own of tensors that are kept or never go below Q8_0.
+        if arch == "glm5-next" {
+            let what = "general.architecture: llama-quantize has rules for \"glm5-next\" that karat does not have";
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+        let get = |key: &str| source.u64(&format!("{arch}.{key}"));
+        let n_layer = get("block_count")?.unwrap_or(0);
+        // Some architectures give the heads layer by layer; none of them is a 70B.
+        let heads = |key: &str| source.u64(&format!("{arch}.attention.{key}")).ok().flatten();
+        let n_head = heads("head_count");
+        let n_head_kv = heads("head_count_kv").or(n_head);
+        let count = |role: Role| tensors.iter().filter(|info| Role::of(&info.name) == role).count();
+        Ok(Self {
+            file_type,
+            n_layer,
+            n_expert: get("expert_count")?.unwrap_or(0),
+            is_70b: is_70b(&arch, n_layer, n_head != n_head_kv),
+            is_falcon: arch == "falcon",
+            tied: count(Role::Output) == 0,
+            n_attn_v: count(Role::AttnV) as u64,
+            seen_attn_v: 0,
+            seen_ffn_down: 0,
+        })
+    }
+
+    /// The format that the mix gives a tensor, whether or not its rows fit.
+    fn wanted(&mut self, info: &TensorInfo) -> Result<DType> {
+        let plain = self.file_type.dtype();
+        Ok(match Role::of(&info.name) {
+            Role::Output => self.output(info),
+            // Without an output matrix the embedding is it.
+            Role::TokenEmbd if self.tied => self.output(info),
+            Role::TokenEmbd | Role::Other => plain,
+            Role::AttnV => self.attn_v(),
+            Role::AttnK if self.n_expert == 8 => DType::Q8_0,
+            Role::AttnK => plain,
+            Role::AttnOutput => self.attn_output(),
+            Role::FfnDown => self.ffn_down(info)?,
+            Role::FfnIn => {
+                self.expert_layer(info)?;
+                plain
+            }
+        })
+    }
+
+    fn output(&self, info: &TensorInfo) -> DType {
+        let plain = self.file_type.dtype();
+        let fits = info.row_len().is_multiple_of(plain.block_len() as u64);
+        if self.is_falcon || !fits || plain == DType::Q8_0 { DType::Q8_0 } else { DType::Q6_K }
+    }
+
+    fn attn_v(&mut self) -> DType {
+        let layer = self.seen_attn_v;
+        self.seen_attn_v += 1;
+        // With eight experts the attention is a small part of the model.
+        if self.n_expert == 8 {
+            return DType::Q8_0;
+        }
+        let more = self.is_k_mix() && more_bits(layer, self.n_attn_v);
+        let dtype = if more { DType::Q6_K } else { self.file_type.dtype() };
+        if self.is_70b && dtype == DType::Q4_K { DType::Q5_K } else { dtype }
+    }
+
+    fn attn_output(&self) -> DType {
+        let eight = self.n_expert == 8 && !self.is_falcon;
+        if eight && self.file_type == FileType::Q4_K_M {
+            DType::Q5_K
+        } else {
+            self.file_type.dtype()
+        }
+    }
+
+    fn ffn_down(&mut self, info: &TensorInfo) -> Result<DType> {
+        let layer = self.expert_layer(info)?.unwrap_or(self.seen_ffn_down);
+        self.seen_ffn_down += 1;
+        let more = self.is_k_mix() && more_bits(layer, self.n_layer);
+        Ok(if self.is_falcon && self.file_type == FileType::Q4_K_M {
+            match more {
+                _ if layer < self.n_layer / 16 => DType::Q6_K,
+                true => DType::Q5_K,
+                false => DType::Q4_K,
+            }
+        } else if more {
+            DType::Q6_K
+        } else {
+            self.file_type.dtype()
+        })
+    }
+
+    /// Whether the file type gives some layers more bits.
+    fn is_k_mix(&self) -> bool {
+        matches!(self.file_type, FileType::Q4_K_M | FileType::Q5_K_M)
+    }
+
+    /// In a model with experts, whose tensors are not met in the order of layers, the layer that the name says.
+    fn expert_layer(&self, info: &TensorInfo) -> Result<Option<u64>> {
+        if self.n_expert <= 1 {
+            return Ok(None);
+        }
+        let bad = |found: String| {
+            let what = format!("tensor {}: {found}, allowed layers 0..{}", info.name, self.n_layer);
+            Error::new(ErrorKind::BadTensor, what)
+        };
+        match layer_of(&info.name) {
+            Some(layer) if layer < self.n_layer => Ok(Some(layer)),
+            Some(layer) => Err(bad(format!("layer {layer}"))),
+            None => Err(bad("no layer in the name".to_owned())),
+        }
+    }
+}
+
+/// The first and the last eighth of the layers, and every third between them.
+fn more_bits(layer: u64, n_layers: u64) -> bool {
+    let eighth = n_layers / 8;
+    layer < eighth || layer >= n_layers.saturating_mul(7) / 8 || (layer - eighth) % 3 == 2
+}
+
+/// `wanted` where the rows are whole blocks of it, else its stand-in with shorter blocks, else F16.
+fn fitting(wanted: DType, info: &TensorInfo) -> Result<DType> {
+    let fits = |dtype: DType| info.row_len().is_multiple_of(dtype.block_len() as u64);
+    if fits(wanted) {
+        return Ok(wanted);
+    }
+    let shorter = match wanted {
+        DType::Q4_K => DType::Q5_0,
+        DType::Q5_K => DType::Q5_1,
+        DType::Q6_K => DType::Q8_0,
+        DType::F32
+        | DType::F16
+        | DType::BF16
+        | DType::Q4_0
+        | DType::Q4_1
+        | DType::Q5_0
+        | DType::Q5_1
+        | DType::Q8_0 => wanted,
+        DType::Q2_K | DType::Q3_K | DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => {
+            let what =
+                format!("tensor {}: {wanted} is a format that karat does not write", info.name);
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
+    };
+    Ok(if fits(shorter) { shorter } else { DType::F16 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gguf::{Builder, Value};
+
+    /// A model of 16 layers with one matrix of each role in each, rows of 256.
+    fn model(arch: &str, keys: &[(&str, u32)], extra: &[(&str, &[u64])]) -> File {
+        let mut builder = Builder::new().kv("general.architecture", arch);
+        let defaults =
+            [("block_count", 16), ("attention.head_count", 8), ("attention.head_count_kv", 8)];
+        for &(key, value) in defaults.iter().chain(keys) {
+            builder = builder.kv(&format!("{arch}.{key}"), Value::U32(value));
+        }
+        let mut names = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
+        for role in [
+            "attn_q",
+            "attn_k",
+            "attn_v",
+            "attn_output",
+            "ffn_gate",
+            "ffn_up",
+            "ffn_down",
+            "attn_norm",
+        ] {
+            // By name, as a converter writes them: layer 10 comes before layer 2.
+            let mut layers: Vec<String> =
+                (0..16).map(|layer| format!("blk.{layer}.{role}.weight")).collect();
+            layers.sort();
+            names.extend(layers);
+        }
+        for name in &names {
+            let dims: &[u64] = if name.contains("norm") { &[256] } else { &[256, 2] };
+            let zeros = vec![0; 4 * dims.iter().product::<u64>() as usize];
+            builder = builder.tensor(name, DType::F32, dims, &zeros);
+        }
+        for &(name, dims) in extra {
+            let zeros = vec![0; 4 * dims.iter().product::<u64>() as usize];
+            builder = builder.tensor(name, DType::F32, dims, &zeros);
+        }
+        File::from_bytes(builder.build().unwrap()).unwrap()
+    }
+
+    /// The formats of one role, one letter for a layer: 4, 5 and 6 for K-quants, 8 for Q8_0.
+    fn layers(file: &File, file_type: FileType, role: &str) -> String {
+        let plan = plan(file, file_type).unwrap();
+        let of = |layer: usize| {
+            let name = format!("blk.{layer}.{role}.weight");
+            let planned = plan.tensors.iter().find(|planned| planned.info.name == name).unwrap();
+            planned.dtype.name().chars().nth(1).unwrap()
+        };
+        (0..16).map(of).collect()
+    }
+
+    fn one(file: &File, file_type: FileType, name: &str) -> DType {
+        let plan = plan(file, file_type).unwrap();
+        plan.tensors.iter().find(|planned| planned.info.name == name).unwrap().dtype
+    }
+
+    #[test]
+    fn more_bits_for_first_last_and_every_third_layer() {
+        let layers = |n| (0..n).filter(|&layer| more_bits(layer, n)).collect::<Vec<_>>();
+        assert_eq!(layers(16), [0, 1, 4, 7, 10, 13, 14, 15]);
+        assert_eq!(layers(30), [0, 1, 2, 5, 8, 11, 14, 17, 20, 23, 26, 27, 28, 29]);
+        assert_eq!(layers(1), [0]);
+    }
+
+    const MORE: &str = "6644644644644666";
+    const ALL_4: &str = "4444444444444444";
+    const ALL_8: &str = "8888888888888888";
+
+    #[test]
+    fn mixes() {
+        let file = model("llama", &[], &[]);
+        for role in ["attn_v", "ffn_down"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, role), MORE, "{role}");
+            assert_eq!(layers(&file, FileType::Q5_K_M, role), MORE.replace('4', "5"), "{role}");
+            assert_eq!(layers(&file, FileType::Q6_K, role), "6".repeat(16), "{role}");
+            assert_eq!(layers(&file, FileType::Q4_0, role), ALL_4, "{role}");
+        }
+        for role in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, role), ALL_4, "{role}");
+        }
+        // F32 as they were.
+        assert_eq!(layers(&file, FileType::Q4_K_M, "attn_norm"), "3".repeat(16));
+        assert_eq!(one(&file, FileType::Q8_0, "output_norm.weight"), DType::F32);
+    }
+
+    #[test]
+    fn output_and_embedding() {
+        let tied = model("llama", &[], &[]);
+        let untied = model("llama", &[], &[("output.weight", &[256, 2])]);
+        for (file_type, alone, apart) in [
+            (FileType::Q4_K_M, DType::Q6_K, DType::Q4_K),
+            (FileType::Q4_0, DType::Q6_K, DType::Q4_0),
+            (FileType::Q5_1, DType::Q6_K, DType::Q5_1),
+            (FileType::Q8_0, DType::Q8_0, DType::Q8_0),
+            (FileType::BF16, DType::BF16, DType::BF16),
+        ] {
+            assert_eq!(one(&tied, file_type, "token_embd.weight"), alone, "{file_type}");
+            assert_eq!(one(&untied, file_type, "token_embd.weight"), apart, "{file_type}");
+            assert_eq!(one(&untied, file_type, "output.weight"), alone, "{file_type}");
+        }
+    }
+
+    #[test]
+    fn experts() {
+        let eight =
+            model("llama", &[("expert_count", 8)], &[("blk.3.ffn_gate_inp.weight", &[256, 8])]);
+        for role in ["attn_v", "attn_k"] {
+            assert_eq!(layers(&eight, FileType::Q4_K_M, role), ALL_8, "{role}");
+        }
+        assert_eq!(layers(&eight, FileType::Q4_K_M, "attn_output"), ALL_4.replace('4', "5"));
+        assert_eq!(layers(&eight, FileType::Q5_K_M, "attn_output"), ALL_4.replace('4', "5"));
+        assert_eq!(layers(&eight, FileType::Q4_0, "attn_output"), ALL_4);
+        assert_eq!(layers(&eight, FileType::Q4_K_M, "ffn_down"), MORE);
+        assert_eq!(one(&eight, FileType::Q4_K_M, "blk.3.ffn_gate_inp.weight"), DType::F32);
+
+        let deep =
+            model("llama", &[("expert_count", 4)], &[("blk.16.ffn_down_exps.weight", &[256, 2])]);
+        let error = plan(&deep, FileType::Q4_K_M).err().unwrap().to_string();
+        assert_eq!(error, "tensor blk.16.ffn_down_exps.weight: layer 16, allowed layers 0..16");
+    }
+
+    #[test]
+    fn models_with_rules_of_their_own() {
+        let grouped = ("attention.head_count_kv", 2);
+        let llama70b = model("llama", &[("block_count", 80), grouped], &[]);
+        assert_eq!(layers(&llama70b, FileType::Q4_K_M, "attn_v"), MORE.replace('4', "5"));
+        let llama65b = model("llama", &[("block_count", 80)], &[]);
+        assert_eq!(layers(&llama65b, FileType::Q4_K_M, "attn_v"), MORE);
+        let falcon = model("falcon", &[], &[]);
+        assert_eq!(layers(&falcon, FileType::Q4_K_M, "ffn_down"), "6544544544544555");
+        assert_eq!(layers(&falcon, FileType::Q5_K_M, "ffn_down"), MORE.replace('4', "5"));
+        assert_eq!(one(&falcon, FileType::Q4_K_M, "token_embd.weight"), DType::Q8_0);
+        let error = plan(&model("glm5-next", &[], &[]), FileType::Q4_0).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+    }
+
+    #[test]
+    fn rows_that_fit_no_block() {
+        let file = model(
+            "llama",
+            &[],
+            &[
+                ("blk.0.a.weight", &[96, 2]),
+                ("blk.0.b.weight", &[48, 2]),
+                ("blk.0.ffn_down_shexp.weight", &[96, 2]),
+                ("output.weight", &[48, 2]),
+            ],
+        );
+        let get = |file_type, name| one(&file, file_type, name);
+        assert_eq!(get(FileType::Q4_K_M, "blk.0.a.weight"), DType::Q5_0);
+        assert_eq!(get(FileType::Q5_K_M, "blk.0.a.weight"), DType::Q5_1);
+        assert_eq!(get(FileType::Q6_K, "blk.0.a.weight"), DType::Q8_0);
+        assert_eq!(get(FileType::Q4_0, "blk.0.a.weight"), DType::Q4_0);
+        assert_eq!(get(FileType::Q4_K_M, "blk.0.ffn_down_shexp.weight"), DType::Q8_0);
+        for file_type in [FileType::Q4_K_M, FileType::Q6_K, FileType::Q8_0, FileType::Q4_1] {
+            assert_eq!(get(file_type, "blk.0.b.weight"), DType::F16, "{file_type}");
+            assert_eq!(get(file_type, "output.weight"), DType::F16, "{file_type}");
+        }
+        assert_eq!(get(FileType::F32, "blk.0.b.weight"), DType::F32);
+        assert_eq!(plan(&file, FileType::Q8_0).unwrap().fallbacks, 2);
+    }
+
+    #[test]
+    fn what_stays() {
+        let extra: &[(&str, &[u64])] = &[
+            ("blk.0.attn_q.bias", &[256, 2]),
+            ("blk.0.attn_q_norm.weight", &[256, 2]),
+            ("blk.0.ssm_conv1d.weight", &[256, 2]),
+            ("blk.0.flat.weight", &[512, 1]),
+            ("position_embd.weight", &[256, 2]),
+            ("blk.0.cube.weight", &[256, 1, 2]),
+        ];
+        let file = model("llama", &[], extra);
+        for (name, _) in &extra[..5] {
+            assert_eq!(one(&file, FileType::Q4_0, name), DType::F32, "{name}");
+        }
+        assert_eq!(one(&file, FileType::Q4_0, "blk.0.cube.weight"), DType::Q4_0);
+    }
+}
