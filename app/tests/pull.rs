@@ -1,6 +1,8 @@
 //! `karat pull`, `list` and `rm` as a user runs them, against a server in this file that can misbehave.
 //! RELIABILITY rows 123 to 129. No test needs a network beyond this machine.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "helpers of a test fail the test")]
+#![allow(clippy::print_stdout, reason = "what the tests did is shown")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -146,16 +146,14 @@ fn hex(hasher: Sha256) -> String {
 /// A failure of this machine's file system: exit code 4.
 pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Code::Io, format!("{}: {what}: {error}", show_path(path)));
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
-        }
-        io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::NotADirectory => {
-            failure.hint("set KARAT_CACHE to a folder that you can write to")
-        }
-        _ => failure,
+    use io::ErrorKind as K;
+    if matches!(error.kind(), K::StorageFull | K::QuotaExceeded | K::FileTooLarge) {
+        failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
+    } else if matches!(error.kind(), K::PermissionDenied | K::ReadOnlyFilesystem | K::NotADirectory)
+    {
+        failure.hint("set KARAT_CACHE to a folder that you can write to")
+    } else {
+        failure
     }
 }
 

