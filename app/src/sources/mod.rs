@@ -212,7 +212,10 @@ impl Model {
             n => format!("none of its {n} sources works"),
         };
         let failure = Failure::new(Code::Io, format!("{}: {why}", self.name));
-        Err(failure.hint("any GGUF file at hand can be given instead").into())
+        Err(match &self.entry {
+            Some(_) => failure.hint("a GGUF file at hand can be given instead").into(),
+            None => failure.into(),
+        })
     }
 
     fn fetch_from(&self, source: &Source, files: Files, config: &Config) -> Result<PathBuf, Fault> {
