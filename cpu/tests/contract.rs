@@ -1,6 +1,7 @@
 //! The contract: every level, thread count, arithmetic, cache and cut of the prompts gives the reference's bits.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
 
 use cpu::{Cpu, Level};
 use graph::cases::{self, Case, Cut};
