@@ -56,7 +56,7 @@ pub(crate) fn resolve<S: AsRef<OsStr> + ?Sized>(
     match find(text, config)? {
         Found::File(path) => Ok(path),
         Found::Model(model) => match model.cached(config)? {
-            State::Absent => model.fetch(config),
+            State::Absent => model.fetch(config, Files::Missing),
             State::Whole(path) => Ok(path),
             State::Damaged(failure) => Err(failure.into()),
         },
@@ -184,15 +184,16 @@ impl Model {
         failure.hint(format!("karat pull --force {} fetches it again", self.name))
     }
 
-    /// Fetches it whether or not the cache has it; the file to open.
+    /// Fetches it; the file to open.
     ///
     /// # Errors
     /// Exit code 4 where no source works or the file cannot be written.
-    pub(crate) fn fetch(&self, config: &Config) -> anyhow::Result<PathBuf> {
+    pub(crate) fn fetch(&self, config: &Config, files: Files) -> anyhow::Result<PathBuf> {
         let models = cache::models_dir(config.cache_dir()?);
+        cache::sweep_all(&models);
         let mut last = String::new();
         for (i, source) in self.sources.iter().enumerate() {
-            match self.fetch_from(source, &models, config) {
+            match self.fetch_from(source, files, config) {
                 Ok(path) => return Ok(path),
                 Err(Fault::Here(failure)) => return Err(failure.into()),
                 Err(Fault::Source(line)) => {
@@ -210,15 +211,13 @@ impl Model {
             1 => last,
             n => format!("none of its {n} sources works"),
         };
-        Err(Failure::new(Code::Io, format!("{}: {why}", self.name)).into())
+        let failure = Failure::new(Code::Io, format!("{}: {why}", self.name));
+        Err(failure.hint("any GGUF file at hand can be given instead").into())
     }
 
-    fn fetch_from(
-        &self,
-        source: &Source,
-        models: &Path,
-        config: &Config,
-    ) -> Result<PathBuf, Fault> {
+    fn fetch_from(&self, source: &Source, files: Files, config: &Config) -> Result<PathBuf, Fault> {
+        let cache_dir = config.cache_dir().map_err(|e| Fault::Source(e.to_string()))?;
+        let models = cache::models_dir(cache_dir);
         let source = match source {
             Source::HuggingFace { repo, file: None } => {
                 Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
@@ -232,16 +231,28 @@ impl Model {
             self.fetch_file(&source, &target, config)?;
             return Ok(target);
         }
-        let mut first = None;
+        let mut targets = Vec::new();
         for shard in source.shards() {
             let name = shard
                 .cache_name()
                 .ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
             let target = models.join(name);
-            self.fetch_file(&shard, &target, config)?;
-            first.get_or_insert(target);
+            if files == Files::All || !self.has(&target) {
+                self.fetch_file(&shard, &target, config)?;
+            }
+            targets.push(target);
         }
-        first.ok_or_else(|| Fault::Source("no files".to_owned()))
+        if targets.len() > 1 {
+            whole_split(&models, &targets)?;
+        }
+        targets.into_iter().next().ok_or_else(|| Fault::Source("no files".to_owned()))
+    }
+
+    /// Whether the cache has this file of the model, of the size that it was fetched with.
+    fn has(&self, file: &Path) -> bool {
+        let size = file.metadata().ok().map(|meta| meta.len());
+        cache::receipt(file)
+            .is_some_and(|receipt| receipt.name == self.name && Some(receipt.size) == size)
     }
 
     fn fetch_file(&self, source: &Source, target: &Path, config: &Config) -> Result<(), Fault> {
@@ -271,6 +282,28 @@ impl Model {
         part.commit(&self.name, &source.to_string()).map_err(Fault::Here)?;
         Ok(())
     }
+}
+
+/// Which files of a model to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// Of a split model, those that an earlier, interrupted pull has not.
+    Missing,
+    /// All of them again.
+    All,
+}
+
+/// Opens a split model whose files have all been fetched; if they are no model together, none stays.
+fn whole_split(models: &Path, files: &[PathBuf]) -> Result<(), Fault> {
+    let Some(error) =
+        files.first().and_then(|file| gguf::File::open(file, gguf::Access::Pread).err())
+    else {
+        return Ok(());
+    };
+    for file in files {
+        cache::remove(models, file).map_err(Fault::Here)?;
+    }
+    Err(Fault::Source(error.to_string()))
 }
 
 /// All of the files, if all exist.
