@@ -2,6 +2,7 @@
 //! measured; where the recordings or the default model are absent it says so and is skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "the figures are what the tests are run for")]
 
 mod oracle_support;
 
@@ -166,7 +167,7 @@ fn int8_products_equal_the_traces() {
             worst.nmse,
             worst.key
         );
-        for c in products.iter().filter(|c| !(c.nmse <= 1e-12)) {
+        for c in products.iter().filter(|c| c.nmse.is_nan() || c.nmse > 1e-12) {
             println!("  {} {:.2e}", c.key, c.nmse);
         }
         assert_eq!(
@@ -200,7 +201,7 @@ fn f32_ops_equal_the_trace() {
     for (op, (n, worst)) in by_op {
         println!("{op:10} {n:4} values, worst NMSE {worst:.2e}");
     }
-    let over: Vec<_> = compared.iter().filter(|c| !(c.nmse <= 1e-10)).collect();
+    let over: Vec<_> = compared.iter().filter(|c| c.nmse.is_nan() || c.nmse > 1e-10).collect();
     for c in &over {
         println!("  over 1e-10: {} {:.2e}", c.key, c.nmse);
     }
@@ -228,53 +229,5 @@ fn f32_logits_are_close_in_kl_divergence() {
             nmse(&ours, theirs)
         );
         assert!(kl <= 1e-4);
-    }
-}
-
-struct Perturb(f32, &'static str);
-impl graph::Tap for Perturb {
-    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
-        value.name.starts_with(self.1)
-    }
-    fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
-        for (i, v) in data.iter_mut().enumerate() {
-            *v *= 1.0 + self.0 * ((i * 7919 % 13) as f32 / 6.0 - 1.0);
-        }
-    }
-}
-
-#[test]
-fn tmp_chaos() {
-    let oracle = Oracle::find().unwrap();
-    let path = oracle.default_model().unwrap();
-    let mut engine = load(&path, LoadOptions::default());
-    for (what, size) in [
-        ("embd", 1.2e-7f32),
-        ("embd", 1e-6),
-        ("kqv_out", 1e-6),
-        ("kqv_out", 3e-4),
-        ("kqv_out", 1e-3),
-    ] {
-        let (mut agree, mut total, mut worst, mut sq) = (0, 0, 0.0f32, 0.0f64);
-        for (_, prompt) in oracle.cases("Q4_1") {
-            let rows = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut NoTap);
-            let other =
-                engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut Perturb(size, what));
-            for (a, b) in rows.iter().zip(&other) {
-                total += 1;
-                agree += usize::from(model::sampler::argmax(a) == model::sampler::argmax(b));
-                let d = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
-                sq += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>()
-                    / a.len() as f64;
-                worst = worst.max(d);
-            }
-        }
-        println!(
-            "{what} {size:e}: agree {agree}/{total} worst {worst} rms {}",
-            (sq / total as f64).sqrt()
-        );
-    }
-    for name in ["Q4_K_M"] {
-        let _ = name;
     }
 }

@@ -172,12 +172,14 @@ struct Substitute<'a> {
 /// llama.cpp's op for a value of ours: the weight of a norm is a MUL there, and what comes out of attention is taken
 /// at the reshape behind it.
 fn op_in_trace(node: &Node, value: &Value, trace: &Trace) -> &'static str {
-    match &node.op {
-        Op::RmsNorm { .. } => "MUL",
-        Op::Attention(_) if trace.get(&value.name, "CONT", 0).is_some() => "CONT",
-        Op::Attention(_) => "RESHAPE",
-        other => other.kind(),
+    if matches!(node.op, Op::RmsNorm { .. }) {
+        return "MUL";
     }
+    if matches!(node.op, Op::Attention(_)) {
+        let flash = trace.get(&value.name, "CONT", 0).is_none();
+        return if flash { "RESHAPE" } else { "CONT" };
+    }
+    node.op.kind()
 }
 
 impl Tap for Substitute<'_> {
@@ -262,10 +264,10 @@ impl Trace {
 /// inside one op of ours; here the reference's own steps compute them from the trace's q, k and v.
 pub(crate) fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
     let mut compared = Vec::new();
-    let attentions = graph.nodes.iter().filter_map(|node| match &node.op {
-        Op::Attention(a) => Some(*a),
-        _ => None,
-    });
+    let attentions = graph
+        .nodes
+        .iter()
+        .filter_map(|node| if let Op::Attention(a) = node.op { Some(a) } else { None });
     for (il, a) in attentions.enumerate() {
         let kv = graph.kv_layers[a.kv_layer];
         let (dk, dv) = (kv.head_dim_k, kv.head_dim_v);
@@ -322,10 +324,10 @@ pub(crate) fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
     let mut compared = Vec::new();
     let mut check = |name: String, nth: usize, input: &[f32]| {
         let theirs = trace.get(&name, "RMS_NORM", nth).unwrap();
-        let eps = graph.nodes.iter().find_map(|node| match node.op {
-            Op::RmsNorm { eps, .. } => Some(eps),
-            _ => None,
-        });
+        let eps = graph
+            .nodes
+            .iter()
+            .find_map(|node| if let Op::RmsNorm { eps, .. } = node.op { Some(eps) } else { None });
         let n_embd = graph.values[0].cols;
         let mut ours = vec![0.0; input.len()];
         rms_norm::rms_norm(input, &vec![1.0; n_embd], eps.unwrap(), &mut ours);
