@@ -210,7 +210,7 @@ fn model(cx: &Context) -> Result<Outcome> {
 }
 
 fn tests(cx: &Context) -> Result<Outcome> {
-    cx.cargo(&["test", "--release", "--workspace"], &[])
+    cx.cargo(&["test", "--release", "--workspace", "--no-fail-fast"], &[])
 }
 
 fn neon(cx: &Context) -> Result<Outcome> {
