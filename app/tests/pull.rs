@@ -175,7 +175,15 @@ impl Home {
     fn karat(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
         command.args(args).stdin(Stdio::null());
-        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY", "HF_TOKEN"] {
+        for name in [
+            "http_proxy",
+            "HTTP_PROXY",
+            "https_proxy",
+            "HTTPS_PROXY",
+            "all_proxy",
+            "ALL_PROXY",
+            "HF_TOKEN",
+        ] {
             command.env_remove(name);
         }
         command.env("HOME", self.dir.path());
@@ -231,7 +239,8 @@ impl Ran {
     #[track_caller]
     fn fails(self, code: i32, says: &[&str]) -> Ran {
         assert_eq!(self.code, Some(code), "{}", self.stderr);
-        let errors: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        let errors: Vec<&str> =
+            self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
         assert_eq!(errors.len(), 1, "not one line of error: {}", self.stderr);
         for text in says {
             assert!(errors[0].contains(text), "{text:?} is not in {:?}", errors[0]);
@@ -277,14 +286,20 @@ fn sources_are_tried_in_order_and_each_failure_is_a_line() {
     let body = data.clone();
     let server = Server::start(move |_, seen, reply| match seen.path.as_str() {
         "/a.gguf" => reply.head("404 Not Found", &[]),
-        "/b.gguf" => reply.whole(&bytes(5000).iter().map(|b| b ^ u8::from(*b == 7)).collect::<Vec<_>>(), &[]),
+        "/b.gguf" => {
+            reply.whole(&bytes(5000).iter().map(|b| b ^ u8::from(*b == 7)).collect::<Vec<_>>(), &[])
+        }
         _ => reply.whole(&body, &[]),
     });
     let file = tempfile::NamedTempFile::new().unwrap();
     let absent = file.path().with_extension("absent").to_str().unwrap().to_owned();
-    let home = Home::with(&data, &[absent, server.url("a.gguf"), server.url("b.gguf"), server.url("c.gguf")]);
+    let home = Home::with(
+        &data,
+        &[absent, server.url("a.gguf"), server.url("b.gguf"), server.url("c.gguf")],
+    );
     let ran = home.run(&["pull", "t"]).ok();
-    let warnings: Vec<&str> = ran.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
+    let warnings: Vec<&str> =
+        ran.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
     assert_eq!(warnings.len(), 3, "{}", ran.stderr);
     for (line, says) in warnings.iter().zip(["cannot be read", "404", "sha256"]) {
         assert!(line.contains(says), "{line}");
@@ -301,7 +316,9 @@ fn a_broken_connection_is_resumed_where_it_broke() {
             reply.head("200 OK", &[("Content-Length", body.len().to_string()), etag("v1")]);
             reply.body(&body[..400_000]);
         }
-        (_, Some(start)) if seen.if_range.as_deref() == Some("\"v1\"") => reply.partial(&body, start, &[etag("v1")]),
+        (_, Some(start)) if seen.if_range.as_deref() == Some("\"v1\"") => {
+            reply.partial(&body, start, &[etag("v1")])
+        }
         _ => reply.head("400 Bad Request", &[]),
     });
     let home = Home::with(&data, &[server.url("t.gguf")]);
@@ -323,7 +340,9 @@ fn a_download_that_cannot_be_resumed_starts_again() {
             None => reply.whole(body, &[etag("v1")]),
         }),
         ("416", |body, seen, reply| match seen.range {
-            Some(_) => reply.head("416 Range Not Satisfiable", &[("Content-Length", "0".to_owned())]),
+            Some(_) => {
+                reply.head("416 Range Not Satisfiable", &[("Content-Length", "0".to_owned())])
+            }
             None => reply.whole(body, &[etag("v1")]),
         }),
         ("206 without a range", |body, seen, reply| match seen.range {
@@ -358,7 +377,10 @@ fn without_a_validator_there_is_no_range_request() {
     let body = data.clone();
     let server = Server::start(move |n, _, reply| {
         if n == 0 {
-            reply.head("200 OK", &[("Content-Length", body.len().to_string()), ("ETag", "W/\"weak\"".to_owned())]);
+            reply.head(
+                "200 OK",
+                &[("Content-Length", body.len().to_string()), ("ETag", "W/\"weak\"".to_owned())],
+            );
             reply.body(&body[..200_000]);
         } else {
             reply.whole(&body, &[]);
@@ -377,10 +399,16 @@ fn what_a_server_may_send_instead_of_the_file() {
         ("404", |_, _, reply| reply.head("404 Not Found", &[])),
         ("403", |_, _, reply| reply.head("403 Forbidden", &[])),
         ("503", |_, _, reply| reply.head("503 Service Unavailable", &[])),
-        ("HTML page", |_, _, reply| reply.whole(b"<html>log in", &[("Content-Type", "text/html; charset=x".to_owned())])),
-        ("redirects", |_, seen, reply| reply.head("302 Found", &[("Location", format!("{}x", seen.path))])),
+        ("HTML page", |_, _, reply| {
+            reply.whole(b"<html>log in", &[("Content-Type", "text/html; charset=x".to_owned())])
+        }),
+        ("redirects", |_, seen, reply| {
+            reply.head("302 Found", &[("Location", format!("{}x", seen.path))])
+        }),
         ("without a Location", |_, _, reply| reply.head("302 Found", &[])),
-        ("plain http", |_, _, reply| reply.head("302 Found", &[("Location", "http://192.0.2.1/t.gguf".to_owned())])),
+        ("plain http", |_, _, reply| {
+            reply.head("302 Found", &[("Location", "http://192.0.2.1/t.gguf".to_owned())])
+        }),
         ("ended at byte", |body, _, reply| {
             reply.head("200 OK", &[]);
             reply.body(&body[..50_000]);
@@ -390,7 +418,9 @@ fn what_a_server_may_send_instead_of_the_file() {
             reply.head("200 OK", &[]);
             reply.body(&[body, &[0; 100_000]].concat());
         }),
-        ("Content-Encoding gzip", |body, _, reply| reply.whole(body, &[("Content-Encoding", "gzip".to_owned())])),
+        ("Content-Encoding gzip", |body, _, reply| {
+            reply.whole(body, &[("Content-Encoding", "gzip".to_owned())])
+        }),
     ];
     // In parallel: some wait between their attempts.
     std::thread::scope(|scope| {
@@ -435,7 +465,11 @@ fn a_file_of_unknown_hash_must_be_a_whole_model() {
         _ => reply.whole(b"PK\x03\x04 a zip", &[]),
     });
     let path = PathBuf::from(home.run(&["pull", &server.url("whole.gguf")]).ok().stdout.trim());
-    assert!(path.starts_with(home.models().join("https")) && path.ends_with("whole.gguf"), "{}", path.display());
+    assert!(
+        path.starts_with(home.models().join("https")) && path.ends_with("whole.gguf"),
+        "{}",
+        path.display()
+    );
     home.run(&["pull", &server.url("cut.gguf")]).fails(4, &["cut.gguf", "truncated"]);
     home.run(&["pull", &server.url("zip.gguf")]).fails(4, &["not a GGUF file"]);
     assert_eq!(home.left(), ["whole.gguf", "whole.gguf.toml"]);
@@ -456,19 +490,27 @@ fn a_kill_at_any_point_leaves_nothing_that_looks_whole() {
     let home = Home::with(&data, &[server.url("t.gguf")]);
     let (mut killed, mut whole) = (0, 0);
     for round in 0..60u64 {
-        let mut child = home.karat(&["pull", "t"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut child =
+            home.karat(&["pull", "t"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(round * 11));
         child.kill().unwrap();
         let status = child.wait().unwrap();
         killed += usize::from(!status.success());
         let target = home.models().join("t.gguf");
         if target.exists() {
-            assert!(fs::read(&target).unwrap() == data, "round {round}: a partial file has the final name");
+            assert!(
+                fs::read(&target).unwrap() == data,
+                "round {round}: a partial file has the final name"
+            );
             whole += 1;
             fs::remove_file(target).unwrap();
         }
         let partial = home.left().iter().filter(|name| name.ends_with(".partial")).count();
-        assert!(partial <= 2, "round {round}: what killed processes left is not swept: {:?}", home.left());
+        assert!(
+            partial <= 2,
+            "round {round}: what killed processes left is not swept: {:?}",
+            home.left()
+        );
     }
     println!("{killed} of 60 pulls killed, {whole} were done by then");
     assert!(killed >= 10, "too few kills hit a running download: {killed}");
@@ -489,7 +531,9 @@ fn two_processes_at_once_both_succeed() {
         }
     });
     let home = Home::with(&data, &[server.url("t.gguf")]);
-    let start = || home.karat(&["pull", "t"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let start = || {
+        home.karat(&["pull", "t"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
     for child in [start(), start(), start()] {
         Ran::of(child.wait_with_output().unwrap()).ok();
     }
@@ -506,7 +550,8 @@ fn a_disk_that_takes_no_more_is_exit_4_and_leaves_nothing() {
     // A limit on file sizes fails a write in the midst of a download, as a full disk does. bash: ulimit counts KiB.
     let karat = env!("CARGO_BIN_EXE_karat");
     let mut command = home.karat(&[]);
-    let env: Vec<_> = command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
+    let env: Vec<_> =
+        command.get_envs().map(|(k, v)| (k.to_owned(), v.map(ToOwned::to_owned))).collect();
     command = Command::new("bash");
     command.args(["-c", "trap '' XFSZ; ulimit -f 1000; exec \"$0\" pull t", karat]);
     for (name, value) in env {
@@ -558,7 +603,8 @@ fn damage_is_found_and_the_message_says_how_to_mend_it() {
     home.run(&["pull", "--force", "t"]).ok();
     assert_eq!(fs::read(&target).unwrap(), data);
     fs::write(&target, &data[..40_000]).unwrap();
-    home.run(&["pull", "--verify", "t"]).fails(4, &["40000 bytes, expected 50000", "karat pull --force t"]);
+    home.run(&["pull", "--verify", "t"])
+        .fails(4, &["40000 bytes, expected 50000", "karat pull --force t"]);
     home.run(&["pull", "t"]).ok();
     assert_eq!(fs::read(&target).unwrap(), data);
 }
@@ -597,8 +643,12 @@ fn the_token_stays_with_its_origin() {
     for text in [&ran.stdout, &ran.stderr, &missing.stderr] {
         assert!(!text.contains("topsecret") && !text.contains("s3cret"), "{text}");
     }
-    assert!(hub.seen().iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_topsecret")));
-    assert!(!other.seen().is_empty() && other.seen().iter().all(|seen| seen.authorization.is_none()));
+    assert!(
+        hub.seen().iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_topsecret"))
+    );
+    assert!(
+        !other.seen().is_empty() && other.seen().iter().all(|seen| seen.authorization.is_none())
+    );
 }
 
 #[test]
@@ -608,7 +658,8 @@ fn the_hash_that_the_hub_states_is_checked() {
     let server = Server::start(move |_, _, reply| {
         reply.whole(&model, &[("X-Linked-Etag", format!("\"{}\"", "0".repeat(64)))]);
     });
-    let output = home.karat(&["pull", "hf:o/r/x.gguf"]).env("HF_ENDPOINT", server.url("")).output().unwrap();
+    let output =
+        home.karat(&["pull", "hf:o/r/x.gguf"]).env("HF_ENDPOINT", server.url("")).output().unwrap();
     Ran::of(output).fails(4, &["sha256", &"0".repeat(64)]);
     assert!(home.left().is_empty());
 }
@@ -619,13 +670,17 @@ fn a_repository_without_a_file_is_listed_once_and_then_known() {
     let model = tiny_model(home.dir.path());
     let server = Server::start(move |_, seen, reply| match seen.path.as_str() {
         "/api/models/o/r" => {
-            reply.whole(br#"{"siblings":[{"rfilename":"README.md"},{"rfilename":"a.Q4_K_M.gguf"}]}"#, &[]);
+            reply.whole(
+                br#"{"siblings":[{"rfilename":"README.md"},{"rfilename":"a.Q4_K_M.gguf"}]}"#,
+                &[],
+            );
         }
         "/o/r/resolve/main/a.Q4_K_M.gguf" => reply.whole(&model, &[]),
         _ => reply.head("404 Not Found", &[]),
     });
     let pull = || {
-        let output = home.karat(&["pull", "hf:o/r"]).env("HF_ENDPOINT", server.url("")).output().unwrap();
+        let output =
+            home.karat(&["pull", "hf:o/r"]).env("HF_ENDPOINT", server.url("")).output().unwrap();
         Ran::of(output).ok().stdout
     };
     assert_eq!(pull().trim(), home.models().join("hf/o/r/a.Q4_K_M.gguf").to_str().unwrap());
@@ -640,7 +695,9 @@ fn list_and_rm() {
     let body = data.clone();
     let server = Server::start(move |_, _, reply| reply.whole(&body, &[]));
     let home = Home::with(&data, &[server.url("t.gguf")]);
-    let listed = || -> serde_json::Value { serde_json::from_str(&home.run(&["list", "--json"]).ok().stdout).unwrap() };
+    let listed = || -> serde_json::Value {
+        serde_json::from_str(&home.run(&["list", "--json"]).ok().stdout).unwrap()
+    };
     assert_eq!(listed()[0]["name"], "t");
     assert_eq!(listed()[0]["cached"], false);
     assert_eq!(listed()[1]["name"], "smollm2:135m");
