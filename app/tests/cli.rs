@@ -68,7 +68,7 @@ fn tiny(arch: &str) -> Vec<u8> {
     gguf::Builder::new()
         .kv("general.architecture", arch)
         .kv("tokenizer.ggml.model", "llama")
-        .kv("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "a"]))
+        .kv("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "▁a"]))
         .kv("tokenizer.ggml.token_type", gguf::Value::Array(gguf::Array::I32(vec![2, 3, 3, 1])))
         .f32("token_embd.weight", &[2, 4], &[0.0; 8])
         .build()
@@ -171,12 +171,12 @@ fn tokenize_needs_no_weights() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    // The vocabulary has no space mark and no bytes: the space that SPM puts first is unknown.
-    assert_eq!(run(&["--ids"]), "[1, 0, 3]\n");
-    assert_eq!(run(&["--ids", "--no-bos"]), "[0, 3]\n");
-    assert_eq!(run(&[]), "1\t\"<s>\"\n0\t\"<unk>\"\n3\t\"a\"\n");
+    // SPM puts a space before the text.
+    assert_eq!(run(&["--ids"]), "[1, 3]\n");
+    assert_eq!(run(&["--ids", "--no-bos"]), "[3]\n");
+    assert_eq!(run(&[]), "1\t\"<s>\"\n3\t\" a\"\n");
     let json: Json = serde_json::from_str(&run(&["--json"])).unwrap();
-    assert_eq!(json, serde_json::json!({"ids": [1, 0, 3], "pieces": ["<s>", "<unk>", "a"]}));
+    assert_eq!(json, serde_json::json!({"ids": [1, 3], "pieces": ["<s>", " a"]}));
 }
 
 /// RELIABILITY row 112.
