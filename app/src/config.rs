@@ -15,6 +15,8 @@ pub(crate) struct Config {
     pub(crate) hf_endpoint: Option<String>,
     /// `HF_TOKEN`: for `hf:` sources that need one.
     pub(crate) hf_token: Option<String>,
+    /// Where `hf auth login` leaves a token: `HF_TOKEN_PATH`, or `token` in `HF_HOME`. The file need not exist.
+    pub(crate) hf_token_file: Option<PathBuf>,
 }
 
 /// The variable that names a user's own folder.
@@ -34,6 +36,9 @@ impl Config {
             let base = var(xdg).map(PathBuf::from).filter(|path| path.is_absolute());
             Some(base.or_else(|| Some(PathBuf::from(var(HOME)?).join(below_home)))?.join("karat"))
         };
+        let hf_home = var("HF_HOME")
+            .map(PathBuf::from)
+            .or_else(|| Some(PathBuf::from(var(HOME)?).join(".cache/huggingface")));
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
         Self {
             cache_dir: var("KARAT_CACHE")
@@ -43,6 +48,9 @@ impl Config {
             user_catalogue: dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("catalogue.toml")),
             hf_endpoint: text("HF_ENDPOINT"),
             hf_token: text("HF_TOKEN"),
+            hf_token_file: var("HF_TOKEN_PATH")
+                .map(PathBuf::from)
+                .or_else(|| hf_home.map(|dir| dir.join("token"))),
         }
     }
 

@@ -13,6 +13,7 @@ pub(crate) fn install() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         // A second Ctrl-C before the first was heard ends the program, too: it may hang.
         if !ANSWERING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
+            crate::sources::cache::remove_unfinished();
             std::process::exit(Code::Interrupted as i32);
         }
     })

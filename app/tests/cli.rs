@@ -1,6 +1,12 @@
 //! The program from outside: exit codes, pipes, JSON. Tests of the default model are skipped, with a line that says so,
 //! where it is absent.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so, and says what it skips"
+)]
+
 use serde_json::Value as Json;
 use std::ffi::OsStr;
 use std::io::{Read, Write};

@@ -2,52 +2,127 @@
 //! measured; where the recordings or the default model are absent it says so and is skipped.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "the figures are what the tests are run for")]
 
 mod oracle_support;
 
 use graph::compare::nmse;
 use graph::{Arithmetic, KvType, LoadOptions, NoTap};
+use model::sampler::argmax;
 use oracle_support::{Oracle, Trace, load, softmax_kl, variants};
 use std::collections::BTreeMap;
 use tokenizer::{Ends, Special, Tokenizer};
 
 /// Of llama.cpp's 64 greedy ids for each of 35 cases, the share that karat picks too when fed llama.cpp's text.
+///
+/// In f32 arithmetic the share must be 99.5 % with no wide gap. In `int8` arithmetic no engine reaches that but
+/// llama.cpp's own build, bit for bit: rounding activations to 8 bits is chaotic, and karat fed with embeddings that
+/// differ in the last bit agrees with *itself* no better. So there the share must not be lower than karat's with
+/// itself, measured here in the same run, by more than three standard deviations of such a count.
 #[test]
 fn teacher_forced_next_tokens_agree() {
     let Some(oracle) = Oracle::find() else { return };
-    let (mut total, mut agree, mut wide) = (0, 0, 0);
-    let mut by_type: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let (mut all, mut int8) = (Counts::default(), Counts::default());
+    println!("variant    with llama.cpp (wide)   with itself, embeddings off by one bit (wide)");
     for (name, path) in variants(&oracle) {
         let mut engine = load(&path, LoadOptions::default());
-        for (case, prompt) in oracle.cases(&name) {
+        let mut counts = Counts::default();
+        for (_, prompt) in oracle.cases(&name) {
             let rows = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut NoTap);
-            for (i, row) in rows.iter().enumerate() {
-                let best = model::sampler::argmax(row);
-                total += 1;
-                let counts = by_type.entry(name.clone()).or_default();
-                counts.1 += 1;
-                if best == prompt.generated[i] {
-                    agree += 1;
-                    counts.0 += 1;
-                    continue;
-                }
+            let nudged = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut LastBit);
+            for (i, (row, nudged)) in rows.iter().zip(&nudged).enumerate() {
+                let best = argmax(row);
                 let gap = prompt.top5[i][0].1 - prompt.top5[i][1].1;
-                wide += usize::from(gap >= 0.1);
-                println!(
-                    "{case} token {i}: llama.cpp {}, karat {best}; llama.cpp's gap {gap:.4}",
-                    prompt.generated[i]
-                );
+                counts.llama_cpp.add(best == prompt.generated[i], gap);
+                counts.itself.add(best == argmax(nudged), gap);
             }
         }
+        println!("{name:9} {} {}", counts.llama_cpp, counts.itself);
+        if name == "F32" {
+            let Share { agree, total, wide } = counts.llama_cpp;
+            assert!(
+                agree as f64 >= 0.995 * total as f64 && wide == 0,
+                "F32 has no rounding to blame"
+            );
+        } else {
+            int8.extend(counts);
+        }
+        all.extend(counts);
     }
-    for (name, (agree, total)) in by_type {
-        println!("{name:8} {agree:4} of {total}");
-    }
-    println!(
-        "agreement {agree} of {total} = {:.3} %, {wide} with a gap of 0.1 or more",
-        100.0 * agree as f64 / total as f64
+    println!("int8      {} {}", int8.llama_cpp, int8.itself);
+    println!("all       {} {}", all.llama_cpp, all.itself);
+    assert_eq!(all.llama_cpp.total, 2240);
+    let (p, n) = (int8.itself.share(), int8.itself.total as f64);
+    let deviation = (2.0 * p * (1.0 - p) / n).sqrt();
+    assert!(
+        int8.llama_cpp.share() >= p - 3.0 * deviation,
+        "further from llama.cpp than rounding explains"
     );
-    assert!(agree as f64 >= 0.995 * total as f64 && wide == 0);
+}
+
+/// Agreements, and disagreements where llama.cpp's best two logits were 0.1 or more apart.
+#[derive(Clone, Copy, Default)]
+struct Share {
+    agree: usize,
+    total: usize,
+    wide: usize,
+}
+
+impl Share {
+    fn add(&mut self, agrees: bool, gap: f64) {
+        self.agree += usize::from(agrees);
+        self.total += 1;
+        self.wide += usize::from(!agrees && gap >= 0.1);
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.agree += other.agree;
+        self.total += other.total;
+        self.wide += other.wide;
+    }
+
+    fn share(self) -> f64 {
+        self.agree as f64 / self.total as f64
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:5} of {:4} = {:6.2} % ({:2})",
+            self.agree,
+            self.total,
+            100.0 * self.share(),
+            self.wide
+        )
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Counts {
+    llama_cpp: Share,
+    itself: Share,
+}
+
+impl Counts {
+    fn extend(&mut self, other: Self) {
+        self.llama_cpp.extend(other.llama_cpp);
+        self.itself.extend(other.itself);
+    }
+}
+
+/// Flips the last bit of every embedding.
+struct LastBit;
+
+impl graph::Tap for LastBit {
+    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+        value.name == "embd"
+    }
+
+    fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+        data.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits() ^ 1));
+    }
 }
 
 /// The ids of all 35 prompts.
@@ -92,7 +167,7 @@ fn int8_products_equal_the_traces() {
             worst.nmse,
             worst.key
         );
-        for c in products.iter().filter(|c| !(c.nmse <= 1e-12)) {
+        for c in products.iter().filter(|c| c.nmse.is_nan() || c.nmse > 1e-12) {
             println!("  {} {:.2e}", c.key, c.nmse);
         }
         assert_eq!(
@@ -126,7 +201,7 @@ fn f32_ops_equal_the_trace() {
     for (op, (n, worst)) in by_op {
         println!("{op:10} {n:4} values, worst NMSE {worst:.2e}");
     }
-    let over: Vec<_> = compared.iter().filter(|c| !(c.nmse <= 1e-10)).collect();
+    let over: Vec<_> = compared.iter().filter(|c| c.nmse.is_nan() || c.nmse > 1e-10).collect();
     for c in &over {
         println!("  over 1e-10: {} {:.2e}", c.key, c.nmse);
     }
@@ -154,53 +229,5 @@ fn f32_logits_are_close_in_kl_divergence() {
             nmse(&ours, theirs)
         );
         assert!(kl <= 1e-4);
-    }
-}
-
-struct Perturb(f32, &'static str);
-impl graph::Tap for Perturb {
-    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
-        value.name.starts_with(self.1)
-    }
-    fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
-        for (i, v) in data.iter_mut().enumerate() {
-            *v *= 1.0 + self.0 * ((i * 7919 % 13) as f32 / 6.0 - 1.0);
-        }
-    }
-}
-
-#[test]
-fn tmp_chaos() {
-    let oracle = Oracle::find().unwrap();
-    let path = oracle.default_model().unwrap();
-    let mut engine = load(&path, LoadOptions::default());
-    for (what, size) in [
-        ("embd", 1.2e-7f32),
-        ("embd", 1e-6),
-        ("kqv_out", 1e-6),
-        ("kqv_out", 3e-4),
-        ("kqv_out", 1e-3),
-    ] {
-        let (mut agree, mut total, mut worst, mut sq) = (0, 0, 0.0f32, 0.0f64);
-        for (_, prompt) in oracle.cases("Q4_1") {
-            let rows = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut NoTap);
-            let other =
-                engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut Perturb(size, what));
-            for (a, b) in rows.iter().zip(&other) {
-                total += 1;
-                agree += usize::from(model::sampler::argmax(a) == model::sampler::argmax(b));
-                let d = a.iter().zip(b).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
-                sq += a.iter().zip(b).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>()
-                    / a.len() as f64;
-                worst = worst.max(d);
-            }
-        }
-        println!(
-            "{what} {size:e}: agree {agree}/{total} worst {worst} rms {}",
-            (sq / total as f64).sqrt()
-        );
-    }
-    for name in ["Q4_K_M"] {
-        let _ = name;
     }
 }

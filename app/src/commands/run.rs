@@ -180,8 +180,7 @@ fn read_text(from: impl Read) -> Result<String> {
         return Err(failure(
             Code::Rejected,
             format!("over {MAX_TEXT_BYTES} bytes, no context is that long"),
-        )
-        .into());
+        ));
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         failure(Code::Usage, format!("not UTF-8 (byte {})", error.utf8_error().valid_up_to()))

@@ -1,10 +1,11 @@
 //! The cache of model files: a file has its final name only when it is whole, checked and on disk.
 //!
 //! A download goes to a temporary file of a unique name in the same folder, which its process keeps locked. A killed
-//! process leaves that file behind, unlocked; the next download into the folder removes it.
+//! process leaves that file behind, unlocked; the next download removes it. Ctrl-C removes it at once.
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,6 +17,33 @@ use crate::text::path as show_path;
 const PARTIAL: &str = ".partial";
 const PIP_FOLDER: &str = ".pip-";
 const BUFFER: usize = 1 << 17;
+
+/// What Ctrl-C removes: the temporary files and folders of this process.
+static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Keeps a path in [`UNFINISHED`] while it lives.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn new(path: &Path) -> Unfinished {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
+        Unfinished(path.to_owned())
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.0);
+    }
+}
+
+/// Removes what unfinished downloads of this process have written: it is about to exit.
+pub(crate) fn remove_unfinished() {
+    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        // What cannot be removed now is swept by the next download.
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
+    }
+}
 
 /// What a file must be, as far as it is known.
 #[derive(Clone, Debug, Default)]
@@ -146,22 +174,21 @@ fn hex(hasher: Sha256) -> String {
 /// A failure of this machine's file system: exit code 4.
 pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
     let failure = Failure::new(Code::Io, format!("{}: {what}: {error}", show_path(path)));
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
-        }
-        io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::NotADirectory => {
-            failure.hint("set KARAT_CACHE to a folder that you can write to")
-        }
-        _ => failure,
+    use io::ErrorKind as K;
+    if matches!(error.kind(), K::StorageFull | K::QuotaExceeded | K::FileTooLarge) {
+        failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
+    } else if matches!(error.kind(), K::PermissionDenied | K::ReadOnlyFilesystem | K::NotADirectory)
+    {
+        failure.hint("set KARAT_CACHE to a folder that you can write to")
+    } else {
+        failure
     }
 }
 
 /// A file being written: unique name, locked, hashed as it grows, gone when dropped.
 pub(crate) struct Part {
     temp: NamedTempFile,
+    unfinished: Unfinished,
     target: PathBuf,
     hasher: Sha256,
     len: u64,
@@ -169,14 +196,13 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// Starts a file that will become `target`, making its folder and removing what killed processes left there.
+    /// Starts a file that will become `target`, making its folder.
     ///
     /// # Errors
     /// Exit code 4: the folder or the file cannot be made.
     pub(crate) fn create(target: &Path) -> Result<Part, Failure> {
         let folder = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| here(folder, "cannot be made", &e))?;
-        sweep(folder);
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!(".{}.", name.chars().take(100).collect::<String>());
         // Between making a file and locking it another process's sweep can take it away: then another name is tried.
@@ -191,7 +217,15 @@ impl Part {
             let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
             if !taken && temp.path().exists() {
                 let target = target.to_owned();
-                return Ok(Part { temp, target, hasher: Sha256::new(), len: 0, magic: [0; 4] });
+                let unfinished = Unfinished::new(temp.path());
+                return Ok(Part {
+                    temp,
+                    unfinished,
+                    target,
+                    hasher: Sha256::new(),
+                    len: 0,
+                    magic: [0; 4],
+                });
             }
         }
         Err(Failure::new(
@@ -268,7 +302,7 @@ impl Part {
     /// # Errors
     /// Exit code 4; nothing of the file is left then.
     pub(crate) fn commit(self, name: &str, source: &str) -> Result<Receipt, Failure> {
-        let Part { temp, target, hasher, len, .. } = self;
+        let Part { temp, unfinished, target, hasher, len, .. } = self;
         let failed = |error: &io::Error| here(&target, "cannot be written", error);
         let receipt = Receipt {
             name: name.to_owned(),
@@ -289,7 +323,7 @@ impl Part {
         note.temp.persist(receipt_path(&target)).map_err(|e| failed(&e.error))?;
         // The lock is held through the rename: the handle that holds it comes back from `persist`.
         let locked = temp.persist(&target).map_err(|e| failed(&e.error))?;
-        drop(locked);
+        drop((locked, unfinished));
         sync_folder(target.parent().unwrap_or(Path::new("."))).map_err(|e| failed(&e))?;
         Ok(receipt)
     }
@@ -310,17 +344,42 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// Exit code 4 if it cannot be made.
-pub(crate) fn scratch(folder: &Path) -> Result<(TempDir, File), Failure> {
+pub(crate) fn scratch(folder: &Path) -> Result<Scratch, Failure> {
     let failed = |error: &io::Error| here(folder, "cannot be written to", error);
     let dir =
         tempfile::Builder::new().prefix(PIP_FOLDER).tempdir_in(folder).map_err(|e| failed(&e))?;
     let lock = File::create(dir.path().join("lock")).map_err(|e| failed(&e))?;
     // A file system without locks loses only the sweeping of what a killed process leaves.
     let _ = lock.try_lock();
-    Ok((dir, lock))
+    let unfinished = Unfinished::new(dir.path());
+    Ok(Scratch { dir, _lock: lock, _unfinished: unfinished })
 }
 
-/// Removes temporary files whose process is gone. Best effort: what cannot be removed now is tried again next time.
+/// A temporary folder that other processes see to be in use.
+pub(crate) struct Scratch {
+    dir: TempDir,
+    _lock: File,
+    _unfinished: Unfinished,
+}
+
+impl Scratch {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Removes temporary files whose process is gone, from the whole cache. Best effort: what cannot be removed now is
+/// tried again next time.
+pub(crate) fn sweep_all(models: &Path) {
+    let mut folders = vec![models.to_owned()];
+    while let Some(folder) = folders.pop() {
+        sweep(&folder);
+        let below = fs::read_dir(&folder).into_iter().flatten().flatten();
+        folders.extend(below.filter(|e| e.file_type().is_ok_and(|t| t.is_dir())).map(|e| e.path()));
+    }
+}
+
 fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
@@ -393,7 +452,7 @@ mod tests {
     fn the_sweep_takes_what_is_unlocked_and_leaves_what_is_in_use() {
         let dir = tempfile::tempdir().unwrap();
         let in_use = Part::create(&dir.path().join("x.gguf")).unwrap();
-        let (pip, _lock) = scratch(dir.path()).unwrap();
+        let pip = scratch(dir.path()).unwrap();
         fs::write(dir.path().join(".x.gguf.dead.partial"), "left by a killed process").unwrap();
         fs::create_dir(dir.path().join(".pip-dead")).unwrap();
         fs::write(dir.path().join(".pip-dead/lock"), "").unwrap();

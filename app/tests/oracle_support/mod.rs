@@ -13,18 +13,18 @@ use std::sync::Arc;
 const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// The folder of recordings.
-pub struct Oracle {
-    pub dir: PathBuf,
+pub(crate) struct Oracle {
+    pub(crate) dir: PathBuf,
     cases: BTreeMap<String, Prompt>,
 }
 
 /// One case of `smollm2_greedy.json`.
 #[derive(Clone, serde::Deserialize)]
-pub struct Prompt {
-    pub tokens: Vec<u32>,
-    pub generated: Vec<u32>,
+pub(crate) struct Prompt {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) generated: Vec<u32>,
     #[serde(rename = "top5_logits")]
-    pub top5: Vec<Vec<(u32, f64)>>,
+    pub(crate) top5: Vec<Vec<(u32, f64)>>,
 }
 
 #[derive(serde::Deserialize)]
@@ -39,7 +39,7 @@ fn variable(name: &str) -> Option<PathBuf> {
 
 impl Oracle {
     /// The recordings beside the project, or `None` with a printed reason.
-    pub fn find() -> Option<Self> {
+    pub(crate) fn find() -> Option<Self> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
         let Ok(bytes) = std::fs::read(dir.join("smollm2_greedy.json")) else {
             println!("skipped: ../shared/oracle is absent");
@@ -51,7 +51,7 @@ impl Oracle {
     }
 
     /// The default model, from KARAT_TEST_MODEL or the cache, or `None` with a printed reason.
-    pub fn default_model(&self) -> Option<PathBuf> {
+    pub(crate) fn default_model(&self) -> Option<PathBuf> {
         let cache = variable("KARAT_CACHE")
             .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("karat")))
             .or_else(|| Some(variable("HOME")?.join(".cache/karat")));
@@ -65,22 +65,22 @@ impl Oracle {
         path
     }
 
-    pub fn all_cases(&self) -> impl Iterator<Item = (String, Prompt)> + '_ {
+    pub(crate) fn all_cases(&self) -> impl Iterator<Item = (String, Prompt)> + '_ {
         self.cases.iter().map(|(name, prompt)| (name.clone(), prompt.clone()))
     }
 
-    pub fn cases(&self, variant: &str) -> Vec<(String, Prompt)> {
+    pub(crate) fn cases(&self, variant: &str) -> Vec<(String, Prompt)> {
         self.all_cases().filter(|(name, _)| name.split('/').next() == Some(variant)).collect()
     }
 
-    pub fn prompt_text(&self, case: &str) -> String {
+    pub(crate) fn prompt_text(&self, case: &str) -> String {
         let name = case.split('/').nth(1).unwrap();
         std::fs::read_to_string(self.dir.join(format!("prompts/{name}.txt"))).unwrap()
     }
 }
 
 /// The seven variants of the default model, made by karat's own quantiser: `F32`, then each type from it.
-pub fn variants(oracle: &Oracle) -> Vec<(String, PathBuf)> {
+pub(crate) fn variants(oracle: &Oracle) -> Vec<(String, PathBuf)> {
     static MAKE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_at_a_time = MAKE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let source = oracle.default_model().unwrap();
@@ -109,12 +109,12 @@ fn make(from: &Path, to: &Path, name: &str) {
 }
 
 /// A model on the CPU backend.
-pub struct Engine {
+pub(crate) struct Engine {
     loaded: Box<dyn Loaded>,
 }
 
 /// Loads a file on the CPU backend with two threads.
-pub fn load(path: &Path, options: LoadOptions) -> Engine {
+pub(crate) fn load(path: &Path, options: LoadOptions) -> Engine {
     let file = gguf::File::open(path, gguf::Access::Mmap).unwrap();
     let spec = model::spec(&file).unwrap();
     let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
@@ -122,19 +122,19 @@ pub fn load(path: &Path, options: LoadOptions) -> Engine {
 }
 
 /// One value of a trace against ours.
-pub struct Compared {
-    pub key: String,
-    pub op: String,
-    pub nmse: f64,
+pub(crate) struct Compared {
+    pub(crate) key: String,
+    pub(crate) op: String,
+    pub(crate) nmse: f64,
 }
 
 impl Engine {
-    pub fn graph(&self) -> &Graph {
+    pub(crate) fn graph(&self) -> &Graph {
         self.loaded.graph()
     }
 
     /// Logits of the prompt's last token and of each generated one but the last.
-    pub fn teacher_forced(
+    pub(crate) fn teacher_forced(
         &mut self,
         prompt: &[u32],
         generated: &[u32],
@@ -149,13 +149,13 @@ impl Engine {
         logits.chunks(self.graph().n_vocab).map(<[f32]>::to_vec).collect()
     }
 
-    pub fn last_logits(&mut self, prompt: &[u32]) -> Vec<f32> {
+    pub(crate) fn last_logits(&mut self, prompt: &[u32]) -> Vec<f32> {
         self.teacher_forced(prompt, &[0], &mut NoTap).remove(0)
     }
 
     /// Runs the prompt; each value that the trace has is compared and then replaced by the trace's, so that every op
     /// is fed the trace's own inputs.
-    pub fn against_trace(&mut self, prompt: &[u32], trace: &Trace) -> Vec<Compared> {
+    pub(crate) fn against_trace(&mut self, prompt: &[u32], trace: &Trace) -> Vec<Compared> {
         let graph = Arc::clone(self.loaded.graph());
         let mut tap = Substitute { graph: &graph, trace, compared: Vec::new() };
         self.teacher_forced(prompt, &[0], &mut tap);
@@ -172,12 +172,14 @@ struct Substitute<'a> {
 /// llama.cpp's op for a value of ours: the weight of a norm is a MUL there, and what comes out of attention is taken
 /// at the reshape behind it.
 fn op_in_trace(node: &Node, value: &Value, trace: &Trace) -> &'static str {
-    match &node.op {
-        Op::RmsNorm { .. } => "MUL",
-        Op::Attention(_) if trace.get(&value.name, "CONT", 0).is_some() => "CONT",
-        Op::Attention(_) => "RESHAPE",
-        other => other.kind(),
+    if matches!(node.op, Op::RmsNorm { .. }) {
+        return "MUL";
     }
+    if matches!(node.op, Op::Attention(_)) {
+        let flash = trace.get(&value.name, "CONT", 0).is_none();
+        return if flash { "RESHAPE" } else { "CONT" };
+    }
+    node.op.kind()
 }
 
 impl Tap for Substitute<'_> {
@@ -203,12 +205,12 @@ impl Tap for Substitute<'_> {
 }
 
 /// A recorded trace: `index/name#n:OP` → values.
-pub struct Trace {
+pub(crate) struct Trace {
     values: HashMap<(String, String, usize), Vec<f32>>,
 }
 
 impl Trace {
-    pub fn open(path: &Path) -> Self {
+    pub(crate) fn open(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         let mut names = tensors.names();
@@ -232,22 +234,22 @@ impl Trace {
         Self { values }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
 
     /// Values made by this op.
-    pub fn count(&self, op: &str) -> usize {
+    pub(crate) fn count(&self, op: &str) -> usize {
         self.values.keys().filter(|k| k.1 == op).count()
     }
 
     /// The `n`-th value of this name and op.
-    pub fn get(&self, name: &str, op: &str, n: usize) -> Option<&[f32]> {
+    pub(crate) fn get(&self, name: &str, op: &str, n: usize) -> Option<&[f32]> {
         self.values.get(&(name.to_owned(), op.to_owned(), n)).map(Vec::as_slice)
     }
 
     /// Reshapes hold what the op before them made.
-    pub fn reshapes(&self) -> Vec<Compared> {
+    pub(crate) fn reshapes(&self) -> Vec<Compared> {
         let reshapes = self.values.iter().filter(|(k, _)| k.1 == "RESHAPE");
         reshapes
             .map(|((name, op, _), values)| {
@@ -260,12 +262,12 @@ impl Trace {
 
 /// The parts of attention that are values of their own without flash attention: `kq`, `kq_soft_max`, `kqv`. They are
 /// inside one op of ours; here the reference's own steps compute them from the trace's q, k and v.
-pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
+pub(crate) fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
     let mut compared = Vec::new();
-    let attentions = graph.nodes.iter().filter_map(|node| match &node.op {
-        Op::Attention(a) => Some(*a),
-        _ => None,
-    });
+    let attentions = graph
+        .nodes
+        .iter()
+        .filter_map(|node| if let Op::Attention(a) = node.op { Some(a) } else { None });
     for (il, a) in attentions.enumerate() {
         let kv = graph.kv_layers[a.kv_layer];
         let (dk, dv) = (kv.head_dim_k, kv.head_dim_v);
@@ -317,15 +319,15 @@ pub fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
 }
 
 /// llama.cpp's norms before their weight: ours have the weight inside.
-pub fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
+pub(crate) fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
     let n_layer = graph.kv_layers.len();
     let mut compared = Vec::new();
     let mut check = |name: String, nth: usize, input: &[f32]| {
         let theirs = trace.get(&name, "RMS_NORM", nth).unwrap();
-        let eps = graph.nodes.iter().find_map(|node| match node.op {
-            Op::RmsNorm { eps, .. } => Some(eps),
-            _ => None,
-        });
+        let eps = graph
+            .nodes
+            .iter()
+            .find_map(|node| if let Op::RmsNorm { eps, .. } = node.op { Some(eps) } else { None });
         let n_embd = graph.values[0].cols;
         let mut ours = vec![0.0; input.len()];
         rms_norm::rms_norm(input, &vec![1.0; n_embd], eps.unwrap(), &mut ours);
@@ -345,7 +347,7 @@ pub fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
 }
 
 /// `Σ p log(p / q)` over the softmax of two rows of logits, in f64.
-pub fn softmax_kl(p: &[f32], q: &[f32]) -> f64 {
+pub(crate) fn softmax_kl(p: &[f32], q: &[f32]) -> f64 {
     let log_softmax = |x: &[f32]| -> Vec<f64> {
         let max = f64::from(x.iter().copied().fold(f32::NEG_INFINITY, f32::max));
         let sum: f64 = x.iter().map(|&v| (f64::from(v) - max).exp()).sum();
