@@ -29,7 +29,6 @@ fn main() -> ExitCode {
     exit::guard(|| {
         // Usage errors and --help end the process here, with 2 and 0.
         let cli = Cli::parse();
-        interrupt::install()?;
         cli.command.run(&config::Config::from_env())
     })
 }

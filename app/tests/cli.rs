@@ -74,7 +74,8 @@ fn tiny(arch: &str) -> Vec<u8> {
     gguf::Builder::new()
         .kv("general.architecture", arch)
         .kv("tokenizer.ggml.model", "llama")
-        .kv("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "a"]))
+        .kv("tokenizer.ggml.tokens", strings(&["<unk>", "<s>", "</s>", "▁a"]))
+        .kv("tokenizer.ggml.token_type", gguf::Value::Array(gguf::Array::I32(vec![2, 3, 3, 1])))
         .f32("token_embd.weight", &[2, 4], &[0.0; 8])
         .build()
         .unwrap()
@@ -176,12 +177,12 @@ fn tokenize_needs_no_weights() {
         assert!(output.status.success(), "{}", text(&output.stderr));
         text(&output.stdout)
     };
-    // The vocabulary has no space mark and no bytes: the space that SPM puts first is unknown.
-    assert_eq!(run(&["--ids"]), "[1, 0, 3]\n");
-    assert_eq!(run(&["--ids", "--no-bos"]), "[0, 3]\n");
-    assert_eq!(run(&[]), "1\t\"<s>\"\n0\t\"<unk>\"\n3\t\"a\"\n");
+    // SPM puts a space before the text.
+    assert_eq!(run(&["--ids"]), "[1, 3]\n");
+    assert_eq!(run(&["--ids", "--no-bos"]), "[3]\n");
+    assert_eq!(run(&[]), "1\t\"<s>\"\n3\t\" a\"\n");
     let json: Json = serde_json::from_str(&run(&["--json"])).unwrap();
-    assert_eq!(json, serde_json::json!({"ids": [1, 0, 3], "pieces": ["<s>", "<unk>", "a"]}));
+    assert_eq!(json, serde_json::json!({"ids": [1, 3], "pieces": ["<s>", " a"]}));
 }
 
 /// RELIABILITY row 112.
@@ -366,4 +367,54 @@ fn an_interrupted_run_is_130() {
     let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
+}
+
+/// Ctrl-C at a terminal stops the answer and not the program, which goes on with the next message.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_stops_the_answer_of_a_chat() {
+    let Some(model) = default_model() else { return };
+    let home = tempfile::tempdir().unwrap();
+    let line = format!("'{}' chat -m '{model}' -n 400 -s 3", env!("CARGO_BIN_EXE_karat"));
+    // The time limit is for a program that hangs: the test fails then, and does not wait for ever.
+    let spawned = Command::new("timeout")
+        .args(["240", "script", "-qefc", &line, "/dev/null"])
+        .env("XDG_STATE_HOME", home.path())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let has_script = Command::new("script").arg("--version").stdout(Stdio::null()).status().is_ok();
+    let (Ok(mut child), true) = (spawned, has_script) else {
+        eprintln!(
+            "skipped: no `timeout` and `script` commands (coreutils, util-linux) to make a terminal"
+        );
+        return;
+    };
+    let (mut stdin, mut stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+    let mut seen = String::new();
+    let mut until = |part: &str, seen: &mut String| {
+        let mut buf = [0; 4096];
+        while !seen.contains(part) {
+            let n = stdout.read(&mut buf).unwrap();
+            assert!(n > 0, "{part} did not come: {seen}");
+            seen.push_str(&String::from_utf8_lossy(&buf[..n]));
+        }
+        // What came after it stays for the next call.
+        let end = seen.find(part).unwrap() + part.len();
+        seen.drain(..end);
+    };
+    until("> ", &mut seen);
+    stdin.write_all(b"Tell me a long story.\r").unwrap();
+    // The editor switches bracketed paste off when it has the line: what comes then is the answer.
+    until("[?2004l", &mut seen);
+    until("e", &mut seen);
+    stdin.write_all(b"\x03").unwrap();
+    until("karat: stopped", &mut seen);
+    until("> ", &mut seen);
+    stdin.write_all(b"/stats\r").unwrap();
+    until("positions used", &mut seen);
+    until("> ", &mut seen);
+    stdin.write_all(b"\x04").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }

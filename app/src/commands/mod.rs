@@ -12,6 +12,7 @@ mod run;
 mod tokenize;
 
 use crate::config::Config;
+use crate::interrupt;
 
 /// What karat can do.
 #[derive(clap::Subcommand)]
@@ -41,6 +42,10 @@ pub(crate) enum Command {
 impl Command {
     /// Runs it.
     pub(crate) fn run(&self, config: &Config) -> anyhow::Result<()> {
+        // The line editor takes SIGINT for itself when it is made; `karat chat` takes it back.
+        if !matches!(self, Self::Chat(_)) {
+            interrupt::install()?;
+        }
         match self {
             Self::Run(args) => run::run(args, config),
             Self::Chat(args) => chat::run(args, config),

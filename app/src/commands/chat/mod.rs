@@ -6,6 +6,7 @@ mod talk;
 
 use crate::config::Config;
 use crate::exit::{Code, code, say};
+use crate::interrupt;
 use crate::load::{LoadArgs, Model, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
@@ -51,11 +52,14 @@ enum Next {
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let params = args.sampling.params()?;
+    // In this order: the last to take SIGINT has it. (rustyline's feature `signal-hook` would leave it alone, but with it
+    // what was typed during an answer waits for another key.)
+    let mut input = Input::new(config)?;
+    interrupt::install()?;
     let name = args.name.as_deref().or(args.model.model.as_deref());
     let model = Model::load(name, &args.load, config)?;
     let template = model.template()?;
     let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
-    let mut input = Input::new(config)?;
     if input.is_terminal() {
         let (name, backend) = (text::one_line(&model.info.name), &model.info.backend);
         say(
