@@ -201,6 +201,14 @@ mod tests {
     }
 
     #[test]
+    fn a_panic_is_1() {
+        let hook = std::panic::take_hook();
+        let code = guard(|| panic!("on purpose: the line above is part of the test"));
+        std::panic::set_hook(hook);
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
     fn a_hint_stands_on_the_same_line() {
         let failure = Failure::new(Code::Usage, "-n: 0").hint("1 and more");
         assert_eq!(failure.to_string(), "-n: 0; hint: 1 and more");

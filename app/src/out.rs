@@ -1,6 +1,6 @@
 //! Standard output: written and flushed with errors passed on, terminal escapes made harmless.
 
-use crate::text::for_terminal;
+use crate::text::{for_terminal, safe_json};
 use std::io::{IsTerminal, Write};
 
 /// Whether control characters of the model reach a terminal.
@@ -47,6 +47,6 @@ impl Out {
 
     /// Writes a value as JSON on a line of its own.
     pub(crate) fn json(&mut self, value: &impl serde::Serialize) -> anyhow::Result<()> {
-        Ok(self.line(&serde_json::to_string(value)?)?)
+        Ok(self.line(&safe_json(&serde_json::to_string(value)?))?)
     }
 }

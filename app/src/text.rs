@@ -26,6 +26,16 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
     shown
 }
 
+/// JSON whose texts hold nothing unsafe: `\u009b` instead of the character, which means the same.
+pub(crate) fn safe_json(json: &str) -> String {
+    let mut safe = String::with_capacity(json.len());
+    for c in json.chars() {
+        // Unsafe characters have at most 16 bits, and stand in strings only.
+        if is_unsafe(c) { safe.push_str(&format!("\\u{:04x}", u32::from(c))) } else { safe.push(c) }
+    }
+    safe
+}
+
 /// A path for a message.
 pub(crate) fn path(path: &Path) -> String {
     one_line(&path.to_string_lossy())
@@ -80,6 +90,7 @@ mod tests {
         assert_eq!(one_line("a\n\u{1b}[31m\u{202e}é\t"), "a\\n\\u{1b}[31m\\u{202e}é\\t");
         assert_eq!(for_terminal("a\n\u{1b}[31m\t\r"), "a\n\\u{1b}[31m\t\\r");
         assert_eq!(quoted(b"a\n\"\\\xf0\x9f\xff"), r#""a\n\"\\\xf0\x9f\xff""#);
+        assert_eq!(safe_json("\"\u{9b}é\u{202e}\""), "\"\\u009bé\\u202e\"");
         assert_eq!(shortened("aéb", 2), "aé…");
         assert_eq!(shortened("aé", 2), "aé");
     }

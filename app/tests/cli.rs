@@ -185,6 +185,15 @@ fn tokenize_needs_no_weights() {
     assert_eq!(json, serde_json::json!({"ids": [1, 3], "pieces": ["<s>", " a"]}));
 }
 
+#[test]
+fn quantize_does_not_write_over_its_source() {
+    let files = BadFiles::new();
+    let path = files.path("a.gguf", &tiny("abacus"));
+    let args = [OsStr::new("quantize"), path.as_ref(), path.as_ref(), "F16".as_ref()];
+    refused(&args, 2, "source");
+    assert_eq!(std::fs::read(path).unwrap(), tiny("abacus"));
+}
+
 /// RELIABILITY row 112.
 #[test]
 fn a_closed_stdout_is_quiet() {

@@ -1,7 +1,7 @@
 //! `karat quantize`: a model in another format.
 
 use crate::config::Config;
-use crate::exit::say;
+use crate::exit::{Code, failure, say};
 use crate::load::{self, LoadBar, Unit, default_threads, positive};
 use crate::sources;
 use crate::text;
@@ -32,6 +32,14 @@ fn file_type(name: &str) -> Result<FileType, String> {
     name.parse().map_err(|error: model::Error| error.to_string())
 }
 
+/// The only request that is refused is to write over the source.
+fn usage(error: model::Error) -> anyhow::Error {
+    if error.kind() == model::ErrorKind::BadRequest {
+        return failure(Code::Usage, error.to_string());
+    }
+    error.into()
+}
+
 /// Writes the file and says on stderr how large it is.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let path = sources::resolve(Some(&args.source), config)?;
@@ -40,7 +48,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let threads = NonZero::new(threads).unwrap_or(NonZero::<usize>::MIN);
     let total = file.tensors().iter().map(gguf::TensorInfo::n_elements).sum();
     let mut bar = LoadBar::new("quantising", total, Unit::Weights);
-    let report = quantize(&file, &args.output, args.file_type, threads, |now| bar.at(now.done))?;
+    let report = quantize(&file, &args.output, args.file_type, threads, |now| bar.at(now.done))
+        .map_err(usage)?;
     bar.finish();
     if report.fallbacks > 0 {
         let n = report.fallbacks;
