@@ -16,14 +16,13 @@ use graph::ints::{ActFormat, MinTerm};
 /// Most tokens of a run; [`Isa::TOKENS`] is at most this.
 const MAX_TOKENS: usize = 8;
 
-/// One thread's share: the columns of `out` (rows of the weight) that are its own.
+/// One part of the product: some columns of `out`, which are rows of the weight.
 pub(crate) struct MatMul<'a, 'o> {
     pub(crate) layout: &'a Layout,
-    /// All tiles of the weight.
+    /// All tiles of the weight, packed for the instruction set that runs this.
     pub(crate) tiles: &'a [u8],
     pub(crate) n_in: usize,
     pub(crate) acts: &'a Acts,
-    /// [`Isa::I8_BIAS`] the tiles were packed with.
     pub(crate) out: Columns<'o>,
 }
 

@@ -15,7 +15,7 @@ use graph::math::DOT_CHUNK;
 /// Tokens side by side: eight chains hide the latency of an fma.
 const TOKENS: usize = 8;
 
-/// One thread's share: the columns of `out` (rows of the weight) that are its own. `out` is zero beforehand.
+/// One part of the product: some columns of `out`, which are rows of the weight. `out` is zero beforehand.
 pub(crate) struct MatMulF32<'a, 'o> {
     pub(crate) dtype: DType,
     /// The weight as in the file.
