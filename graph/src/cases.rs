@@ -25,7 +25,7 @@ pub struct Case {
     pub first_position: u32,
 }
 
-/// SplitMix64 (Steele, Lea and Flood 2014): the same numbers everywhere, no dependency.
+/// SplitMix64 (OOPSLA 2014): the same numbers everywhere, no dependency.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 

@@ -53,7 +53,7 @@ pub struct Value {
 pub enum Act {
     /// `x · σ(x)`
     Silu,
-    /// The tanh form of GELU (Hendrycks and Gimpel 2016).
+    /// The tanh form of GELU (arXiv 1606.08415).
     GeluTanh,
 }
 
@@ -126,7 +126,7 @@ pub enum Op {
         /// The factor.
         by: f32,
     },
-    /// `x / sqrt(mean(x²) + eps) · w` over each group of `w.n_in` columns (Zhang and Sennrich 2019). The group is a
+    /// `x / sqrt(mean(x²) + eps) · w` over each group of `w.n_in` columns (arXiv 1910.07467). The group is a
     /// whole row, or one head for QK norms.
     RmsNorm {
         /// `[group]`
@@ -134,7 +134,7 @@ pub enum Op {
         /// Added to the mean.
         eps: f32,
     },
-    /// Rotary position embedding of the first `2 · freqs.len()` elements of each head (Su et al. 2021).
+    /// Rotary position embedding of the first `2 · freqs.len()` elements of each head (arXiv 2104.09864).
     Rope {
         /// Index into [`Graph::rope_tables`].
         table: usize,

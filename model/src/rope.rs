@@ -5,7 +5,7 @@
 use graph::{RopePairs, RopeTable};
 use std::f64::consts::PI;
 
-/// YaRN's limits on full turns over the original context (Peng et al. 2023, section 3.2): above `FAST` a pair is left
+/// YaRN's limits on full turns over the original context (arXiv 2309.00071, section 3.2): above `FAST` a pair is left
 /// alone, below `SLOW` it is interpolated in full. llama.cpp reads no other values for karat's architectures.
 const YARN_BETA_FAST: f64 = 32.0;
 const YARN_BETA_SLOW: f64 = 1.0;
@@ -20,7 +20,7 @@ pub enum RopeScaling {
         /// Stretch of the context.
         factor: f32,
     },
-    /// Slow pairs divided by `factor`, fast ones kept, a ramp between (Peng et al. 2023).
+    /// Slow pairs divided by `factor`, fast ones kept, a ramp between (arXiv 2309.00071).
     Yarn {
         /// Stretch of the context.
         factor: f32,
@@ -86,7 +86,7 @@ impl Rope {
                     let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
                     freq / factor * ramp + freq * (1.0 - ramp)
                 };
-                // Stretched attention is flatter; this makes up for it (Peng et al. 2023, equation 22).
+                // Stretched attention is flatter; this makes up for it (arXiv 2309.00071, equation 22).
                 let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
                 RopeTable {
                     freqs: unscaled.enumerate().map(stretch).collect(),

@@ -154,7 +154,7 @@ impl Sampler {
 
     /// The recent tokens' new logits, by id.
     ///
-    /// The paper that introduced the repeat penalty (Keskar et al. 2019) only divides, which makes a token with a
+    /// The paper that introduced the repeat penalty (CTRL, arXiv 1909.05858) only divides, which makes a token with a
     /// negative logit likelier; all engines multiply there.
     fn penalized(&self, logits: &[f32]) -> Vec<Candidate> {
         if !self.params.has_penalties() {

@@ -1,5 +1,5 @@
 //! Causal grouped attention over cached keys and values, in chunks of [`KV_BLOCK`] positions (the recurrence of
-//! Milakov and Gimelshein 2018, as in FlashAttention). Fast version: `cpu/src/kernels/attention.rs`.
+//! arXiv 1805.02867, as in FlashAttention). Fast version: `cpu/src/kernels/attention.rs`.
 
 use crate::math::{dot_f32, exp, softcap, sum_strided};
 use crate::{Attention, KV_BLOCK};

@@ -1,4 +1,4 @@
-//! Root-mean-square norm (Zhang and Sennrich 2019): `y = x / sqrt(mean(x²) + eps) · w`, over groups of `w.len()`.
+//! Root-mean-square norm (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) · w`, over groups of `w.len()`.
 //! Fast version: `cpu/src/kernels/rms_norm.rs`.
 
 use crate::math::sum_strided;

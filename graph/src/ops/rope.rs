@@ -1,4 +1,4 @@
-//! Rotary position embedding (Su et al. 2021): pairs of elements turn by `position · freq`.
+//! Rotary position embedding (arXiv 2104.09864): pairs of elements turn by `position · freq`.
 //! Fast version: `cpu/src/kernels/rope.rs`.
 
 use crate::math::rope_angle;

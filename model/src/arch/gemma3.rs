@@ -1,4 +1,4 @@
-//! Gemma 3 (Gemma Team 2025): five layers with a sliding window to one without, each sort with its own rope base;
+//! Gemma 3 (arXiv 2503.19786): five layers with a sliding window to one without, each sort with its own rope base;
 //! scaled embeddings, norms on queries and keys, norms after attention and feed-forward.
 
 use super::llama;

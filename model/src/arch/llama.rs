@@ -1,4 +1,4 @@
-//! Llama 1 to 3.x, and what is shaped like it: Mistral, SmolLM2, TinyLlama (Touvron et al. 2023).
+//! Llama 1 to 3.x, and what is shaped like it: Mistral, SmolLM2, TinyLlama (arXiv 2302.13971).
 //!
 //! Also the base from which the other architectures differ. Mistral's sliding window is not applied, as in llama.cpp.
 

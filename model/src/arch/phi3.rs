@@ -1,4 +1,4 @@
-//! Phi 3, 3.5 and 4 (Abdin et al. 2024): fused projections, longrope, queries scaled before attention.
+//! Phi 3, 3.5 and 4 (arXiv 2404.14219): fused projections, longrope, queries scaled before attention.
 //!
 //! `attention.sliding_window` is not applied, as in llama.cpp; converters write 0 there for models without one.
 

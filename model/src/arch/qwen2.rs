@@ -1,4 +1,4 @@
-//! Qwen 2 and 2.5 (Yang et al. 2024): biases on queries, keys and values; halves are rotated together.
+//! Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values; halves are rotated together.
 
 use super::llama;
 use crate::meta::Meta;

@@ -1,4 +1,4 @@
-//! Qwen 3 (Yang et al. 2025): Qwen 2 with a norm on each head of queries and keys.
+//! Qwen 3 (arXiv 2505.09388): Qwen 2 with a norm on each head of queries and keys.
 
 use super::qwen2;
 use crate::meta::Meta;

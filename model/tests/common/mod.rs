@@ -159,7 +159,7 @@ impl Tiny {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).expect("a tensor of this name")
     }
 
-    /// Uniform in -1..1, from a 64-bit generator of Steele et al. 2014.
+    /// Uniform in -1..1, from SplitMix64 (OOPSLA 2014).
     fn random(&mut self) -> f32 {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.seed;
