@@ -26,6 +26,7 @@ pub use dtype::{DType, UnknownName, UnknownType};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{Access, File, Options};
 pub use limits::Limits;
+pub use quant::{IQ4_NL_VALUES, MXFP4_VALUES, half_power, scale_min_k4};
 pub use tensor::TensorInfo;
 pub use value::{Array, Strings, Value};
 pub use writer::{Builder, DataWriter, Writer};

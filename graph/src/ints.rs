@@ -3,7 +3,7 @@
 //! Every quantised format is `w = d · scale[sub] · q − m · min[sub]` with small integers q, scale and min; the view
 //! unpacks a block to exactly these. The reference computes from it, and backends repack from it.
 
-use gguf::DType;
+use gguf::{DType, IQ4_NL_VALUES, MXFP4_VALUES, half_power, scale_min_k4};
 use half::f16;
 
 /// Most elements in one block.
@@ -63,12 +63,6 @@ pub struct Form {
     pub sub: usize,
 }
 
-/// ggml's `kvalues_iq4nl`.
-pub static IQ4_NL_VALUES: [i8; 16] =
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
-/// Twice the E2M1 values of OCP MX; the block scale is halved to match.
-pub static MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
-
 /// The format's part in the `int8` arithmetic, or `None` for float formats, which are computed in f32.
 pub fn form(dtype: DType) -> Option<Form> {
     use ActFormat::{Q8x32, Q8x256};
@@ -105,15 +99,6 @@ pub fn form(dtype: DType) -> Option<Form> {
 
 fn half_at(b: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
-}
-
-/// Scale and minimum `j` of the 12 packed bytes of Q4_K and Q5_K.
-fn scale_min_k4(j: usize, s: &[u8]) -> (u8, u8) {
-    if j < 4 {
-        (s[j] & 63, s[j + 4] & 63)
-    } else {
-        ((s[j + 4] & 15) | (s[j - 4] >> 6) << 4, (s[j + 4] >> 4) | (s[j] >> 6) << 4)
-    }
 }
 
 /// Low nibbles to the first half of `q`, high nibbles to the second; `bit(i)` is added for element i.
@@ -172,7 +157,7 @@ impl Ints {
             }
             DType::IQ4_XS => self.iq4_xs(b),
             DType::MXFP4 => {
-                self.d = e8m0_half(b[0]);
+                self.d = half_power(b[0]);
                 nibbles32(&mut self.q, &b[1..], |_, n| MXFP4_VALUES[n as usize]);
             }
         }
@@ -267,9 +252,4 @@ impl Default for Ints {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// Half of the E8M0 scale `2^(e-127)`, exact down to its denormals.
-fn e8m0_half(e: u8) -> f32 {
-    f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }

@@ -4,10 +4,10 @@ use super::{Block, f16_to_f32, nibbles};
 use bytemuck::{Pod, Zeroable};
 
 /// The values that a 4-bit number stands for in IQ4_NL and IQ4_XS.
-pub(super) const VALUES: [i8; 16] =
+pub static IQ4_NL_VALUES: [i8; 16] =
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
-/// 32 weights in 18 bytes (4.5 bits each): w = d·VALUES\[q\]. `d` is an f16; `qs` as in Q4_0.
+/// 32 weights in 18 bytes (4.5 bits each): w = d·IQ4_NL_VALUES\[q\]. `d` is an f16; `qs` as in Q4_0.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct BlockIq4Nl {
@@ -20,7 +20,7 @@ impl Block<32> for BlockIq4Nl {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = f16_to_f32(self.d);
         // One product per value of the table, then only look-ups.
-        let values = VALUES.map(|v| d * f32::from(v));
+        let values = IQ4_NL_VALUES.map(|v| d * f32::from(v));
         let q = nibbles(&self.qs);
         for i in 0..32 {
             out[i] = values[usize::from(q[i] & 15)];

@@ -25,6 +25,10 @@ mod q6_k;
 mod q8_0;
 mod scale_min;
 
+pub use iq4_nl::IQ4_NL_VALUES;
+pub use mxfp4::{MXFP4_VALUES, half_power};
+pub use scale_min::scale_min_k4;
+
 use crate::DType;
 use bytemuck::Pod;
 

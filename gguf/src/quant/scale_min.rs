@@ -5,10 +5,7 @@ use super::{f16_to_f32, f32_to_f16};
 use bytemuck::{Pod, Zeroable};
 
 /// Scale and minimum of eight groups of 32 weights: w = d·scale·q − dmin·min. `d` and `dmin` are f16.
-///
-/// In the 12 bytes, the first four hold the scales of groups 0 to 3 in their lower six bits, the next four the minima.
-/// Byte 8 + i holds the lower four bits of the scale (low half) and of the minimum (high half) of group 4 + i; their
-/// upper two bits are the upper bits of bytes i and 4 + i.
+/// [`scale_min_k4`] says how the 12 bytes are packed.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct ScaleMin {
@@ -21,13 +18,7 @@ const _: () = assert!(size_of::<ScaleMin>() == 16);
 impl ScaleMin {
     /// d·scale and dmin·min of a group.
     pub(super) fn of_group(&self, group: usize) -> (f32, f32) {
-        let p = &self.packed;
-        let (scale, min) = if group < 4 {
-            (p[group] & 63, p[group + 4] & 63)
-        } else {
-            let low = p[group + 4];
-            (low & 15 | p[group - 4] >> 6 << 4, low >> 4 | p[group] >> 6 << 4)
-        };
+        let (scale, min) = scale_min_k4(group, &self.packed);
         (f16_to_f32(self.d) * f32::from(scale), f16_to_f32(self.dmin) * f32::from(min))
     }
 
@@ -52,6 +43,20 @@ impl ScaleMin {
             }
         }
         Self { d: f32_to_f16(max_scale / 63.0), dmin: f32_to_f16(max_min / 63.0), packed }
+    }
+}
+
+/// Integer scale and minimum of a group (0 to 7) of Q4_K or Q5_K from their 12 packed bytes.
+///
+/// The first four hold the scales of groups 0 to 3 in their lower six bits, the next four the minima. Byte 8 + i holds
+/// the lower four bits of the scale (low half) and of the minimum (high half) of group 4 + i; their upper two bits are
+/// the upper bits of bytes i and 4 + i.
+pub fn scale_min_k4(group: usize, p: &[u8]) -> (u8, u8) {
+    if group < 4 {
+        (p[group] & 63, p[group + 4] & 63)
+    } else {
+        let low = p[group + 4];
+        (low & 15 | p[group - 4] >> 6 << 4, low >> 4 | p[group] >> 6 << 4)
     }
 }
 
