@@ -3,7 +3,7 @@
 use crate::Cpu;
 use crate::kernels::attention::{Head, Scratch};
 use crate::kernels::elementwise::{Elementwise, Map};
-use crate::kernels::mat_mul::MatMul;
+use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::MatMulF32;
 use crate::kernels::quantize_act::Acts;
 use crate::kernels::rms_norm::RmsNorm;
@@ -173,9 +173,12 @@ impl LoadedCpu {
             self.work.acts_of = Some(wanted);
         }
         let acts = &self.work.acts;
-        self.pool.columns(out, n_out, LANES, |out| {
-            level.run(MatMul { layout, tiles, n_in, acts, out });
-        });
+        let product = Product::Plain(mat_mul::Weight { layout, tiles, n_in });
+        self.pool.grids(
+            [(out, n_out, product.width())],
+            (acts.tokens(), mat_mul::PASS),
+            |_, out| mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room })),
+        );
     }
 
     fn elementwise(&mut self, map: Map, (a, b): (&[f32], &[f32]), cols: usize, out: &mut [f32]) {
