@@ -15,9 +15,10 @@ use crate::tiles::{Layout, pack_tile};
 use graph::ints::ActFormat;
 use graph::{
     Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded,
-    Node, Op, Result, Rows, Step, Tap, ValueId, Weight, WeightId,
+    Node, Op, Result, Rows, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One tensor as the kernels want it; an embedding that is also the output is held in two forms.
 #[derive(Default)]
@@ -47,6 +48,8 @@ pub(crate) struct LoadedCpu {
     work: Work,
     /// For each node the values that no later node reads.
     dead_after: Vec<Vec<ValueId>>,
+    /// Time of each node, while it is wanted.
+    profile: Option<Vec<u64>>,
 }
 
 /// Buffers that live from step to step.
@@ -126,6 +129,7 @@ impl LoadedCpu {
             pool,
             work: Work::default(),
             dead_after,
+            profile: None,
         })
     }
 
@@ -414,6 +418,7 @@ impl Loaded for LoadedCpu {
         self.work.acts_of = None;
         self.work.angles.iter_mut().for_each(Vec::clear);
         for (i, node) in graph.nodes.iter().enumerate() {
+            let start = self.profile.as_ref().map(|_| Instant::now());
             if let (Op::StoreKv { kv_layer }, [k, v]) = (&node.op, node.inputs.as_slice()) {
                 let (k, v) = (&values[k.0], &values[v.0]);
                 match &mut kv.kv {
@@ -430,6 +435,9 @@ impl Loaded for LoadedCpu {
                 }
                 values[id.0] = out;
             }
+            if let (Some(start), Some(profile)) = (start, &mut self.profile) {
+                profile[i] += start.elapsed().as_nanos() as u64;
+            }
             for dead in &self.dead_after[i] {
                 self.work.free.push(std::mem::take(&mut values[dead.0]));
             }
@@ -437,5 +445,14 @@ impl Loaded for LoadedCpu {
         let logits = values.pop().unwrap_or_default();
         self.work.values = values;
         Ok(logits)
+    }
+
+    fn profile(&mut self, on: bool) {
+        self.profile = on.then(|| vec![0; self.graph.nodes.len()]);
+    }
+
+    fn timings(&self) -> Vec<Timing> {
+        let times = self.profile.iter().flatten().enumerate();
+        times.map(|(node, &ns)| Timing { nodes: vec![node], ns }).collect()
     }
 }

@@ -77,6 +77,24 @@ pub trait Loaded: Send {
     /// Runs one step: stores its keys and values in `kv`, and returns the logits of `step.outputs`,
     /// row by row: `[n_outputs, n_vocab]`.
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
+
+    /// Whether the steps from now on are timed; starts from nothing.
+    fn profile(&mut self, _on: bool) {}
+
+    /// Where the time went since [`Loaded::profile`] was switched on; empty while it is off, and from a backend that
+    /// does not time its nodes.
+    fn timings(&self) -> Vec<Timing> {
+        Vec::new()
+    }
+}
+
+/// The time that a backend spent on one node, or on several that it computes together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Indices into the graph's nodes, ascending.
+    pub nodes: Vec<usize>,
+    /// Nanoseconds, summed over the steps.
+    pub ns: u64,
 }
 
 /// Sees each named value in the order in which it is computed, and may change it: what it leaves is what the

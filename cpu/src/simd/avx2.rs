@@ -136,10 +136,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn i_load(self, x: &[i32; LANES]) -> Self::I {
-        op!([
-            _mm256_loadu_si256(x.as_ptr().cast()),
-            _mm256_loadu_si256(x.as_ptr().add(8).cast())
-        ])
+        op!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast())])
     }
 
     #[inline(always)]

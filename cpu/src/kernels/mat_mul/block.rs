@@ -114,11 +114,8 @@ pub(super) fn super_blocks<
     (room, group): (&mut Room, &Group),
     at: At,
 ) {
-    let (sums, pairs) = if SUB == 16 {
-        (&group.sums16, &group.pairs16)
-    } else {
-        (&group.sums32, &group.pairs32)
-    };
+    let (sums, pairs) =
+        if SUB == 16 { (&group.sums16, &group.pairs16) } else { (&group.sums32, &group.pairs32) };
     let (subs, supers) = (256 / SUB, at.cols / 256);
     let Room { operands, d, m, scales, mins: min_words, acc, .. } = room;
     let sums = &sums[at.start / SUB * N..][..at.cols / SUB * N];
@@ -188,7 +185,11 @@ fn mins<I: Isa, const N: usize, const T: usize>(
 }
 
 #[inline(always)]
-fn load<I: Isa, const N: usize, const T: usize>(isa: I, acc: &[[Floats; 2]], at: At) -> [[I::F; N]; T] {
+fn load<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    acc: &[[Floats; 2]],
+    at: At,
+) -> [[I::F; N]; T] {
     let Some(acc) = acc[at.token..].first_chunk::<N>() else {
         unreachable!("a pass holds whole groups")
     };

@@ -95,11 +95,7 @@ fn unit<I: Isa, const BITS: u8, const TABLE: bool, const GROUPS: usize>(
     let mut sum = isa.i_splat(start);
     for g in 0..GROUPS {
         let w = codes::operand::<I, BITS, TABLE>(isa, planes, from % UNIT / 4 + g, table);
-        sum = if TABLE || BITS == 8 {
-            isa.dot_i8(sum, w, q[g])
-        } else {
-            isa.dot_u7(sum, w, q[g])
-        };
+        sum = if TABLE || BITS == 8 { isa.dot_i8(sum, w, q[g]) } else { isa.dot_u7(sum, w, q[g]) };
     }
     sum
 }
