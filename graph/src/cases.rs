@@ -177,6 +177,17 @@ pub fn products(dtype: DType, n_in: usize, size: f32) -> Result<Case> {
     c.finish(format!("products {dtype} n_in {n_in} |x| {size:e}"), &[19, 1, 4], 0)
 }
 
+/// One product of any shape (both multiples of 16 at least), to be timed: logits are its first 16 columns.
+pub fn product(dtype: DType, n_in: usize, n_out: usize) -> Result<Case> {
+    let mut c = CaseBuilder::new(1, 16);
+    let table = c.weight(DType::F32, n_in, 16, 1.0);
+    let x = c.builder.get_rows(table, "embd")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    let y = c.product(dtype, x, n_out, "out")?;
+    c.builder.columns(0, 16, y, "result_output")?;
+    c.finish(format!("product {dtype} [{n_in}, {n_out}]"), &[1], 0)
+}
+
 /// What a [`decoder`] case is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
