@@ -11,6 +11,8 @@ use gguf::{DType, TensorInfo};
 
 /// Deviation of the logits.
 const LOGITS: f64 = 3.0;
+/// An embedding that is the output projection, too, is smaller by this.
+const ECHO: f64 = 0.3;
 /// What an activation function leaves of the gate, to be made good: 1 / √E[silu(x)²]; GELU is near it.
 const ACTIVATION: f64 = 1.6;
 /// Deviation of norm weights around their mean, and of biases.
@@ -94,11 +96,12 @@ impl Lister<'_> {
     fn model(&mut self) -> Result<()> {
         let spec = self.spec;
         let (embd, scale) = (spec.n_embd, f64::from(spec.embd_scale.unwrap_or(1.0)));
-        let embedding = 1.0 / ((embd as f64).sqrt() * scale);
-        self.matrix("token_embd.weight", [embd, spec.n_vocab], Role::Embedding { std: embedding })?;
-        // The same matrix as output would give logits of size 1 / scale.
         let tied = self.habits.tied;
-        self.vector("output_norm.weight", embd, if tied { LOGITS * scale } else { 1.0 }, true);
+        // Of size 1 after the norm as output; tied, the output norm makes good for what is missing.
+        let size = if tied { ECHO / scale } else { 1.0 / scale };
+        let std = size / (embd as f64).sqrt();
+        self.matrix("token_embd.weight", [embd, spec.n_vocab], Role::Embedding { std })?;
+        self.vector("output_norm.weight", embd, if tied { LOGITS / size } else { 1.0 }, true);
         if !tied {
             self.matrix("output.weight", [embd, spec.n_vocab], Role::Outer { gain: LOGITS })?;
         }
@@ -175,7 +178,8 @@ impl Lister<'_> {
             PostNorm::None => {}
             PostNorm::Both => {
                 let (embd, mean) = (self.spec.n_embd, self.branch);
-                self.vector(&format!("blk.{i}.{name}.weight"), embd, mean, true);
+                // Outliers here would meet those of the next norm, and 1e8 does not fit the f16 sums of Q8_1.
+                self.vector(&format!("blk.{i}.{name}.weight"), embd, mean, false);
             }
         }
     }
