@@ -6,6 +6,7 @@
 mod kernels;
 mod kv;
 mod loaded;
+mod plan;
 mod pool;
 mod simd;
 mod tiles;

@@ -224,7 +224,39 @@ impl Pool {
     ) {
         let rows = out.len().checked_div(cols).unwrap_or(0);
         let all = SharedMut::new(out);
-        self.ranges(cols, step, |range| f(Columns { all: &all, rows, cols, range }));
+        self.ranges(cols, step, |range| f(Columns { all: &all, rows: 0..rows, cols, range }));
+    }
+
+    /// Cuts several matrices of `rows` rows, given with their columns and the multiples to cut these at, laid side by
+    /// side; and where that gives too few parts, their rows too, at multiples of `row_step`. `f` gets the matrix's
+    /// index and the part.
+    pub(crate) fn grids<const N: usize>(
+        &mut self,
+        outs: [(&mut [f32], usize, usize); N],
+        (rows, row_step): (usize, usize),
+        f: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        let matrices = outs.map(|(out, cols, step)| (SharedMut::new(out), cols, step));
+        let units: usize = matrices.iter().map(|(_, cols, step)| cols.div_ceil(*step)).sum();
+        let wanted = self.threads() * PARTS_PER_THREAD;
+        let bands = if self.workers.is_empty() { 1 } else { wanted.div_ceil(units.max(1)) };
+        let bands = bands.min(rows.div_ceil(row_step)).max(1);
+        self.ranges(units * bands, 1, |range| {
+            for band in range.start / units..range.end.div_ceil(units) {
+                let rows = part(rows, row_step, band, bands);
+                let mut first = band * units;
+                for (i, (all, cols, step)) in matrices.iter().enumerate() {
+                    let n = cols.div_ceil(*step);
+                    let from = range.start.clamp(first, first + n) - first;
+                    let to = range.end.clamp(first, first + n) - first;
+                    if from < to && !rows.is_empty() {
+                        let range = from * step..(to * step).min(*cols);
+                        f(i, Columns { all, rows: rows.clone(), cols: *cols, range });
+                    }
+                    first += n;
+                }
+            }
+        });
     }
 }
 
@@ -281,15 +313,20 @@ impl<'a, T> SharedMut<'a, T> {
 /// One part's columns of a `[rows, cols]` matrix.
 pub(crate) struct Columns<'a> {
     all: &'a SharedMut<'a, f32>,
-    rows: usize,
+    rows: Range<usize>,
     cols: usize,
     range: Range<usize>,
 }
 
 impl Columns<'_> {
-    /// Rows of the matrix.
+    /// Number of this part's rows.
     pub(crate) fn rows(&self) -> usize {
-        self.rows
+        self.rows.len()
+    }
+
+    /// The rows that are this part's.
+    pub(crate) fn row_range(&self) -> Range<usize> {
+        self.rows.clone()
     }
 
     /// The columns that are this part's.
@@ -301,10 +338,10 @@ impl Columns<'_> {
     pub(crate) fn row(&mut self, row: usize, at: Range<usize>) -> &mut [f32] {
         let end = at.end.min(self.range.end);
         assert!(
-            row < self.rows && at.start >= self.range.start && at.start <= end,
+            self.rows.contains(&row) && at.start >= self.range.start && at.start <= end,
             "columns of another part"
         );
-        // SAFETY: parts have disjoint column ranges, and `&mut self` lets one slice of this range live at a time.
+        // SAFETY: parts are disjoint in their columns or their rows, and `&mut self` lets one slice of this range live at a time.
         unsafe { self.all.slice(row * self.cols + at.start..row * self.cols + end) }
     }
 }

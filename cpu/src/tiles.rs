@@ -64,6 +64,11 @@ impl Layout {
         Some(Self { form, scale, d_bytes, m_bytes, subs, planes, block_bytes })
     }
 
+    /// Whether the operand of a product is a signed byte: 8-bit quants, and those out of a table.
+    pub(crate) fn signed(&self) -> bool {
+        self.form.bits == 8 || self.form.table.is_some()
+    }
+
     /// Where the integer scales start.
     pub(crate) fn scales_at(&self) -> usize {
         self.d_bytes + self.m_bytes

@@ -77,12 +77,31 @@ pub trait Loaded: Send {
     /// Runs one step: stores its keys and values in `kv`, and returns the logits of `step.outputs`,
     /// row by row: `[n_outputs, n_vocab]`.
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
+
+    /// Whether the steps from now on are timed; starts from nothing.
+    fn profile(&mut self, _on: bool) {}
+
+    /// Where the time went since [`Loaded::profile`] was switched on; empty while it is off, and from a backend that
+    /// does not time its nodes.
+    fn timings(&self) -> Vec<Timing> {
+        Vec::new()
+    }
+}
+
+/// The time that a backend spent on one node, or on several that it computes together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Indices into the graph's nodes, ascending.
+    pub nodes: Vec<usize>,
+    /// Nanoseconds, summed over the steps.
+    pub ns: u64,
 }
 
 /// Sees each named value in the order in which it is computed, and may change it: what it leaves is what the
 /// following ops read. `karat why` puts the right tensor in this way and goes on.
 pub trait Tap {
-    /// Whether this value is wanted; a backend need not bring the others to the host.
+    /// Whether this value is wanted, asked of every node before a step begins; a backend need not bring the others to
+    /// the host, or compute them apart from their readers.
     fn wants(&mut self, node: &Node, value: &Value) -> bool;
 
     /// A wanted value: `data` is `[rows, value.cols]`.

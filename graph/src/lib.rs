@@ -13,7 +13,7 @@ pub mod ops;
 pub mod reference;
 mod step;
 
-pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap};
+pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap, Timing};
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
     Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value,

@@ -2,7 +2,7 @@
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
-use graph::{KV_BLOCK, Kv, Loaded, NoTap, Step, Tap};
+use graph::{KV_BLOCK, Kv, Loaded, NoTap, Step, Tap, Timing};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -91,6 +91,16 @@ impl Engine {
     /// The model's graph.
     pub fn graph(&self) -> &graph::Graph {
         self.loaded.graph()
+    }
+
+    /// Whether the steps from now on are timed, node by node.
+    pub fn profile(&mut self, on: bool) {
+        self.loaded.profile(on);
+    }
+
+    /// What was timed: [`Loaded::timings`].
+    pub fn timings(&self) -> Vec<Timing> {
+        self.loaded.timings()
     }
 
     /// Starts an empty sequence.

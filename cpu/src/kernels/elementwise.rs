@@ -48,8 +48,9 @@ impl Kernel for Elementwise<'_> {
     }
 }
 
+/// One vector of it.
 #[inline(always)]
-fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
+pub(super) fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
     let one = isa.f_splat(1.0);
     match map {
         Map::Add => isa.f_add(a, b),

@@ -44,8 +44,9 @@ impl Isa for Avx2 {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
 
-    // 16 registers: two tokens take 8 accumulators.
-    const TOKENS: usize = 2;
+    // 16 registers: four tokens take 8 of them for integer sums; the float ones stay in L1.
+    const TOKENS: usize = 4;
+    const TILES: usize = 1;
     const I8_BIAS: u8 = 0;
 
     #[inline(always)]
@@ -134,6 +135,19 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        op!([_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().add(8).cast())])
+    }
+
+    #[inline(always)]
+    fn i_store(self, x: Self::I, to: &mut [i32; LANES]) {
+        op!({
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(8).cast(), x[1]);
+        });
+    }
+
+    #[inline(always)]
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
         op!({
             let x = _mm_loadu_si128(x.as_ptr().cast());
@@ -175,6 +189,22 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn f_from_bits(self, a: Self::I) -> Self::F {
         both!(_mm256_castsi256_ps, a)
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I {
+        let half = |acc: __m256i, w: __m256i| {
+            op!(_mm256_add_epi32(acc, _mm256_madd_epi16(w, _mm256_set1_epi32(a))))
+        };
+        [half(acc[0], w[0]), half(acc[1], w[1])]
+    }
+
+    #[inline(always)]
+    fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
+        op!({
+            _mm256_storeu_si256(to.as_mut_ptr().cast(), x[0]);
+            _mm256_storeu_si256(to.as_mut_ptr().add(32).cast(), x[1]);
+        });
     }
 
     #[inline(always)]

@@ -42,8 +42,9 @@ impl Isa for Avx512 {
     type I = __m512i;
     type B = __m512i;
 
-    // 8 integer and 8 float accumulators, and room for the unpacked weights.
-    const TOKENS: usize = 8;
+    // 12 integer and 12 float accumulators, and room for the weights and a broadcast.
+    const TOKENS: usize = 6;
+    const TILES: usize = 2;
     const I8_BIAS: u8 = 128;
 
     #[inline(always)]
@@ -120,6 +121,16 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        op!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn i_store(self, x: Self::I, to: &mut [i32; LANES]) {
+        op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), x));
+    }
+
+    #[inline(always)]
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
         op!(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
     }
@@ -152,6 +163,16 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn f_from_bits(self, a: Self::I) -> Self::F {
         op!(_mm512_castsi512_ps(a))
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I {
+        op!(_mm512_dpwssd_epi32(acc, w, _mm512_set1_epi32(a)))
+    }
+
+    #[inline(always)]
+    fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
+        op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), x));
     }
 
     #[inline(always)]

@@ -28,8 +28,11 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// 64 × 8 bits.
     type B: Copy;
 
-    /// Tokens that a matrix kernel takes at a time: what fits the registers.
+    /// Tokens that a matrix kernel takes at a time (at most 6), and tiles of 16 rows beside one another (1 or 2): what
+    /// fits the registers.
     const TOKENS: usize;
+    /// See [`Isa::TOKENS`].
+    const TILES: usize;
     /// What [`Isa::dot_i8`] wants added to signed bytes beforehand (128 where the hardware multiplies unsigned by
     /// signed); the kernel subtracts `I8_BIAS · Σa` again, exactly.
     const I8_BIAS: u8;
@@ -55,6 +58,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F;
 
     fn i_splat(self, x: i32) -> Self::I;
+    fn i_load(self, x: &[i32; LANES]) -> Self::I;
+    fn i_store(self, x: Self::I, to: &mut [i32; LANES]);
     /// Widens 16 signed bytes.
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I;
     /// Widens 16 unsigned bytes.
@@ -66,7 +71,11 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// The same bits as f32.
     fn f_from_bits(self, a: Self::I) -> Self::F;
 
+    /// Lane r gains `w[r].low · a.low + w[r].high · a.high`, the halves being signed 16-bit integers.
+    fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I;
+
     fn b_load(self, x: &[u8; 64]) -> Self::B;
+    fn b_store(self, x: Self::B, to: &mut [u8; 64]);
     fn b_or(self, a: Self::B, b: Self::B) -> Self::B;
     /// Every byte shifted right by `n` (left by `-n`), then masked; `mask` holds no bit that a neighbour's could reach.
     fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B;
@@ -143,6 +152,19 @@ impl Level {
             Token::Avx512(_) => avx512::Avx512::I8_BIAS,
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => neon::Neon::I8_BIAS,
+        }
+    }
+
+    /// [`Isa::TOKENS`] of this level.
+    pub(crate) fn tokens(self) -> usize {
+        match self.0 {
+            Token::Scalar(_) => scalar::Scalar::TOKENS,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx2(_) => avx2::Avx2::TOKENS,
+            #[cfg(target_arch = "x86_64")]
+            Token::Avx512(_) => avx512::Avx512::TOKENS,
+            #[cfg(target_arch = "aarch64")]
+            Token::Neon(_) => neon::Neon::TOKENS,
         }
     }
 

@@ -40,8 +40,9 @@ impl Isa for Neon {
     type I = [int32x4_t; 4];
     type B = [uint8x16_t; 4];
 
-    // 32 registers: two tokens take 16 accumulators.
-    const TOKENS: usize = 2;
+    // 32 registers: four tokens take 16 of them for integer sums; the float ones stay in L1.
+    const TOKENS: usize = 4;
+    const TILES: usize = 1;
     const I8_BIAS: u8 = 0;
 
     #[inline(always)]
@@ -123,6 +124,18 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        from_fn(|i| op!(vld1q_s32(x.as_ptr().add(4 * i))))
+    }
+
+    #[inline(always)]
+    fn i_store(self, x: Self::I, to: &mut [i32; LANES]) {
+        for i in 0..4 {
+            op!(vst1q_s32(to.as_mut_ptr().add(4 * i), x[i]));
+        }
+    }
+
+    #[inline(always)]
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
         op!({
             let x = vld1q_s8(x.as_ptr());
@@ -173,6 +186,24 @@ impl Isa for Neon {
     #[inline(always)]
     fn f_from_bits(self, a: Self::I) -> Self::F {
         from_fn(|i| op!(vreinterpretq_f32_s32(a[i])))
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I {
+        from_fn(|i| {
+            op!({
+                let (w, a) = (vreinterpretq_s16_s32(w[i]), vreinterpretq_s16_s32(vdupq_n_s32(a)));
+                let low = vmull_s16(vget_low_s16(w), vget_low_s16(a));
+                vaddq_s32(acc[i], vpaddq_s32(low, vmull_high_s16(w, a)))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
+        for i in 0..4 {
+            op!(vst1q_u8(to.as_mut_ptr().add(16 * i), x[i]));
+        }
     }
 
     #[inline(always)]

@@ -24,6 +24,7 @@ impl Isa for Scalar {
     type B = [u8; 64];
 
     const TOKENS: usize = 2;
+    const TILES: usize = 1;
     const I8_BIAS: u8 = 0;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
@@ -85,6 +86,14 @@ impl Isa for Scalar {
         [x; LANES]
     }
 
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        *x
+    }
+
+    fn i_store(self, x: Self::I, to: &mut [i32; LANES]) {
+        *to = x;
+    }
+
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
         map(|i| x[i], i32::from)
     }
@@ -111,6 +120,19 @@ impl Isa for Scalar {
 
     fn f_from_bits(self, a: Self::I) -> Self::F {
         map(|i| a[i], |a| f32::from_bits(a as u32))
+    }
+
+    fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I {
+        let halves = |x: i32| (i32::from(x as i16), x >> 16);
+        let (low, high) = halves(a);
+        map(
+            |r| (acc[r], halves(w[r])),
+            |(acc, (w_low, w_high))| acc.wrapping_add(w_low * low).wrapping_add(w_high * high),
+        )
+    }
+
+    fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
+        *to = x;
     }
 
     fn b_load(self, x: &[u8; 64]) -> Self::B {

@@ -1,0 +1,217 @@
+//! The register tile: one or two tiles of 16 rows times a group of tokens, over one chunk of columns.
+//!
+//! `N` tokens × `T` tiles of integer sums live in registers; per group of four columns they take T operands and N
+//! broadcasts, so that the loads stay behind the products.
+
+use super::codes;
+use super::room::{Floats, Operand, Room, Words};
+use crate::kernels::quantize_act::Group;
+use crate::simd::Isa;
+use crate::tiles::Layout;
+use graph::ints::MinTerm;
+
+/// Where a register tile stands: the chunk's columns, and the first of its tiles.
+#[derive(Clone, Copy)]
+pub(super) struct At {
+    pub(super) start: usize,
+    pub(super) cols: usize,
+    pub(super) tile: usize,
+    /// Place of the group's first token in the pass.
+    pub(super) token: usize,
+}
+
+/// `room.starts`, from the sums of a group's quants.
+#[inline(always)]
+fn starts(starts: &mut [i32], sums: &[i32], offset: i32) {
+    for (start, sum) in starts.iter_mut().zip(sums) {
+        *start = -offset * sum;
+    }
+}
+
+/// Integer sums of some operand groups, from the starts of N tokens.
+#[inline(always)]
+fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
+    isa: I,
+    tile: usize,
+    starts: &[i32; N],
+    (operands, q): (&[[Operand; 2]], &[[i32; N]]),
+) -> [[I::I; N]; T] {
+    let mut sum = [[isa.i_splat(0); N]; T];
+    for t in 0..N {
+        let start = isa.i_splat(starts[t]);
+        for i in 0..T {
+            sum[i][t] = start;
+        }
+    }
+    for (operand, q) in operands.iter().zip(q) {
+        // Loops, not `from_fn`: what a closure of the library's calls is not compiled for the instruction set.
+        let mut w = [isa.b_load(&operand[tile].0); T];
+        for i in 1..T {
+            w[i] = isa.b_load(&operand[tile + i].0);
+        }
+        for t in 0..N {
+            for i in 0..T {
+                sum[i][t] = if SIGNED {
+                    isa.dot_i8(sum[i][t], w[i], q[t])
+                } else {
+                    isa.dot_u7(sum[i][t], w[i], q[t])
+                };
+            }
+        }
+    }
+    sum
+}
+
+/// Formats with one scale for 32 columns.
+#[inline(always)]
+pub(super) fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
+    isa: I,
+    layout: &Layout,
+    (room, group): (&mut Room, &Group),
+    at: At,
+) {
+    let (b0, blocks) = (at.start / 32, at.cols / 32);
+    let Room { operands, d, m, acc, .. } = room;
+    starts(&mut room.starts, &group.sums32[b0 * N..][..blocks * N], codes::offset::<I>(layout));
+    let starts = room.starts.as_chunks::<N>().0;
+    let operands = operands[..blocks * 8].as_chunks::<8>().0;
+    let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0.as_chunks::<8>().0;
+    let d_a = group.d[b0 * N..][..blocks * N].as_chunks::<N>().0;
+    let s = group.s[b0 * N..][..blocks * N].as_chunks::<N>().0;
+    let mut total = load::<I, N, T>(isa, acc, at);
+    for b in 0..blocks {
+        let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], (&operands[b], &q[b]));
+        for i in 0..T {
+            let d_w = isa.f_load(&d[b][at.tile + i].0);
+            for t in 0..N {
+                let d = isa.f_mul(d_w, isa.f_splat(d_a[b][t]));
+                total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
+            }
+        }
+        if layout.form.min == MinTerm::Sum {
+            for i in 0..T {
+                let m = isa.f_load(&m[b][at.tile + i].0);
+                for t in 0..N {
+                    total[i][t] = isa.f_fma(m, isa.f_splat(s[b][t]), total[i][t]);
+                }
+            }
+        }
+    }
+    store::<I, N, T>(isa, acc, at, total);
+}
+
+/// K-quants: integer scales for each `SUB` columns of 256.
+#[inline(always)]
+pub(super) fn super_blocks<
+    I: Isa,
+    const N: usize,
+    const T: usize,
+    const SIGNED: bool,
+    const SUB: usize,
+>(
+    isa: I,
+    layout: &Layout,
+    (room, group): (&mut Room, &Group),
+    at: At,
+) {
+    let (sums, pairs) =
+        if SUB == 16 { (&group.sums16, &group.pairs16) } else { (&group.sums32, &group.pairs32) };
+    let (subs, supers) = (256 / SUB, at.cols / 256);
+    let Room { operands, d, m, scales, mins: min_words, acc, .. } = room;
+    let sums = &sums[at.start / SUB * N..][..at.cols / SUB * N];
+    starts(&mut room.starts, sums, codes::offset::<I>(layout));
+    let starts = room.starts.as_chunks::<N>().0;
+    let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0;
+    let pairs = pairs[at.start / SUB / 2 * N..][..at.cols / SUB / 2 * N].as_chunks::<N>().0;
+    let d_a = group.d[at.start / 256 * N..][..supers * N].as_chunks::<N>().0;
+    for b in 0..supers {
+        let mut isum = [[isa.i_splat(0); N]; T];
+        for sub in b * subs..(b + 1) * subs {
+            let (first, len) = (sub * SUB / 4, SUB / 4);
+            let part = dot::<I, N, T, SIGNED>(
+                isa,
+                at.tile,
+                &starts[sub],
+                (&operands[first..first + len], &q[first..first + len]),
+            );
+            for i in 0..T {
+                let scale = isa.i_load(&scales[sub][at.tile + i].0);
+                for t in 0..N {
+                    isum[i][t] = isa.i_add(isum[i][t], isa.i_mul(scale, part[i][t]));
+                }
+            }
+        }
+        let mut total = load::<I, N, T>(isa, acc, at);
+        for i in 0..T {
+            let d = isa.f_load(&d[b][at.tile + i].0);
+            for t in 0..N {
+                let d = isa.f_mul(d, isa.f_splat(d_a[b][t]));
+                total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
+            }
+        }
+        if layout.form.min == MinTerm::Subs {
+            let range = b * subs / 2..(b + 1) * subs / 2;
+            let msum = mins::<I, N, T>(isa, at.tile, &min_words[range.clone()], &pairs[range]);
+            for i in 0..T {
+                let m = isa.f_load(&m[b][at.tile + i].0);
+                for t in 0..N {
+                    let m = isa.f_mul(m, isa.f_splat(d_a[b][t]));
+                    total[i][t] = isa.f_fma(m, isa.f_from_i(msum[i][t]), total[i][t]);
+                }
+            }
+        }
+        store::<I, N, T>(isa, acc, at, total);
+    }
+}
+
+/// `Σ min · Σ q_a` over the sub-blocks of one super-block.
+#[inline(always)]
+fn mins<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    tile: usize,
+    mins: &[[Words; 2]],
+    pairs: &[[i32; N]],
+) -> [[I::I; N]; T] {
+    let mut msum = [[isa.i_splat(0); N]; T];
+    for (mins, pairs) in mins.iter().zip(pairs) {
+        for i in 0..T {
+            let mins = isa.i_load(&mins[tile + i].0);
+            for t in 0..N {
+                msum[i][t] = isa.dot_i16(msum[i][t], mins, pairs[t]);
+            }
+        }
+    }
+    msum
+}
+
+#[inline(always)]
+fn load<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    acc: &[[Floats; 2]],
+    at: At,
+) -> [[I::F; N]; T] {
+    let Some(acc) = acc[at.token..].first_chunk::<N>() else {
+        unreachable!("a pass holds whole groups")
+    };
+    let mut total = [[isa.f_splat(0.0); N]; T];
+    for i in 0..T {
+        for t in 0..N {
+            total[i][t] = isa.f_load(&acc[t][at.tile + i].0);
+        }
+    }
+    total
+}
+
+#[inline(always)]
+fn store<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    acc: &mut [[Floats; 2]],
+    at: At,
+    total: [[I::F; N]; T],
+) {
+    for (t, acc) in acc[at.token..].iter_mut().enumerate().take(N) {
+        for i in 0..T {
+            isa.f_store(total[i][t], &mut acc[at.tile + i].0);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Codes out of the bit planes of a tile's block, and its scales.
+
+use crate::kernels::lanes;
+use crate::simd::{Isa, LANES};
+use crate::tiles::{Layout, Scale, UNIT};
+
+/// f16 bits as they lie in a block.
+#[inline(always)]
+pub(super) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
+    let mut bits = [0u16; LANES];
+    for (bits, b) in bits.iter_mut().zip(block[at..at + 2 * LANES].chunks_exact(2)) {
+        *bits = u16::from_le_bytes([b[0], b[1]]);
+    }
+    isa.f_load_f16(&bits)
+}
+
+/// The block's `d`.
+#[inline(always)]
+pub(super) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
+    match layout.scale {
+        Scale::F16 => f16s(isa, block, 0),
+        Scale::E8m0 => {
+            // 2^(e-128): for e >= 2 the exponent field is e-1; 0 and 1 are the denormals 2^-128 and 2^-127.
+            let e = isa.i_load_u8(lanes(block, 0));
+            let normal = isa.f_from_bits(isa.i_shl::<23>(isa.i_sub(e, isa.i_splat(1))));
+            let two = isa.f_splat(2.0);
+            let ef = isa.f_from_i(e);
+            let tiny = isa.f_lt(
+                ef,
+                isa.f_splat(1.0),
+                isa.f_splat(f32::from_bits(0x0020_0000)),
+                isa.f_splat(f32::from_bits(0x0040_0000)),
+            );
+            isa.f_lt(ef, two, tiny, normal)
+        }
+    }
+}
+
+/// The integer scales of one sub-block.
+#[inline(always)]
+pub(super) fn sub_scales<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
+    isa.i_load_i8(&lanes(block, layout.scales_at() + sub * LANES).map(|v| v as i8))
+}
+
+/// The integer minima of sub-blocks `2 · pair` and `2 · pair + 1` as the halves of each lane.
+#[inline(always)]
+pub(super) fn min_pairs<I: Isa>(isa: I, layout: &Layout, block: &[u8], pair: usize) -> I::I {
+    let at = layout.mins_at() + 2 * pair * LANES;
+    let high = isa.i_shl::<16>(isa.i_load_u8(lanes(block, at + LANES)));
+    isa.i_add(isa.i_load_u8(lanes(block, at)), high)
+}
+
+/// The planes of the unit of 32 columns that starts at column `from` of the block.
+#[inline(always)]
+pub(super) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
+    &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64]
+}
+
+/// 64 bytes of the quants.
+#[inline(always)]
+fn plane<I: Isa>(isa: I, planes: &[u8], i: usize) -> I::B {
+    match planes[64 * i..].first_chunk() {
+        Some(bytes) => isa.b_load(bytes),
+        None => unreachable!("a unit has all its planes"),
+    }
+}
+
+/// Group `g` of a unit: 64 codes, one byte each.
+#[inline(always)]
+pub(super) fn group<I: Isa, const BITS: u8>(isa: I, planes: &[u8], g: usize) -> I::B {
+    let nibbles = |isa: I| isa.b_shift_mask(plane(isa, planes, g % 4), 4 * (g as i32 / 4), 15);
+    let twos = |isa: I, from: usize, up: i32| {
+        isa.b_shift_mask(plane(isa, planes, from + g / 4), 2 * (g as i32 % 4) - up, 3 << up)
+    };
+    let ones = |isa: I, from: usize, up: i32| {
+        isa.b_shift_mask(plane(isa, planes, from), g as i32 - up, 1 << up)
+    };
+    match BITS {
+        8 => plane(isa, planes, g),
+        6 => isa.b_or(nibbles(isa), twos(isa, 4, 4)),
+        5 => isa.b_or(nibbles(isa), ones(isa, 4, 4)),
+        4 => nibbles(isa),
+        3 => isa.b_or(twos(isa, 0, 0), ones(isa, 2, 2)),
+        _ => twos(isa, 0, 0),
+    }
+}
+
+/// The operand of a product for group `g` of a unit: its codes, looked up where the format has a table.
+#[inline(always)]
+pub(super) fn operand<I: Isa, const BITS: u8, const TABLE: bool>(
+    isa: I,
+    planes: &[u8],
+    g: usize,
+    table: &[u8; 16],
+) -> I::B {
+    let codes = group::<I, BITS>(isa, planes, g);
+    if TABLE { isa.b_lut(codes, table) } else { codes }
+}
+
+/// The format's table as bytes of the operand.
+#[inline(always)]
+pub(super) fn table<I: Isa>(layout: &Layout) -> [u8; 16] {
+    layout.form.table.map_or([0; 16], |t| t.map(|v| (v as u8).wrapping_add(I::I8_BIAS)))
+}
+
+/// What was added to every quant in its operand.
+#[inline(always)]
+pub(super) fn offset<I: Isa>(layout: &Layout) -> i32 {
+    if layout.signed() { i32::from(I::I8_BIAS) } else { i32::from(layout.form.offset) }
+}

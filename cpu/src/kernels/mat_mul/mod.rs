@@ -1,0 +1,227 @@
+//! `int8` matrix product over tiles of 16 rows: lanes = rows. Meaning: `graph::ops::mat_mul`.
+//!
+//! Per tile, block and token: integer dot products of the block's groups (four activations broadcast against 16 rows),
+//! times the sub-block's integer scale, then one fma with `d_w · d_a` and the format's minimum step. Nothing is summed
+//! across lanes, so the f32 order is the contract's by nature.
+//!
+//! One token streams the weight from memory and unpacks in registers (`stream`). Several tokens share what is unpacked:
+//! two tiles, 512 columns at a time, into the first-level cache (`room`), from where each group of tokens multiplies
+//! them in a register tile (`block`).
+
+mod block;
+mod codes;
+mod room;
+mod stream;
+
+use super::elementwise::{Map, apply};
+use super::lanes_mut;
+use crate::kernels::quantize_act::{Acts, Group};
+use crate::pool::Columns;
+use crate::simd::{Isa, Kernel, LANES};
+use crate::tiles::Layout;
+use block::At;
+use graph::Act;
+use graph::ints::ActFormat;
+use room::{CHUNK, MAX_TOKENS};
+use std::cell::RefCell;
+
+/// A weight in tiles, packed for the instruction set that runs.
+#[derive(Clone, Copy)]
+pub(crate) struct Weight<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) tiles: &'a [u8],
+    pub(crate) n_in: usize,
+}
+
+impl<'a> Weight<'a> {
+    /// The `i`-th tile; the one before it if there are only so many.
+    #[inline(always)]
+    fn tile(&self, i: usize) -> &'a [u8] {
+        let bytes = self.layout.tile_bytes(self.n_in);
+        let i = i.min(self.tiles.len() / bytes - 1);
+        &self.tiles[i * bytes..][..bytes]
+    }
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy)]
+pub(crate) enum Product<'a> {
+    /// `w · x`
+    Plain(Weight<'a>),
+    /// `act(gate · x) · (up · x)`; both weights have one format.
+    Glu { act: Act, gate: Weight<'a>, up: Weight<'a> },
+}
+
+impl<'a> Product<'a> {
+    /// Columns of the output that two tiles give.
+    pub(crate) fn width(&self) -> usize {
+        match self {
+            Self::Plain(_) => 2 * LANES,
+            Self::Glu { .. } => LANES,
+        }
+    }
+
+    #[inline(always)]
+    fn weight(&self) -> &Weight<'a> {
+        match self {
+            Self::Plain(weight) | Self::Glu { gate: weight, .. } => weight,
+        }
+    }
+
+    /// The tiles of the columns from `first` on.
+    #[inline(always)]
+    fn tiles(&self, first: usize) -> [&'a [u8]; 2] {
+        match self {
+            Self::Plain(weight) => [weight.tile(first / LANES), weight.tile(first / LANES + 1)],
+            Self::Glu { gate, up, .. } => [gate.tile(first / LANES), up.tile(first / LANES)],
+        }
+    }
+}
+
+thread_local! {
+    static ROOM: RefCell<Box<room::Room>> = RefCell::new(Box::new(room::Room::new()));
+}
+
+/// Lends this thread's working memory.
+pub(crate) fn with_room(f: impl FnOnce(&mut Room)) {
+    ROOM.with_borrow_mut(|room| f(room));
+}
+
+pub(crate) use room::{PASS, Room};
+
+/// One part of the product: some columns of `out`, for some tokens.
+pub(crate) struct MatMul<'a, 'o> {
+    pub(crate) product: Product<'a>,
+    pub(crate) acts: &'a Acts,
+    pub(crate) out: Columns<'o>,
+    pub(crate) room: &'a mut Room,
+}
+
+impl Kernel for MatMul<'_, '_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        if self.acts.tokens() == 1 {
+            return stream::run(isa, self.product, self.acts, &mut self.out);
+        }
+        for first in self.out.range().step_by(self.product.width()) {
+            let tokens = self.out.row_range();
+            for start in tokens.clone().step_by(PASS) {
+                let end = tokens.end.min(start + PASS);
+                self.pass(isa, first, self.acts.groups(start, end));
+                self.finish(isa, first, (start, end));
+            }
+        }
+    }
+}
+
+impl MatMul<'_, '_> {
+    /// Fills `room.acc` with the products of two tiles and up to [`PASS`] tokens.
+    #[inline(always)]
+    fn pass<I: Isa>(&mut self, isa: I, first: usize, groups: &[Group]) {
+        let Weight { layout, n_in, .. } = *self.product.weight();
+        let tiles = self.product.tiles(first);
+        for acc in self.room.acc.as_flattened_mut() {
+            acc.0 = [0.0; LANES];
+        }
+        for start in (0..n_in).step_by(CHUNK) {
+            let cols = CHUNK.min(n_in - start);
+            let block = |col: usize| col / layout.form.block * layout.block_bytes;
+            for (i, tile) in tiles.iter().enumerate() {
+                self.room.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
+            }
+            let mut token = 0;
+            for group in groups {
+                let at = At { start, cols, tile: 0, token };
+                if I::TILES == 2 {
+                    many::<I, 2>(isa, layout, (self.room, group), at);
+                } else {
+                    many::<I, 1>(isa, layout, (self.room, group), at);
+                    many::<I, 1>(isa, layout, (self.room, group), At { tile: 1, ..at });
+                }
+                token += group.tokens;
+            }
+        }
+    }
+
+    /// Brings the sums of a pass into `out`.
+    #[inline(always)]
+    fn finish<I: Isa>(&mut self, isa: I, first: usize, (start, end): (usize, usize)) {
+        for (acc, t) in self.room.acc.iter().zip(start..end) {
+            match self.product {
+                Product::Plain(_) => {
+                    let out = self.out.row(t, first..first + 2 * LANES);
+                    if let Some((low, high)) = out.split_at_mut_checked(LANES)
+                        && high.len() == LANES
+                    {
+                        low.copy_from_slice(&acc[0].0);
+                        high.copy_from_slice(&acc[1].0);
+                    } else {
+                        let sums = acc.iter().flat_map(|acc| acc.0);
+                        out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum);
+                    }
+                }
+                Product::Glu { act, .. } => {
+                    let (gate, up) = (isa.f_load(&acc[0].0), isa.f_load(&acc[1].0));
+                    let out = self.out.row(t, first..first + LANES);
+                    put(isa, apply(isa, Map::Glu(act), gate, up), out);
+                }
+            }
+        }
+    }
+}
+
+/// Stores a vector, or as much of it as `out` takes.
+#[inline(always)]
+fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
+    if out.len() == LANES {
+        return isa.f_store(x, lanes_mut(out, 0));
+    }
+    let mut lanes = [0.0; LANES];
+    isa.f_store(x, &mut lanes);
+    let width = out.len();
+    out.copy_from_slice(&lanes[..width]);
+}
+
+/// Picks the body for the number of tokens, so that inside it all is constant.
+#[inline(always)]
+fn many<I: Isa, const T: usize>(
+    isa: I,
+    layout: &Layout,
+    (room, group): (&mut Room, &Group),
+    at: At,
+) {
+    const { assert!(MAX_TOKENS == 6) };
+    match group.tokens {
+        1 => some::<I, 1, T>(isa, layout, (room, group), at),
+        2 => some::<I, 2, T>(isa, layout, (room, group), at),
+        3 if I::TOKENS >= 3 => some::<I, 3, T>(isa, layout, (room, group), at),
+        4 if I::TOKENS >= 4 => some::<I, 4, T>(isa, layout, (room, group), at),
+        5 if I::TOKENS >= 5 => some::<I, 5, T>(isa, layout, (room, group), at),
+        6 if I::TOKENS >= 6 => some::<I, 6, T>(isa, layout, (room, group), at),
+        n => unreachable!("a group of {n} tokens, at most {}", I::TOKENS),
+    }
+}
+
+/// Picks the body for the kind of format.
+#[inline(always)]
+fn some<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    layout: &Layout,
+    (room, group): (&mut Room, &Group),
+    at: At,
+) {
+    let k = layout.form.act == ActFormat::Q8x256;
+    match (k, layout.signed(), layout.form.sub) {
+        (false, false, _) => block::simple::<I, N, T, false>(isa, layout, (room, group), at),
+        (false, true, _) => block::simple::<I, N, T, true>(isa, layout, (room, group), at),
+        (true, false, 16) => {
+            block::super_blocks::<I, N, T, false, 16>(isa, layout, (room, group), at)
+        }
+        (true, false, _) => {
+            block::super_blocks::<I, N, T, false, 32>(isa, layout, (room, group), at)
+        }
+        (true, true, _) => block::super_blocks::<I, N, T, true, 32>(isa, layout, (room, group), at),
+    }
+}

@@ -1,0 +1,132 @@
+//! One token: every weight is read once, unpacked in registers, and multiplied.
+
+use super::{Product, Weight, codes, put};
+use crate::kernels::elementwise::{Map, apply};
+use crate::kernels::quantize_act::{Acts, Group};
+use crate::pool::Columns;
+use crate::simd::{Isa, LANES};
+use crate::tiles::{Layout, UNIT};
+use graph::ints::{ActFormat, MinTerm};
+
+/// The columns of `out` for one token.
+#[inline(always)]
+pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, acts: &Acts, out: &mut Columns<'_>) {
+    let [group] = acts.groups(0, 1) else { return };
+    for first in out.range().step_by(LANES) {
+        let y = match product {
+            Product::Plain(weight) => tile(isa, &weight, first / LANES, group),
+            Product::Glu { act, gate, up } => {
+                let up = tile(isa, &up, first / LANES, group);
+                apply(isa, Map::Glu(act), tile(isa, &gate, first / LANES, group), up)
+            }
+        };
+        put(isa, y, out.row(0, first..first + LANES));
+    }
+}
+
+/// Picks the body for the format, so that inside it all is constant.
+#[inline(always)]
+fn tile<I: Isa>(isa: I, weight: &Weight<'_>, i: usize, acts: &Group) -> I::F {
+    let (layout, tile) = (weight.layout, weight.tile(i));
+    let k = layout.form.act == ActFormat::Q8x256;
+    match (layout.form.bits, layout.form.table.is_some(), k) {
+        (8, _, _) => sums::<I, 8, false, false>(isa, layout, tile, acts),
+        (6, _, _) => sums::<I, 6, false, true>(isa, layout, tile, acts),
+        (5, _, false) => sums::<I, 5, false, false>(isa, layout, tile, acts),
+        (5, _, true) => sums::<I, 5, false, true>(isa, layout, tile, acts),
+        (4, false, false) => sums::<I, 4, false, false>(isa, layout, tile, acts),
+        (4, false, true) => sums::<I, 4, false, true>(isa, layout, tile, acts),
+        (4, true, false) => sums::<I, 4, true, false>(isa, layout, tile, acts),
+        (4, true, true) => sums::<I, 4, true, true>(isa, layout, tile, acts),
+        (3, _, _) => sums::<I, 3, false, true>(isa, layout, tile, acts),
+        (_, _, _) => sums::<I, 2, false, true>(isa, layout, tile, acts),
+    }
+}
+
+/// 16 rows of the product. Not inlined: one copy for each format, whoever calls.
+#[inline(always)]
+fn sums<I: Isa, const BITS: u8, const TABLE: bool, const K: bool>(
+    isa: I,
+    layout: &Layout,
+    tile: &[u8],
+    acts: &Group,
+) -> I::F {
+    let table = codes::table::<I>(layout);
+    let mut acc = isa.f_splat(0.0);
+    for (b, block) in tile.chunks_exact(layout.block_bytes).enumerate() {
+        let d_a = isa.f_splat(acts.d[b]);
+        let (isum, msum) = if K {
+            super_block::<I, BITS, TABLE>(isa, layout, (block, &table), (acts, b))
+        } else {
+            let start = -codes::offset::<I>(layout) * acts.sums32[b];
+            let isum =
+                unit::<I, BITS, TABLE, 8>(isa, layout, (block, &table), (acts, b * 32, 0, start));
+            (isum, isum)
+        };
+        let d = isa.f_mul(codes::scale(isa, layout, block), d_a);
+        acc = isa.f_fma(d, isa.f_from_i(isum), acc);
+        acc = match layout.form.min {
+            MinTerm::None => acc,
+            MinTerm::Sum => {
+                let m = codes::f16s(isa, block, layout.d_bytes);
+                isa.f_fma(m, isa.f_splat(acts.s[b]), acc)
+            }
+            MinTerm::Subs => {
+                let m = codes::f16s(isa, block, layout.d_bytes);
+                let minus = isa.f_mul(isa.f_mul(m, d_a), isa.f_splat(-1.0));
+                isa.f_fma(minus, isa.f_from_i(msum), acc)
+            }
+        };
+    }
+    acc
+}
+
+/// `start` and the dot products of `GROUPS` groups of one unit. The activations begin at `column`, the weights at column
+/// `from` of the block.
+#[inline(always)]
+fn unit<I: Isa, const BITS: u8, const TABLE: bool, const GROUPS: usize>(
+    isa: I,
+    layout: &Layout,
+    (block, table): (&[u8], &[u8; 16]),
+    (acts, column, from, start): (&Group, usize, usize, i32),
+) -> I::I {
+    let planes = codes::planes(layout, block, from);
+    let q = &acts.q[column / 4..][..GROUPS];
+    let mut sum = isa.i_splat(start);
+    for g in 0..GROUPS {
+        let w = codes::operand::<I, BITS, TABLE>(isa, planes, from % UNIT / 4 + g, table);
+        sum = if TABLE || BITS == 8 { isa.dot_i8(sum, w, q[g]) } else { isa.dot_u7(sum, w, q[g]) };
+    }
+    sum
+}
+
+/// `Σ scale · isum` and `Σ min · bsum` over the sub-blocks of a block of 256.
+#[inline(always)]
+fn super_block<I: Isa, const BITS: u8, const TABLE: bool>(
+    isa: I,
+    layout: &Layout,
+    (block, table): (&[u8], &[u8; 16]),
+    (acts, b): (&Group, usize),
+) -> (I::I, I::I) {
+    let (mut isum, mut msum) = (isa.i_splat(0), isa.i_splat(0));
+    let (sub_cols, offset) = (layout.form.sub, codes::offset::<I>(layout));
+    for sub in 0..layout.subs {
+        let (from, i) = (sub * sub_cols, b * layout.subs + sub);
+        let column = b * 256 + from;
+        let part = if sub_cols == 16 {
+            let start = -offset * acts.sums16[i];
+            unit::<I, BITS, TABLE, 4>(isa, layout, (block, table), (acts, column, from, start))
+        } else {
+            let start = -offset * acts.sums32[i];
+            unit::<I, BITS, TABLE, 8>(isa, layout, (block, table), (acts, column, from, start))
+        };
+        isum = isa.i_add(isum, isa.i_mul(codes::sub_scales(isa, layout, block, sub), part));
+    }
+    if layout.form.min == MinTerm::Subs {
+        let pairs = if sub_cols == 16 { &acts.pairs16 } else { &acts.pairs32 };
+        for (pair, &sums) in pairs[b * layout.subs / 2..][..layout.subs / 2].iter().enumerate() {
+            msum = isa.dot_i16(msum, codes::min_pairs(isa, layout, block, pair), sums);
+        }
+    }
+    (isum, msum)
+}
