@@ -64,10 +64,12 @@ impl Tiny {
         tokens: usize,
         items: usize,
     ) {
-        let cols = self.graph.cols(x);
-        let head = self.floats(cols, VOCAB, 1.0);
         let last = self.graph.output_rows(x, "last").expect("a value of tokens");
-        self.graph.mat_mul(head, last, "logits").expect("widths agree");
+        // Logits must be of something, and cost nothing: of the first columns.
+        let cols = self.graph.cols(x).min(32);
+        let first = self.graph.columns(0, cols, last, "first").expect("it has as many");
+        let head = self.floats(cols, VOCAB, 1.0);
+        self.graph.mat_mul(head, first, "logits").expect("widths agree");
         let graph = Arc::new(self.graph.finish().expect("a whole graph"));
         let file = File::from_bytes(self.file.build().expect("whole tensors")).expect("a file");
         let mut loaded = Cpu::new(1)
