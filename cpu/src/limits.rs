@@ -80,8 +80,7 @@ fn arithmetic(pool: &mut Pool, run: &(dyn Fn(usize) -> u64 + Sync)) -> f64 {
 
 /// Bytes a second, of the best way to walk through memory that there is.
 fn read(pool: &mut Pool, level: Level, memory: u64, progress: &mut dyn FnMut(u64)) -> Result<f64> {
-    let wanted = last_cache().map_or(0, |cache| cache.saturating_mul(CACHES)).max(MIN_BUFFER);
-    let len = wanted.min(usize::try_from(memory).unwrap_or(usize::MAX)).max(ROUNDING);
+    let len = beyond_caches().min(usize::try_from(memory).unwrap_or(usize::MAX)).max(ROUNDING);
     let no_memory =
         || Error::new(ErrorKind::OutOfMemory, format!("read limit: no memory for {len} bytes"));
     let mut map = memmap2::MmapMut::map_anon(len).map_err(|_| no_memory())?;
@@ -109,8 +108,13 @@ fn read(pool: &mut Pool, level: Level, memory: u64, progress: &mut dyn FnMut(u64
     Ok((parts * part * 64) as f64 / best)
 }
 
+/// Bytes of a buffer of which the caches hold next to nothing when it is read again: what [`measure`] reads.
+pub fn beyond_caches() -> usize {
+    last_cache().map_or(0, |cache| cache.saturating_mul(CACHES)).max(MIN_BUFFER)
+}
+
 /// Bytes of all last-level caches together, where the system says.
-pub fn last_cache() -> Option<usize> {
+fn last_cache() -> Option<usize> {
     let mut total = 0usize;
     let mut seen = Vec::new();
     for cpu in std::fs::read_dir("/sys/devices/system/cpu").ok()?.flatten() {
