@@ -7,6 +7,7 @@ mod kernels;
 mod kv;
 pub mod limits;
 mod loaded;
+mod plan;
 mod pool;
 mod simd;
 mod tiles;

@@ -71,6 +71,19 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn i_shl<const N: u32>(self, a: Self::I) -> Self::I;
     /// The same bits as f32.
     fn f_from_bits(self, a: Self::I) -> Self::F;
+    /// The same bits as i32.
+    fn f_bits(self, a: Self::F) -> Self::I;
+    /// Rounded to f16 (nearest even) and widened again.
+    fn f_round_f16(self, a: Self::F) -> Self::F;
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, signed.
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The largest lane, signed.
+    fn i_largest(self, a: Self::I) -> i32;
+    /// The sum of the lanes.
+    fn i_total(self, a: Self::I) -> i32;
+    /// The low byte of each lane.
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES];
 
     /// Lane r gains `w[r].low · a.low + w[r].high · a.high`, the halves being signed 16-bit integers.
     fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I;

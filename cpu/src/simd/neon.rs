@@ -35,6 +35,18 @@ fn widen(x: uint16x4_t) -> float32x4_t {
     out
 }
 
+/// Four f32 to f16, to nearest even (the mode in which Rust runs).
+#[inline(always)]
+fn narrow(x: float32x4_t) -> uint16x4_t {
+    let out: uint16x4_t;
+    // SAFETY: the instruction reads one register and writes another.
+    unsafe {
+        std::arch::asm!("fcvtn {out:v}.4h, {x:v}.4s", x = in(vreg) x, out = lateout(vreg) out,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    out
+}
+
 impl Isa for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
@@ -204,6 +216,48 @@ impl Isa for Neon {
         for i in 0..4 {
             op!(vst1q_u8(to.as_mut_ptr().add(16 * i), x[i]));
         }
+    }
+
+    #[inline(always)]
+    fn f_bits(self, a: Self::F) -> Self::I {
+        from_fn(|i| op!(vreinterpretq_s32_f32(a[i])))
+    }
+
+    #[inline(always)]
+    fn f_round_f16(self, a: Self::F) -> Self::F {
+        from_fn(|i| widen(narrow(a[i])))
+    }
+
+    #[inline(always)]
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| op!(vandq_s32(a[i], b[i])))
+    }
+
+    #[inline(always)]
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I {
+        from_fn(|i| op!(vmaxq_s32(a[i], b[i])))
+    }
+
+    #[inline(always)]
+    fn i_largest(self, a: Self::I) -> i32 {
+        op!(vmaxvq_s32(vmaxq_s32(vmaxq_s32(a[0], a[1]), vmaxq_s32(a[2], a[3]))))
+    }
+
+    #[inline(always)]
+    fn i_total(self, a: Self::I) -> i32 {
+        op!(vaddvq_s32(vaddq_s32(vaddq_s32(a[0], a[1]), vaddq_s32(a[2], a[3]))))
+    }
+
+    #[inline(always)]
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        op!({
+            let low = vcombine_s16(vmovn_s32(a[0]), vmovn_s32(a[1]));
+            let high = vcombine_s16(vmovn_s32(a[2]), vmovn_s32(a[3]));
+            let packed = vcombine_s8(vmovn_s16(low), vmovn_s16(high));
+            vst1q_u8(bytes.as_mut_ptr(), vreinterpretq_u8_s8(packed));
+        });
+        bytes
     }
 
     #[inline(always)]

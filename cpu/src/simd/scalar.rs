@@ -135,6 +135,34 @@ impl Isa for Scalar {
         *to = x;
     }
 
+    fn f_bits(self, a: Self::F) -> Self::I {
+        map(|i| a[i], |a| a.to_bits() as i32)
+    }
+
+    fn f_round_f16(self, a: Self::F) -> Self::F {
+        map(|i| a[i], |a| f16::from_f32(a).to_f32())
+    }
+
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a & b)
+    }
+
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a.max(b))
+    }
+
+    fn i_largest(self, a: Self::I) -> i32 {
+        a.into_iter().max().unwrap_or(i32::MIN)
+    }
+
+    fn i_total(self, a: Self::I) -> i32 {
+        a.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
+        map(|i| a[i], |a| a as u8)
+    }
+
     fn b_load(self, x: &[u8; 64]) -> Self::B {
         *x
     }

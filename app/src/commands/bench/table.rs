@@ -19,7 +19,7 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Without rows. The columns' names are separated by spaces in `left` and by `|` in `right`, which follow.
+    /// Without rows: columns of text, and right of them columns of numbers.
     pub(super) fn new(left: &[&str], right: &[&str]) -> Self {
         let named = |names: &[&str], align| -> Vec<(String, Align)> {
             names.iter().map(|&name| (name.to_owned(), align)).collect()
