@@ -6,8 +6,8 @@
 //! v1: plain loops in the shape that compilers vectorise: 3.6 cycles an element with AVX-512, most of it in horizontal
 //! sums and in the rounding of single scales to f16. v2 (this): vectors throughout, the scales of 16 blocks at once.
 
-use crate::pool::Pool;
 use super::lanes;
+use crate::pool::Pool;
 use crate::simd::{Isa, Kernel, LANES, Level};
 use graph::ints::ActFormat;
 use graph::math::ROUND_MAGIC;

@@ -214,9 +214,8 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn f_round_f16(self, a: Self::F) -> Self::F {
-        let half = |a: __m256| {
-            op!(_mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)))
-        };
+        let half =
+            |a: __m256| op!(_mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)));
         [half(a[0]), half(a[1])]
     }
 
@@ -256,7 +255,8 @@ impl Isa for Avx2 {
         op!({
             let low = _mm256_set1_epi32(255);
             // Packing works within halves of 128 bits: the quarters come out as 0, 2, 1, 3.
-            let words = _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+            let words =
+                _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
             let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
             let packed = _mm_packus_epi16(
                 _mm256_castsi256_si128(words),

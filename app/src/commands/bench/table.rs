@@ -136,8 +136,7 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_must_be() {
-        let expected =
-            "model,test,tok/s\n\"Zoë|7, \"\"x\"\"\",pp512,1183\nb\\u{1b}[2J,tg,\n";
+        let expected = "model,test,tok/s\n\"Zoë|7, \"\"x\"\"\",pp512,1183\nb\\u{1b}[2J,tg,\n";
         assert_eq!(table().csv(), expected);
     }
 
