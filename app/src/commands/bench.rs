@@ -1,6 +1,7 @@
 //! `karat bench`: tokens a second of real models, where the time goes, and how near to the machine's limits that is.
 
 mod formats;
+mod limit;
 mod loading;
 mod ops;
 mod plan;
@@ -13,12 +14,12 @@ use crate::config::Config;
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
 use crate::load::{Info, LoadArgs, Model, positive};
-use crate::memory;
 use crate::out::{Controls, Out};
 use crate::text;
 use anyhow::Result;
-use cpu::limits::{self, Limits};
+use limit::Probe;
 use std::ffi::{OsStr, OsString};
+use table::Align::{Left, Right};
 use table::{Table, number};
 
 /// What `karat bench` takes.
@@ -78,22 +79,11 @@ enum Output {
     Json,
 }
 
-/// The limits as they are printed: rates of all threads together.
-#[derive(Clone, Debug, serde::Serialize)]
-struct ShownLimits {
-    threads: usize,
-    level: &'static str,
-    read_gb_s: f64,
-    int8_gmac_s: f64,
-    f32_gmac_s: f64,
-}
-
 /// One model.
 #[derive(serde::Serialize)]
 struct Report {
     model: Info,
     tests: Vec<run::Outcome>,
-    limits: Option<ShownLimits>,
 }
 
 /// All formats.
@@ -102,7 +92,6 @@ struct FormatsReport {
     backend: String,
     shape: formats::Shape,
     arithmetic: &'static str,
-    limits: ShownLimits,
     /// The slowest first.
     formats: Vec<formats::Row>,
 }
@@ -153,7 +142,6 @@ fn run_tests(args: &Args, config: &Config) -> Result<()> {
     if let Some(n_ctx) = load.ctx_size().filter(|&n_ctx| n_ctx > 0) {
         plan::check(&tests, n_ctx, load.batch_size())?;
     }
-    let limits = args.ops.then(|| measure_limits(&load)).transpose()?;
     let mut reports = Vec::new();
     for model in args.models() {
         let mut model = Model::load(model, &load, config)?;
@@ -163,56 +151,18 @@ fn run_tests(args: &Args, config: &Config) -> Result<()> {
         let mut bench = run::Bench {
             load: load.options(),
             repetitions: args.repetitions,
-            limits: limits.as_ref(),
+            probe: args.ops.then(|| Probe::new(load.threads())),
             interrupt: &interrupt,
             model: &mut model,
         };
         let tests = bench.run(&tests)?;
-        let limits = limits.as_ref().map(|limits| shown(limits, &load));
-        reports.push(Report { model: model.info, tests, limits });
+        reports.push(Report { model: model.info, tests });
         if interrupt.stopped() {
             print_reports(args, &reports)?;
             return finish(&interrupt);
         }
     }
     print_reports(args, &reports)
-}
-
-/// A second in which nothing else should run.
-fn measure_limits(load: &LoadArgs) -> Result<Limits> {
-    let mut progress = progress::Progress::new(100);
-    progress.say("measuring the machine's limits".to_owned());
-    // A part of what is there: the model wants memory too.
-    let memory = memory::available().unwrap_or(u64::MAX) / 4;
-    let measured = limits::measure(load.threads(), cpu::Level::best(), memory, &mut |percent| {
-        progress.to(percent);
-    });
-    Ok(measured?)
-}
-
-fn shown(limits: &Limits, load: &LoadArgs) -> ShownLimits {
-    ShownLimits {
-        threads: load.threads(),
-        level: cpu::Level::best().name(),
-        read_gb_s: limits.read / 1e9,
-        int8_gmac_s: limits.int8 / 1e9,
-        f32_gmac_s: limits.f32 / 1e9,
-    }
-}
-
-impl ShownLimits {
-    /// A line for people.
-    fn line(&self) -> String {
-        let s = if self.threads == 1 { "" } else { "s" };
-        format!(
-            "limits of {} thread{s}, {}: read {} GB/s, int8 {} GMAC/s, f32 {} GMAC/s",
-            self.threads,
-            self.level,
-            number(self.read_gb_s),
-            number(self.int8_gmac_s),
-            number(self.f32_gmac_s),
-        )
-    }
 }
 
 fn print_reports(args: &Args, reports: &[Report]) -> Result<()> {
@@ -231,9 +181,6 @@ fn print_reports(args: &Args, reports: &[Report]) -> Result<()> {
         }
         Output::Md => {
             out.text(&markdown(reports).markdown())?;
-            if let Some(limits) = reports.iter().find_map(|report| report.limits.as_ref()) {
-                out.text(&format!("\n{}\n", limits.line()))?;
-            }
             for (title, table) in ops_tables(reports) {
                 out.text(&format!("\n{title}\n\n{}", table.markdown()))?;
             }
@@ -250,11 +197,18 @@ fn file_stem(info: &Info) -> String {
 
 /// As llama-bench prints it.
 fn markdown(reports: &[Report]) -> Table {
-    let mut table = Table::new(
-        &["model"],
-        &["size", "params", "backend", "test", "tok/s (median)", "± MAD", "lowest", "highest"],
-    );
-    for Report { model, tests, .. } in reports {
+    let mut table = Table::new(&[
+        ("model", Left),
+        ("size", Right),
+        ("params", Right),
+        ("backend", Left),
+        ("test", Left),
+        ("tok/s (median)", Right),
+        ("± MAD", Right),
+        ("lowest", Right),
+        ("highest", Right),
+    ]);
+    for Report { model, tests } in reports {
         for test in tests {
             table.row([
                 file_stem(model),
@@ -274,24 +228,25 @@ fn markdown(reports: &[Report]) -> Table {
 
 /// Numbers as they are, for programs.
 fn csv(reports: &[Report]) -> Table {
-    let mut table = Table::new(
-        &["model", "path", "backend", "test"],
-        &[
-            "weight_bytes",
-            "n_params",
-            "threads",
-            "n_prompt",
-            "n_gen",
-            "n_depth",
-            "batch",
-            "runs",
-            "median",
-            "mad",
-            "lowest",
-            "highest",
-        ],
-    );
-    for Report { model, tests, .. } in reports {
+    let mut table = Table::new(&[
+        ("model", Left),
+        ("path", Left),
+        ("backend", Left),
+        ("test", Left),
+        ("weight_bytes", Right),
+        ("n_params", Right),
+        ("threads", Right),
+        ("n_prompt", Right),
+        ("n_gen", Right),
+        ("n_depth", Right),
+        ("batch", Right),
+        ("runs", Right),
+        ("median", Right),
+        ("mad", Right),
+        ("lowest", Right),
+        ("highest", Right),
+    ]);
+    for Report { model, tests } in reports {
         for test in tests {
             table.row([
                 file_stem(model),
@@ -319,10 +274,10 @@ fn csv(reports: &[Report]) -> Table {
 /// Titles and tables of the tests that were taken apart.
 fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
     let mut tables = Vec::new();
-    for Report { model, tests, .. } in reports {
+    for Report { model, tests } in reports {
         for test in tests {
             if let Some(ops) = &test.ops {
-                let title = format!("{}, {}, {}:", file_stem(model), test.name, ops.steps());
+                let title = format!("{}, {}, {}", file_stem(model), test.name, ops.title());
                 tables.push((text::one_line(&title), ops.table()));
             }
         }
@@ -331,7 +286,6 @@ fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
 }
 
 fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
-    let limits = measure_limits(&args.load)?;
     let backend = args.load.backend();
     let interrupt = Answering::begin();
     let request = formats::Request {
@@ -341,23 +295,22 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
         formats,
         tokens: &args.n_prompt,
         repetitions: args.repetitions,
-        limits: &limits,
     };
     let report = FormatsReport {
         backend: backend.name(),
         shape: args.shape,
         arithmetic: args.load.arithmetic_name(),
-        limits: shown(&limits, &args.load),
-        formats: formats::run(&request, &interrupt)?,
+        formats: formats::run(&request, &mut Probe::new(args.load.threads()), &interrupt)?,
     };
     let mut out = Out::new(Controls::Escaped);
     match args.output() {
         Output::Json => out.json(&report)?,
         Output::Csv => out.text(&formats::table(&report.formats).csv())?,
         Output::Md => {
-            let FormatsReport { backend, shape, arithmetic, limits, formats } = &report;
+            let FormatsReport { backend, shape, arithmetic, formats } = &report;
+            let limits: Vec<_> = formats.iter().map(|row| row.limits.clone()).collect();
             out.line(&format!("{backend}, {shape}, {arithmetic}, the slowest format first"))?;
-            out.line(&limits.line())?;
+            out.line(&limit::ranges(&limits))?;
             out.text(&format!("\n{}", formats::table(formats).markdown()))?;
         }
     }

@@ -1,8 +1,10 @@
 //! `karat bench --formats`: one matrix product in every format, against the machine's limits, the slowest first.
 
+use super::limit::{Probe, Shown};
 use super::ops::{is_int8, product};
 use super::progress::Progress;
 use super::stats::Spread;
+use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
@@ -79,7 +81,6 @@ pub(super) struct Request<'a> {
     /// Tokens of the products beside the one token.
     pub(super) tokens: &'a [usize],
     pub(super) repetitions: usize,
-    pub(super) limits: &'a Limits,
 }
 
 /// The products of one format.
@@ -89,6 +90,8 @@ pub(super) struct Row {
     bits_per_weight: f64,
     /// `int8` or `f32`: which limit the products have.
     arithmetic: &'static str,
+    /// Measured before the products.
+    pub(super) limits: Shown,
     /// One token first.
     products: Vec<Product>,
 }
@@ -123,7 +126,11 @@ impl Row {
 }
 
 /// Measures every format, and returns the slowest first; those until Ctrl-C was pressed, if it was.
-pub(super) fn run(request: &Request<'_>, interrupt: &Answering) -> Result<Vec<Row>> {
+pub(super) fn run(
+    request: &Request<'_>,
+    probe: &mut Probe,
+    interrupt: &Answering,
+) -> Result<Vec<Row>> {
     let formats = if request.formats.is_empty() { &DType::ALL[..] } else { request.formats };
     let mut progress = Progress::new(formats.len());
     let mut rows = Vec::new();
@@ -132,14 +139,14 @@ pub(super) fn run(request: &Request<'_>, interrupt: &Answering) -> Result<Vec<Ro
             break;
         }
         progress.say(dtype.name().to_owned());
-        rows.push(row(request, dtype)?);
+        rows.push(row(request, probe, dtype)?);
         progress.step();
     }
     rows.sort_by(|a, b| a.worst().total_cmp(&b.worst()));
     Ok(rows)
 }
 
-fn row(request: &Request<'_>, dtype: DType) -> Result<Row> {
+fn row(request: &Request<'_>, probe: &mut Probe, dtype: DType) -> Result<Row> {
     let Shape { n_in, n_out } = request.shape;
     let int8 = is_int8(dtype, request.load);
     let bytes = dtype.row_bytes(n_in) * n_out;
@@ -147,16 +154,29 @@ fn row(request: &Request<'_>, dtype: DType) -> Result<Row> {
     // repacked.
     let room = usize::try_from(memory::available().unwrap_or(u64::MAX) / 6).unwrap_or(usize::MAX);
     let copies = limits::beyond_caches().min(room).div_ceil(bytes);
-    let mut products = vec![measure(request, dtype, 1, copies)?];
+    let limits = probe.measure()?;
+    let mut products = vec![measure(request, &limits, dtype, (1, copies))?];
     for &tokens in request.tokens.iter().filter(|&&tokens| tokens > 1) {
-        products.push(measure(request, dtype, tokens, 1)?);
+        products.push(measure(request, &limits, dtype, (tokens, 1))?);
     }
     let arithmetic = if int8 { "int8" } else { "f32" };
     let bits_per_weight = dtype.bits_per_weight();
-    Ok(Row { format: dtype.name(), bits_per_weight, arithmetic, products })
+    Ok(Row {
+        format: dtype.name(),
+        bits_per_weight,
+        arithmetic,
+        limits: probe.shown(&limits),
+        products,
+    })
 }
 
-fn measure(request: &Request<'_>, dtype: DType, tokens: usize, copies: usize) -> Result<Product> {
+/// The product of so many tokens, with so many matrices one after another.
+fn measure(
+    request: &Request<'_>,
+    limits: &Limits,
+    dtype: DType,
+    (tokens, copies): (usize, usize),
+) -> Result<Product> {
     let (graph, file) = synthetic(request.shape, dtype, copies)?;
     let graph = Arc::new(graph);
     for node in &graph.nodes {
@@ -174,7 +194,7 @@ fn measure(request: &Request<'_>, dtype: DType, tokens: usize, copies: usize) ->
     let ms: Vec<f64> = seconds.iter().map(|s| s / copies as f64 * 1e3).collect();
     let ms = Spread::of(&ms);
     let per_second = |amount: f64| amount / (ms.median / 1e3);
-    let Limits { read, int8, f32 } = *request.limits;
+    let Limits { read, int8, f32 } = *limits;
     Ok(Product {
         tokens,
         gb_s: per_second(one.bytes) / 1e9,
@@ -263,7 +283,7 @@ fn matrix(rng: &mut Rng, shape: Shape, dtype: DType) -> Result<Vec<u8>> {
 pub(super) fn table(rows: &[Row]) -> Table {
     let tokens: Vec<usize> =
         rows.first().map_or(Vec::new(), |row| row.products.iter().map(|p| p.tokens).collect());
-    let mut columns = vec!["bits".to_owned()];
+    let mut columns = Vec::new();
     for &tokens in &tokens {
         if tokens == 1 {
             columns.extend(["1 token, GB/s".to_owned(), "of read".to_owned()]);
@@ -271,8 +291,9 @@ pub(super) fn table(rows: &[Row]) -> Table {
             columns.extend([format!("{tokens} tokens, GMAC/s"), "of limit".to_owned()]);
         }
     }
-    let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    let mut table = Table::new(&["format", "limit"], &columns);
+    let mut all = vec![("format", Left), ("limit", Left), ("bits", Right)];
+    all.extend(columns.iter().map(|name| (name.as_str(), Right)));
+    let mut table = Table::new(&all);
     for row in rows {
         let mut cells =
             vec![row.format.to_owned(), row.arithmetic.to_owned(), number(row.bits_per_weight)];
@@ -341,7 +362,8 @@ mod tests {
             of_mac,
         };
         let products = vec![product(1, of_read, 0.01), product(512, 0.01, of_mac)];
-        Row { format, bits_per_weight: 4.5, arithmetic: "int8", products }
+        let limits = Probe::new(2).shown(&LIMITS);
+        Row { format, bits_per_weight: 4.5, arithmetic: "int8", limits, products }
     }
 
     #[test]

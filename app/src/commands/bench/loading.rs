@@ -2,6 +2,7 @@
 
 use super::run::TEXT;
 use super::stats::median;
+use super::table::Align::{Left, Right};
 use super::table::{Table, number};
 use crate::config::Config;
 use crate::load::{Info, LoadArgs, LoadTimes, Model};
@@ -115,7 +116,12 @@ fn once(model: Option<&OsStr>, load: &LoadArgs, config: &Config) -> Result<Once>
 
 /// For people: the median of each part, the slowest and the fastest.
 pub(super) fn table(loading: &Loading) -> Table {
-    let mut table = Table::new(&["part"], &["ms (median)", "lowest", "highest"]);
+    let mut table = Table::new(&[
+        ("part", Left),
+        ("ms (median)", Right),
+        ("lowest", Right),
+        ("highest", Right),
+    ]);
     for (i, (name, seconds)) in loading.median.parts().into_iter().enumerate() {
         let all = || loading.runs.iter().map(|run| run.parts()[i].1);
         let lowest = all().fold(f64::INFINITY, f64::min);

@@ -1,10 +1,12 @@
 //! Where the time of a test went: nodes of the graph by op and weight, with the bytes and products that they must at
 //! least move and compute, against the machine's limits.
 
+use super::limit::Shown;
 use super::plan::Shape;
+use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use cpu::limits::Limits;
-use graph::{Arithmetic, Attention, Graph, KvType, LoadOptions, Node, Op, Rows, Timing};
+use graph::{Arithmetic, Attention, Graph, KvType, LoadOptions, Node, Op, Rows, Timing, Value};
 
 /// The least that a node has to do in a test. Whole numbers, as f64: sums of them do not overflow, and no file's sizes
 /// come near 2⁵³.
@@ -59,6 +61,8 @@ pub(super) struct OpTime {
 /// The table of one test.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct Ops {
+    /// Measured before the test.
+    limits: Shown,
     /// Steps of the engine.
     steps: usize,
     /// The whole test.
@@ -98,10 +102,9 @@ struct Labels {
 impl Ops {
     /// Puts times, bytes and products together.
     pub(super) fn new(
-        graph: &Graph,
-        load: LoadOptions,
+        (graph, load): (&Graph, LoadOptions),
         measured: &Measured<'_>,
-        limits: &Limits,
+        (limits, shown): (&Limits, Shown),
     ) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         for timing in measured.timings {
@@ -138,6 +141,7 @@ impl Ops {
         };
         let row = |group: &Group| op_time(group, measured, limits);
         Self {
+            limits: shown,
             steps: measured.shapes.len(),
             total: row(&all),
             outside: row(&outside),
@@ -145,18 +149,26 @@ impl Ops {
         }
     }
 
-    /// `in 128 steps`.
-    pub(super) fn steps(&self) -> String {
+    /// `128 steps; limits …`.
+    pub(super) fn title(&self) -> String {
         let s = if self.steps == 1 { "" } else { "s" };
-        format!("in {} step{s}", self.steps)
+        format!("{} step{s}; {}", self.steps, self.limits.line())
     }
 
     /// For people.
     pub(super) fn table(&self) -> Table {
-        let mut table = Table::new(
-            &["op", "weights or value", "format"],
-            &["calls", "ms/step", "share", "GB/s", "of read", "GMAC/s", "of limit"],
-        );
+        let mut table = Table::new(&[
+            ("op", Left),
+            ("weights or value", Left),
+            ("format", Left),
+            ("calls", Right),
+            ("ms/step", Right),
+            ("share", Right),
+            ("GB/s", Right),
+            ("of read", Right),
+            ("GMAC/s", Right),
+            ("of limit", Right),
+        ]);
         for op in self.ops.iter().chain([&self.outside, &self.total]) {
             // What moves no weights has no rate to speak of.
             let rate = |rate: f64, show: fn(f64) -> String| {
@@ -166,7 +178,7 @@ impl Ops {
                 op.op.clone(),
                 op.what.clone(),
                 op.format.clone(),
-                op.calls.to_string(),
+                if op.calls > 0 { op.calls.to_string() } else { String::new() },
                 number(op.ms),
                 percent(op.share),
                 rate(op.gb_s, number),
@@ -226,7 +238,7 @@ fn what(graph: &Graph, node: &Node) -> String {
     let output = node.output.map(|value| graph.value(value));
     let weight = match &node.op {
         // The matrix of the logits is often the embedding's: what it does here is told by what it makes.
-        Op::MatMul { .. } if output.is_some_and(|value| value.rows == Rows::Outputs) => {
+        Op::MatMul { .. } if output.is_some_and(|value| is_logits(graph, value)) => {
             return "output".to_owned();
         }
         Op::GetRows { table: w } | Op::MatMul { w } | Op::AddBias { b: w } => Some(w),
@@ -257,6 +269,10 @@ fn what(graph: &Graph, node: &Node) -> String {
         },
         (None, None) => String::new(),
     }
+}
+
+fn is_logits(graph: &Graph, value: &Value) -> bool {
+    value.rows == Rows::Outputs && value.cols == graph.n_vocab
 }
 
 fn format(graph: &Graph, load: LoadOptions, node: &Node) -> String {
@@ -448,7 +464,9 @@ mod tests {
         ];
         let shapes = [Shape { spans: vec![(0, 1)], outputs: 1 }];
         let measured = Measured { shapes: &shapes, timings: &timings, wall: 20e-6 };
-        let ops = Ops::new(&graph, load(), &measured, &LIMITS);
+        let probe = super::super::limit::Probe::new(2);
+        let ops = Ops::new((&graph, load()), &measured, (&LIMITS, probe.shown(&LIMITS)));
+        assert!(ops.title().starts_with("1 step; limits of"), "{}", ops.title());
         let first = &ops.ops[0];
         assert_eq!(
             (first.op.as_str(), first.what.as_str(), first.format.as_str()),

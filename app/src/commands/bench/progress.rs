@@ -37,11 +37,6 @@ impl Progress {
         self.drawn = Instant::now();
     }
 
-    /// So many runs are done.
-    pub(super) fn to(&mut self, runs: u64) {
-        self.bar.set_position(runs);
-    }
-
     /// So much of a long run is done: drawn if nothing was for a second.
     pub(super) fn within(&mut self, what: &str, done: usize, of: usize) {
         if self.drawn.elapsed() > PAUSE {

@@ -1,5 +1,6 @@
 //! Runs the tests of one model: fills contexts, warms up, repeats, times.
 
+use super::limit::Probe;
 use super::ops::{Measured, Ops};
 use super::plan::{Kind, Test};
 use super::progress::Progress;
@@ -8,7 +9,6 @@ use crate::exit::{Code, failure};
 use crate::interrupt::Answering;
 use crate::load::Model;
 use anyhow::Result;
-use cpu::limits::Limits;
 use graph::{LoadOptions, NoTap, Timing};
 use model::{SeqId, Wanted, Work};
 use std::ops::ControlFlow;
@@ -47,7 +47,7 @@ pub(super) struct Bench<'a> {
     pub(super) load: LoadOptions,
     pub(super) repetitions: usize,
     /// Set where the time of ops is wanted.
-    pub(super) limits: Option<&'a Limits>,
+    pub(super) probe: Option<Probe>,
     pub(super) interrupt: &'a Answering,
 }
 
@@ -67,7 +67,7 @@ enum Timed {
 impl Bench<'_> {
     /// The outcomes; those until Ctrl-C was pressed, if it was.
     pub(super) fn run(&mut self, tests: &[Test]) -> Result<Vec<Outcome>> {
-        let runs = self.repetitions + 1 + usize::from(self.limits.is_some());
+        let runs = self.repetitions + 1 + usize::from(self.probe.is_some());
         let mut progress = Progress::new(tests.len().saturating_mul(runs));
         let ids = self.ids()?;
         let batch = tests.iter().map(Test::batch).max().unwrap_or(1);
@@ -103,6 +103,15 @@ impl Bench<'_> {
         progress: &mut Progress,
     ) -> Result<Option<Outcome>> {
         let name = test.name();
+        // Before the warm-up, which fills the caches again.
+        let limits = match &mut self.probe {
+            Some(probe) => {
+                progress.say(format!("{name}, the machine's limits"));
+                let limits = probe.measure()?;
+                Some((limits, probe.shown(&limits)))
+            }
+            None => None,
+        };
         progress.say(format!("{name}, warming up"));
         let Some(_) = self.once(test, sequences, Timed::Whole, progress)? else { return Ok(None) };
         progress.step();
@@ -116,14 +125,15 @@ impl Bench<'_> {
             progress.step();
         }
         let mut ops = None;
-        if let Some(limits) = self.limits {
+        if let Some((limits, shown)) = limits {
             progress.say(format!("{name}, by ops"));
             let Some(run) = self.once(test, sequences, Timed::ByNode, progress)? else {
                 return Ok(None);
             };
             let shapes = test.shapes(self.model.engine.options().n_batch);
             let measured = Measured { shapes: &shapes, timings: &run.timings, wall: run.seconds };
-            ops = Some(Ops::new(self.model.engine.graph(), self.load, &measured, limits));
+            let ops_of = self.model.engine.graph();
+            ops = Some(Ops::new((ops_of, self.load), &measured, (&limits, shown)));
             progress.step();
         }
         let (n_prompt, n_gen) = match test.kind {

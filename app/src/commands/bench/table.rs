@@ -19,13 +19,9 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Without rows: columns of text, and right of them columns of numbers.
-    pub(super) fn new(left: &[&str], right: &[&str]) -> Self {
-        let named = |names: &[&str], align| -> Vec<(String, Align)> {
-            names.iter().map(|&name| (name.to_owned(), align)).collect()
-        };
-        let mut columns = named(left, Align::Left);
-        columns.extend(named(right, Align::Right));
+    /// Without rows.
+    pub(super) fn new(columns: &[(&str, Align)]) -> Self {
+        let columns = columns.iter().map(|&(name, align)| (name.to_owned(), align)).collect();
         Self { columns, rows: Vec::new() }
     }
 
@@ -111,10 +107,11 @@ pub(super) fn percent(share: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::Align::{Left, Right};
     use super::*;
 
     fn table() -> Table {
-        let mut table = Table::new(&["model", "test"], &["tok/s"]);
+        let mut table = Table::new(&[("model", Left), ("test", Left), ("tok/s", Right)]);
         table.row(["Zoë|7, \"x\"".to_owned(), "pp512".to_owned(), "1183".to_owned()]);
         table.row(["b\u{1b}[2J".to_owned(), "tg".to_owned()]);
         table
