@@ -54,6 +54,12 @@ fn prompt(bencher: Bencher<'_, '_>, dtype: &DType) {
     bench(bencher, *dtype, 192, [1536, 576]);
 }
 
+/// Shapes of SmolLM2 135M and Qwen2.5 1.5B.
+#[divan::bench(args = [[576, 1536], [1536, 576], [1536, 8960], [8960, 1536]], sample_count = 20)]
+fn shapes(bencher: Bencher<'_, '_>, shape: [usize; 2]) {
+    bench(bencher, DType::Q4_0, 192, shape);
+}
+
 /// One token.
 #[divan::bench(args = FORMATS, sample_count = 20)]
 fn one(bencher: Bencher<'_, '_>, dtype: &DType) {

@@ -121,7 +121,9 @@ enum Token {
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
-    Neon(neon::Neon),
+    Neon(neon::Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(neon::Neon<true>),
 }
 
 impl Level {
@@ -134,7 +136,10 @@ impl Level {
             levels.extend(avx512::Avx512::new().map(|t| Self(Token::Avx512(t))));
         }
         #[cfg(target_arch = "aarch64")]
-        levels.extend(neon::Neon::new().map(|t| Self(Token::Neon(t))));
+        {
+            levels.extend(neon::Neon::new().map(|t| Self(Token::Neon(t))));
+            levels.extend(neon::Neon::new().map(|t| Self(Token::NeonDot(t))));
+        }
         levels
     }
 
@@ -143,7 +148,7 @@ impl Level {
         Self::all().pop().unwrap_or(Self(Token::Scalar(scalar::Scalar)))
     }
 
-    /// `scalar`, `avx2`, `avx512-vnni`, `neon`.
+    /// `scalar`, `avx2`, `avx512-vnni`, `neon`, `neon-dotprod`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Token::Scalar(_) => "scalar",
@@ -153,6 +158,8 @@ impl Level {
             Token::Avx512(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => "neon-dotprod",
         }
     }
 
@@ -165,7 +172,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => avx512::Avx512::I8_BIAS,
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => neon::Neon::I8_BIAS,
+            Token::Neon(_) => neon::Neon::<false>::I8_BIAS,
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => neon::Neon::<true>::I8_BIAS,
         }
     }
 
@@ -178,7 +187,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => avx512::Avx512::TOKENS,
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => neon::Neon::TOKENS,
+            Token::Neon(_) => neon::Neon::<false>::TOKENS,
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => neon::Neon::<true>::TOKENS,
         }
     }
 
@@ -192,6 +203,8 @@ impl Level {
             Token::Avx512(t) => t.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(t) => t.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(t) => t.vectorize(kernel),
         }
     }
 }
