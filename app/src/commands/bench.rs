@@ -180,6 +180,9 @@ fn print_reports(args: &Args, reports: &[Report]) -> Result<()> {
             }
         }
         Output::Md => {
+            if reports.iter().all(|report| report.tests.is_empty()) {
+                return Ok(());
+            }
             out.text(&markdown(reports).markdown())?;
             for (title, table) in ops_tables(reports) {
                 out.text(&format!("\n{title}\n\n{}", table.markdown()))?;

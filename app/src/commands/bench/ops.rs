@@ -149,6 +149,11 @@ impl Ops {
         }
     }
 
+    /// How near the whole test came to the limit that binds it: of reading in generation, of products in a prompt.
+    pub(super) fn of_limit(&self) -> f64 {
+        self.total.of_read.max(self.total.of_mac)
+    }
+
     /// `128 steps; limits …`.
     pub(super) fn title(&self) -> String {
         let s = if self.steps == 1 { "" } else { "s" };
@@ -479,6 +484,7 @@ mod tests {
         assert!((first.of_mac - seconds / 8e-6).abs() < 1e-9, "{first:?}");
         assert!((ops.outside.share - 0.2).abs() < 1e-9, "{:?}", ops.outside);
         assert_eq!(ops.total.calls, 5);
+        assert_eq!(ops.of_limit(), ops.total.of_read.max(ops.total.of_mac));
         let names: Vec<&str> = ops.ops.iter().map(|op| op.what.as_str()).collect();
         assert_eq!(names, ["attn_q+attn_k", "output", "kqv_out", "token_embd", "rows"]);
         let text = ops.table().markdown();

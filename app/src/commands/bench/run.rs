@@ -37,7 +37,9 @@ pub(super) struct Outcome {
     /// Of those.
     #[serde(flatten)]
     pub(super) spread: Spread,
-    /// Where the time of one more run went, if that was asked for.
+    /// How near one more run, timed op by op, came to the limit that binds it, if that was asked for.
+    pub(super) of_limit: Option<f64>,
+    /// Where the time of that run went.
     pub(super) ops: Option<Ops>,
 }
 
@@ -148,6 +150,7 @@ impl Bench<'_> {
             batch: test.batch(),
             spread: Spread::of(&per_second),
             per_second,
+            of_limit: ops.as_ref().map(Ops::of_limit),
             ops,
         }))
     }
