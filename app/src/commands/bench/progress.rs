@@ -10,6 +10,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// A bar over runs.
 pub(super) struct Progress {
     bar: ProgressBar,
+    /// The run that goes on.
+    what: String,
     drawn: Instant,
 }
 
@@ -21,12 +23,13 @@ impl Progress {
         let style = ProgressStyle::with_template("{bar:20} {pos}/{len} {elapsed} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         bar.set_style(style.progress_chars("━╸─"));
-        Self { bar, drawn: Instant::now() }
+        Self { bar, what: String::new(), drawn: Instant::now() }
     }
 
     /// What comes next.
     pub(super) fn say(&mut self, what: String) {
-        self.bar.set_message(what);
+        self.bar.set_message(what.clone());
+        self.what = what;
         self.bar.tick();
         self.drawn = Instant::now();
     }
@@ -40,7 +43,9 @@ impl Progress {
     /// So much of a long run is done: drawn if nothing was for a second.
     pub(super) fn within(&mut self, what: &str, done: usize, of: usize) {
         if self.drawn.elapsed() > PAUSE {
-            self.say(format!("{what}: {done} of {of}"));
+            self.bar.set_message(format!("{}: {what} {done} of {of}", self.what));
+            self.bar.tick();
+            self.drawn = Instant::now();
         }
     }
 }

@@ -195,7 +195,7 @@ impl Bench<'_> {
         if len < depth {
             let context: Vec<u32> = ids.iter().copied().cycle().take(depth - len).collect();
             engine.prefill(seq, &context, &mut |n| {
-                progress.within("filling the context", len + n, depth);
+                progress.within("context", len + n, depth);
                 flow(self.interrupt)
             })?;
         }
@@ -211,7 +211,7 @@ impl Bench<'_> {
         let prompt: Vec<u32> = sequences.ids.iter().copied().cycle().take(n).collect();
         for &seq in sequences.seqs {
             self.model.engine.prefill(seq, &prompt, &mut |done| {
-                progress.within("prompt", done, n);
+                progress.within("token", done, n);
                 flow(self.interrupt)
             })?;
         }
