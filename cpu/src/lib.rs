@@ -5,6 +5,7 @@
 
 mod kernels;
 mod kv;
+pub mod limits;
 mod loaded;
 mod plan;
 mod pool;
