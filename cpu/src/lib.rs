@@ -7,10 +7,12 @@ mod kernels;
 mod kv;
 pub mod limits;
 mod loaded;
+mod pack;
 mod plan;
 mod pool;
 mod simd;
 mod tiles;
+mod weights;
 
 pub use pool::Pool;
 pub use simd::Level;

@@ -12,45 +12,18 @@ use crate::kv::{Elem, Layer};
 use crate::plan::{self, Job, Plan};
 use crate::pool::Pool;
 use crate::simd::{LANES, Level};
-use crate::tiles::{Layout, pack_tile};
+use crate::weights::Weights;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded,
-    Node, Op, Result, Rows, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Act, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op,
+    Result, Rows, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
 
-/// One tensor as the kernels want it; an embedding that is also the output is held in two forms.
-#[derive(Default)]
-struct Resident {
-    /// As in the file: rows to look up, weights of f32 products.
-    raw: Vec<u8>,
-    /// Repacked for `int8` products.
-    tiles: Option<(Layout, Vec<u8>)>,
-    /// In f32: norms and biases.
-    vector: Vec<f32>,
-}
-
-impl Resident {
-    /// The tiles, for a product with rows of `n_in`.
-    fn tiled(&self, n_in: usize) -> Option<mat_mul::Weight<'_>> {
-        let (layout, tiles) = self.tiles.as_ref()?;
-        Some(mat_mul::Weight { layout, tiles, n_in })
-    }
-}
-
-/// What a tensor is used for.
-#[derive(Clone, Copy, Default)]
-struct Uses {
-    lookup: bool,
-    product: bool,
-    vector: bool,
-}
-
 pub(crate) struct LoadedCpu {
     graph: Arc<Graph>,
-    weights: Vec<Resident>,
+    weights: Weights,
     options: LoadOptions,
     level: Level,
     pool: Pool,
@@ -97,13 +70,6 @@ fn no_memory(what: &str, bytes: usize) -> Error {
     Error::new(ErrorKind::OutOfMemory, format!("{what}: no memory for {bytes} bytes"))
 }
 
-fn zeroed(what: &str, bytes: usize) -> Result<Vec<u8>> {
-    let mut v = Vec::new();
-    v.try_reserve_exact(bytes).map_err(|_| no_memory(what, bytes))?;
-    v.resize(bytes, 0);
-    Ok(v)
-}
-
 impl LoadedCpu {
     pub(crate) fn new(
         cpu: Cpu,
@@ -112,36 +78,10 @@ impl LoadedCpu {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
-        let mut uses = vec![Uses::default(); graph.weights.len()];
-        for node in &graph.nodes {
-            match &node.op {
-                Op::GetRows { table } => uses[table.0].lookup = true,
-                Op::MatMul { w } => uses[w.0].product = true,
-                Op::AddBias { b: w } | Op::RmsNorm { w, .. } => uses[w.0].vector = true,
-                Op::Add
-                | Op::Scale { .. }
-                | Op::Rope { .. }
-                | Op::Glu { .. }
-                | Op::StoreKv { .. }
-                | Op::Attention(_)
-                | Op::Columns { .. }
-                | Op::OutputRows
-                | Op::Softcap { .. } => {}
-            }
-        }
         let mut pool = Pool::new(cpu.threads);
-        let mut weights = Vec::with_capacity(uses.len());
-        let mut read = 0;
-        for (weight, uses) in graph.weights.iter().zip(uses) {
-            let bytes = graph::backend::read_weight(file, weight)?;
-            read += bytes.len() as u64;
-            weights.push(resident(weight, uses, bytes, options, (cpu.level, &mut pool))?);
-            progress(read);
-        }
+        let weights = Weights::load(&graph, file, options, (cpu.level, &mut pool), progress)?;
         // Products of one input go together if they want it rounded alike.
-        let plan = Plan::new(&graph, |w: WeightId| {
-            weights[w.0].tiles.as_ref().map(|(layout, _)| layout.form.act)
-        });
+        let plan = Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.act));
         let plan = Arc::new(plan);
         Ok(Self {
             graph,
@@ -170,33 +110,30 @@ impl LoadedCpu {
     }
 
     fn get_rows(&mut self, table: WeightId, tokens: &[u32], out: &mut [f32]) {
-        let weight = self.graph.weight(table);
-        let raw = &self.weights[table.0].raw;
-        let row_bytes = weight.dtype.row_bytes(weight.n_in);
+        let (weight, weights) = (self.graph.weight(table), &self.weights);
         self.pool.rows(out, weight.n_in, |first, rows| {
             for (i, row) in rows.chunks_mut(weight.n_in).enumerate() {
-                let at = tokens[first + i] as usize * row_bytes;
-                weight.dtype.dequantize(&raw[at..at + row_bytes], row);
+                weights.decode_row(table, weight, tokens[first + i] as usize, row);
             }
         });
     }
 
     /// One product.
     fn mat_mul(&mut self, w: WeightId, x: (ValueId, &[f32]), out: &mut [f32]) {
-        if self.weights[w.0].tiles.is_some() {
+        if self.weights.layout(w).is_some() {
             return self.products(x, [(w, out)]);
         }
         let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
-        let (level, resident) = (self.level, &self.weights[w.0]);
+        let (level, rows) = (self.level, self.weights.raw(w));
         out.fill(0.0);
         self.pool.columns(out, n_out, LANES, |out| {
-            level.run(MatMulF32 { dtype, rows: &resident.raw, n_in, x: x.1, out });
+            level.run(MatMulF32 { dtype, rows, n_in, x: x.1, out });
         });
     }
 
     /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
     fn round(&mut self, w: WeightId, (id, x): (ValueId, &[f32])) {
-        let Some((layout, _)) = &self.weights[w.0].tiles else { return };
+        let Some(layout) = self.weights.layout(w) else { return };
         let wanted = Some((id, layout.form.act));
         if self.work.acts_of != wanted {
             let n_in = self.graph.weight(w).n_in;
@@ -215,7 +152,7 @@ impl LoadedCpu {
         let (graph, weights, level) = (&self.graph, &self.weights, self.level);
         let mut products = [None; N];
         for (product, (w, _)) in products.iter_mut().zip(&outs) {
-            *product = weights[w.0].tiled(graph.weight(*w).n_in).map(Product::Plain);
+            *product = weights.tiled(*w, graph.weight(*w).n_in).map(Product::Plain);
         }
         let acts = &self.work.acts;
         self.pool.grids(
@@ -239,8 +176,7 @@ impl LoadedCpu {
         self.round(gate, x);
         let Weight { n_in, n_out, .. } = *self.graph.weight(gate);
         let (weights, level, acts) = (&self.weights, self.level, &self.work.acts);
-        let (Some(gate), Some(up)) = (weights[gate.0].tiled(n_in), weights[up.0].tiled(n_in))
-        else {
+        let (Some(gate), Some(up)) = (weights.tiled(gate, n_in), weights.tiled(up, n_in)) else {
             return;
         };
         let product = Product::Glu { act, gate, up };
@@ -259,7 +195,7 @@ impl LoadedCpu {
 
     fn rms_norm(&mut self, w: WeightId, eps: f32, x: &[f32], cols: usize, out: &mut [f32]) {
         let level = self.level;
-        let w = &self.weights[w.0].vector;
+        let w = self.weights.vector(w);
         self.pool.rows(out, cols, |first, out| {
             level.run(RmsNorm { x: &x[first * cols..][..out.len()], w, eps, out });
         });
@@ -267,7 +203,7 @@ impl LoadedCpu {
 
     fn add_bias(&mut self, b: WeightId, x: &[f32], out: &mut [f32]) {
         let level = self.level;
-        let bias = &self.weights[b.0].vector;
+        let bias = self.weights.vector(b);
         let cols = bias.len();
         self.pool.rows(out, cols, |first, out| {
             for (i, out) in out.chunks_mut(cols).enumerate() {
@@ -484,43 +420,6 @@ fn store<E: Elem>(layer: &mut Layer<E>, step: &Step, k: &[f32], v: &[f32]) {
         let (k, v) = (&k[t * k_cols..][..k_cols], &v[t * v_cols..][..v_cols]);
         layer.store((block, position % KV_BLOCK), k, v);
     }
-}
-
-/// Brings one tensor into the forms that its uses want.
-fn resident(
-    weight: &Weight,
-    uses: Uses,
-    bytes: std::borrow::Cow<'_, [u8]>,
-    options: LoadOptions,
-    (level, pool): (Level, &mut Pool),
-) -> Result<Resident> {
-    let mut resident = Resident::default();
-    if uses.vector {
-        resident.vector = vec![0.0; weight.n_in];
-        weight.dtype.dequantize(&bytes, &mut resident.vector);
-    }
-    let layout =
-        Layout::of(weight.dtype).filter(|_| options.arithmetic == Arithmetic::Int8 && uses.product);
-    if let Some(layout) = layout {
-        let tile_bytes = layout.tile_bytes(weight.n_in);
-        let n_tiles = weight.n_out.div_ceil(LANES);
-        let mut tiles = zeroed(&weight.name, tile_bytes * n_tiles)?;
-        let row_bytes = weight.dtype.row_bytes(weight.n_in);
-        pool.rows(&mut tiles, tile_bytes, |first, out| {
-            for (i, out) in out.chunks_mut(tile_bytes).enumerate() {
-                let start = (first + i) * LANES;
-                let end = weight.n_out.min(start + LANES);
-                let rows: Vec<&[u8]> =
-                    bytes[start * row_bytes..end * row_bytes].chunks(row_bytes).collect();
-                pack_tile(weight.dtype, &layout, &rows, level.i8_bias(), out);
-            }
-        });
-        resident.tiles = Some((layout, tiles));
-    }
-    if uses.lookup || (uses.product && resident.tiles.is_none()) {
-        resident.raw = bytes.into_owned();
-    }
-    Ok(resident)
 }
 
 impl Loaded for LoadedCpu {

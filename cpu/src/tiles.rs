@@ -15,8 +15,10 @@
 //! 5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1. The size in memory is the file's, but for rows padded to a multiple of 16.
 
 use crate::simd::LANES;
-use gguf::DType;
-use graph::ints::{Form, Ints, MinTerm, form};
+use gguf::{DType, half_power};
+#[cfg(test)]
+use graph::ints::Ints;
+use graph::ints::{Form, MinTerm, form};
 
 /// Columns in a unit of quants.
 pub(crate) const UNIT: usize = 32;
@@ -90,7 +92,92 @@ impl Layout {
     }
 }
 
-/// Repacks the rows of one tile (up to 16, the file's bytes) into `out`. Missing rows stay as `out` is: zero.
+/// Decodes row `r` of a tile: the values that the format's own decoder gives for the file's bytes.
+pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, out: &mut [f32]) {
+    let form = &layout.form;
+    for (block, out) in tile.chunks_exact(layout.block_bytes).zip(out.chunks_exact_mut(form.block))
+    {
+        let half_at = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
+        let d = match layout.scale {
+            Scale::F16 => half_at(2 * r),
+            Scale::E8m0 => half_power(block[r]),
+        };
+        let m = if layout.m_bytes > 0 { half_at(layout.d_bytes + 2 * r) } else { 0.0 };
+        for (u, out) in out.chunks_exact_mut(UNIT).enumerate() {
+            let planes = &block[layout.quants_at() + u * layout.planes * 64..];
+            let mut codes = [0u8; UNIT];
+            row_codes(form.bits, &planes[..layout.planes * 64], r, &mut codes);
+            let run = form.sub.min(UNIT);
+            for (i, (out, codes)) in out.chunks_mut(run).zip(codes.chunks(run)).enumerate() {
+                let sub = (u * UNIT + i * run) / form.sub;
+                let scale = if layout.subs == 0 {
+                    d
+                } else {
+                    d * f32::from(block[layout.scales_at() + sub * LANES + r] as i8)
+                };
+                let plus = match form.min {
+                    MinTerm::None => None,
+                    MinTerm::Sum => Some(m),
+                    MinTerm::Subs => {
+                        Some(-(m * f32::from(block[layout.mins_at() + sub * LANES + r])))
+                    }
+                };
+                for (out, &code) in out.iter_mut().zip(codes) {
+                    let q = match form.table {
+                        Some(table) => table[usize::from(code & 15)],
+                        None if form.bits == 8 => code.wrapping_sub(bias) as i8,
+                        None => code as i8 - form.offset,
+                    };
+                    let w = scale * f32::from(q);
+                    *out = plus.map_or(w, |plus| w + plus);
+                }
+            }
+        }
+    }
+}
+
+/// The codes of one row in a unit of 32 columns.
+fn row_codes(bits: u8, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
+    let bytes = |plane: usize| -> [u8; 4] {
+        let at = plane * 64 + 4 * r;
+        [planes[at], planes[at + 1], planes[at + 2], planes[at + 3]]
+    };
+    let mut add = |first: usize, width: u8, up: u8| {
+        let mask = ((1u16 << width) - 1) as u8;
+        let per_plane = usize::from(8 / width);
+        for g in 0..UNIT / 4 {
+            // Nibbles go g, g + 4; narrower fields lie in order.
+            let (plane, shift) = match width {
+                8 => (g, 0),
+                4 => (g % 4, 4 * (g / 4)),
+                _ => (g / per_plane, usize::from(width) * (g % per_plane)),
+            };
+            let four = bytes(first + plane);
+            for c in 0..4 {
+                codes[4 * g + c] |= (four[c] >> shift & mask) << up;
+            }
+        }
+    };
+    match bits {
+        6 => {
+            add(0, 4, 0);
+            add(4, 2, 4);
+        }
+        5 => {
+            add(0, 4, 0);
+            add(4, 1, 4);
+        }
+        3 => {
+            add(0, 2, 0);
+            add(2, 1, 2);
+        }
+        bits => add(0, bits, 0),
+    }
+}
+
+/// Repacks the rows of one tile (up to 16, the file's bytes) into `out`, a code at a time. Missing rows stay as `out`
+/// is: zero. The plain way, which [`crate::pack`] is tested against.
+#[cfg(test)]
 pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8, out: &mut [u8]) {
     let mut ints = Ints::new();
     for (r, row) in rows.iter().enumerate() {
@@ -103,6 +190,7 @@ pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8,
     }
 }
 
+#[cfg(test)]
 fn pack_scales(
     dtype: DType,
     layout: &Layout,
@@ -131,6 +219,7 @@ fn pack_scales(
 }
 
 /// The stored code of a quant: `q + offset`, the index for formats with a table, or the signed byte plus `bias`.
+#[cfg(test)]
 fn code(form: &Form, q: i8, bias: u8) -> u8 {
     match form.table {
         // Two codes of MXFP4 mean 0; either gives the same integer.
@@ -140,6 +229,7 @@ fn code(form: &Form, q: i8, bias: u8) -> u8 {
     }
 }
 
+#[cfg(test)]
 fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, (r, out): (usize, &mut [u8])) {
     let form = &layout.form;
     for (u, unit) in out.chunks_mut(layout.planes * 64).enumerate() {

@@ -119,11 +119,11 @@ impl Tap for NoTap {
     fn value(&mut self, _: &Node, _: &Value, _: &mut [f32]) {}
 }
 
-/// The bytes of a graph's weight, checked against what the graph expects of it.
-pub fn read_weight<'f>(
+/// The tensor of a graph's weight, checked against what the graph expects of it.
+pub fn find_weight<'f>(
     file: &'f gguf::File,
     weight: &crate::Weight,
-) -> Result<std::borrow::Cow<'f, [u8]>> {
+) -> Result<&'f gguf::TensorInfo> {
     let found = file
         .tensor(&weight.name)
         .ok_or_else(|| Error::new(ErrorKind::Read, format!("{}: not in the file", weight.name)))?;
@@ -135,5 +135,14 @@ pub fn read_weight<'f>(
         );
         return Err(Error::new(ErrorKind::Shape, message));
     }
+    Ok(found)
+}
+
+/// The bytes of a graph's weight, checked as by [`find_weight`].
+pub fn read_weight<'f>(
+    file: &'f gguf::File,
+    weight: &crate::Weight,
+) -> Result<std::borrow::Cow<'f, [u8]>> {
+    let found = find_weight(file, weight)?;
     file.data(found).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
 }
