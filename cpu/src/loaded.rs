@@ -1,7 +1,7 @@
 //! A graph with its weights in memory, and the loop over its nodes.
 
 use crate::Cpu;
-use crate::kernels::attention::{Head, Scratch};
+use crate::kernels::attention::{self as attend, Chunk, Merge, Queries, Whole, row_len};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::MatMulF32;
@@ -60,6 +60,9 @@ pub(crate) struct LoadedCpu {
     profile: Option<Vec<u64>>,
 }
 
+/// Chunks of 64 positions from which on attention of few rows is split by chunks.
+const SPLIT_CHUNKS: usize = 8;
+
 /// Buffers that live from step to step.
 #[derive(Default)]
 struct Work {
@@ -71,6 +74,10 @@ struct Work {
     acts: Acts,
     /// What `acts` holds.
     acts_of: Option<(ValueId, ActFormat)>,
+    /// Where attention cuts the step's tokens.
+    cuts: Vec<usize>,
+    /// Partial results of attention.
+    partials: Vec<f32>,
     /// For each rope table `[tokens][pairs]`, or empty where this step has not needed it yet.
     angles: Vec<Vec<(f32, f32)>>,
 }
@@ -303,25 +310,58 @@ impl LoadedCpu {
         out: &mut [f32],
     ) {
         let spec = self.graph.kv_layers[attention.kv_layer];
-        let layer = &layers[attention.kv_layer];
-        let (dk, dv, n_head, level) =
-            (spec.head_dim_k, spec.head_dim_v, attention.n_head, self.level);
-        self.pool.rows(out, dv, |first, out| {
-            let mut scratch = Scratch::default();
-            for (i, out) in out.chunks_mut(dv).enumerate() {
-                let (t, h) = ((first + i) / n_head, (first + i) % n_head);
-                level.run(Head {
-                    attention,
-                    layer,
-                    head_kv: h / (n_head / spec.n_head_kv),
-                    table: &step.tables[step.seqs[t] as usize],
-                    position: step.positions[t],
-                    q: &q[(first + i) * dk..][..dk],
-                    out,
-                    scratch: &mut scratch,
+        let (layer, level) = (&layers[attention.kv_layer], self.level);
+        let group = attention.n_head / spec.n_head_kv;
+        let (cols, step_cols) = (attention.n_head * spec.head_dim_v, group * spec.head_dim_v);
+        let cuts = &mut self.work.cuts;
+        attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
+        let queries = |band: usize, head_kv: usize| {
+            let token = cuts[band];
+            let (position, table) =
+                (step.positions[token], &step.tables[step.seqs[token] as usize]);
+            let tokens = cuts[band + 1] - token;
+            Queries { attention, q, token, tokens, position, table, head_kv, group }
+        };
+        let bands = cuts.len().saturating_sub(1);
+        let items = bands * spec.n_head_kv;
+        let longest = (0..bands).map(|band| queries(band, 0).chunks().len()).max().unwrap_or(0);
+        if items >= self.pool.threads() * 2 || longest < SPLIT_CHUNKS {
+            self.pool.bands(out, (cols, step_cols), cuts, |band, out| {
+                let queries = queries(band, out.range().start / step_cols);
+                attend::with_scratch(|scratch| {
+                    level.run(Whole { queries, layer, out, scratch });
                 });
-            }
-        });
+            });
+            return;
+        }
+        // Few rows over a long context: its chunks are shared out instead, and merged in order afterwards.
+        let partials = &mut self.work.partials;
+        for band in 0..bands {
+            let one = queries(band, 0);
+            let (chunks, record) = (one.chunks(), one.rows() * row_len(spec.head_dim_v));
+            partials.resize(spec.n_head_kv * chunks.len() * record, 0.0);
+            self.pool.rows(partials, record, |first, records| {
+                for (i, partial) in records.chunks_exact_mut(record).enumerate() {
+                    let (head_kv, chunk) =
+                        ((first + i) / chunks.len(), chunks.start + (first + i) % chunks.len());
+                    let queries = queries(band, head_kv);
+                    attend::with_scratch(|scratch| {
+                        level.run(Chunk { queries, layer, chunk, partial, scratch });
+                    });
+                }
+            });
+            let band_cuts = &cuts[band..band + 2];
+            self.pool.bands(out, (cols, step_cols), band_cuts, |_, out| {
+                let head_kv = out.range().start / step_cols;
+                let len = chunks.len() * record;
+                let (queries, partials) =
+                    (queries(band, head_kv), &partials[head_kv * len..][..len]);
+                let head_dim_v = spec.head_dim_v;
+                attend::with_scratch(|scratch| {
+                    level.run(Merge { queries, head_dim_v, partials, out, scratch });
+                });
+            });
+        }
     }
 
     /// Computes node `i`, and those that share its job.

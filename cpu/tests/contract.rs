@@ -72,7 +72,7 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
                 }
             }
             for threads in [2, 3] {
-                for cut in [Cut::Batch(17), Cut::Batch(512)] {
+                for cut in [Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17), Cut::Batch(512)] {
                     check(&case, options, &expected, (&Cpu::new(threads), cut));
                     runs += 1;
                 }

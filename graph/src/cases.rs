@@ -366,6 +366,14 @@ pub fn decoders() -> Result<Vec<Case>> {
             window: Some(200),
             ..plain
         },
+        Decoder {
+            dtype: DType::Q4_1,
+            first_position: 3000,
+            n_head: 4,
+            n_head_kv: 2,
+            window: Some(700),
+            ..plain
+        },
     ] {
         cases.push(decoder(spec)?);
     }

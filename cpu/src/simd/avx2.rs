@@ -47,6 +47,8 @@ impl Isa for Avx2 {
     // 16 registers: four tokens take 8 of them for integer sums; the float ones stay in L1.
     const TOKENS: usize = 4;
     const TILES: usize = 1;
+    const ROWS: usize = 3;
+    const VECTORS: usize = 2;
     const I8_BIAS: u8 = 0;
 
     #[inline(always)]

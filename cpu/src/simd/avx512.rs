@@ -45,6 +45,8 @@ impl Isa for Avx512 {
     // 12 integer and 12 float accumulators, and room for the weights and a broadcast.
     const TOKENS: usize = 6;
     const TILES: usize = 2;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 4;
     const I8_BIAS: u8 = 128;
 
     #[inline(always)]

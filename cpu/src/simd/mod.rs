@@ -34,6 +34,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const TOKENS: usize;
     /// See [`Isa::TOKENS`].
     const TILES: usize;
+    /// Rows that attention takes at a time, and vectors beside one another: (6, 4), (6, 1), (3, 2) or (1, 1).
+    const ROWS: usize;
+    /// See [`Isa::ROWS`].
+    const VECTORS: usize;
     /// What [`Isa::dot_i8`] wants added to signed bytes beforehand (128 where the hardware multiplies unsigned by
     /// signed); the kernel subtracts `I8_BIAS · Σa` again, exactly.
     const I8_BIAS: u8;

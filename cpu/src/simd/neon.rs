@@ -102,6 +102,8 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     // takes some registers itself.
     const TOKENS: usize = if DOT { 6 } else { 4 };
     const TILES: usize = 1;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 1;
     const I8_BIAS: u8 = 0;
 
     #[inline(always)]

@@ -25,6 +25,8 @@ impl Isa for Scalar {
 
     const TOKENS: usize = 2;
     const TILES: usize = 1;
+    const ROWS: usize = 1;
+    const VECTORS: usize = 1;
     const I8_BIAS: u8 = 0;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
