@@ -44,7 +44,8 @@ pub(crate) struct Args {
     /// Runs of each test after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
-    /// Show where the time goes, op by op, against limits that are measured first: bytes read, 8-bit and f32 products
+    /// Show where the time of the fastest of as many runs again goes, op by op, against the machine's limits, measured
+    /// beside: bytes read, 8-bit and f32 products
     #[arg(long)]
     ops: bool,
     /// Measure instead one matrix product in each format, or in those named; -p sets the tokens beside the one token

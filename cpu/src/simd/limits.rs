@@ -36,7 +36,7 @@ pub(crate) fn int8(level: Level, rounds: usize) -> u64 {
             64 * CHAINS
         }
         #[cfg(target_arch = "aarch64")]
-        Token::Neon(_) => {
+        Token::Neon(_) | Token::NeonDot(_) => {
             (0..rounds).for_each(|_| level.run(Dot));
             64 * CHAINS
         }
@@ -62,7 +62,7 @@ pub(crate) fn f32_fma(level: Level, rounds: usize) -> u64 {
             CHAINS
         }
         #[cfg(target_arch = "aarch64")]
-        Token::Neon(_) => {
+        Token::Neon(_) | Token::NeonDot(_) => {
             (0..rounds).for_each(|_| level.run(Fma::<CHAINS>));
             CHAINS
         }
