@@ -3,9 +3,12 @@
 use crate::simd::{Isa, LANES};
 use graph::{KV_BLOCK, KvLayer};
 use half::f16;
+use memmap2::MmapMut;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
 /// Element of a cache: the bits of an f16, or an f32.
-pub(crate) trait Elem: Copy + Default + Send + Sync + 'static {
+pub(crate) trait Elem: bytemuck::Pod + Default + Send + Sync {
     /// Sixteen elements, widened.
     fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::F;
     /// Rounded for storing.
@@ -51,20 +54,50 @@ impl Elem for u16 {
 /// The cache of one layer: K `[block][head][d][64]`, V `[block][head][64][d]`.
 pub(crate) struct Layer<E> {
     spec: KvLayer,
-    k: Vec<E>,
-    v: Vec<E>,
+    k: Zeroed<E>,
+    v: Zeroed<E>,
+}
+
+/// Zeroed memory straight from the system, in huge pages where it has them: a page takes no memory, and no time, before
+/// something is stored in it.
+struct Zeroed<E> {
+    map: MmapMut,
+    elem: PhantomData<E>,
+}
+
+impl<E: Elem> Zeroed<E> {
+    fn new(n: usize) -> Option<Self> {
+        let map = MmapMut::map_anon(n.checked_mul(size_of::<E>())?.max(size_of::<E>())).ok()?;
+        // Only advice: a system without huge pages gives small ones.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(memmap2::Advice::HugePage);
+        Some(Self { map, elem: PhantomData })
+    }
+}
+
+impl<E: Elem> Deref for Zeroed<E> {
+    type Target = [E];
+
+    #[inline(always)]
+    fn deref(&self) -> &[E] {
+        bytemuck::cast_slice(&self.map)
+    }
+}
+
+impl<E: Elem> DerefMut for Zeroed<E> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [E] {
+        bytemuck::cast_slice_mut(&mut self.map)
+    }
 }
 
 impl<E: Elem> Layer<E> {
     /// A zeroed cache, or `None` where memory is short.
     pub(crate) fn new(spec: KvLayer, n_blocks: usize) -> Option<Self> {
-        let zeros = |dim: usize| -> Option<Vec<E>> {
-            let n =
-                n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?;
-            let mut v = Vec::new();
-            v.try_reserve_exact(n).ok()?;
-            v.resize(n, E::default());
-            Some(v)
+        let zeros = |dim: usize| {
+            Zeroed::new(
+                n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?,
+            )
         };
         Some(Self { spec, k: zeros(spec.head_dim_k)?, v: zeros(spec.head_dim_v)? })
     }
