@@ -1,7 +1,9 @@
 //! The KV cache in the layout that attention reads: blocks of 64 positions, K with lanes = positions.
 
-use crate::simd::{Isa, LANES};
-use graph::{KV_BLOCK, KvLayer};
+use crate::kernels::{lanes, lanes_mut};
+use crate::pool::Pool;
+use crate::simd::{Isa, Kernel, LANES, Level};
+use graph::{KV_BLOCK, KvLayer, Step};
 use half::f16;
 use memmap2::MmapMut;
 use std::marker::PhantomData;
@@ -11,6 +13,8 @@ use std::ops::{Deref, DerefMut};
 pub(crate) trait Elem: bytemuck::Pod + Default + Send + Sync {
     /// Sixteen elements, widened.
     fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::F;
+    /// Stores sixteen elements, rounded.
+    fn store<I: Isa>(isa: I, x: I::F, to: &mut [Self; LANES]);
     /// Rounded for storing.
     fn from_f32(x: f32) -> Self;
     /// Widened.
@@ -21,6 +25,11 @@ impl Elem for f32 {
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::F {
         isa.f_load(x)
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(isa: I, x: I::F, to: &mut [Self; LANES]) {
+        isa.f_store(x, to);
     }
 
     #[inline(always)]
@@ -38,6 +47,11 @@ impl Elem for u16 {
     #[inline(always)]
     fn load<I: Isa>(isa: I, x: &[Self; LANES]) -> I::F {
         isa.f_load_f16(x)
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(isa: I, x: I::F, to: &mut [Self; LANES]) {
+        isa.f_store_f16(x, to);
     }
 
     #[inline(always)]
@@ -126,19 +140,74 @@ impl<E: Elem> Layer<E> {
         &self.v[(block * self.spec.n_head_kv + head) * n..][..n]
     }
 
-    /// Stores one token's k and v (all heads) at a place of a block.
-    pub(crate) fn store(&mut self, (block, place): (usize, usize), k: &[f32], v: &[f32]) {
+    /// Stores k and v, `[tokens, n_head_kv · head_dim]` each, at the step's positions.
+    pub(crate) fn store(
+        &mut self,
+        step: &Step,
+        (k, v): (&[f32], &[f32]),
+        (level, pool): (Level, &mut Pool),
+    ) {
         let KvLayer { n_head_kv, head_dim_k, head_dim_v } = self.spec;
-        for head in 0..n_head_kv {
-            let at = (block * n_head_kv + head) * KV_BLOCK;
-            let keys = &mut self.k[at * head_dim_k..][..head_dim_k * KV_BLOCK];
-            for (d, &k) in k[head * head_dim_k..][..head_dim_k].iter().enumerate() {
-                keys[d * KV_BLOCK + place] = E::from_f32(k);
+        let block_of = |t: usize| {
+            let position = step.positions[t] as usize;
+            step.tables[step.seqs[t] as usize][position / KV_BLOCK] as usize
+        };
+        // Only the blocks that are written are shared out among the threads.
+        let blocks = (0..step.tokens.len()).map(block_of);
+        let (Some(first), Some(last)) = (blocks.clone().min(), blocks.max()) else { return };
+        let parts = [(&mut self.k, k, head_dim_k, true), (&mut self.v, v, head_dim_v, false)];
+        for (cache, x, dim, turned) in parts {
+            let len = dim * KV_BLOCK;
+            let written = &mut cache[first * n_head_kv * len..(last + 1) * n_head_kv * len];
+            pool.rows(written, len, |start, part| {
+                for t in 0..step.tokens.len() {
+                    let at = (block_of(t) - first) * n_head_kv;
+                    let place = step.positions[t] as usize % KV_BLOCK;
+                    for head in 0..n_head_kv {
+                        let row = (at + head).wrapping_sub(start);
+                        if row < part.len() / len {
+                            let x = &x[(t * n_head_kv + head) * dim..][..dim];
+                            let to = &mut part[row * len..][..len];
+                            level.run(Put { x, to, place, turned });
+                        }
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// Stores one head of one token in a block: across the places (K), or as it is (V).
+struct Put<'a, E> {
+    x: &'a [f32],
+    to: &'a mut [E],
+    place: usize,
+    turned: bool,
+}
+
+impl<E: Elem> Kernel for Put<'_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let dim = self.x.len();
+        let whole = dim / LANES * LANES;
+        let mut rounded = [E::default(); LANES];
+        for i in (0..whole).step_by(LANES) {
+            E::store(isa, isa.f_load(lanes(self.x, i)), &mut rounded);
+            if self.turned {
+                let to = self.to[i * KV_BLOCK..][..LANES * KV_BLOCK].chunks_exact_mut(KV_BLOCK);
+                for (to, &x) in to.zip(&rounded) {
+                    to[self.place] = x;
+                }
+            } else {
+                *lanes_mut(self.to, self.place * dim + i) = rounded;
             }
-            let values = &mut self.v[(at + place) * head_dim_v..][..head_dim_v];
-            for (to, &v) in values.iter_mut().zip(&v[head * head_dim_v..]) {
-                *to = E::from_f32(v);
-            }
+        }
+        for i in whole..dim {
+            let at =
+                if self.turned { i * KV_BLOCK + self.place } else { self.place * dim + i };
+            self.to[at] = E::from_f32(self.x[i]);
         }
     }
 }

@@ -305,10 +305,11 @@ impl LoadedCpu {
         let graph = Arc::clone(&self.graph);
         let node = &graph.nodes[i];
         if let (Op::StoreKv { kv_layer }, [k, v]) = (&node.op, node.inputs.as_slice()) {
-            let (k, v) = (&values[k.0], &values[v.0]);
+            let (k, v) = (values[k.0].as_slice(), values[v.0].as_slice());
+            let with = (self.level, &mut self.pool);
             match kv {
-                CpuKv::F16(layers) => store(&mut layers[*kv_layer], step, k, v),
-                CpuKv::F32(layers) => store(&mut layers[*kv_layer], step, k, v),
+                CpuKv::F16(layers) => layers[*kv_layer].store(step, (k, v), with),
+                CpuKv::F32(layers) => layers[*kv_layer].store(step, (k, v), with),
             }
         }
         let Some(id) = node.output else { return };
@@ -407,18 +408,6 @@ impl LoadedCpu {
                 self.elementwise(Map::Softcap(*cap), (input(0), input(0)), cols, out)
             }
         }
-    }
-}
-
-/// Stores k and v of the step's tokens.
-fn store<E: Elem>(layer: &mut Layer<E>, step: &Step, k: &[f32], v: &[f32]) {
-    let n = step.tokens.len();
-    let (k_cols, v_cols) = (k.len() / n, v.len() / n);
-    for t in 0..n {
-        let position = step.positions[t] as usize;
-        let block = step.tables[step.seqs[t] as usize][position / KV_BLOCK] as usize;
-        let (k, v) = (&k[t * k_cols..][..k_cols], &v[t * v_cols..][..v_cols]);
-        layer.store((block, position % KV_BLOCK), k, v);
     }
 }
 

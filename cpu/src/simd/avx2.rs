@@ -83,6 +83,16 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        op!({
+            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]);
+            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]);
+            _mm_storeu_si128(to.as_mut_ptr().cast(), low);
+            _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), high);
+        });
+    }
+
+    #[inline(always)]
     fn f_from_i(self, x: Self::I) -> Self::F {
         both!(_mm256_cvtepi32_ps, x)
     }

@@ -75,6 +75,14 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        op!(_mm256_storeu_si256(
+            to.as_mut_ptr().cast(),
+            _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
+        ));
+    }
+
+    #[inline(always)]
     fn f_from_i(self, x: Self::I) -> Self::F {
         op!(_mm512_cvtepi32_ps(x))
     }

@@ -50,6 +50,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn f_store(self, x: Self::F, to: &mut [f32; LANES]);
     /// Widens 16 f16 values given by their bits.
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// The bits of 16 f16 values, rounded to nearest even.
+    fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]);
     fn f_from_i(self, x: Self::I) -> Self::F;
     fn f_add(self, a: Self::F, b: Self::F) -> Self::F;
     fn f_sub(self, a: Self::F, b: Self::F) -> Self::F;

@@ -135,6 +135,13 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline(always)]
+    fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        for i in 0..4 {
+            op!(vst1_u16(to.as_mut_ptr().add(4 * i), narrow(x[i])));
+        }
+    }
+
+    #[inline(always)]
     fn f_from_i(self, x: Self::I) -> Self::F {
         each!(i, op!(vcvtq_f32_s32(x[i])))
     }

@@ -49,6 +49,10 @@ impl Isa for Scalar {
         map(|i| x[i], |b| f16::from_bits(b).to_f32())
     }
 
+    fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
+        *to = map(|i| x[i], |x| f16::from_f32(x).to_bits());
+    }
+
     fn f_from_i(self, x: Self::I) -> Self::F {
         map(|i| x[i], |v| v as f32)
     }
