@@ -39,6 +39,32 @@ macro_rules! both {
     };
 }
 
+/// Turns a square of 8 × 8.
+#[inline(always)]
+fn transpose8(_: Avx2, x: [__m256; 8]) -> [__m256; 8] {
+    let mut quads = x;
+    // Four rows at a time: then vector 4g + j holds, in half c, column 4c + j of rows 4g to 4g + 3.
+    for g in 0..2 {
+        let rows = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+        op!({
+            let low = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
+            let high = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
+            let low2 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
+            let high2 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
+            quads[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2));
+            quads[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2));
+            quads[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2));
+            quads[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2));
+        });
+    }
+    let mut turned = quads;
+    for j in 0..4 {
+        turned[j] = op!(_mm256_permute2f128_ps::<0x20>(quads[j], quads[4 + j]));
+        turned[4 + j] = op!(_mm256_permute2f128_ps::<0x31>(quads[j], quads[4 + j]));
+    }
+    turned
+}
+
 impl Isa for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
@@ -80,6 +106,38 @@ impl Isa for Avx2 {
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())),
             _mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().add(8).cast())),
         ])
+    }
+
+    #[inline(always)]
+    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        op!({
+            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
+            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Squares of 8 × 8: those on the diagonal in their places, the other two change places.
+        let mut squares = [[[self.f_splat(0.0)[0]; 8]; 2]; 2];
+        for (i, rows) in x.as_chunks::<8>().0.iter().enumerate() {
+            for r in 0..8 {
+                squares[i][0][r] = rows[r][0];
+                squares[i][1][r] = rows[r][1];
+            }
+        }
+        for i in 0..2 {
+            for j in 0..2 {
+                let square = transpose8(self, squares[j][i]);
+                for r in 0..8 {
+                    x[8 * i + r][j] = square[r];
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -75,6 +75,46 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        op!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Four rows at a time: then vector 4g + j holds, in quarter c, column 4c + j of rows 4g to 4g + 3.
+        for g in 0..4 {
+            let rows = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+            op!({
+                let low = _mm512_castps_pd(_mm512_unpacklo_ps(rows[0], rows[1]));
+                let high = _mm512_castps_pd(_mm512_unpackhi_ps(rows[0], rows[1]));
+                let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[2], rows[3]));
+                let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[2], rows[3]));
+                x[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+                x[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+                x[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+                x[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+            });
+        }
+        // Then the quarters, as elements of a matrix of 4 × 4.
+        for j in 0..4 {
+            let parts = [x[j], x[4 + j], x[8 + j], x[12 + j]];
+            op!({
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(parts[0], parts[1]);
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(parts[0], parts[1]);
+                let even2 = _mm512_shuffle_f32x4::<0b10_00_10_00>(parts[2], parts[3]);
+                let odd2 = _mm512_shuffle_f32x4::<0b11_01_11_01>(parts[2], parts[3]);
+                x[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even, even2);
+                x[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd, odd2);
+                x[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even, even2);
+                x[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd, odd2);
+            });
+        }
+    }
+
+    #[inline(always)]
     fn f_from_i(self, x: Self::I) -> Self::F {
         op!(_mm512_cvtepi32_ps(x))
     }

@@ -49,6 +49,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn f_store(self, x: Self::F, to: &mut [f32; LANES]);
     /// Widens 16 f16 values given by their bits.
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F;
+    /// Widens 16 bf16 values given by their bits.
+    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// Lane j of vector i and lane i of vector j change places.
+    fn f_transpose(self, x: &mut [Self::F; LANES]);
     fn f_from_i(self, x: Self::I) -> Self::F;
     fn f_add(self, a: Self::F, b: Self::F) -> Self::F;
     fn f_sub(self, a: Self::F, b: Self::F) -> Self::F;

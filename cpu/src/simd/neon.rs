@@ -93,6 +93,24 @@ fn narrow(x: float32x4_t) -> uint16x4_t {
     out
 }
 
+/// Turns a square of 4 × 4.
+#[inline(always)]
+fn transpose4(x: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    op!({
+        // Pairs of rows: columns 0 and 2, then 1 and 3, taken as pairs of 64 bits.
+        let even = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1]));
+        let odd = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
+        let even2 = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3]));
+        let odd2 = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
+        [
+            vreinterpretq_f32_f64(vtrn1q_f64(even, even2)),
+            vreinterpretq_f32_f64(vtrn1q_f64(odd, odd2)),
+            vreinterpretq_f32_f64(vtrn2q_f64(even, even2)),
+            vreinterpretq_f32_f64(vtrn2q_f64(odd, odd2)),
+        ]
+    })
+}
+
 impl<const DOT: bool> Isa for Neon<DOT> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
@@ -132,6 +150,27 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     #[inline(always)]
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F {
         each!(i, widen(op!(vld1_u16(x.as_ptr().add(4 * i)))))
+    }
+
+    #[inline(always)]
+    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        each!(i, op!(vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().add(4 * i))))))
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Squares of 4 × 4: each is turned and changes places with its mirror image.
+        let from = *x;
+        for i in 0..4 {
+            for j in 0..4 {
+                let rows =
+                    [from[4 * j][i], from[4 * j + 1][i], from[4 * j + 2][i], from[4 * j + 3][i]];
+                let square = transpose4(rows);
+                for r in 0..4 {
+                    x[4 * i + r][j] = square[r];
+                }
+            }
+        }
     }
 
     #[inline(always)]

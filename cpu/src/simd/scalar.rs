@@ -49,6 +49,17 @@ impl Isa for Scalar {
         map(|i| x[i], |b| f16::from_bits(b).to_f32())
     }
 
+    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+        map(|i| x[i], |b| f32::from_bits(u32::from(b) << 16))
+    }
+
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        let from = *x;
+        for (i, row) in x.iter_mut().enumerate() {
+            *row = map(|j| from[j][i], |v| v);
+        }
+    }
+
     fn f_from_i(self, x: Self::I) -> Self::F {
         map(|i| x[i], |v| v as f32)
     }
