@@ -83,6 +83,11 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()));
+    }
+
+    #[inline(always)]
     fn f_splat(self, x: f32) -> Self::F {
         op!([_mm256_set1_ps(x); 2])
     }
@@ -109,15 +114,34 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        // Lanes below 2^16, packed and widened: packing works within halves of 128 bits, so that four lanes at a time
+        // move together.
+        let widen = |low: __m256i, high: __m256i| {
+            op!({
+                let packed = _mm256_packus_epi32(low, high);
+                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+                [
+                    _mm256_cvtph_ps(_mm256_castsi256_si128(packed)),
+                    _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed)),
+                ]
+            })
+        };
         op!({
-            let low = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast()));
-            let high = _mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().add(8).cast()));
+            let mask = _mm256_set1_epi32(0xffff);
             [
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(low)),
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(high)),
+                widen(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask)),
+                widen(_mm256_srli_epi32::<16>(x[0]), _mm256_srli_epi32::<16>(x[1])),
             ]
         })
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let low = |x: __m256i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)));
+        let high =
+            |x: __m256i| op!(_mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-1 << 16))));
+        [[low(x[0]), low(x[1])], [high(x[0]), high(x[1])]]
     }
 
     #[inline(always)]

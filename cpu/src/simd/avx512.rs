@@ -55,6 +55,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()));
+    }
+
+    #[inline(always)]
     fn f_splat(self, x: f32) -> Self::F {
         op!(_mm512_set1_ps(x))
     }
@@ -75,10 +80,18 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
         op!({
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+            let (low, high) = (_mm512_cvtepi32_epi16(x), _mm512_srli_epi32::<16>(x));
+            [_mm512_cvtph_ps(low), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(high))]
+        })
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        op!({
+            let high = _mm512_and_si512(x, _mm512_set1_epi32(-1 << 16));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)), _mm512_castsi512_ps(high)]
         })
     }
 

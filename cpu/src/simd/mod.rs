@@ -44,13 +44,18 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Runs a kernel compiled for these instructions.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out;
 
+    /// Asks for the cache line of `at`, to be used some microseconds later; does nothing where there is no such thing.
+    fn prefetch(self, at: &u8);
+
     fn f_splat(self, x: f32) -> Self::F;
     fn f_load(self, x: &[f32; LANES]) -> Self::F;
     fn f_store(self, x: Self::F, to: &mut [f32; LANES]);
     /// Widens 16 f16 values given by their bits.
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F;
-    /// Widens 16 bf16 values given by their bits.
-    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F;
+    /// The low halves of the lanes, which are bits of f16 values, widened; then the high halves.
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2];
+    /// The same of bf16 values.
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2];
     /// Lane j of vector i and lane i of vector j change places.
     fn f_transpose(self, x: &mut [Self::F; LANES]);
     fn f_from_i(self, x: Self::I) -> Self::F;

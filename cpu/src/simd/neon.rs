@@ -131,6 +131,15 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: a hint; it neither reads nor writes what the program sees.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) std::ptr::from_ref(at),
+                options(readonly, nostack, preserves_flags));
+        }
+    }
+
+    #[inline(always)]
     fn f_splat(self, x: f32) -> Self::F {
         op!([vdupq_n_f32(x); 4])
     }
@@ -153,8 +162,19 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline(always)]
-    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
-        each!(i, op!(vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(x.as_ptr().add(4 * i))))))
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        [
+            each!(i, widen(op!(vmovn_u32(vreinterpretq_u32_s32(x[i]))))),
+            each!(i, widen(op!(vshrn_n_u32::<16>(vreinterpretq_u32_s32(x[i]))))),
+        ]
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        [
+            each!(i, op!(vreinterpretq_f32_s32(vshlq_n_s32::<16>(x[i])))),
+            each!(i, op!(vreinterpretq_f32_s32(vandq_s32(x[i], vdupq_n_s32(-1 << 16))))),
+        ]
     }
 
     #[inline(always)]

@@ -33,6 +33,8 @@ impl Isa for Scalar {
         kernel.run(self)
     }
 
+    fn prefetch(self, _: &u8) {}
+
     fn f_splat(self, x: f32) -> Self::F {
         [x; LANES]
     }
@@ -49,8 +51,14 @@ impl Isa for Scalar {
         map(|i| x[i], |b| f16::from_bits(b).to_f32())
     }
 
-    fn f_load_bf16(self, x: &[u16; LANES]) -> Self::F {
-        map(|i| x[i], |b| f32::from_bits(u32::from(b) << 16))
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let widen = |b: i32| f16::from_bits(b as u16).to_f32();
+        [map(|i| x[i], widen), map(|i| x[i] >> 16, widen)]
+    }
+
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let bits = |b: i32| f32::from_bits(b as u32);
+        [map(|i| x[i] << 16, bits), map(|i| x[i] & (-1 << 16), bits)]
     }
 
     fn f_transpose(self, x: &mut [Self::F; LANES]) {

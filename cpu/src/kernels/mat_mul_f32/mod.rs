@@ -3,8 +3,16 @@
 //!
 //! The weight lies as in the file. Two tiles of 16 rows and a chunk of 256 columns are decoded and turned so that
 //! lanes = rows (`turn`); then groups of up to six tokens run their fma chains down the chunk, sums in registers. The
-//! chunk's sums are added to the totals, which is the contract's order. One token and a float format: turned in
+//! chunk's sums are added to the totals, which is the contract's order. Few tokens and a float format: turned in
 //! registers and multiplied at once.
+//!
+//! Measured with AVX-512 on one core of a Zen 4 server whose peak is 58 G multiply-adds a second, the machine shared
+//! with others. 192 tokens: one tile × 8 tokens over weights turned by scalar stores gave at best 25 (F16); two tiles ×
+//! 6 tokens gives 52 (F16), 51 (Q4_K), 46 (Q6_K, Q8_0). One token of F16 began with 0.4 G weights a second; 16 × 16
+//! weights at a time, widened and turned, give 7 from the cache and 4 from memory, and where rows are a multiple of
+//! 4 KiB apart 3. Turning pairs of halves before widening (a line of 64 bytes at a time) gave 1.4 times that and
+//! asking for the next band 1.3 times from memory, copying crowded rows first 1.6 times where they are (and a loss
+//! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `turned`.
 
 mod turn;
 
@@ -14,7 +22,7 @@ use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
 use graph::math::DOT_CHUNK;
 use std::cell::RefCell;
-use turn::{Bf16, F16, F32, Float, Rows};
+use turn::{Bf16, F16, F32, Float, Rows, Stage};
 
 /// Tokens of one pass over a weight: what is decoded for them is decoded once.
 pub(crate) const PASS: usize = 192;
@@ -35,6 +43,8 @@ struct Floats([f32; LANES]);
 pub(crate) struct Room {
     /// A chunk of two tiles, decoded and turned.
     turned: [[Floats; 2]; DOT_CHUNK],
+    /// Lines of one tile's rows, as in the file.
+    stage: Stage,
     /// A chunk of one tile's rows, decoded.
     rows: [[f32; DOT_CHUNK]; LANES],
     /// The totals so far of both tiles, for each token of a pass.
@@ -44,6 +54,7 @@ pub(crate) struct Room {
 thread_local! {
     static ROOM: RefCell<Box<Room>> = RefCell::new(Box::new(Room {
         turned: [[Floats([0.0; LANES]); 2]; DOT_CHUNK],
+        stage: Stage::EMPTY,
         rows: [[0.0; DOT_CHUNK]; LANES],
         totals: [[Floats([0.0; LANES]); 2]; PASS],
     }));
@@ -84,8 +95,8 @@ impl Kernel for MatMulF32<'_, '_> {
                     row_bytes: self.dtype.row_bytes(self.n_in),
                     first,
                 };
-                if end - start == 1 {
-                    self.one(isa, &rows, start);
+                if end - start <= TOKENS {
+                    self.few(isa, &rows, (start, end));
                 } else {
                     self.pass(isa, &rows, (start, end));
                 }
@@ -119,13 +130,13 @@ impl MatMulF32<'_, '_> {
         }
     }
 
-    /// Totals of one token.
+    /// Totals of few tokens.
     #[inline(always)]
-    fn one<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, token: usize) {
+    fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: (usize, usize)) {
         match self.dtype {
-            DType::F32 => self.stream::<I, F32>(isa, rows, token),
-            DType::F16 => self.stream::<I, F16>(isa, rows, token),
-            DType::BF16 => self.stream::<I, Bf16>(isa, rows, token),
+            DType::F32 => self.streams::<I, F32>(isa, rows, tokens),
+            DType::F16 => self.streams::<I, F16>(isa, rows, tokens),
+            DType::BF16 => self.streams::<I, Bf16>(isa, rows, tokens),
             DType::Q4_0
             | DType::Q4_1
             | DType::Q5_0
@@ -138,46 +149,80 @@ impl MatMulF32<'_, '_> {
             | DType::Q6_K
             | DType::IQ4_NL
             | DType::IQ4_XS
-            | DType::MXFP4 => self.pass(isa, rows, (token, token + 1)),
+            | DType::MXFP4 => self.pass(isa, rows, tokens),
         }
     }
 
-    /// Totals of one token: the weight goes from memory to the chains without a stop.
+    /// Picks the body for the number of tokens.
     #[inline(always)]
-    fn stream<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, token: usize) {
-        let x = &self.x[token * self.n_in..][..self.n_in];
-        let mut totals = [isa.f_splat(0.0); 2];
-        for from in (0..self.n_in).step_by(DOT_CHUNK) {
-            let cols = DOT_CHUNK.min(self.n_in - from);
-            let mut sums = [isa.f_splat(0.0); 2];
-            let whole = cols / LANES;
-            let low = rows.blocks::<W>(0, (from, whole));
-            let high = rows.blocks::<W>(1, (from, whole));
-            for (b, x) in x[from..from + whole * LANES].as_chunks::<LANES>().0.iter().enumerate() {
-                let (mut a, mut b) =
-                    (turn::block::<I, W>(isa, &low, b), turn::block::<I, W>(isa, &high, b));
-                isa.f_transpose(&mut a);
-                isa.f_transpose(&mut b);
-                for k in 0..LANES {
-                    let x = isa.f_splat(x[k]);
-                    sums[0] = isa.f_fma(a[k], x, sums[0]);
-                    sums[1] = isa.f_fma(b[k], x, sums[1]);
-                }
-            }
-            if cols > whole * LANES {
-                let rest = from + whole * LANES;
-                self.room.turn(isa, rows, (rest, self.n_in - rest));
-                for (w, x) in self.room.turned.iter().zip(&x[rest..]) {
-                    let x = isa.f_splat(*x);
-                    sums[0] = isa.f_fma(isa.f_load(&w[0].0), x, sums[0]);
-                    sums[1] = isa.f_fma(isa.f_load(&w[1].0), x, sums[1]);
-                }
-            }
-            totals[0] = isa.f_add(totals[0], sums[0]);
-            totals[1] = isa.f_add(totals[1], sums[1]);
+    fn streams<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
+        const { assert!(TOKENS == 6) };
+        match end - start {
+            1 => self.stream::<I, W, 1>(isa, rows, start),
+            2 => self.stream::<I, W, 2>(isa, rows, start),
+            3 => self.stream::<I, W, 3>(isa, rows, start),
+            4 => self.stream::<I, W, 4>(isa, rows, start),
+            5 => self.stream::<I, W, 5>(isa, rows, start),
+            6 => self.stream::<I, W, 6>(isa, rows, start),
+            n => unreachable!("{n} tokens are not few"),
         }
-        isa.f_store(totals[0], &mut self.room.totals[0][0].0);
-        isa.f_store(totals[1], &mut self.room.totals[0][1].0);
+    }
+
+    /// Totals of N tokens: the weight goes from memory to the chains without a stop.
+    #[inline(always)]
+    fn stream<I: Isa, W: Float, const N: usize>(&mut self, isa: I, rows: &Rows<'_>, start: usize) {
+        let mut tokens = [&self.x[start * self.n_in..][..self.n_in]; N];
+        for t in 1..N {
+            tokens[t] = &self.x[(start + t) * self.n_in..][..self.n_in];
+        }
+        let mut totals = [[isa.f_splat(0.0); N]; 2];
+        for from in (0..self.n_in).step_by(DOT_CHUNK) {
+            let end = self.n_in.min(from + DOT_CHUNK);
+            let whole = from + (end - from) / W::COLS * W::COLS;
+            let mut sums = [[isa.f_splat(0.0); N]; 2];
+            for at in (from..whole).step_by(W::STAGED) {
+                let cols = W::STAGED.min(whole - at);
+                for tile in 0..2 {
+                    let lines = rows.lines(&mut self.room.stage, tile, (at, cols));
+                    for (b, at) in (at..at + cols).step_by(W::COLS).enumerate() {
+                        rows.prefetch::<I, W>(isa, tile, at);
+                        let x = columns(&tokens, at, W::COLS);
+                        let lanes = turn::line(isa, &lines, b);
+                        for k in 0..LANES {
+                            let w = W::widen(isa, lanes[k]);
+                            for i in 0..W::PER_LANE {
+                                for t in 0..N {
+                                    let x = isa.f_splat(x[t][k * W::PER_LANE + i]);
+                                    sums[tile][t] = isa.f_fma(w[i], x, sums[tile][t]);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+            if end > whole {
+                self.room.turn(isa, rows, (whole, end - whole));
+                let x = columns(&tokens, whole, end - whole);
+                for (k, w) in self.room.turned[..end - whole].iter().enumerate() {
+                    for tile in 0..2 {
+                        let w = isa.f_load(&w[tile].0);
+                        for t in 0..N {
+                            sums[tile][t] = isa.f_fma(w, isa.f_splat(x[t][k]), sums[tile][t]);
+                        }
+                    }
+                }
+            }
+            for tile in 0..2 {
+                for t in 0..N {
+                    totals[tile][t] = isa.f_add(totals[tile][t], sums[tile][t]);
+                }
+            }
+        }
+        for (t, to) in self.room.totals.iter_mut().enumerate().take(N) {
+            for tile in 0..2 {
+                isa.f_store(totals[tile][t], &mut to[tile].0);
+            }
+        }
     }
 
     /// Brings the totals of a pass into `out`.
@@ -195,6 +240,21 @@ impl MatMulF32<'_, '_> {
             }
         }
     }
+}
+
+/// `cols` elements of each token. A loop, not `map`: what a closure of the library's calls may be left a function of its
+/// own, compiled without the instructions.
+#[inline(always)]
+fn columns<'a, const N: usize>(
+    tokens: &[&'a [f32]; N],
+    from: usize,
+    cols: usize,
+) -> [&'a [f32]; N] {
+    let mut out = *tokens;
+    for t in 0..N {
+        out[t] = &tokens[t][from..from + cols];
+    }
+    out
 }
 
 /// Where a group of tokens stands: the chunk's columns, and the place of its first token in the pass.
@@ -230,7 +290,6 @@ impl Room {
         x: &[f32],
         (at, tile): (Place, usize),
     ) {
-        // Loops, not `from_fn`: what a closure of the library's calls is not compiled for the instruction set.
         let mut tokens = [&x[at.from..][..at.cols]; N];
         for t in 1..N {
             tokens[t] = &x[t * at.n_in + at.from..][..at.cols];

@@ -4,78 +4,68 @@ use super::Room;
 use crate::simd::{Isa, LANES};
 use gguf::DType;
 
-/// A format of which each weight is a float by itself.
-pub(super) trait Float {
-    /// 16 weights.
-    type Bytes: Copy + 'static;
+/// Bytes of a row that are turned at a time.
+const LINE: usize = 64;
+/// Rows a multiple of this apart share so few sets of a first-level cache of 64 that two tiles of them do not fit.
+const CROWDED: usize = 1024;
+/// Lines of a row that are copied at a time.
+const STAGE: usize = 8;
 
-    /// As many as there are whole blocks of 16 weights.
-    fn blocks(bytes: &[u8]) -> &[Self::Bytes];
+/// Some lines of one tile's rows side by side, an odd number of lines apart.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Stage([[[u8; LINE]; STAGE + 1]; LANES]);
 
-    /// 16 weights as f32.
-    fn load<I: Isa>(isa: I, bytes: &Self::Bytes) -> I::F;
+impl Stage {
+    pub(super) const EMPTY: Self = Self([[[0; LINE]; STAGE + 1]; LANES]);
 }
 
-/// 16 little-endian halves as integers.
-#[inline(always)]
-fn halves(bytes: &[u8; 2 * LANES]) -> [u16; LANES] {
-    let mut out = [0; LANES];
-    for i in 0..LANES {
-        out[i] = u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]);
-    }
-    out
+/// Lines of one tile's rows.
+pub(super) type Lines<'a> = [&'a [[u8; LINE]]; LANES];
+
+/// A format of which each weight is a float by itself.
+pub(super) trait Float {
+    /// Weights in 32 bits.
+    const PER_LANE: usize;
+    /// Weights in a line.
+    const COLS: usize = LANES * Self::PER_LANE;
+    /// Weights of a row that are copied at a time.
+    const STAGED: usize = STAGE * Self::COLS;
+
+    /// The `PER_LANE` weights that each lane holds.
+    fn widen<I: Isa>(isa: I, bits: I::F) -> [I::F; 2];
 }
 
 pub(super) struct F32;
 
 impl Float for F32 {
-    type Bytes = [u8; 4 * LANES];
+    const PER_LANE: usize = 1;
 
     #[inline(always)]
-    fn blocks(bytes: &[u8]) -> &[Self::Bytes] {
-        bytes.as_chunks().0
-    }
-
-    #[inline(always)]
-    fn load<I: Isa>(isa: I, bytes: &Self::Bytes) -> I::F {
-        let mut out = [0.0; LANES];
-        for i in 0..LANES {
-            let at = 4 * i;
-            out[i] = f32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        }
-        isa.f_load(&out)
+    fn widen<I: Isa>(_: I, bits: I::F) -> [I::F; 2] {
+        [bits; 2]
     }
 }
 
 pub(super) struct F16;
 
 impl Float for F16 {
-    type Bytes = [u8; 2 * LANES];
+    const PER_LANE: usize = 2;
 
     #[inline(always)]
-    fn blocks(bytes: &[u8]) -> &[Self::Bytes] {
-        bytes.as_chunks().0
-    }
-
-    #[inline(always)]
-    fn load<I: Isa>(isa: I, bytes: &Self::Bytes) -> I::F {
-        isa.f_load_f16(&halves(bytes))
+    fn widen<I: Isa>(isa: I, bits: I::F) -> [I::F; 2] {
+        isa.f_from_f16_pairs(isa.f_bits(bits))
     }
 }
 
 pub(super) struct Bf16;
 
 impl Float for Bf16 {
-    type Bytes = [u8; 2 * LANES];
+    const PER_LANE: usize = 2;
 
     #[inline(always)]
-    fn blocks(bytes: &[u8]) -> &[Self::Bytes] {
-        bytes.as_chunks().0
-    }
-
-    #[inline(always)]
-    fn load<I: Isa>(isa: I, bytes: &Self::Bytes) -> I::F {
-        isa.f_load_bf16(&halves(bytes))
+    fn widen<I: Isa>(isa: I, bits: I::F) -> [I::F; 2] {
+        isa.f_from_bf16_pairs(isa.f_bits(bits))
     }
 }
 
@@ -96,40 +86,65 @@ impl<'a> Rows<'a> {
         &self.bytes[start..start + self.dtype.row_bytes(cols)]
     }
 
-    /// `n` blocks of 16 columns from column `from` on, of one tile's rows.
+    /// The whole lines that hold columns `from .. from + cols` of one tile's rows, at most [`Float::STAGED`]. Where
+    /// rows lie so far apart that their lines push one another out of the first-level cache, they are copied first.
     #[inline(always)]
-    pub(super) fn blocks<W: Float>(
-        &self,
+    pub(super) fn lines<'s>(
+        &'s self,
+        stage: &'s mut Stage,
         tile: usize,
-        (from, n): (usize, usize),
-    ) -> [&'a [W::Bytes]; LANES] {
-        let mut blocks: [&[W::Bytes]; LANES] = [&[]; LANES];
+        (from, cols): (usize, usize),
+    ) -> Lines<'s> {
+        let n = (self.dtype.row_bytes(cols) / LINE).min(STAGE);
+        let mut lines: Lines<'s> = [&[]; LANES];
         for r in 0..LANES {
-            blocks[r] = &W::blocks(self.row(tile * LANES + r, (from, n * LANES)))[..n];
+            lines[r] = &self.row(tile * LANES + r, (from, cols)).as_chunks().0[..n];
         }
-        blocks
+        if self.row_bytes.is_multiple_of(CROWDED) {
+            for r in 0..LANES {
+                stage.0[r][..n].copy_from_slice(lines[r]);
+            }
+            for r in 0..LANES {
+                lines[r] = &stage.0[r][..n];
+            }
+        }
+        lines
+    }
+
+    /// Asks for a part of what the next two tiles will read, while a tile's line at column `col` is read. The rows lie
+    /// one after the other, and this goes through them as memory likes it, while the present ones are read across.
+    #[inline(always)]
+    pub(super) fn prefetch<I: Isa, W: Float>(&self, isa: I, tile: usize, col: usize) {
+        let next = (self.first + 2 * LANES) * self.row_bytes;
+        let start = next + (2 * (col / W::COLS) + tile) * LANES * LINE;
+        if let Some(bytes) = self.bytes.get(start..start + LANES * LINE) {
+            for line in bytes.as_chunks::<LINE>().0 {
+                isa.prefetch(&line[0]);
+            }
+        }
     }
 }
 
-/// Block `b` of each row.
+/// Line `b` of a tile's rows, turned: lanes = rows, `PER_LANE` columns in each.
 #[inline(always)]
-pub(super) fn block<I: Isa, W: Float>(
-    isa: I,
-    rows: &[&[W::Bytes]; LANES],
-    b: usize,
-) -> [I::F; LANES] {
-    let mut block = [isa.f_splat(0.0); LANES];
+pub(super) fn line<I: Isa>(isa: I, rows: &Lines<'_>, b: usize) -> [I::F; LANES] {
+    let mut turned = [isa.f_splat(0.0); LANES];
     for r in 0..LANES {
-        block[r] = W::load(isa, &rows[r][b]);
+        let mut bits = [0; LANES];
+        for (bits, bytes) in bits.iter_mut().zip(rows[r][b].as_chunks().0) {
+            *bits = i32::from_le_bytes(*bytes);
+        }
+        turned[r] = isa.f_from_bits(isa.i_load(&bits));
     }
-    block
+    isa.f_transpose(&mut turned);
+    turned
 }
 
 impl Room {
     /// Fills `turned` with columns `from .. from + cols`, at most a chunk.
     #[inline(always)]
     pub(super) fn turn<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
-        let whole = cols.is_multiple_of(LANES);
+        let whole = rows.dtype.row_bytes(cols).is_multiple_of(LINE);
         for tile in 0..2 {
             match rows.dtype {
                 DType::F32 if whole => self.floats::<I, F32>(isa, rows, tile, (from, cols)),
@@ -164,12 +179,18 @@ impl Room {
         tile: usize,
         (from, cols): (usize, usize),
     ) {
-        let blocks = rows.blocks::<W>(tile, (from, cols / LANES));
-        for (b, turned) in self.turned[..cols].as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-            let mut lanes = block::<I, W>(isa, &blocks, b);
-            isa.f_transpose(&mut lanes);
-            for k in 0..LANES {
-                isa.f_store(lanes[k], &mut turned[k][tile].0);
+        for (s, turned) in self.turned[..cols].chunks_mut(W::STAGED).enumerate() {
+            let at = from + s * W::STAGED;
+            let lines = rows.lines(&mut self.stage, tile, (at, turned.len()));
+            for (b, turned) in turned.chunks_exact_mut(W::COLS).enumerate() {
+                rows.prefetch::<I, W>(isa, tile, at + b * W::COLS);
+                let lanes = line(isa, &lines, b);
+                for k in 0..LANES {
+                    let columns = W::widen(isa, lanes[k]);
+                    for i in 0..W::PER_LANE {
+                        isa.f_store(columns[i], &mut turned[k * W::PER_LANE + i][tile].0);
+                    }
+                }
             }
         }
     }
