@@ -398,13 +398,20 @@ fn tile<I: Isa>(
     dims: (usize, usize),
     scratch: &mut Scratch,
 ) -> Ends {
-    match (I::ROWS, I::VECTORS, at.1) {
-        (6, 4, n) => rows_of_six::<I, 4>(isa, queries, (at, n), dims, scratch),
-        (6, 1, n) => rows_of_six::<I, 1>(isa, queries, (at, n), dims, scratch),
-        (3, 2, 1) => body::<I, 1, 3, 2>(isa, queries, at, dims, scratch),
-        (3, 2, 2) => body::<I, 2, 3, 2>(isa, queries, at, dims, scratch),
-        (3, 2, _) => body::<I, 3, 3, 2>(isa, queries, at, dims, scratch),
-        (_, _, _) => body::<I, 1, 1, 1>(isa, queries, at, dims, scratch),
+    // `const` in conditions: the arms of other instruction sets are not even compiled.
+    if const { I::ROWS == 6 && I::VECTORS == 4 } {
+        rows_of_six::<I, 4>(isa, queries, at, dims, scratch)
+    } else if const { I::ROWS == 6 && I::VECTORS == 1 } {
+        rows_of_six::<I, 1>(isa, queries, at, dims, scratch)
+    } else if const { I::ROWS == 3 && I::VECTORS == 2 } {
+        match at.1 {
+            1 => body::<I, 1, 3, 2>(isa, queries, at, dims, scratch),
+            2 => body::<I, 2, 3, 2>(isa, queries, at, dims, scratch),
+            _ => body::<I, 3, 3, 2>(isa, queries, at, dims, scratch),
+        }
+    } else {
+        const { assert!(I::ROWS == 1 || I::ROWS == 3 || I::ROWS == 6) };
+        body::<I, 1, 1, 1>(isa, queries, at, dims, scratch)
     }
 }
 
@@ -412,11 +419,11 @@ fn tile<I: Isa>(
 fn rows_of_six<I: Isa, const V: usize>(
     isa: I,
     queries: &Queries<'_>,
-    (at, n): ((usize, usize, usize), usize),
+    at: (usize, usize, usize),
     dims: (usize, usize),
     scratch: &mut Scratch,
 ) -> Ends {
-    match n {
+    match at.1 {
         1 => body::<I, 1, 6, V>(isa, queries, at, dims, scratch),
         2 => body::<I, 2, 6, V>(isa, queries, at, dims, scratch),
         3 => body::<I, 3, 6, V>(isa, queries, at, dims, scratch),

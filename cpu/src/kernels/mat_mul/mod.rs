@@ -135,7 +135,8 @@ impl MatMul<'_, '_> {
             let mut token = 0;
             for group in groups {
                 let at = At { start, cols, tile: 0, token };
-                if I::TILES == 2 {
+                // `const` in conditions: the arms of other instruction sets are not even compiled.
+                if const { I::TILES == 2 } {
                     many::<I, 2>(isa, layout, (self.room, group), at);
                 } else {
                     many::<I, 1>(isa, layout, (self.room, group), at);
@@ -197,10 +198,10 @@ fn many<I: Isa, const T: usize>(
     match group.tokens {
         1 => some::<I, 1, T>(isa, layout, (room, group), at),
         2 => some::<I, 2, T>(isa, layout, (room, group), at),
-        3 if I::TOKENS >= 3 => some::<I, 3, T>(isa, layout, (room, group), at),
-        4 if I::TOKENS >= 4 => some::<I, 4, T>(isa, layout, (room, group), at),
-        5 if I::TOKENS >= 5 => some::<I, 5, T>(isa, layout, (room, group), at),
-        6 if I::TOKENS >= 6 => some::<I, 6, T>(isa, layout, (room, group), at),
+        3 if const { I::TOKENS >= 3 } => some::<I, 3, T>(isa, layout, (room, group), at),
+        4 if const { I::TOKENS >= 4 } => some::<I, 4, T>(isa, layout, (room, group), at),
+        5 if const { I::TOKENS >= 5 } => some::<I, 5, T>(isa, layout, (room, group), at),
+        6 if const { I::TOKENS >= 6 } => some::<I, 6, T>(isa, layout, (room, group), at),
         n => unreachable!("a group of {n} tokens, at most {}", I::TOKENS),
     }
 }

@@ -120,7 +120,7 @@ impl MatMulF32<'_, '_> {
                 let (t, n) = (at(group), at(group + 1) - at(group));
                 let x = &self.x[t * self.n_in..(t + n) * self.n_in];
                 let place = Place { from, cols, n_in: self.n_in, token: t - start };
-                if n <= FEW || I::TILES == 2 {
+                if const { I::TILES == 2 } || n <= FEW {
                     self.room.many::<I, 2>(isa, x, (place, 0), n);
                 } else {
                     self.room.many::<I, 1>(isa, x, (place, 0), n);
