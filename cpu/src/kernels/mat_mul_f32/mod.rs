@@ -12,7 +12,8 @@
 //! weights at a time, widened and turned, give 7 from the cache and 4 from memory, and where rows are a multiple of
 //! 4 KiB apart 3. Turning pairs of halves before widening (a line of 64 bytes at a time) gave 1.4 times that and
 //! asking for the next band 1.3 times from memory, copying crowded rows first 1.6 times where they are (and a loss
-//! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `turned`.
+//! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `turned`,
+//! but unrolled for each number of tokens they made the crate's compilation many times longer: so only 1 and 2.
 
 mod turn;
 
@@ -31,7 +32,7 @@ pub(crate) const STEP: usize = 2 * LANES;
 /// Tokens side by side: with two tiles twelve chains, enough to hide the latency of an fma and to make little of the
 /// loads. AVX2 and NEON take one tile, and have the registers for just that.
 const TOKENS: usize = 6;
-/// Up to so many tokens take two tiles on every machine.
+/// Up to so many tokens take two tiles on every machine, and with AVX-512 a float weight straight from the file's bytes.
 const FEW: usize = 2;
 
 /// 16 floats, one for each row of a tile.
@@ -95,7 +96,7 @@ impl Kernel for MatMulF32<'_, '_> {
                     row_bytes: self.dtype.row_bytes(self.n_in),
                     first,
                 };
-                if end - start <= TOKENS {
+                if I::TILES == 2 && end - start <= FEW {
                     self.few(isa, &rows, (start, end));
                 } else {
                     self.pass(isa, &rows, (start, end));
@@ -130,7 +131,7 @@ impl MatMulF32<'_, '_> {
         }
     }
 
-    /// Totals of few tokens.
+    /// Totals of few tokens, with registers for a whole square of weights.
     #[inline(always)]
     fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: (usize, usize)) {
         match self.dtype {
@@ -156,14 +157,10 @@ impl MatMulF32<'_, '_> {
     /// Picks the body for the number of tokens.
     #[inline(always)]
     fn streams<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
-        const { assert!(TOKENS == 6) };
+        const { assert!(FEW == 2) };
         match end - start {
             1 => self.stream::<I, W, 1>(isa, rows, start),
             2 => self.stream::<I, W, 2>(isa, rows, start),
-            3 => self.stream::<I, W, 3>(isa, rows, start),
-            4 => self.stream::<I, W, 4>(isa, rows, start),
-            5 => self.stream::<I, W, 5>(isa, rows, start),
-            6 => self.stream::<I, W, 6>(isa, rows, start),
             n => unreachable!("{n} tokens are not few"),
         }
     }
