@@ -94,7 +94,11 @@ fn to_msl(module: &naga::Module, info: &ModuleInfo) {
 
 fn to_hlsl(module: &naga::Module, info: &ModuleInfo) {
     // dot4I8Packed is an instruction from shader model 6.4 on, which wgpu asks of DX12 anyway.
-    let options = hlsl::Options { shader_model: hlsl::ShaderModel::V6_4, ..hlsl::Options::default() };
+    let options = hlsl::Options {
+        shader_model: hlsl::ShaderModel::V6_4,
+        immediates_target: Some(hlsl::BindTarget::default()),
+        ..hlsl::Options::default()
+    };
     let mut text = String::new();
     let pipeline = hlsl::PipelineOptions::default();
     hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None).unwrap();

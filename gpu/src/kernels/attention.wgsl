@@ -69,8 +69,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
         let chunk_most = lanes[0];
         workgroupBarrier();
-        var e = 0.0;
-        if seen { e = exp_(s - chunk_most); }
+        let is_first = chunk == first / 64u;
+        var new_most = chunk_most;
+        if !is_first && !(chunk_most > most) { new_most = most; }
+        // One copy of exp in the code: the lane's weight, then the factors of the merge.
+        var exps = vec3<f32>(s - chunk_most, most - new_most, chunk_most - new_most);
+        for (var i = 0u; i < 3u; i++) { exps[i] = exp_(exps[i]); }
+        var e = exps.x;
+        let a = exps.y;
+        let b = exps.z;
+        if !seen { e = 0.0; }
         // The contract's maximum starts from -infinity: a chunk in which nothing is above it is NaN.
         if seen && chunk_most == LOWEST && !is_finite(s) { e = bitcast<f32>(0x7fc00000u ^ no_bits()); }
         weight[t] = e;
@@ -81,17 +89,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         workgroupBarrier();
 #endfor
         let chunk_sum = lanes[0];
-        let is_first = chunk == first / 64u;
-        var new_most = chunk_most;
-        if !is_first && !(chunk_most > most) { new_most = most; }
-        let a = exp_(most - new_most);
-        let b = exp_(chunk_most - new_most);
-        let from = max(first, chunk * 64u) - chunk * 64u;
+        let begin = max(first, chunk * 64u) - chunk * 64u;
         let to = min(last - chunk * 64u, 63u);
         for (var c = t; c < p.words_v; c += 64u) {
             var low = 0.0;
             var high = 0.0;
-            for (var j = from; j <= to; j++) {
+            for (var j = begin; j <= to; j++) {
                 let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
                 low = fma_(weight[j], f16_to_f32(v & 0xffffu), low);

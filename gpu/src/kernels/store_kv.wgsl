@@ -24,23 +24,23 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let place = position % 64u;
     let at = block * p.heads + head;
     if c < p.words_k {
-        let from = (wg.y * p.heads + head) * p.dim_k;
+        let begin = (wg.y * p.heads + head) * p.dim_k;
 #if KV_F16
-        var both = f32_to_f16(k[from + 2u * c]);
-        if 2u * c + 1u < p.dim_k { both |= f32_to_f16(k[from + 2u * c + 1u]) << 16u; }
+        var both = f32_to_f16(k[begin + 2u * c]);
+        if 2u * c + 1u < p.dim_k { both |= f32_to_f16(k[begin + 2u * c + 1u]) << 16u; }
         cache_k[(at * p.words_k + c) * 64u + place] = both;
 #else
-        cache_k[(at * p.words_k + c) * 64u + place] = bitcast<u32>(k[from + c]);
+        cache_k[(at * p.words_k + c) * 64u + place] = bitcast<u32>(k[begin + c]);
 #endif
         return;
     }
     c -= p.words_k;
-    let from = (wg.y * p.heads + head) * p.dim_v;
+    let begin = (wg.y * p.heads + head) * p.dim_v;
 #if KV_F16
-    var both = f32_to_f16(v[from + 2u * c]);
-    if 2u * c + 1u < p.dim_v { both |= f32_to_f16(v[from + 2u * c + 1u]) << 16u; }
+    var both = f32_to_f16(v[begin + 2u * c]);
+    if 2u * c + 1u < p.dim_v { both |= f32_to_f16(v[begin + 2u * c + 1u]) << 16u; }
     cache_v[(at * 64u + place) * p.words_v + c] = both;
 #else
-    cache_v[(at * 64u + place) * p.words_v + c] = bitcast<u32>(v[from + c]);
+    cache_v[(at * 64u + place) * p.words_v + c] = bitcast<u32>(v[begin + c]);
 #endif
 }
