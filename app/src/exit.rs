@@ -117,6 +117,7 @@ fn model_code(kind: model::ErrorKind) -> Code {
         K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
         K::Backend => Code::Device,
         K::PromptTooLong | K::BadRequest => Code::Rejected,
+        K::Stopped => Code::Interrupted,
         K::Usage => Code::Internal,
     }
 }

@@ -57,6 +57,9 @@ pub(crate) struct LoadArgs {
     /// Look for NaN and infinities in all weights first
     #[arg(long)]
     check_tensors: bool,
+    /// Sequences at the same time; commands that run several say how many.
+    #[arg(skip = 1usize)]
+    n_seqs: usize,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
@@ -91,8 +94,34 @@ pub(crate) struct Model {
     pub(crate) info: Info,
 }
 
+/// Seconds of each part of a load.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+pub(crate) struct LoadTimes {
+    /// Finding, opening and checking the file.
+    pub(crate) open: f64,
+    /// Vocabulary and merges.
+    pub(crate) tokenizer: f64,
+    /// Spec, graph and plan of the memory, and `--check-tensors`.
+    pub(crate) graph: f64,
+    /// Weights read and repacked.
+    pub(crate) weights: f64,
+    /// The KV cache.
+    pub(crate) cache: f64,
+}
+
+/// A stopwatch for the parts of a load.
+struct Laps(Instant);
+
+impl Laps {
+    /// Seconds since the last lap.
+    fn lap(&mut self) -> f64 {
+        let now = Instant::now();
+        now.duration_since(std::mem::replace(&mut self.0, now)).as_secs_f64()
+    }
+}
+
 /// What a model is and how it was loaded.
-#[derive(Clone, Debug, serde::Serialize)]
+#[derive(Clone, Debug, Default, serde::Serialize)]
 pub(crate) struct Info {
     /// The file.
     pub(crate) path: String,
@@ -104,12 +133,26 @@ pub(crate) struct Info {
     pub(crate) n_params: u64,
     /// Bytes of all tensors.
     pub(crate) weight_bytes: u64,
+    /// Bytes of the file, or of all its parts.
+    pub(crate) file_bytes: u64,
+    /// Bytes of the KV cache.
+    pub(crate) kv_bytes: u64,
     /// Positions of the context.
     pub(crate) n_ctx: usize,
+    /// Tokens of a step.
+    pub(crate) n_batch: usize,
     /// Name of the backend.
     pub(crate) backend: String,
+    /// Threads that were asked for.
+    pub(crate) threads: usize,
+    /// `int8` or `f32`.
+    pub(crate) arithmetic: &'static str,
+    /// `f16` or `f32`.
+    pub(crate) cache_type: &'static str,
     /// Seconds from the flags to the ready model.
     pub(crate) load_seconds: f64,
+    /// The parts of that.
+    pub(crate) load_times: LoadTimes,
 }
 
 /// 1 and more.
@@ -148,9 +191,12 @@ impl Model {
     pub(crate) fn load(model: Option<&OsStr>, args: &LoadArgs, config: &Config) -> Result<Self> {
         let path = sources::resolve(model, config)?;
         let start = Instant::now();
+        let mut laps = Laps(start);
         let access = if args.mmap { gguf::Access::Mmap } else { gguf::Access::Pread };
         let file = open(&path, access)?;
+        let open = laps.lap();
         let tokenizer = tokenizer(&file, &path)?;
+        let tokenizer_time = laps.lap();
         if args.check_tensors {
             check_tensors(&file)?;
         }
@@ -158,8 +204,12 @@ impl Model {
         let plan = Plan::new(args, &spec, &file).with_context(|| text::path(&path))?;
         let backend = args.backend();
         let name = backend.name();
+        let graph = laps.lap();
         let loaded = plan.load(&*backend, &file)?;
+        let weights = laps.lap();
         let mut engine = Engine::new(loaded, plan.engine)?;
+        let cache = laps.lap();
+        let load_times = LoadTimes { open, tokenizer: tokenizer_time, graph, weights, cache };
         let seq = engine.add();
         let stop = StopRules { end_ids: tokenizer.eog_ids().collect(), max_tokens: None };
         stop.check(engine.n_vocab())?;
@@ -169,9 +219,16 @@ impl Model {
             arch: spec.arch,
             n_params: file.tensors().iter().map(gguf::TensorInfo::n_elements).sum(),
             weight_bytes: plan.memory.weights,
+            file_bytes: file.n_bytes(),
+            kv_bytes: plan.memory.kv,
             n_ctx: plan.engine.n_ctx,
+            n_batch: plan.engine.n_batch,
             backend: name,
+            threads: args.threads(),
+            arithmetic: args.arithmetic_name(),
+            cache_type: args.cache_type_name(),
             load_seconds: start.elapsed().as_secs_f64(),
+            load_times,
         };
         Ok(Self { engine, seq, tokenizer, stop, info })
     }
@@ -194,21 +251,60 @@ fn model_name(file: &gguf::File, path: &Path) -> String {
 }
 
 impl LoadArgs {
-    /// At least `n_ctx` positions where the user does not say how many.
-    pub(crate) fn needs(&mut self, n_ctx: usize) {
+    /// At least `n_ctx` positions where the user does not say how many, for each of `n_seqs` sequences.
+    pub(crate) fn needs(&mut self, n_ctx: usize, n_seqs: usize) {
         self.ctx_size.get_or_insert(n_ctx);
+        self.n_seqs = n_seqs;
     }
 
-    fn backend(&self) -> Box<dyn Backend> {
+    /// `-c`, if it was given or needed.
+    pub(crate) fn ctx_size(&self) -> Option<usize> {
+        self.ctx_size
+    }
+
+    /// `-b`.
+    pub(crate) fn batch_size(&self) -> usize {
+        self.batch_size
+    }
+
+    /// `-t`, or the physical cores.
+    pub(crate) fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(default_threads)
+    }
+
+    /// Whether the fast CPU backend computes.
+    pub(crate) fn is_cpu(&self) -> bool {
         match self.backend {
-            BackendName::Cpu => {
-                Box::new(cpu::Cpu::new(self.threads.unwrap_or_else(default_threads)))
-            }
+            BackendName::Cpu => true,
+            BackendName::Reference => false,
+        }
+    }
+
+    /// `int8` or `f32`.
+    pub(crate) fn arithmetic_name(&self) -> &'static str {
+        match self.arithmetic {
+            ArithmeticName::Int8 => "int8",
+            ArithmeticName::F32 => "f32",
+        }
+    }
+
+    fn cache_type_name(&self) -> &'static str {
+        match self.cache_type {
+            CacheType::F16 => "f16",
+            CacheType::F32 => "f32",
+        }
+    }
+
+    /// What computes.
+    pub(crate) fn backend(&self) -> Box<dyn Backend> {
+        match self.backend {
+            BackendName::Cpu => Box::new(cpu::Cpu::new(self.threads())),
             BackendName::Reference => Box::new(graph::reference::Reference),
         }
     }
 
-    fn options(&self) -> LoadOptions {
+    /// How weights and cache are held.
+    pub(crate) fn options(&self) -> LoadOptions {
         let arithmetic = match self.arithmetic {
             ArithmeticName::Int8 => Arithmetic::Int8,
             ArithmeticName::F32 => Arithmetic::F32,
@@ -252,7 +348,7 @@ impl Plan {
                 ),
             );
         }
-        let mut engine = EngineOptions { n_ctx, n_batch: args.batch_size, n_seqs: 1 };
+        let mut engine = EngineOptions { n_ctx, n_batch: args.batch_size, n_seqs: args.n_seqs };
         let mut graph = model::graph(spec, file, n_ctx)?;
         if args.ctx_size.is_none()
             && let Some(fits) = model::largest_context(&graph, load, &engine, limit)

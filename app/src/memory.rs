@@ -17,9 +17,27 @@ pub(crate) fn available() -> Option<u64> {
     Some(system.available_memory()).filter(|&bytes| bytes > 0)
 }
 
+/// The most bytes that this process has had in memory so far; `None` where the system does not say.
+#[cfg(target_os = "linux")]
+pub(crate) fn peak() -> Option<u64> {
+    kib_line(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The most bytes that this process has had in memory so far; `None` where the system does not say.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn peak() -> Option<u64> {
+    None
+}
+
 #[cfg(any(target_os = "linux", test))]
 fn meminfo_available(meminfo: &str) -> Option<u64> {
-    let kib = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib_line(meminfo, "MemAvailable:")
+}
+
+/// The bytes of a line `name    123 kB`.
+#[cfg(any(target_os = "linux", test))]
+fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let kib = text.lines().find_map(|line| line.strip_prefix(name))?;
     kib.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -83,5 +101,6 @@ mod tests {
     #[test]
     fn this_machine_has_memory() {
         assert!(available().is_none_or(|bytes| bytes > 1 << 20));
+        assert!(peak().is_none_or(|bytes| bytes > 1 << 16));
     }
 }

@@ -69,6 +69,16 @@ impl<E: Elem> Layer<E> {
         Some(Self { spec, k: zeros(spec.head_dim_k)?, v: zeros(spec.head_dim_v)? })
     }
 
+    /// Elements of a K head.
+    pub(crate) fn head_dim_k(&self) -> usize {
+        self.spec.head_dim_k
+    }
+
+    /// Elements of a V head.
+    pub(crate) fn head_dim_v(&self) -> usize {
+        self.spec.head_dim_v
+    }
+
     /// Keys of one block and head: `[head_dim_k][64]`.
     #[inline(always)]
     pub(crate) fn keys(&self, block: usize, head: usize) -> &[E] {

@@ -5,7 +5,9 @@
 
 mod kernels;
 mod kv;
+pub mod limits;
 mod loaded;
+mod plan;
 mod pool;
 mod simd;
 mod tiles;

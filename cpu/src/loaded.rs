@@ -1,7 +1,7 @@
 //! A graph with its weights in memory, and the loop over its nodes.
 
 use crate::Cpu;
-use crate::kernels::attention::{Head, Scratch};
+use crate::kernels::attention::{self as attend, Chunk, Merge, Queries, Whole, row_len};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::MatMulF32;
@@ -9,12 +9,13 @@ use crate::kernels::quantize_act::Acts;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kv::{Elem, Layer};
+use crate::plan::{self, Job, Plan};
 use crate::pool::Pool;
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, pack_tile};
 use graph::ints::ActFormat;
 use graph::{
-    Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded,
+    Act, Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded,
     Node, Op, Result, Rows, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
@@ -29,6 +30,14 @@ struct Resident {
     tiles: Option<(Layout, Vec<u8>)>,
     /// In f32: norms and biases.
     vector: Vec<f32>,
+}
+
+impl Resident {
+    /// The tiles, for a product with rows of `n_in`.
+    fn tiled(&self, n_in: usize) -> Option<mat_mul::Weight<'_>> {
+        let (layout, tiles) = self.tiles.as_ref()?;
+        Some(mat_mul::Weight { layout, tiles, n_in })
+    }
 }
 
 /// What a tensor is used for.
@@ -46,20 +55,29 @@ pub(crate) struct LoadedCpu {
     level: Level,
     pool: Pool,
     work: Work,
-    /// For each node the values that no later node reads.
-    dead_after: Vec<Vec<ValueId>>,
+    plan: Arc<Plan>,
     /// Time of each node, while it is wanted.
     profile: Option<Vec<u64>>,
 }
+
+/// Chunks of 64 positions from which on attention of few rows is split by chunks.
+const SPLIT_CHUNKS: usize = 8;
 
 /// Buffers that live from step to step.
 #[derive(Default)]
 struct Work {
     values: Vec<Vec<f32>>,
+    /// Buffers that hold no value now, by the plan's slots.
     free: Vec<Vec<f32>>,
+    /// Whether the tap wants the node's value.
+    wanted: Vec<bool>,
     acts: Acts,
     /// What `acts` holds.
     acts_of: Option<(ValueId, ActFormat)>,
+    /// Where attention cuts the step's tokens.
+    cuts: Vec<usize>,
+    /// Partial results of attention.
+    partials: Vec<f32>,
     /// For each rope table `[tokens][pairs]`, or empty where this step has not needed it yet.
     angles: Vec<Vec<(f32, f32)>>,
 }
@@ -120,7 +138,11 @@ impl LoadedCpu {
             weights.push(resident(weight, uses, bytes, options, (cpu.level, &mut pool))?);
             progress(read);
         }
-        let dead_after = dead_after(&graph);
+        // Products of one input go together if they want it rounded alike.
+        let plan = Plan::new(&graph, |w: WeightId| {
+            weights[w.0].tiles.as_ref().map(|(layout, _)| layout.form.act)
+        });
+        let plan = Arc::new(plan);
         Ok(Self {
             graph,
             weights,
@@ -128,7 +150,7 @@ impl LoadedCpu {
             level: cpu.level,
             pool,
             work: Work::default(),
-            dead_after,
+            plan,
             profile: None,
         })
     }
@@ -140,10 +162,10 @@ impl LoadedCpu {
         }
     }
 
-    /// A buffer of `n` elements with any contents.
-    fn buffer(&mut self, n: usize) -> Vec<f32> {
-        let mut buffer = self.work.free.pop().unwrap_or_default();
-        buffer.resize(n, 0.0);
+    /// The buffer of a value, with any contents.
+    fn buffer(&mut self, id: ValueId, step: &Step) -> Vec<f32> {
+        let mut buffer = std::mem::take(&mut self.work.free[self.plan.slots[id.0]]);
+        buffer.resize(self.rows_of(id, step) * self.graph.value(id).cols, 0.0);
         buffer
     }
 
@@ -159,30 +181,72 @@ impl LoadedCpu {
         });
     }
 
-    fn mat_mul(&mut self, w: WeightId, x_id: ValueId, x: &[f32], out: &mut [f32]) {
-        let graph = Arc::clone(&self.graph);
-        let Weight { dtype, n_in, n_out, .. } = *graph.weight(w);
-        let level = self.level;
-        let resident = &self.weights[w.0];
-        let Some((layout, tiles)) = &resident.tiles else {
-            out.fill(0.0);
-            self.pool.columns(out, n_out, LANES, |out| {
-                level.run(MatMulF32 { dtype, rows: &resident.raw, n_in, x, out });
-            });
-            return;
-        };
-        let wanted = (x_id, layout.form.act);
-        if self.work.acts_of != Some(wanted) {
-            self.work.acts.quantize(layout.form.act, x, n_in, (level, &mut self.pool));
-            self.work.acts_of = Some(wanted);
+    /// One product.
+    fn mat_mul(&mut self, w: WeightId, x: (ValueId, &[f32]), out: &mut [f32]) {
+        if self.weights[w.0].tiles.is_some() {
+            return self.products(x, [(w, out)]);
+        }
+        let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
+        let (level, resident) = (self.level, &self.weights[w.0]);
+        out.fill(0.0);
+        self.pool.columns(out, n_out, LANES, |out| {
+            level.run(MatMulF32 { dtype, rows: &resident.raw, n_in, x: x.1, out });
+        });
+    }
+
+    /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
+    fn round(&mut self, w: WeightId, (id, x): (ValueId, &[f32])) {
+        let Some((layout, _)) = &self.weights[w.0].tiles else { return };
+        let wanted = Some((id, layout.form.act));
+        if self.work.acts_of != wanted {
+            let n_in = self.graph.weight(w).n_in;
+            self.work.acts.quantize(layout.form.act, x, n_in, (self.level, &mut self.pool));
+            self.work.acts_of = wanted;
+        }
+    }
+
+    /// Products of `x` with weights in tiles that round it alike.
+    fn products<const N: usize>(
+        &mut self,
+        x: (ValueId, &[f32]),
+        outs: [(WeightId, &mut [f32]); N],
+    ) {
+        self.round(outs[0].0, x);
+        let (graph, weights, level) = (&self.graph, &self.weights, self.level);
+        let mut products = [None; N];
+        for (product, (w, _)) in products.iter_mut().zip(&outs) {
+            *product = weights[w.0].tiled(graph.weight(*w).n_in).map(Product::Plain);
         }
         let acts = &self.work.acts;
-        let product = Product::Plain(mat_mul::Weight { layout, tiles, n_in });
         self.pool.grids(
-            [(out, n_out, product.width())],
+            outs.map(|(w, out)| (out, graph.weight(w).n_out, 2 * LANES)),
             (acts.tokens(), mat_mul::PASS),
-            |_, out| mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room })),
+            |i, out| {
+                let Some(product) = products[i] else { return };
+                mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room }));
+            },
         );
+    }
+
+    /// `act(gate · x) · (up · x)` in one pass over two weights of one format.
+    fn glu(
+        &mut self,
+        act: Act,
+        (gate, up): (WeightId, WeightId),
+        x: (ValueId, &[f32]),
+        out: &mut [f32],
+    ) {
+        self.round(gate, x);
+        let Weight { n_in, n_out, .. } = *self.graph.weight(gate);
+        let (weights, level, acts) = (&self.weights, self.level, &self.work.acts);
+        let (Some(gate), Some(up)) = (weights[gate.0].tiled(n_in), weights[up.0].tiled(n_in))
+        else {
+            return;
+        };
+        let product = Product::Glu { act, gate, up };
+        self.pool.grids([(out, n_out, LANES)], (acts.tokens(), mat_mul::PASS), |_, out| {
+            mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room }));
+        });
     }
 
     fn elementwise(&mut self, map: Map, (a, b): (&[f32], &[f32]), cols: usize, out: &mut [f32]) {
@@ -246,25 +310,121 @@ impl LoadedCpu {
         out: &mut [f32],
     ) {
         let spec = self.graph.kv_layers[attention.kv_layer];
-        let layer = &layers[attention.kv_layer];
-        let (dk, dv, n_head, level) =
-            (spec.head_dim_k, spec.head_dim_v, attention.n_head, self.level);
-        self.pool.rows(out, dv, |first, out| {
-            let mut scratch = Scratch::default();
-            for (i, out) in out.chunks_mut(dv).enumerate() {
-                let (t, h) = ((first + i) / n_head, (first + i) % n_head);
-                level.run(Head {
-                    attention,
-                    layer,
-                    head_kv: h / (n_head / spec.n_head_kv),
-                    table: &step.tables[step.seqs[t] as usize],
-                    position: step.positions[t],
-                    q: &q[(first + i) * dk..][..dk],
-                    out,
-                    scratch: &mut scratch,
+        let (layer, level) = (&layers[attention.kv_layer], self.level);
+        let group = attention.n_head / spec.n_head_kv;
+        let (cols, step_cols) = (attention.n_head * spec.head_dim_v, group * spec.head_dim_v);
+        let cuts = &mut self.work.cuts;
+        attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
+        let queries = |band: usize, head_kv: usize| {
+            let token = cuts[band];
+            let (position, table) =
+                (step.positions[token], &step.tables[step.seqs[token] as usize]);
+            let tokens = cuts[band + 1] - token;
+            Queries { attention, q, token, tokens, position, table, head_kv, group }
+        };
+        let bands = cuts.len().saturating_sub(1);
+        let items = bands * spec.n_head_kv;
+        let longest = (0..bands).map(|band| queries(band, 0).chunks().len()).max().unwrap_or(0);
+        if items >= self.pool.threads() * 2 || longest < SPLIT_CHUNKS {
+            self.pool.bands(out, (cols, step_cols), cuts, |band, out| {
+                let queries = queries(band, out.range().start / step_cols);
+                attend::with_scratch(|scratch| {
+                    level.run(Whole { queries, layer, out, scratch });
                 });
+            });
+            return;
+        }
+        // Few rows over a long context: its chunks are shared out instead, and merged in order afterwards.
+        let partials = &mut self.work.partials;
+        for band in 0..bands {
+            let one = queries(band, 0);
+            let (chunks, record) = (one.chunks(), one.rows() * row_len(spec.head_dim_v));
+            partials.resize(spec.n_head_kv * chunks.len() * record, 0.0);
+            self.pool.rows(partials, record, |first, records| {
+                for (i, partial) in records.chunks_exact_mut(record).enumerate() {
+                    let (head_kv, chunk) =
+                        ((first + i) / chunks.len(), chunks.start + (first + i) % chunks.len());
+                    let queries = queries(band, head_kv);
+                    attend::with_scratch(|scratch| {
+                        level.run(Chunk { queries, layer, chunk, partial, scratch });
+                    });
+                }
+            });
+            let band_cuts = &cuts[band..band + 2];
+            self.pool.bands(out, (cols, step_cols), band_cuts, |_, out| {
+                let head_kv = out.range().start / step_cols;
+                let len = chunks.len() * record;
+                let (queries, partials) =
+                    (queries(band, head_kv), &partials[head_kv * len..][..len]);
+                let head_dim_v = spec.head_dim_v;
+                attend::with_scratch(|scratch| {
+                    level.run(Merge { queries, head_dim_v, partials, out, scratch });
+                });
+            });
+        }
+    }
+
+    /// Computes node `i`, and those that share its job.
+    fn node(&mut self, i: usize, step: &Step, (values, kv): (&mut [Vec<f32>], &mut CpuKv)) {
+        let graph = Arc::clone(&self.graph);
+        let node = &graph.nodes[i];
+        if let (Op::StoreKv { kv_layer }, [k, v]) = (&node.op, node.inputs.as_slice()) {
+            let (k, v) = (&values[k.0], &values[v.0]);
+            match kv {
+                CpuKv::F16(layers) => store(&mut layers[*kv_layer], step, k, v),
+                CpuKv::F32(layers) => store(&mut layers[*kv_layer], step, k, v),
             }
-        });
+        }
+        let Some(id) = node.output else { return };
+        let plan = Arc::clone(&self.plan);
+        let x = node.inputs.first().copied().unwrap_or(id);
+        match &plan.jobs[i] {
+            Job::Done => {}
+            Job::Products(all) => self.together(all, (x, step), values),
+            Job::Glu { products, .. } if self.seen(products) => {
+                self.together(products, (x, step), values);
+            }
+            Job::Glu { act, products: [gate, up], out: id, .. } => {
+                let mut out = self.buffer(*id, step);
+                self.glu(*act, (gate.w, up.w), (x, &values[x.0]), &mut out);
+                values[id.0] = out;
+            }
+            Job::GluOf { products } if !self.seen(products) => {}
+            Job::GluOf { .. } | Job::Alone => {
+                let mut out = self.buffer(id, step);
+                self.compute(node, step, values, kv, &mut out);
+                values[id.0] = out;
+            }
+        }
+    }
+
+    /// Whether the tap wants to see one of these.
+    fn seen(&self, products: &[plan::Product]) -> bool {
+        products.iter().any(|product| self.work.wanted[product.node])
+    }
+
+    /// Computes two or three products of one value.
+    fn together(
+        &mut self,
+        all: &[plan::Product],
+        (x, step): (ValueId, &Step),
+        values: &mut [Vec<f32>],
+    ) {
+        let mut outs: [Vec<f32>; plan::MAX_PRODUCTS] = Default::default();
+        for (out, product) in outs.iter_mut().zip(all) {
+            *out = self.buffer(product.out, step);
+        }
+        let input = (x, values[x.0].as_slice());
+        match (&mut outs, all) {
+            ([a, b, _], [pa, pb]) => self.products(input, [(pa.w, a), (pb.w, b)]),
+            ([a, b, c], [pa, pb, pc]) => {
+                self.products(input, [(pa.w, a), (pb.w, b), (pc.w, c)]);
+            }
+            _ => unreachable!("a plan puts two or three products together"),
+        }
+        for (out, product) in outs.into_iter().zip(all) {
+            values[product.out.0] = out;
+        }
     }
 
     /// Computes a node that has an output. `values` are the inputs' contents.
@@ -281,7 +441,7 @@ impl LoadedCpu {
         let cols = node.output.map_or(0, |v| graph.value(v).cols);
         match &node.op {
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
-            Op::MatMul { w } => self.mat_mul(*w, node.inputs[0], input(0), out),
+            Op::MatMul { w } => self.mat_mul(*w, (node.inputs[0], input(0)), out),
             Op::Add => self.elementwise(Map::Add, (input(0), input(1)), cols, out),
             Op::AddBias { b } => self.add_bias(*b, input(0), out),
             Op::Scale { by } => self.elementwise(Map::Scale(*by), (input(0), input(0)), cols, out),
@@ -363,23 +523,6 @@ fn resident(
     Ok(resident)
 }
 
-/// For each node the values whose last reader it is. The logits stay.
-fn dead_after(graph: &Graph) -> Vec<Vec<ValueId>> {
-    let mut last = vec![None; graph.values.len()];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        for input in &node.inputs {
-            last[input.0] = Some(i);
-        }
-    }
-    let mut dead = vec![Vec::new(); graph.nodes.len()];
-    for (v, last) in last.into_iter().enumerate() {
-        if let Some(i) = last {
-            dead[i].push(ValueId(v));
-        }
-    }
-    dead
-}
-
 impl Loaded for LoadedCpu {
     fn graph(&self) -> &Arc<Graph> {
         &self.graph
@@ -415,31 +558,29 @@ impl Loaded for LoadedCpu {
         let graph = Arc::clone(&self.graph);
         let mut values = std::mem::take(&mut self.work.values);
         values.resize(graph.values.len(), Vec::new());
+        self.work.free.resize(self.plan.n_slots, Vec::new());
         self.work.acts_of = None;
         self.work.angles.iter_mut().for_each(Vec::clear);
+        self.work.wanted.clear();
+        self.work.wanted.extend(
+            graph.nodes.iter().map(|n| n.output.is_some_and(|v| tap.wants(n, graph.value(v)))),
+        );
         for (i, node) in graph.nodes.iter().enumerate() {
             let start = self.profile.as_ref().map(|_| Instant::now());
-            if let (Op::StoreKv { kv_layer }, [k, v]) = (&node.op, node.inputs.as_slice()) {
-                let (k, v) = (&values[k.0], &values[v.0]);
-                match &mut kv.kv {
-                    CpuKv::F16(layers) => store(&mut layers[*kv_layer], step, k, v),
-                    CpuKv::F32(layers) => store(&mut layers[*kv_layer], step, k, v),
-                }
-            }
-            if let Some(id) = node.output {
-                let value = graph.value(id);
-                let mut out = self.buffer(self.rows_of(id, step) * value.cols);
-                self.compute(node, step, &values, &kv.kv, &mut out);
-                if tap.wants(node, value) {
-                    tap.value(node, value, &mut out);
-                }
-                values[id.0] = out;
-            }
+            self.node(i, step, (&mut values, &mut kv.kv));
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 profile[i] += start.elapsed().as_nanos() as u64;
             }
-            for dead in &self.dead_after[i] {
-                self.work.free.push(std::mem::take(&mut values[dead.0]));
+            if let Some(id) = node.output
+                && self.work.wanted[i]
+            {
+                tap.value(node, graph.value(id), &mut values[id.0]);
+            }
+            for dead in &self.plan.dead_after[i] {
+                // What a job left out has no buffer to give back.
+                if !values[dead.0].is_empty() {
+                    self.work.free[self.plan.slots[dead.0]] = std::mem::take(&mut values[dead.0]);
+                }
             }
         }
         let logits = values.pop().unwrap_or_default();
@@ -452,7 +593,16 @@ impl Loaded for LoadedCpu {
     }
 
     fn timings(&self) -> Vec<Timing> {
-        let times = self.profile.iter().flatten().enumerate();
-        times.map(|(node, &ns)| Timing { nodes: vec![node], ns }).collect()
+        let Some(profile) = &self.profile else { return Vec::new() };
+        let timing = |(node, job): (usize, &Job)| {
+            let nodes = match job {
+                Job::Alone => vec![node],
+                Job::Products(all) => all.iter().map(|product| product.node).collect(),
+                Job::Glu { products: [gate, up], node, .. } => vec![gate.node, up.node, *node],
+                Job::GluOf { .. } | Job::Done => return None,
+            };
+            Some(Timing { ns: nodes.iter().map(|&node| profile[node]).sum(), nodes })
+        };
+        self.plan.jobs.iter().enumerate().filter_map(timing).collect()
     }
 }

@@ -227,6 +227,27 @@ impl Pool {
         self.ranges(cols, step, |range| f(Columns { all: &all, rows: 0..rows, cols, range }));
     }
 
+    /// Cuts a matrix of `cols` columns at rows `cuts` (ascending, the first and the last row's end included) and columns
+    /// that are multiples of `step`, the last rows first.
+    pub(crate) fn bands(
+        &mut self,
+        out: &mut [f32],
+        (cols, step): (usize, usize),
+        cuts: &[usize],
+        f: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        assert!(cuts.is_sorted(), "rows are cut in order");
+        let all = SharedMut::new(out);
+        let (bands, across) = (cuts.len().saturating_sub(1), cols / step);
+        self.ranges(bands * across, 1, |items| {
+            for item in items {
+                let (band, column) = (bands - 1 - item / across, item % across * step);
+                let rows = cuts[band]..cuts[band + 1];
+                f(band, Columns { all: &all, rows, cols, range: column..column + step });
+            }
+        });
+    }
+
     /// Cuts several matrices of `rows` rows, given with their columns and the multiples to cut these at, laid side by
     /// side; and where that gives too few parts, their rows too, at multiples of `row_step`. `f` gets the matrix's
     /// index and the part.

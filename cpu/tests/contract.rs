@@ -72,7 +72,7 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
                 }
             }
             for threads in [2, 3] {
-                for cut in [Cut::Batch(17), Cut::Batch(512)] {
+                for cut in [Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17), Cut::Batch(512)] {
                     check(&case, options, &expected, (&Cpu::new(threads), cut));
                     runs += 1;
                 }
@@ -110,6 +110,36 @@ fn a_tap_changes_nothing_and_a_changed_value_is_read() {
     }
     assert_eq!(logits[0], logits[1]);
     assert_eq!(logits[2], logits[3]);
+}
+
+/// Ops are put together where no tap looks at what lies between them: the logits are the same.
+#[test]
+fn what_nobody_sees_is_computed_with_the_same_bits() {
+    let mut runs = 0;
+    for case in share(cases::all().unwrap()) {
+        for options in cases::options() {
+            let run = |backend: &dyn Backend, tokens: usize| {
+                let mut loaded = backend
+                    .load(Arc::clone(&case.graph), &case.file, options, &mut |_| {})
+                    .unwrap();
+                let mut kv = loaded.new_kv(8).unwrap();
+                let ids: Vec<u32> = case.prompts[0].iter().copied().cycle().take(tokens).collect();
+                let mut step = graph::Step::single(&ids, 0);
+                step.outputs = (0..tokens as u32).collect();
+                let logits = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
+                logits.into_iter().map(f32::to_bits).collect::<Vec<u32>>()
+            };
+            for tokens in [1, 2, 3, 5, 23] {
+                let expected = run(&Reference, tokens);
+                for level in Level::all() {
+                    let cpu = Cpu::with_level(1 + tokens % 3, level);
+                    assert!(run(&cpu, tokens) == expected, "{} {level:?} {tokens}", case.name);
+                    runs += 1;
+                }
+            }
+        }
+    }
+    println!("{runs} runs equal the reference bit for bit");
 }
 
 #[test]

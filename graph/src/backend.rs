@@ -100,7 +100,8 @@ pub struct Timing {
 /// Sees each named value in the order in which it is computed, and may change it: what it leaves is what the
 /// following ops read. `karat why` puts the right tensor in this way and goes on.
 pub trait Tap {
-    /// Whether this value is wanted; a backend need not bring the others to the host.
+    /// Whether this value is wanted, asked of every node before a step begins; a backend need not bring the others to
+    /// the host, or compute them apart from their readers.
     fn wants(&mut self, node: &Node, value: &Value) -> bool;
 
     /// A wanted value: `data` is `[rows, value.cols]`.

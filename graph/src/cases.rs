@@ -177,6 +177,17 @@ pub fn products(dtype: DType, n_in: usize, size: f32) -> Result<Case> {
     c.finish(format!("products {dtype} n_in {n_in} |x| {size:e}"), &[19, 1, 4], 0)
 }
 
+/// One product of any shape (both multiples of 16 at least), to be timed: logits are its first 16 columns.
+pub fn product(dtype: DType, n_in: usize, n_out: usize) -> Result<Case> {
+    let mut c = CaseBuilder::new(1, 16);
+    let table = c.weight(DType::F32, n_in, 16, 1.0);
+    let x = c.builder.get_rows(table, "embd")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    let y = c.product(dtype, x, n_out, "out")?;
+    c.builder.columns(0, 16, y, "result_output")?;
+    c.finish(format!("product {dtype} [{n_in}, {n_out}]"), &[1], 0)
+}
+
 /// What a [`decoder`] case is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
@@ -251,10 +262,18 @@ fn layer(
     let norm = c.weight(DType::F32, n_embd, 1, 1.0);
     let cur = c.builder.rms_norm(norm, 1e-5, x, named("attn_norm"))?;
     let (q_cols, k_cols, v_cols) = (spec.n_head * dk, spec.n_head_kv * dk, spec.n_head_kv * dv);
-    let qkv = c.product(spec.dtype, cur, q_cols + k_cols + v_cols, &named("wqkv"))?;
-    let mut q = c.builder.columns(0, q_cols, qkv, named("Qcur"))?;
-    let mut k = c.builder.columns(q_cols, k_cols, qkv, named("Kcur"))?;
-    let v = c.builder.columns(q_cols + k_cols, v_cols, qkv, named("Vcur"))?;
+    // One layer has its projections in one weight, the next in three.
+    let (mut q, mut k, v);
+    if il.is_multiple_of(2) {
+        let qkv = c.product(spec.dtype, cur, q_cols + k_cols + v_cols, &named("wqkv"))?;
+        q = c.builder.columns(0, q_cols, qkv, named("Qcur"))?;
+        k = c.builder.columns(q_cols, k_cols, qkv, named("Kcur"))?;
+        v = c.builder.columns(q_cols + k_cols, v_cols, qkv, named("Vcur"))?;
+    } else {
+        q = c.product(spec.dtype, cur, q_cols, &named("Qcur"))?;
+        k = c.product(spec.dtype, cur, k_cols, &named("Kcur"))?;
+        v = c.product(DType::Q8_0, cur, v_cols, &named("Vcur"))?;
+    }
     let bias = c.weight(DType::F32, q_cols, 1, 0.3);
     q = c.builder.add_bias(bias, q, named("Qcur"))?;
     let (q_norm, k_norm) = (c.weight(DType::F32, dk, 1, 1.0), c.weight(DType::F32, dk, 1, 1.0));
@@ -345,6 +364,14 @@ pub fn decoders() -> Result<Vec<Case>> {
             first_position: 10_000,
             n_head: 3,
             window: Some(200),
+            ..plain
+        },
+        Decoder {
+            dtype: DType::Q4_1,
+            first_position: 3000,
+            n_head: 4,
+            n_head_kv: 2,
+            window: Some(700),
             ..plain
         },
     ] {

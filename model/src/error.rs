@@ -33,6 +33,8 @@ pub enum ErrorKind {
     Backend,
     /// Memory could not be had.
     OutOfMemory,
+    /// The caller stopped the work.
+    Stopped,
     /// A sequence or step that breaks the engine's rules: a bug in the caller.
     Usage,
 }

@@ -10,10 +10,12 @@ mod engine;
 mod generate;
 pub mod kv;
 mod memory;
+mod output;
 pub mod quantize;
 mod rope;
 pub mod sampler;
 mod spec;
+pub mod synth;
 mod tensors;
 
 pub use arch::spec;

@@ -1,151 +1,345 @@
-//! `karat bench`: tokens a second of a real model, for the prompt and for generation, medians of several runs.
+//! `karat bench`: tokens a second of real models, where the time goes, and how near to the machine's limits that is.
+
+mod formats;
+mod limit;
+mod loading;
+mod ops;
+mod plan;
+mod progress;
+mod run;
+mod stats;
+mod table;
 
 use crate::config::Config;
-use crate::load::{Info, LoadArgs, Model, ModelArgs, positive};
+use crate::exit::{Code, Failure, failure};
+use crate::interrupt::Answering;
+use crate::load::{Info, LoadArgs, Model, positive};
 use crate::out::{Controls, Out};
 use crate::text;
 use anyhow::Result;
-use graph::NoTap;
-use model::{Wanted, Work, sampler::argmax};
-use std::ops::ControlFlow;
-use std::time::Instant;
-use tokenizer::{Ends, Special};
-
-/// What is read in the benchmark; repeated to the wanted length.
-const TEXT: &str =
-    "The sky is blue because air scatters short waves of light more than long ones. ";
+use limit::Probe;
+use std::ffi::{OsStr, OsString};
+use table::Align::{Left, Right};
+use table::{Table, number};
 
 /// What `karat bench` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    model: ModelArgs,
-    /// Tokens of the prompt; 0 leaves the test out
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
-    n_prompt: usize,
-    /// Tokens to generate; 0 leaves the test out
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 128)]
-    n_gen: usize,
+    /// The model: a GGUF file, a name of `karat list`, or a source as for `karat pull`; given more than once, each is
+    /// measured
+    #[arg(short, long = "model", value_name = "MODEL")]
+    models: Vec<OsString>,
+    /// Tokens of the prompt, several with commas; 0 leaves the test out
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Tokens to generate, several with commas; 0 leaves the test out
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<usize>,
+    /// Positions that are there before, several with commas
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<usize>,
+    /// Sequences that generate together, several with commas; the tokens of all are counted
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive)]
+    batch: Vec<usize>,
     /// Runs of each test after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
-    /// Print one JSON object
+    /// Show where the time goes, op by op, against limits that are measured first: bytes read, 8-bit and f32 products
     #[arg(long)]
+    ops: bool,
+    /// Measure instead one matrix product in each format, or in those named; -p sets the tokens beside the one token
+    #[arg(
+        long, value_name = "FORMAT,…", value_delimiter = ',', num_args = 0..=1, require_equals = true,
+        value_parser = formats::format, conflicts_with_all = ["models", "ops", "load_time"]
+    )]
+    formats: Option<Vec<gguf::DType>>,
+    /// Columns and rows of that matrix
+    #[arg(long, value_name = "COLSxROWS", default_value = "2048x8192", requires = "formats")]
+    shape: formats::Shape,
+    /// Measure instead the time from the flags to the first token, part by part, and the peak of memory
+    #[arg(long = "load", conflicts_with = "ops")]
+    load_time: bool,
+    /// How the results are printed
+    #[arg(short, long, value_enum, default_value_t = Output::Md)]
+    output: Output,
+    /// The same as -o json: one object on a line for each model
+    #[arg(long, conflicts_with_all = ["output", "csv"])]
     json: bool,
+    /// The same as -o csv
+    #[arg(long, conflicts_with = "output")]
+    csv: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
 
-#[derive(serde::Serialize)]
-struct Report<'a> {
-    model: &'a Info,
-    tests: Vec<Test>,
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+enum Output {
+    Md,
+    Csv,
+    Json,
 }
 
-/// The runs of one test.
+/// One model.
 #[derive(serde::Serialize)]
-struct Test {
-    /// `pp512` or `tg128`, as llama-bench names them.
-    name: String,
-    /// Tokens a second of each run.
-    per_second: Vec<f64>,
-    /// Of those.
-    median: f64,
+struct Report {
+    model: Info,
+    tests: Vec<run::Outcome>,
+}
+
+/// All formats.
+#[derive(serde::Serialize)]
+struct FormatsReport {
+    backend: String,
+    shape: formats::Shape,
+    arithmetic: &'static str,
+    /// The slowest first.
+    formats: Vec<formats::Row>,
 }
 
 /// Runs and prints the tests.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    if (args.ops || args.formats.is_some()) && !args.load.is_cpu() {
+        let what = "--backend: this one does not time its ops";
+        return Err(Failure::new(Code::Usage, what).hint("--backend cpu").into());
+    }
+    if args.load_time {
+        return run_loads(args, config);
+    }
+    match &args.formats {
+        Some(formats) => run_formats(args, formats),
+        None => run_tests(args, config),
+    }
+}
+
+impl Args {
+    fn output(&self) -> Output {
+        match (self.json, self.csv) {
+            (true, _) => Output::Json,
+            (false, true) => Output::Csv,
+            (false, false) => self.output,
+        }
+    }
+
+    /// The default model where none is named.
+    fn models(&self) -> Vec<Option<&OsStr>> {
+        match self.models.as_slice() {
+            [] => vec![None],
+            models => models.iter().map(|model| Some(model.as_os_str())).collect(),
+        }
+    }
+}
+
+/// What was measured has been printed; the exit code says that it was not all.
+fn finish(interrupt: &Answering) -> Result<()> {
+    if interrupt.stopped() { Err(failure(Code::Interrupted, "interrupted")) } else { Ok(()) }
+}
+
+fn run_tests(args: &Args, config: &Config) -> Result<()> {
+    let tests = plan::tests(args)?;
+    let plan::Needs { n_ctx, n_seqs } = plan::needs(&tests);
     let mut load = args.load.clone();
-    load.needs(args.n_prompt.max(args.n_gen).saturating_add(1));
-    let mut model = Model::load(args.model.model.as_deref(), &load, config)?;
-    let mut tests = Vec::new();
-    if args.n_prompt > 0 {
-        let ids = prompt(&model, args.n_prompt)?;
-        tests.push(test(format!("pp{}", args.n_prompt), args, &mut || prefill(&mut model, &ids))?);
+    load.needs(n_ctx, n_seqs);
+    if let Some(n_ctx) = load.ctx_size().filter(|&n_ctx| n_ctx > 0) {
+        plan::check(&tests, n_ctx, load.batch_size())?;
     }
-    if args.n_gen > 0 {
-        tests
-            .push(test(format!("tg{}", args.n_gen), args, &mut || decode(&mut model, args.n_gen))?);
+    let mut reports = Vec::new();
+    for model in args.models() {
+        let mut model = Model::load(model, &load, config)?;
+        plan::check(&tests, model.info.n_ctx, load.batch_size())?;
+        // From here on Ctrl-C ends the tests, and what was measured is printed.
+        let interrupt = Answering::begin();
+        let mut bench = run::Bench {
+            load: load.options(),
+            repetitions: args.repetitions,
+            probe: args.ops.then(|| Probe::new(load.threads())),
+            interrupt: &interrupt,
+            model: &mut model,
+        };
+        let tests = bench.run(&tests)?;
+        reports.push(Report { model: model.info, tests });
+        if interrupt.stopped() {
+            print_reports(args, &reports)?;
+            return finish(&interrupt);
+        }
     }
+    print_reports(args, &reports)
+}
+
+fn print_reports(args: &Args, reports: &[Report]) -> Result<()> {
     let mut out = Out::new(Controls::Escaped);
-    if args.json {
-        return out.json(&Report { model: &model.info, tests });
+    match args.output() {
+        Output::Json => {
+            for report in reports {
+                out.json(report)?;
+            }
+        }
+        Output::Csv => {
+            out.text(&csv(reports).csv())?;
+            for (_, table) in ops_tables(reports) {
+                out.text(&format!("\n{}", table.csv()))?;
+            }
+        }
+        Output::Md => {
+            if reports.iter().all(|report| report.tests.is_empty()) {
+                return Ok(());
+            }
+            out.text(&markdown(reports).markdown())?;
+            for (title, table) in ops_tables(reports) {
+                out.text(&format!("\n{title}\n\n{}", table.markdown()))?;
+            }
+        }
     }
-    Ok(out.text(&table(&model.info, &tests))?)
+    Ok(())
 }
 
-fn test(name: String, args: &Args, once: &mut dyn FnMut() -> Result<f64>) -> Result<Test> {
-    once()?;
-    let per_second = (0..args.repetitions).map(|_| once()).collect::<Result<Vec<f64>>>()?;
-    Ok(Test { name, median: median(&per_second), per_second })
+/// The name of the file tells quantisations of a model apart.
+fn file_stem(info: &Info) -> String {
+    let path = std::path::Path::new(&info.path);
+    text::shortened(&path.file_stem().unwrap_or_default().to_string_lossy(), 40)
 }
 
-/// Of an even number the mean of the two in the middle.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let (low, high) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
-    match (sorted.get(low), sorted.get(high)) {
-        (Some(a), Some(b)) => a.midpoint(*b),
-        (None, _) | (_, None) => f64::NAN,
-    }
-}
-
-/// `n` ids of real text.
-fn prompt(model: &Model, n: usize) -> Result<Vec<u32>> {
-    let ids = model.tokenizer.encode(TEXT, Special::AsText, Ends::None)?;
-    Ok(ids.into_iter().cycle().take(n).collect())
-}
-
-fn prefill(model: &mut Model, ids: &[u32]) -> Result<f64> {
-    model.engine.truncate(model.seq, 0)?;
-    let start = Instant::now();
-    model.engine.prefill(model.seq, ids, &mut |_| ControlFlow::Continue(()))?;
-    Ok(ids.len() as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Greedy from the first token of the text on; an end token is generated like every other.
-fn decode(model: &mut Model, n: usize) -> Result<f64> {
-    model.engine.truncate(model.seq, 0)?;
-    let mut id = prompt(model, 1)?.first().copied().unwrap_or_default();
-    let start = Instant::now();
-    for _ in 0..n {
-        let work = [Work { seq: model.seq, tokens: &[id], wanted: Wanted::Last }];
-        id = argmax(model.engine.step(&work, &mut NoTap)?.first().map_or(&[], Vec::as_slice));
-    }
-    Ok(n as f64 / start.elapsed().as_secs_f64())
-}
-
-/// Markdown, as llama-bench prints it.
-fn table(info: &Info, tests: &[Test]) -> String {
-    let mut table = String::from(
-        "| model | size | params | backend | test | tok/s (median) | lowest | highest |\n\
-         |---|---:|---:|---|---:|---:|---:|---:|\n",
-    );
-    for test in tests {
-        let lowest = test.per_second.iter().copied().fold(f64::INFINITY, f64::min);
-        let highest = test.per_second.iter().copied().fold(0.0, f64::max);
-        table.push_str(&format!(
-            "| {} | {} | {:.2} M | {} | {} | {:.1} | {lowest:.1} | {highest:.1} |\n",
-            text::one_line(&info.name),
-            text::bytes(info.weight_bytes),
-            info.n_params as f64 / 1e6,
-            info.backend,
-            test.name,
-            test.median,
-        ));
+/// As llama-bench prints it.
+fn markdown(reports: &[Report]) -> Table {
+    let mut table = Table::new(&[
+        ("model", Left),
+        ("size", Right),
+        ("params", Right),
+        ("backend", Left),
+        ("test", Left),
+        ("tok/s (median)", Right),
+        ("± MAD", Right),
+        ("lowest", Right),
+        ("highest", Right),
+    ]);
+    for Report { model, tests } in reports {
+        for test in tests {
+            table.row([
+                file_stem(model),
+                text::bytes(model.weight_bytes),
+                format!("{:.2} M", model.n_params as f64 / 1e6),
+                model.backend.clone(),
+                test.name.clone(),
+                number(test.spread.median),
+                number(test.spread.mad),
+                number(test.spread.lowest),
+                number(test.spread.highest),
+            ]);
+        }
     }
     table
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
+/// Numbers as they are, for programs.
+fn csv(reports: &[Report]) -> Table {
+    let mut table = Table::new(&[
+        ("model", Left),
+        ("path", Left),
+        ("backend", Left),
+        ("test", Left),
+        ("weight_bytes", Right),
+        ("n_params", Right),
+        ("threads", Right),
+        ("n_prompt", Right),
+        ("n_gen", Right),
+        ("n_depth", Right),
+        ("batch", Right),
+        ("runs", Right),
+        ("median", Right),
+        ("mad", Right),
+        ("lowest", Right),
+        ("highest", Right),
+    ]);
+    for Report { model, tests } in reports {
+        for test in tests {
+            table.row([
+                file_stem(model),
+                model.path.clone(),
+                model.backend.clone(),
+                test.name.clone(),
+                model.weight_bytes.to_string(),
+                model.n_params.to_string(),
+                model.threads.to_string(),
+                test.n_prompt.to_string(),
+                test.n_gen.to_string(),
+                test.n_depth.to_string(),
+                test.batch.to_string(),
+                test.per_second.len().to_string(),
+                test.spread.median.to_string(),
+                test.spread.mad.to_string(),
+                test.spread.lowest.to_string(),
+                test.spread.highest.to_string(),
+            ]);
+        }
     }
+    table
+}
+
+/// Titles and tables of the tests that were taken apart.
+fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
+    let mut tables = Vec::new();
+    for Report { model, tests } in reports {
+        for test in tests {
+            if let Some(ops) = &test.ops {
+                let title = format!("{}, {}, {}", file_stem(model), test.name, ops.title());
+                tables.push((text::one_line(&title), ops.table()));
+            }
+        }
+    }
+    tables
+}
+
+fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
+    let backend = args.load.backend();
+    let interrupt = Answering::begin();
+    let request = formats::Request {
+        backend: &*backend,
+        load: args.load.options(),
+        shape: args.shape,
+        formats,
+        tokens: &args.n_prompt,
+        repetitions: args.repetitions,
+    };
+    let report = FormatsReport {
+        backend: backend.name(),
+        shape: args.shape,
+        arithmetic: args.load.arithmetic_name(),
+        formats: formats::run(&request, &mut Probe::new(args.load.threads()), &interrupt)?,
+    };
+    let mut out = Out::new(Controls::Escaped);
+    match args.output() {
+        Output::Json => out.json(&report)?,
+        Output::Csv => out.text(&formats::table(&report.formats).csv())?,
+        Output::Md => {
+            let FormatsReport { backend, shape, arithmetic, formats } = &report;
+            let limits: Vec<_> = formats.iter().map(|row| row.limits.clone()).collect();
+            out.line(&format!("{backend}, {shape}, {arithmetic}, the slowest format first"))?;
+            out.line(&limit::ranges(&limits))?;
+            out.text(&format!("\n{}", formats::table(formats).markdown()))?;
+        }
+    }
+    finish(&interrupt)
+}
+
+fn run_loads(args: &Args, config: &Config) -> Result<()> {
+    let mut out = Out::new(Controls::Escaped);
+    for (i, model) in args.models().into_iter().enumerate() {
+        let loading = loading::run(model, &args.load, args.repetitions, config)?;
+        match args.output() {
+            Output::Json => out.json(&loading)?,
+            Output::Csv => {
+                let gap = if i > 0 { "\n" } else { "" };
+                out.text(&format!("{gap}{}", loading::table(&loading).csv()))?;
+            }
+            Output::Md => {
+                let Info { backend, n_ctx, file_bytes, .. } = &loading.model;
+                let size = text::bytes(*file_bytes);
+                let gap = if i > 0 { "\n" } else { "" };
+                let name = file_stem(&loading.model);
+                out.text(&format!("{gap}{name}, {size}, {backend}, context {n_ctx}\n\n"))?;
+                out.text(&loading::table(&loading).markdown())?;
+                out.text(&format!("\n{}\n", loading::memory_line(&loading)))?;
+            }
+        }
+    }
+    Ok(())
 }

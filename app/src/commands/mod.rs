@@ -9,6 +9,7 @@ mod pull;
 mod quantize;
 mod rm;
 mod run;
+mod synth;
 mod tokenize;
 
 use crate::config::Config;
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Rm(rm::Args),
     /// Write a model in another format
     Quantize(quantize::Args),
+    /// Write a random model of any shape, for benchmarks
+    Synth(synth::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -56,6 +59,7 @@ impl Command {
             Self::List(args) => list::run(args, config),
             Self::Rm(args) => rm::run(args, config),
             Self::Quantize(args) => quantize::run(args, config),
+            Self::Synth(args) => synth::run(args),
             Self::Completions(args) => completions::run(args, config),
         }
     }

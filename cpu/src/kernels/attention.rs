@@ -4,178 +4,596 @@
 //! d; V as `[head][64][d]`, so that lanes = d and the output is one fma chain down the positions. Both chains are the
 //! contract's.
 //!
-//! v1 (this): one head of one token at a time.
+//! The rows of an item are its tokens' query heads that share one K/V head. For each cache block K and V are widened
+//! once into the first-level cache, and the rows go through them in register tiles: [`Isa::ROWS`] rows times 64
+//! positions for the scores, times the head's elements for the output.
+//!
+//! v1: one head of one token at a time, widening f16 at every use: 38 % of the time of a prompt of 512 tokens
+//! (SmolLM2, AVX-512). v2 (this): tiles; the figures are in the benchmark `attention`.
 
 use super::rms_norm::tree;
 use super::{elementwise::softcap, lanes, lanes_mut};
 use crate::kv::{Elem, Layer};
+use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES, exp};
-use graph::{Attention, KV_BLOCK};
+use graph::math::DOT_CHUNK;
+use graph::{Attention, KV_BLOCK, Step};
+use std::cell::RefCell;
 
 /// Vectors across a block's positions.
 const VECTORS: usize = KV_BLOCK / LANES;
+/// Most rows of a register tile.
+const MAX_ROWS: usize = 6;
 
-/// Attention of one query head of one token.
-pub(crate) struct Head<'a, E: Elem> {
+/// The queries of consecutive tokens of one sequence that meet one K/V head.
+#[derive(Clone, Copy)]
+pub(crate) struct Queries<'a> {
     pub(crate) attention: &'a Attention,
-    pub(crate) layer: &'a Layer<E>,
-    pub(crate) head_kv: usize,
+    /// `[tokens, n_head · head_dim_k]`, the whole step's.
+    pub(crate) q: &'a [f32],
+    /// First token, as a row of `q`.
+    pub(crate) token: usize,
+    /// Number of tokens.
+    pub(crate) tokens: usize,
+    /// Position of the first.
+    pub(crate) position: u32,
     /// Cache blocks of the sequence.
     pub(crate) table: &'a [u32],
-    pub(crate) position: u32,
-    /// `[head_dim_k]`
-    pub(crate) q: &'a [f32],
-    /// `[head_dim_v]`
-    pub(crate) out: &'a mut [f32],
-    /// Room for one chunk's output, padded to whole vectors.
+    pub(crate) head_kv: usize,
+    /// Query heads for each K/V head.
+    pub(crate) group: usize,
+}
+
+impl Queries<'_> {
+    /// Rows: all heads of the first token, then those of the second.
+    pub(crate) fn rows(&self) -> usize {
+        self.tokens * self.group
+    }
+
+    /// The chunks of 64 positions that some row sees.
+    pub(crate) fn chunks(&self) -> std::ops::Range<usize> {
+        let first = graph::ops::attention::first_visible(self.position, self.attention.window);
+        let last = self.position as usize + self.tokens - 1;
+        first as usize / KV_BLOCK..last / KV_BLOCK + 1
+    }
+
+    /// The places of a chunk that a row sees, if any.
+    #[inline(always)]
+    fn visible(&self, row: usize, chunk: usize) -> std::ops::Range<usize> {
+        let position = self.position + (row / self.group) as u32;
+        let first = graph::ops::attention::first_visible(position, self.attention.window) as usize;
+        let from = first.saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
+        let to = (position as usize + 1).saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
+        from..to.max(from)
+    }
+}
+
+/// One thread's working memory.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// K of one block, `[head_dim_k]`.
+    keys: Vec<[f32; KV_BLOCK]>,
+    /// V of one block, `[64][width]`.
+    values: Vec<f32>,
+    /// The queries by tile: `[tile][head_dim_k][rows of a tile]`.
+    q: Vec<f32>,
+    /// One tile's outputs of a chunk, `[MAX_ROWS][width]`.
+    next: Vec<f32>,
+    /// The rows' state while chunks are merged.
+    state: Vec<f32>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Lends this thread's working memory.
+pub(crate) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
+    SCRATCH.with_borrow_mut(f);
+}
+
+/// Rows of an item that are worth the widening of a block, and rows beyond which an item's state leaves the cache.
+const ITEM_ROWS: std::ops::Range<usize> = 24..128;
+
+/// Cuts a step's tokens into items: consecutive tokens of one sequence, so many that each thread gets some.
+pub(crate) fn cut(
+    step: &Step,
+    (group, n_head_kv): (usize, usize),
+    threads: usize,
+    cuts: &mut Vec<usize>,
+) {
+    let n = step.tokens.len();
+    let rows = (n * group * n_head_kv / (threads * 4)).clamp(ITEM_ROWS.start, ITEM_ROWS.end);
+    let most = (rows / group).max(1);
+    cuts.clear();
+    cuts.push(0);
+    let mut first = 0;
+    for t in 1..=n {
+        let same = t < n
+            && step.seqs[t] == step.seqs[first]
+            && step.positions[t] == step.positions[t - 1] + 1;
+        if !same || t - first == most {
+            cuts.push(t);
+            first = t;
+        }
+    }
+}
+
+/// Rows of what the chunks so far gave: `out` (padded to whole vectors), then the maximum and the sum.
+pub(crate) struct Rows<'a> {
+    data: &'a mut [f32],
+    width: usize,
+}
+
+/// Floats that one row of partial results takes.
+pub(crate) fn row_len(head_dim_v: usize) -> usize {
+    head_dim_v.next_multiple_of(LANES) + 2
+}
+
+impl<'a> Rows<'a> {
+    fn new(data: &'a mut [f32], head_dim_v: usize) -> Self {
+        Self { data, width: head_dim_v.next_multiple_of(LANES) }
+    }
+
+    /// A row's output, maximum and sum.
+    #[inline(always)]
+    fn row(&mut self, row: usize) -> (&mut [f32], &mut [f32]) {
+        let len = self.width + 2;
+        self.data[row * len..][..len].split_at_mut(self.width)
+    }
+}
+
+/// Attention of an item over all the chunks that it sees, into `out`.
+pub(crate) struct Whole<'a, 'o, E> {
+    pub(crate) queries: Queries<'a>,
+    pub(crate) layer: &'a Layer<E>,
+    /// The item's tokens and heads.
+    pub(crate) out: Columns<'o>,
     pub(crate) scratch: &'a mut Scratch,
 }
 
-/// Buffers that live as long as a thread's share of the op.
-#[derive(Default)]
-pub(crate) struct Scratch {
-    acc: Vec<f32>,
-    next: Vec<f32>,
+/// One chunk's partial results, to be merged by [`Merge`]: long contexts of few tokens are split so.
+pub(crate) struct Chunk<'a, E> {
+    pub(crate) queries: Queries<'a>,
+    pub(crate) layer: &'a Layer<E>,
+    pub(crate) chunk: usize,
+    /// `rows() · row_len()`
+    pub(crate) partial: &'a mut [f32],
+    pub(crate) scratch: &'a mut Scratch,
 }
 
-impl<E: Elem> Kernel for Head<'_, E> {
+/// Merges the partial results of all chunks, in their order, into `out`.
+pub(crate) struct Merge<'a, 'o> {
+    pub(crate) queries: Queries<'a>,
+    pub(crate) head_dim_v: usize,
+    /// Those of the item's chunks, one after the other.
+    pub(crate) partials: &'a [f32],
+    pub(crate) out: Columns<'o>,
+    pub(crate) scratch: &'a mut Scratch,
+}
+
+impl<E: Elem> Kernel for Whole<'_, '_, E> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(mut self, isa: I) {
+        let (rows, dv) = (self.queries.rows(), self.layer.head_dim_v());
+        let mut state = std::mem::take(&mut self.scratch.state);
+        state.resize(rows * row_len(dv), 0.0);
+        let mut into = Rows::new(&mut state, dv);
+        pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
+        for chunk in self.queries.chunks() {
+            tiles(isa, &self.queries, self.layer, (chunk, self.scratch), &mut into);
+        }
+        finish(isa, &self.queries, &mut into, dv, &mut self.out);
+        self.scratch.state = state;
+    }
+}
+
+impl<E: Elem> Kernel for Chunk<'_, E> {
     type Out = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let dv = self.out.len();
-        let padded = dv.next_multiple_of(LANES);
-        self.scratch.acc.resize(padded, 0.0);
-        self.scratch.next.resize(padded, 0.0);
-        let first =
-            graph::ops::attention::first_visible(self.position, self.attention.window) as usize;
-        let last = self.position as usize;
-        let (mut max, mut sum) = (0.0f32, 0.0f32);
-        for chunk in first / KV_BLOCK..=last / KV_BLOCK {
-            let block = self.table[chunk] as usize;
-            let from = first.saturating_sub(chunk * KV_BLOCK);
-            let to = (last - chunk * KV_BLOCK).min(KV_BLOCK - 1);
-            let (p, chunk_max) = self.weights(isa, block, (from, to));
-            let chunk_sum = tree(isa, &p);
-            let is_first = chunk == first / KV_BLOCK;
-            let into = if is_first { &mut self.scratch.acc } else { &mut self.scratch.next };
-            weighted_sum(isa, self.layer.values(block, self.head_kv), &p[..=to], from, (dv, into));
-            if is_first {
-                (max, sum) = (chunk_max, chunk_sum);
-                continue;
-            }
-            let new_max = if chunk_max > max { chunk_max } else { max };
-            let (a, b) = (graph::math::exp(max - new_max), graph::math::exp(chunk_max - new_max));
-            sum = sum.mul_add(a, chunk_sum * b);
-            let (va, vb) = (isa.f_splat(a), isa.f_splat(b));
-            for i in (0..padded).step_by(LANES) {
-                let next = isa.f_mul(isa.f_load(lanes(&self.scratch.next, i)), vb);
-                let acc = isa.f_fma(isa.f_load(lanes(&self.scratch.acc, i)), va, next);
-                isa.f_store(acc, lanes_mut(&mut self.scratch.acc, i));
-            }
-            max = new_max;
-        }
-        let inverse = 1.0 / sum;
-        for (out, acc) in self.out.iter_mut().zip(&self.scratch.acc) {
-            *out = acc * inverse;
-        }
+        let mut into = Rows::new(self.partial, self.layer.head_dim_v());
+        pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
+        alone(isa, &self.queries, self.layer, (self.chunk, self.scratch), &mut into);
     }
 }
 
-impl<E: Elem> Head<'_, E> {
-    /// `exp(s - max)` for the positions `from ..= to` of a block, 0 for the others, and the maximum.
+impl Kernel for Merge<'_, '_> {
+    type Out = ();
+
     #[inline(always)]
-    fn weights<I: Isa>(
-        &self,
-        isa: I,
-        block: usize,
-        (from, to): (usize, usize),
-    ) -> ([f32; KV_BLOCK], f32) {
-        let keys = self.layer.keys(block, self.head_kv);
-        let mut total = [isa.f_splat(0.0); VECTORS];
-        for (q, keys) in self
-            .q
-            .chunks(graph::math::DOT_CHUNK)
-            .zip(keys.chunks(graph::math::DOT_CHUNK * KV_BLOCK))
-        {
-            let mut acc = [isa.f_splat(0.0); VECTORS];
-            for (&q, k) in q.iter().zip(keys.chunks_exact(KV_BLOCK)) {
-                let q = isa.f_splat(q);
-                for v in 0..VECTORS {
-                    acc[v] = isa.f_fma(E::load(isa, lanes(k, v * LANES)), q, acc[v]);
+    fn run<I: Isa>(mut self, isa: I) {
+        let (rows, dv) = (self.queries.rows(), self.head_dim_v);
+        let len = row_len(dv);
+        let mut state = std::mem::take(&mut self.scratch.state);
+        state.resize(rows * len, 0.0);
+        let mut into = Rows::new(&mut state, dv);
+        for (chunk, partial) in self.queries.chunks().zip(self.partials.chunks_exact(rows * len)) {
+            for row in 0..rows {
+                if !self.queries.visible(row, chunk).is_empty() {
+                    let next = &partial[row * len..][..len];
+                    let first = first_chunk(&self.queries, row) == chunk;
+                    merge(isa, &mut into, row, (first, next));
                 }
             }
-            for v in 0..VECTORS {
-                total[v] = isa.f_add(total[v], acc[v]);
+        }
+        finish(isa, &self.queries, &mut into, dv, &mut self.out);
+        self.scratch.state = state;
+    }
+}
+
+/// The first chunk that a row sees.
+#[inline(always)]
+fn first_chunk(queries: &Queries<'_>, row: usize) -> usize {
+    let position = queries.position + (row / queries.group) as u32;
+    graph::ops::attention::first_visible(position, queries.attention.window) as usize / KV_BLOCK
+}
+
+/// `out · (1 / sum)` of every row, to its place.
+#[inline(always)]
+fn finish<I: Isa>(
+    isa: I,
+    queries: &Queries<'_>,
+    rows: &mut Rows<'_>,
+    dv: usize,
+    out: &mut Columns<'_>,
+) {
+    for row in 0..queries.rows() {
+        let (token, head) = (queries.token + row / queries.group, row % queries.group);
+        let at = (queries.head_kv * queries.group + head) * dv;
+        let to = out.row(token, at..at + dv);
+        let (from, rest) = rows.row(row);
+        let inverse = isa.f_splat(1.0 / rest[1]);
+        for i in (0..from.len()).step_by(LANES) {
+            let y = isa.f_mul(isa.f_load(lanes(from, i)), inverse);
+            isa.f_store(y, lanes_mut(from, i));
+        }
+        to.copy_from_slice(&from[..dv]);
+    }
+}
+
+/// Brings the queries into tiles, the rows of a tile side by side.
+#[inline(always)]
+fn pack<I: Isa>(_: I, queries: &Queries<'_>, dk: usize, scratch: &mut Scratch) {
+    let rows = queries.rows();
+    let n_head = queries.attention.n_head;
+    scratch.q.resize(rows.div_ceil(I::ROWS) * I::ROWS * dk, 0.0);
+    for row in 0..rows {
+        let (token, head) = (queries.token + row / queries.group, row % queries.group);
+        let from = (token * n_head + queries.head_kv * queries.group + head) * dk;
+        let tile = &mut scratch.q[row / I::ROWS * I::ROWS * dk..][..I::ROWS * dk];
+        let q = &queries.q[from..from + dk];
+        for (to, q) in tile.chunks_exact_mut(I::ROWS).zip(q) {
+            to[row % I::ROWS] = *q;
+        }
+    }
+}
+
+/// Widens one block's keys and values.
+#[inline(always)]
+fn widen<I: Isa, E: Elem>(isa: I, layer: &Layer<E>, block: usize, head: usize, to: &mut Scratch) {
+    let (dk, dv) = (layer.head_dim_k(), layer.head_dim_v());
+    let width = dv.next_multiple_of(LANES);
+    to.keys.resize(dk, [0.0; KV_BLOCK]);
+    to.values.resize(KV_BLOCK * width, 0.0);
+    to.next.resize(MAX_ROWS * width, 0.0);
+    for (to, from) in to.keys.iter_mut().zip(layer.keys(block, head).as_chunks::<KV_BLOCK>().0) {
+        for v in 0..VECTORS {
+            isa.f_store(E::load(isa, lanes(from, v * LANES)), lanes_mut(to, v * LANES));
+        }
+    }
+    let values = layer.values(block, head).chunks_exact(dv);
+    for (to, from) in to.values.chunks_exact_mut(width).zip(values) {
+        let whole = dv / LANES * LANES;
+        for i in (0..whole).step_by(LANES) {
+            isa.f_store(E::load(isa, lanes(from, i)), lanes_mut(to, i));
+        }
+        for i in whole..dv {
+            to[i] = from[i].to_f32();
+        }
+    }
+}
+
+/// All rows of one chunk, merged into what the chunks before gave.
+#[inline(always)]
+fn tiles<I: Isa, E: Elem>(
+    isa: I,
+    queries: &Queries<'_>,
+    layer: &Layer<E>,
+    (chunk, scratch): (usize, &mut Scratch),
+    into: &mut Rows<'_>,
+) {
+    widen(isa, layer, queries.table[chunk] as usize, queries.head_kv, scratch);
+    let (dk, width) = (layer.head_dim_k(), into.width);
+    for first in (0..queries.rows()).step_by(I::ROWS) {
+        let n = I::ROWS.min(queries.rows() - first);
+        // Rows ascend in position: where the tile's last row sees nothing of a later chunk, no row does.
+        if (first..first + n).all(|row| queries.visible(row, chunk).is_empty()) {
+            continue;
+        }
+        let ends = tile(isa, queries, (first, n, chunk), (dk, width), scratch);
+        for i in 0..n {
+            let row = first + i;
+            if !queries.visible(row, chunk).is_empty() {
+                let is_first = first_chunk(queries, row) == chunk;
+                merge_parts(isa, into, row, (is_first, &scratch.next[i * width..][..width], ends[i]));
             }
         }
-        let mut s = [0.0f32; KV_BLOCK];
-        let scale = isa.f_splat(self.attention.scale);
-        for v in 0..VECTORS {
-            let scaled = isa.f_mul(total[v], scale);
-            let capped = self.attention.softcap.map_or(scaled, |cap| softcap(isa, scaled, cap));
-            isa.f_store(capped, lanes_mut(&mut s, v * LANES));
-        }
-        // What the cache holds at unseen positions is no one's business: it never reaches a sum.
-        s[..from].fill(f32::NEG_INFINITY);
-        s[to + 1..].fill(f32::NEG_INFINITY);
-        let max = s.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
-        let mut p = [0.0f32; KV_BLOCK];
-        for v in 0..VECTORS {
-            let x = isa.f_sub(isa.f_load(lanes(&s, v * LANES)), isa.f_splat(max));
-            isa.f_store(exp(isa, x), lanes_mut(&mut p, v * LANES));
-        }
-        p[..from].fill(0.0);
-        p[to + 1..].fill(0.0);
-        (p, max)
     }
 }
 
-/// `out[d] = Σ p[j] · v[j][d]` for j from `from`, one chain in order. `out` is padded to whole vectors.
+/// All rows of one chunk, stored as they are.
 #[inline(always)]
-fn weighted_sum<I: Isa, E: Elem>(
+fn alone<I: Isa, E: Elem>(
     isa: I,
-    values: &[E],
-    p: &[f32],
-    from: usize,
-    (dv, out): (usize, &mut [f32]),
+    queries: &Queries<'_>,
+    layer: &Layer<E>,
+    (chunk, scratch): (usize, &mut Scratch),
+    into: &mut Rows<'_>,
 ) {
-    let whole = dv / LANES * LANES;
-    // Four vectors side by side hide the latency of the chain.
-    let mut d = 0;
-    while d + 4 * LANES <= whole {
-        columns::<I, E, 4>(isa, values, p, from, (dv, d, out));
-        d += 4 * LANES;
+    widen(isa, layer, queries.table[chunk] as usize, queries.head_kv, scratch);
+    let (dk, width) = (layer.head_dim_k(), into.width);
+    for first in (0..queries.rows()).step_by(I::ROWS) {
+        let n = I::ROWS.min(queries.rows() - first);
+        let ends = tile(isa, queries, (first, n, chunk), (dk, width), scratch);
+        for i in 0..n {
+            let next = &scratch.next[i * width..][..width];
+            merge_parts(isa, into, first + i, (true, next, ends[i]));
+        }
     }
-    while d < whole {
-        columns::<I, E, 1>(isa, values, p, from, (dv, d, out));
+}
+
+/// Takes a stored partial result into a row.
+#[inline(always)]
+fn merge<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, (is_first, next): (bool, &[f32])) {
+    let (out, ends) = next.split_at(next.len() - 2);
+    merge_parts(isa, into, row, (is_first, out, (ends[0], ends[1])));
+}
+
+/// Takes a chunk's output, maximum and sum into a row.
+#[inline(always)]
+fn merge_parts<I: Isa>(
+    isa: I,
+    into: &mut Rows<'_>,
+    row: usize,
+    (is_first, next, (next_max, next_sum)): (bool, &[f32], (f32, f32)),
+) {
+    let (acc, ends) = into.row(row);
+    if is_first {
+        acc.copy_from_slice(next);
+        (ends[0], ends[1]) = (next_max, next_sum);
+        return;
+    }
+    let max = if next_max > ends[0] { next_max } else { ends[0] };
+    let mut both = [0.0; LANES];
+    (both[0], both[1]) = (ends[0] - max, next_max - max);
+    isa.f_store(exp(isa, isa.f_load(&both)), &mut both);
+    let (a, b) = (both[0], both[1]);
+    ends[1] = ends[1].mul_add(a, next_sum * b);
+    ends[0] = max;
+    let (a, b) = (isa.f_splat(a), isa.f_splat(b));
+    for i in (0..acc.len()).step_by(LANES) {
+        let next = isa.f_mul(isa.f_load(lanes(next, i)), b);
+        let y = isa.f_fma(isa.f_load(lanes(acc, i)), a, next);
+        isa.f_store(y, lanes_mut(acc, i));
+    }
+}
+
+type Ends = [(f32, f32); MAX_ROWS];
+
+/// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.
+#[inline(always)]
+fn tile<I: Isa>(
+    isa: I,
+    queries: &Queries<'_>,
+    at: (usize, usize, usize),
+    dims: (usize, usize),
+    scratch: &mut Scratch,
+) -> Ends {
+    match (I::ROWS, I::VECTORS, at.1) {
+        (6, 4, n) => rows_of_six::<I, 4>(isa, queries, (at, n), dims, scratch),
+        (6, 1, n) => rows_of_six::<I, 1>(isa, queries, (at, n), dims, scratch),
+        (3, 2, 1) => body::<I, 1, 3, 2>(isa, queries, at, dims, scratch),
+        (3, 2, 2) => body::<I, 2, 3, 2>(isa, queries, at, dims, scratch),
+        (3, 2, _) => body::<I, 3, 3, 2>(isa, queries, at, dims, scratch),
+        (_, _, _) => body::<I, 1, 1, 1>(isa, queries, at, dims, scratch),
+    }
+}
+
+#[inline(always)]
+fn rows_of_six<I: Isa, const V: usize>(
+    isa: I,
+    queries: &Queries<'_>,
+    (at, n): ((usize, usize, usize), usize),
+    dims: (usize, usize),
+    scratch: &mut Scratch,
+) -> Ends {
+    match n {
+        1 => body::<I, 1, 6, V>(isa, queries, at, dims, scratch),
+        2 => body::<I, 2, 6, V>(isa, queries, at, dims, scratch),
+        3 => body::<I, 3, 6, V>(isa, queries, at, dims, scratch),
+        4 => body::<I, 4, 6, V>(isa, queries, at, dims, scratch),
+        5 => body::<I, 5, 6, V>(isa, queries, at, dims, scratch),
+        _ => body::<I, 6, 6, V>(isa, queries, at, dims, scratch),
+    }
+}
+
+/// N rows of a tile of R against one block: their outputs go to `scratch.next`, their maxima and sums are returned.
+#[inline(always)]
+fn body<I: Isa, const N: usize, const R: usize, const V: usize>(
+    isa: I,
+    queries: &Queries<'_>,
+    (first, _, chunk): (usize, usize, usize),
+    (dk, width): (usize, usize),
+    scratch: &mut Scratch,
+) -> Ends {
+    let Scratch { keys, values, q, next, .. } = scratch;
+    let q = q[first * dk..][..R * dk].as_chunks::<R>().0;
+    let mut p = [[0.0f32; KV_BLOCK]; N];
+    scores::<I, N, R, V>(isa, queries.attention, (keys, q), &mut p);
+    let mut ends = [(0.0, 0.0); MAX_ROWS];
+    let (mut from, mut to) = (0, KV_BLOCK);
+    for (row, p) in p.iter_mut().enumerate() {
+        let visible = queries.visible(first + row, chunk);
+        (from, to) = (from.max(visible.start), to.min(visible.end));
+        if !visible.is_empty() {
+            ends[row] = weights(isa, p, visible);
+        }
+    }
+    next[..N * width].fill(0.0);
+    // The places that all rows see go through the tile, the ragged ends row by row: each row's chain stays in order.
+    if from >= to {
+        (from, to) = (KV_BLOCK, KV_BLOCK);
+    }
+    for row in 0..N {
+        let visible = queries.visible(first + row, chunk);
+        let range = visible.start..visible.end.min(from);
+        sums::<I, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+    }
+    sums::<I, N, V>(isa, &p, (values, width), from..to, next);
+    for row in 0..N {
+        let range = to..queries.visible(first + row, chunk).end;
+        sums::<I, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+    }
+    ends
+}
+
+/// `q · k`, scaled and capped, for N rows and all places of a block.
+#[inline(always)]
+fn scores<I: Isa, const N: usize, const R: usize, const V: usize>(
+    isa: I,
+    attention: &Attention,
+    (keys, q): (&[[f32; KV_BLOCK]], &[[f32; R]]),
+    s: &mut [[f32; KV_BLOCK]; N],
+) {
+    let scale = isa.f_splat(attention.scale);
+    for first in (0..KV_BLOCK).step_by(V * LANES) {
+        let mut total = [[isa.f_splat(0.0); V]; N];
+        for (keys, q) in keys.chunks(DOT_CHUNK).zip(q.chunks(DOT_CHUNK)) {
+            let mut acc = [[isa.f_splat(0.0); V]; N];
+            for (k, q) in keys.iter().zip(q) {
+                let mut ks = [isa.f_splat(0.0); V];
+                for v in 0..V {
+                    ks[v] = isa.f_load(lanes(k, first + v * LANES));
+                }
+                for row in 0..N {
+                    let q = isa.f_splat(q[row]);
+                    for v in 0..V {
+                        acc[row][v] = isa.f_fma(ks[v], q, acc[row][v]);
+                    }
+                }
+            }
+            for row in 0..N {
+                for v in 0..V {
+                    total[row][v] = isa.f_add(total[row][v], acc[row][v]);
+                }
+            }
+        }
+        for row in 0..N {
+            for v in 0..V {
+                // No `map_or`: a closure that is left a function is not compiled for the instruction set.
+                let mut score = isa.f_mul(total[row][v], scale);
+                if let Some(cap) = attention.softcap {
+                    score = softcap(isa, score, cap);
+                }
+                isa.f_store(score, lanes_mut(&mut s[row], first + v * LANES));
+            }
+        }
+    }
+}
+
+/// Turns scores into `exp(s - max)` at the visible places and 0 at the others; the maximum and the sum.
+#[inline(always)]
+fn weights<I: Isa>(
+    isa: I,
+    s: &mut [f32; KV_BLOCK],
+    visible: std::ops::Range<usize>,
+) -> (f32, f32) {
+    // What the cache holds at unseen positions is no one's business: it never reaches a sum.
+    s[..visible.start].fill(f32::NEG_INFINITY);
+    s[visible.end..].fill(f32::NEG_INFINITY);
+    // A NaN is never the larger one. Which zero wins among equals is no matter: the maximum is only subtracted.
+    let mut max = isa.f_splat(f32::NEG_INFINITY);
+    for v in 0..VECTORS {
+        let s = isa.f_load(lanes(s, v * LANES));
+        max = isa.f_lt(max, s, s, max);
+    }
+    let mut lane = [0.0; LANES];
+    isa.f_store(max, &mut lane);
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            lane[i] = if lane[i + half] > lane[i] { lane[i + half] } else { lane[i] };
+        }
+        half /= 2;
+    }
+    let max = isa.f_splat(lane[0]);
+    for v in 0..VECTORS {
+        let x = isa.f_sub(isa.f_load(lanes(s, v * LANES)), max);
+        isa.f_store(exp(isa, x), lanes_mut(s, v * LANES));
+    }
+    s[..visible.start].fill(0.0);
+    s[visible.end..].fill(0.0);
+    (lane[0], tree(isa, s))
+}
+
+/// `next[d] += Σ p[j] · v[j][d]` for the places j of a range, one chain in order for each of N rows.
+#[inline(always)]
+fn sums<I: Isa, const N: usize, const V: usize>(
+    isa: I,
+    p: &[[f32; KV_BLOCK]; N],
+    (values, width): (&[f32], usize),
+    places: std::ops::Range<usize>,
+    next: &mut [f32],
+) {
+    if places.is_empty() {
+        return;
+    }
+    let mut d = 0;
+    while d + V * LANES <= width {
+        columns::<I, N, V>(isa, p, (values, width), places.clone(), (d, next));
+        d += V * LANES;
+    }
+    while d < width {
+        columns::<I, N, 1>(isa, p, (values, width), places.clone(), (d, next));
         d += LANES;
     }
-    for d in whole..dv {
-        let mut acc = 0.0f32;
-        for j in from..p.len() {
-            acc = p[j].mul_add(values[j * dv + d].to_f32(), acc);
-        }
-        out[d] = acc;
-    }
 }
 
 #[inline(always)]
-fn columns<I: Isa, E: Elem, const N: usize>(
+fn columns<I: Isa, const N: usize, const V: usize>(
     isa: I,
-    values: &[E],
-    p: &[f32],
-    from: usize,
-    (dv, d, out): (usize, usize, &mut [f32]),
+    p: &[[f32; KV_BLOCK]; N],
+    (values, width): (&[f32], usize),
+    places: std::ops::Range<usize>,
+    (d, next): (usize, &mut [f32]),
 ) {
-    let mut acc = [isa.f_splat(0.0); N];
-    for (j, row) in values.chunks_exact(dv).enumerate().take(p.len()).skip(from) {
-        let p = isa.f_splat(p[j]);
-        for v in 0..N {
-            acc[v] = isa.f_fma(p, E::load(isa, lanes(row, d + v * LANES)), acc[v]);
+    let mut acc = [[isa.f_splat(0.0); V]; N];
+    for row in 0..N {
+        for v in 0..V {
+            acc[row][v] = isa.f_load(lanes(next, row * width + d + v * LANES));
         }
     }
-    for v in 0..N {
-        isa.f_store(acc[v], lanes_mut(out, d + v * LANES));
+    let rows = values[places.start * width..places.end * width].chunks_exact(width);
+    for (j, value) in places.zip(rows) {
+        let value = &value[d..d + V * LANES];
+        let mut vs = [isa.f_splat(0.0); V];
+        for v in 0..V {
+            vs[v] = isa.f_load(lanes(value, v * LANES));
+        }
+        for row in 0..N {
+            let p = isa.f_splat(p[row][j % KV_BLOCK]);
+            for v in 0..V {
+                acc[row][v] = isa.f_fma(p, vs[v], acc[row][v]);
+            }
+        }
+    }
+    for row in 0..N {
+        for v in 0..V {
+            isa.f_store(acc[row][v], lanes_mut(next, row * width + d + v * LANES));
+        }
     }
 }

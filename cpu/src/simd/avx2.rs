@@ -47,6 +47,8 @@ impl Isa for Avx2 {
     // 16 registers: four tokens take 8 of them for integer sums; the float ones stay in L1.
     const TOKENS: usize = 4;
     const TILES: usize = 1;
+    const ROWS: usize = 3;
+    const VECTORS: usize = 2;
     const I8_BIAS: u8 = 0;
 
     #[inline(always)]
@@ -205,6 +207,66 @@ impl Isa for Avx2 {
             _mm256_storeu_si256(to.as_mut_ptr().cast(), x[0]);
             _mm256_storeu_si256(to.as_mut_ptr().add(32).cast(), x[1]);
         });
+    }
+
+    #[inline(always)]
+    fn f_bits(self, a: Self::F) -> Self::I {
+        both!(_mm256_castps_si256, a)
+    }
+
+    #[inline(always)]
+    fn f_round_f16(self, a: Self::F) -> Self::F {
+        let half =
+            |a: __m256| op!(_mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)));
+        [half(a[0]), half(a[1])]
+    }
+
+    #[inline(always)]
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_and_si256, a, b)
+    }
+
+    #[inline(always)]
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I {
+        both!(_mm256_max_epi32, a, b)
+    }
+
+    #[inline(always)]
+    fn i_largest(self, a: Self::I) -> i32 {
+        op!({
+            let x = _mm256_max_epi32(a[0], a[1]);
+            let x = _mm_max_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            let x = _mm_max_epi32(x, _mm_shuffle_epi32::<0b00_00_11_10>(x));
+            _mm_cvtsi128_si32(_mm_max_epi32(x, _mm_shuffle_epi32::<0b00_00_00_01>(x)))
+        })
+    }
+
+    #[inline(always)]
+    fn i_total(self, a: Self::I) -> i32 {
+        op!({
+            let x = _mm256_add_epi32(a[0], a[1]);
+            let x = _mm_add_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256::<1>(x));
+            let x = _mm_add_epi32(x, _mm_shuffle_epi32::<0b00_00_11_10>(x));
+            _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32::<0b00_00_00_01>(x)))
+        })
+    }
+
+    #[inline(always)]
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        op!({
+            let low = _mm256_set1_epi32(255);
+            // Packing works within halves of 128 bits: the quarters come out as 0, 2, 1, 3.
+            let words =
+                _mm256_packus_epi32(_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low));
+            let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+            let packed = _mm_packus_epi16(
+                _mm256_castsi256_si128(words),
+                _mm256_extracti128_si256::<1>(words),
+            );
+            _mm_storeu_si128(bytes.as_mut_ptr().cast(), packed);
+        });
+        bytes
     }
 
     #[inline(always)]

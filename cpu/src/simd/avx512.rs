@@ -45,6 +45,8 @@ impl Isa for Avx512 {
     // 12 integer and 12 float accumulators, and room for the weights and a broadcast.
     const TOKENS: usize = 6;
     const TILES: usize = 2;
+    const ROWS: usize = 6;
+    const VECTORS: usize = 4;
     const I8_BIAS: u8 = 128;
 
     #[inline(always)]
@@ -173,6 +175,43 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
         op!(_mm512_storeu_si512(to.as_mut_ptr().cast(), x));
+    }
+
+    #[inline(always)]
+    fn f_bits(self, a: Self::F) -> Self::I {
+        op!(_mm512_castps_si512(a))
+    }
+
+    #[inline(always)]
+    fn f_round_f16(self, a: Self::F) -> Self::F {
+        op!(_mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)))
+    }
+
+    #[inline(always)]
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        op!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I {
+        op!(_mm512_max_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn i_largest(self, a: Self::I) -> i32 {
+        op!(_mm512_reduce_max_epi32(a))
+    }
+
+    #[inline(always)]
+    fn i_total(self, a: Self::I) -> i32 {
+        op!(_mm512_reduce_add_epi32(a))
+    }
+
+    #[inline(always)]
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
+        let mut bytes = [0; LANES];
+        op!(_mm_storeu_si128(bytes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(a)));
+        bytes
     }
 
     #[inline(always)]

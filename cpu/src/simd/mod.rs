@@ -10,6 +10,7 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub(crate) mod limits;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -33,6 +34,10 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     const TOKENS: usize;
     /// See [`Isa::TOKENS`].
     const TILES: usize;
+    /// Rows that attention takes at a time, and vectors beside one another: (6, 4), (6, 1), (3, 2) or (1, 1).
+    const ROWS: usize;
+    /// See [`Isa::ROWS`].
+    const VECTORS: usize;
     /// What [`Isa::dot_i8`] wants added to signed bytes beforehand (128 where the hardware multiplies unsigned by
     /// signed); the kernel subtracts `I8_BIAS · Σa` again, exactly.
     const I8_BIAS: u8;
@@ -70,6 +75,19 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn i_shl<const N: u32>(self, a: Self::I) -> Self::I;
     /// The same bits as f32.
     fn f_from_bits(self, a: Self::I) -> Self::F;
+    /// The same bits as i32.
+    fn f_bits(self, a: Self::F) -> Self::I;
+    /// Rounded to f16 (nearest even) and widened again.
+    fn f_round_f16(self, a: Self::F) -> Self::F;
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, signed.
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The largest lane, signed.
+    fn i_largest(self, a: Self::I) -> i32;
+    /// The sum of the lanes.
+    fn i_total(self, a: Self::I) -> i32;
+    /// The low byte of each lane.
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES];
 
     /// Lane r gains `w[r].low · a.low + w[r].high · a.high`, the halves being signed 16-bit integers.
     fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I;
@@ -107,7 +125,9 @@ enum Token {
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
     #[cfg(target_arch = "aarch64")]
-    Neon(neon::Neon),
+    Neon(neon::Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(neon::Neon<true>),
 }
 
 impl Level {
@@ -120,7 +140,10 @@ impl Level {
             levels.extend(avx512::Avx512::new().map(|t| Self(Token::Avx512(t))));
         }
         #[cfg(target_arch = "aarch64")]
-        levels.extend(neon::Neon::new().map(|t| Self(Token::Neon(t))));
+        {
+            levels.extend(neon::Neon::new().map(|t| Self(Token::Neon(t))));
+            levels.extend(neon::Neon::new().map(|t| Self(Token::NeonDot(t))));
+        }
         levels
     }
 
@@ -129,7 +152,7 @@ impl Level {
         Self::all().pop().unwrap_or(Self(Token::Scalar(scalar::Scalar)))
     }
 
-    /// `scalar`, `avx2`, `avx512-vnni`, `neon`.
+    /// `scalar`, `avx2`, `avx512-vnni`, `neon`, `neon-dotprod`.
     pub fn name(self) -> &'static str {
         match self.0 {
             Token::Scalar(_) => "scalar",
@@ -139,6 +162,8 @@ impl Level {
             Token::Avx512(_) => "avx512-vnni",
             #[cfg(target_arch = "aarch64")]
             Token::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => "neon-dotprod",
         }
     }
 
@@ -151,7 +176,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => avx512::Avx512::I8_BIAS,
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => neon::Neon::I8_BIAS,
+            Token::Neon(_) => neon::Neon::<false>::I8_BIAS,
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => neon::Neon::<true>::I8_BIAS,
         }
     }
 
@@ -164,7 +191,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Token::Avx512(_) => avx512::Avx512::TOKENS,
             #[cfg(target_arch = "aarch64")]
-            Token::Neon(_) => neon::Neon::TOKENS,
+            Token::Neon(_) => neon::Neon::<false>::TOKENS,
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(_) => neon::Neon::<true>::TOKENS,
         }
     }
 
@@ -178,6 +207,8 @@ impl Level {
             Token::Avx512(t) => t.vectorize(kernel),
             #[cfg(target_arch = "aarch64")]
             Token::Neon(t) => t.vectorize(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Token::NeonDot(t) => t.vectorize(kernel),
         }
     }
 }

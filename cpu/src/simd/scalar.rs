@@ -25,6 +25,8 @@ impl Isa for Scalar {
 
     const TOKENS: usize = 2;
     const TILES: usize = 1;
+    const ROWS: usize = 1;
+    const VECTORS: usize = 1;
     const I8_BIAS: u8 = 0;
 
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
@@ -133,6 +135,34 @@ impl Isa for Scalar {
 
     fn b_store(self, x: Self::B, to: &mut [u8; 64]) {
         *to = x;
+    }
+
+    fn f_bits(self, a: Self::F) -> Self::I {
+        map(|i| a[i], |a| a.to_bits() as i32)
+    }
+
+    fn f_round_f16(self, a: Self::F) -> Self::F {
+        map(|i| a[i], |a| f16::from_f32(a).to_f32())
+    }
+
+    fn i_and(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a & b)
+    }
+
+    fn i_max(self, a: Self::I, b: Self::I) -> Self::I {
+        map(|i| (a[i], b[i]), |(a, b)| a.max(b))
+    }
+
+    fn i_largest(self, a: Self::I) -> i32 {
+        a.into_iter().max().unwrap_or(i32::MIN)
+    }
+
+    fn i_total(self, a: Self::I) -> i32 {
+        a.into_iter().fold(0, i32::wrapping_add)
+    }
+
+    fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
+        map(|i| a[i], |a| a as u8)
     }
 
     fn b_load(self, x: &[u8; 64]) -> Self::B {

@@ -4,6 +4,7 @@
 
 use crate::meta::{self, Meta};
 use crate::spec::MAX_VOCAB;
+use crate::synth::{Numbers, Preset, Shape};
 use crate::{
     Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors,
     RopeScaling, Spec,
@@ -18,6 +19,64 @@ const MAX_CTX: usize = 1 << 30;
 const MAX_WIDTH: usize = 1 << 24;
 /// Bound on the number of heads.
 const MAX_HEADS: usize = 1 << 16;
+
+pub(super) const PRESETS: &[Preset] = &[
+    Preset {
+        name: "tinyllama-1.1b",
+        shape: Shape {
+            n_layer: 22,
+            n_embd: 2048,
+            n_ff: 5632,
+            n_head: 32,
+            n_head_kv: 4,
+            head_dim_k: 64,
+            head_dim_v: 64,
+            n_vocab: 32_000,
+            n_ctx: 2048,
+            rope_base: 10_000.0,
+            eps: 1e-5,
+            tied: false,
+            numbers: Numbers::Ordinary,
+        },
+    },
+    Preset {
+        name: "llama3-8b",
+        shape: Shape {
+            n_layer: 32,
+            n_embd: 4096,
+            n_ff: 14_336,
+            n_head: 32,
+            n_head_kv: 8,
+            head_dim_k: 128,
+            head_dim_v: 128,
+            n_vocab: 128_256,
+            n_ctx: 8192,
+            rope_base: 500_000.0,
+            eps: 1e-5,
+            tied: false,
+            numbers: Numbers::Ordinary,
+        },
+    },
+    // No two dimensions are the same, so that a swap of two shows; the vocabulary is a prime.
+    Preset {
+        name: "adversarial",
+        shape: Shape {
+            n_layer: 3,
+            n_embd: 1024,
+            n_ff: 1280,
+            n_head: 12,
+            n_head_kv: 4,
+            head_dim_k: 80,
+            head_dim_v: 64,
+            n_vocab: 1999,
+            n_ctx: 4096,
+            rope_base: 50_000.0,
+            eps: 1e-6,
+            tied: false,
+            numbers: Numbers::Adversarial,
+        },
+    },
+];
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;

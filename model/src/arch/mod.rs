@@ -7,23 +7,52 @@ mod qwen2;
 mod qwen3;
 
 use crate::meta::{self, Meta};
-use crate::{Error, ErrorKind, Result, Spec};
+use crate::synth::Preset;
+use crate::{Bias, Error, ErrorKind, Result, Spec};
 
 /// One architecture: its name in `general.architecture`, and how its metadata becomes a spec.
 pub struct Arch {
     /// The name.
     pub name: &'static str,
     spec: fn(&Meta<'_>) -> Result<Spec>,
+    /// What synthetic models get.
+    pub(crate) usual: Usual,
+    /// Shapes of synthetic models.
+    pub(crate) presets: &'static [Preset],
 }
+
+/// What models of an architecture usually have where its spec leaves the choice to the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usual {
+    /// The embedding is the output projection, too.
+    pub(crate) tied: bool,
+    /// Biases.
+    pub(crate) biases: &'static [Bias],
+    /// Keys beside the dimensions, without the architecture's prefix.
+    pub(crate) keys: &'static [(&'static str, u32)],
+}
+
+const PLAIN: Usual = Usual { tied: false, biases: &[], keys: &[] };
+const TIED: Usual = Usual { tied: true, ..PLAIN };
 
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
-    Arch { name: "gemma3", spec: gemma3::spec },
-    Arch { name: "llama", spec: llama::spec },
-    Arch { name: "phi3", spec: phi3::spec },
-    Arch { name: "qwen2", spec: qwen2::spec },
-    Arch { name: "qwen3", spec: qwen3::spec },
+    Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
+    Arch { name: "llama", spec: llama::spec, usual: PLAIN, presets: llama::PRESETS },
+    Arch { name: "phi3", spec: phi3::spec, usual: PLAIN, presets: &[] },
+    Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },
+    Arch { name: "qwen3", spec: qwen3::spec, usual: TIED, presets: &[] },
 ];
+
+/// The architecture called `name`.
+pub(crate) fn find(name: &str) -> Result<&'static Arch> {
+    ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {
+        let known: Vec<_> = ARCHS.iter().map(|arch| arch.name).collect();
+        let what =
+            format!("general.architecture: \"{name}\" is unknown, karat runs {}", known.join(", "));
+        Error::new(ErrorKind::UnknownArchitecture, what)
+    })
+}
 
 /// The spec of a file's model. Reads metadata and rope factors, no weights.
 ///
@@ -31,12 +60,7 @@ pub const ARCHS: &[Arch] = &[
 /// or in contradiction.
 pub fn spec(file: &gguf::File) -> Result<Spec> {
     let name = meta::architecture(file)?;
-    let Some(arch) = ARCHS.iter().find(|arch| arch.name == name) else {
-        let known: Vec<_> = ARCHS.iter().map(|arch| arch.name).collect();
-        let what =
-            format!("general.architecture: \"{name}\" is unknown, karat runs {}", known.join(", "));
-        return Err(Error::new(ErrorKind::UnknownArchitecture, what));
-    };
+    let arch = find(&name)?;
     (arch.spec)(&Meta { file, arch: arch.name })
 }
 

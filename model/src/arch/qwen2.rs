@@ -1,9 +1,31 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values; halves are rotated together.
 
-use super::llama;
+use super::{TIED, Usual, llama};
 use crate::meta::Meta;
+use crate::synth::{Numbers, Preset, Shape};
 use crate::{Bias, Result, Rope, RopeFactors, Spec};
 use graph::RopePairs;
+
+pub(super) const USUAL: Usual = Usual { biases: &[Bias::Qkv], ..TIED };
+
+pub(super) const PRESETS: &[Preset] = &[Preset {
+    name: "qwen2.5-1.5b",
+    shape: Shape {
+        n_layer: 28,
+        n_embd: 1536,
+        n_ff: 8960,
+        n_head: 12,
+        n_head_kv: 2,
+        head_dim_k: 128,
+        head_dim_v: 128,
+        n_vocab: 151_936,
+        n_ctx: 32_768,
+        rope_base: 1e6,
+        eps: 1e-6,
+        tied: true,
+        numbers: Numbers::Ordinary,
+    },
+}];
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut spec = llama::spec(meta)?;

@@ -7,16 +7,34 @@ use gguf::{DType, File, TensorInfo};
 use std::cmp::Ordering;
 
 /// Every tensor in the order of writing, with its format.
-pub(super) struct Plan<'a> {
-    pub(super) tensors: Vec<Planned<'a>>,
-    pub(super) fallbacks: usize,
+pub(crate) struct Plan<'a> {
+    pub(crate) tensors: Vec<Planned<'a>>,
+    pub(crate) fallbacks: usize,
 }
 
-/// Chooses the formats.
+/// What the mixes ask about a model as a whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) arch: String,
+    pub(crate) n_layer: u64,
+    pub(crate) n_expert: u64,
+    /// Fewer key heads than query heads.
+    pub(crate) grouped_heads: bool,
+}
+
+/// Chooses the formats of a file.
 pub(super) fn plan(source: &File, file_type: FileType) -> Result<Plan<'_>> {
-    let mut tensors: Vec<&TensorInfo> = source.tensors().iter().collect();
-    tensors.sort_by(|a, b| by_layer(&a.name, &b.name));
-    let mut mixer = Mixer::new(source, file_type, &tensors)?;
+    plan_of(&Facts::of(source)?, source.tensors(), file_type)
+}
+
+/// Chooses the formats of the tensors of a model.
+pub(crate) fn plan_of<'a>(
+    facts: &Facts,
+    tensors: &'a [TensorInfo],
+    file_type: FileType,
+) -> Result<Plan<'a>> {
+    let tensors = in_order(tensors);
+    let mut mixer = Mixer::new(facts, file_type, &tensors);
     let mut plan = Plan { tensors: Vec::with_capacity(tensors.len()), fallbacks: 0 };
     for info in tensors {
         let dtype = if !is_quantised(info) {
@@ -25,13 +43,30 @@ pub(super) fn plan(source: &File, file_type: FileType) -> Result<Plan<'_>> {
             file_type.dtype()
         } else {
             let wanted = mixer.wanted(info)?;
-            let dtype = fitting(wanted, info)?;
+            let dtype = fitting(wanted, info);
             plan.fallbacks += usize::from(dtype != wanted);
             dtype
         };
         plan.tensors.push(Planned { info, dtype });
     }
     Ok(plan)
+}
+
+/// The same format for every matrix that is quantised at all, and the fallbacks where it does not fit.
+pub(crate) fn plan_pure(wanted: DType, tensors: &[TensorInfo]) -> Plan<'_> {
+    let mut plan = Plan { tensors: Vec::with_capacity(tensors.len()), fallbacks: 0 };
+    for info in in_order(tensors) {
+        let dtype = if is_quantised(info) { fitting(wanted, info) } else { info.dtype };
+        plan.fallbacks += usize::from(is_quantised(info) && dtype != wanted);
+        plan.tensors.push(Planned { info, dtype });
+    }
+    plan
+}
+
+fn in_order(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
+    let mut tensors: Vec<&TensorInfo> = tensors.iter().collect();
+    tensors.sort_by(|a, b| by_layer(&a.name, &b.name));
+    tensors
 }
 
 /// llama.cpp's order: tensors outside of the layers first, then layer by layer, by name. The mixes count along it.
@@ -162,8 +197,8 @@ struct Mixer {
     seen_ffn_down: u64,
 }
 
-impl Mixer {
-    fn new(source: &File, file_type: FileType, tensors: &[&TensorInfo]) -> Result<Self> {
+impl Facts {
+    fn of(source: &File) -> Result<Self> {
         let arch = source.str("general.architecture")?.unwrap_or_default();
         // It alone has a list of its own of tensors that are kept or never go below Q8_0.
         if arch == "glm5-next" {
@@ -176,18 +211,25 @@ impl Mixer {
         let heads = |key: &str| source.u64(&format!("{arch}.attention.{key}")).ok().flatten();
         let n_head = heads("head_count");
         let n_head_kv = heads("head_count_kv").or(n_head);
+        let n_expert = get("expert_count")?.unwrap_or(0);
+        Ok(Self { n_layer, n_expert, grouped_heads: n_head != n_head_kv, arch: arch.into_owned() })
+    }
+}
+
+impl Mixer {
+    fn new(facts: &Facts, file_type: FileType, tensors: &[&TensorInfo]) -> Self {
         let count = |role: Role| tensors.iter().filter(|info| Role::of(&info.name) == role).count();
-        Ok(Self {
+        Self {
             file_type,
-            n_layer,
-            n_expert: get("expert_count")?.unwrap_or(0),
-            is_70b: is_70b(&arch, n_layer, n_head != n_head_kv),
-            is_falcon: arch == "falcon",
+            n_layer: facts.n_layer,
+            n_expert: facts.n_expert,
+            is_70b: is_70b(&facts.arch, facts.n_layer, facts.grouped_heads),
+            is_falcon: facts.arch == "falcon",
             tied: count(Role::Output) == 0,
             n_attn_v: count(Role::AttnV) as u64,
             seen_attn_v: 0,
             seen_ffn_down: 0,
-        })
+        }
     }
 
     /// The format that the mix gives a tensor, whether or not its rows fit.
@@ -283,15 +325,16 @@ fn more_bits(layer: u64, n_layers: u64) -> bool {
 }
 
 /// `wanted` where the rows are whole blocks of it, else its stand-in with shorter blocks, else F16.
-fn fitting(wanted: DType, info: &TensorInfo) -> Result<DType> {
+fn fitting(wanted: DType, info: &TensorInfo) -> DType {
     let fits = |dtype: DType| info.row_len().is_multiple_of(dtype.block_len() as u64);
     if fits(wanted) {
-        return Ok(wanted);
+        return wanted;
     }
     let shorter = match wanted {
         DType::Q4_K => DType::Q5_0,
         DType::Q5_K => DType::Q5_1,
         DType::Q6_K => DType::Q8_0,
+        DType::Q2_K | DType::Q3_K | DType::IQ4_XS => DType::IQ4_NL,
         DType::F32
         | DType::F16
         | DType::BF16
@@ -299,14 +342,11 @@ fn fitting(wanted: DType, info: &TensorInfo) -> Result<DType> {
         | DType::Q4_1
         | DType::Q5_0
         | DType::Q5_1
-        | DType::Q8_0 => wanted,
-        DType::Q2_K | DType::Q3_K | DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => {
-            let what =
-                format!("tensor {}: {wanted} is a format that karat does not write", info.name);
-            return Err(Error::new(ErrorKind::Unsupported, what));
-        }
+        | DType::Q8_0
+        | DType::IQ4_NL
+        | DType::MXFP4 => wanted,
     };
-    Ok(if fits(shorter) { shorter } else { DType::F16 })
+    if fits(shorter) { shorter } else { DType::F16 }
 }
 
 #[cfg(test)]

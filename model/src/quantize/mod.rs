@@ -1,12 +1,12 @@
 //! Writes a model again in another format, with the bytes that llama-quantize gives (without importance matrix).
 //! Which tensor gets which format is in `mix.rs`, how a block is quantised in the gguf crate.
 
-mod mix;
+pub(crate) mod mix;
 
+use crate::output::{self, Output};
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo, Writer};
 use std::fs;
-use std::io::{self, BufWriter};
 use std::num::NonZero;
 use std::path::Path;
 use std::str::FromStr;
@@ -143,13 +143,8 @@ pub fn quantize(
     refuse_source(source, output)?;
     let plan = mix::plan(source, file_type)?;
     let writer = header(source, file_type, &plan)?;
-    let fail =
-        |error: &io::Error| Error::new(ErrorKind::Write, format!("{}: {error}", output.display()));
-    let folder =
-        output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let temp = temp_file(folder).map_err(|error| fail(&error))?;
     let mut data =
-        writer.start(BufWriter::new(temp)).map_err(|error| write_error(&error, output))?;
+        writer.start(Output::create(output)?).map_err(|error| output::error(output, &error))?;
 
     let mut report = Report {
         bytes_before: 0,
@@ -163,7 +158,7 @@ pub fn quantize(
         let (mut done, n) = (0, planned.info.n_elements());
         while done < n {
             let weights = piece.convert(source, planned, done)?;
-            data.write(&piece.out).map_err(|error| write_error(&error, output))?;
+            data.write(&piece.out).map_err(|error| output::error(output, &error))?;
             done += weights;
             report.weights += weights;
             let formats = (planned.info.dtype, planned.dtype);
@@ -171,21 +166,15 @@ pub fn quantize(
         }
         report.bytes_before += planned.info.n_bytes;
     }
-    let sink = data.finish().map_err(|error| write_error(&error, output))?;
-    let temp = sink.into_inner().map_err(|error| fail(error.error()))?;
-    temp.as_file().sync_all().map_err(|error| fail(&error))?;
-    temp.persist(output).map_err(|error| fail(&error.error))?;
+    let sink = data.finish().map_err(|error| output::error(output, &error))?;
+    sink.keep(output::Existing::Replace)?;
     Ok(report)
 }
 
 /// What becomes of one tensor.
-struct Planned<'a> {
-    info: &'a TensorInfo,
-    dtype: DType,
-}
-
-fn write_error(error: &gguf::Error, output: &Path) -> Error {
-    Error::new(ErrorKind::Write, format!("{}: {error}", output.display()))
+pub(crate) struct Planned<'a> {
+    pub(crate) info: &'a TensorInfo,
+    pub(crate) dtype: DType,
 }
 
 fn refuse_source(source: &File, output: &Path) -> Result<()> {
@@ -200,16 +189,6 @@ fn refuse_source(source: &File, output: &Path) -> Result<()> {
         return Err(Error::new(ErrorKind::BadRequest, what));
     }
     Ok(())
-}
-
-/// A file that goes away unless it is given its name, in the folder of that name so that this is one step.
-fn temp_file(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".karat-quantize-").suffix(".part");
-    // By default only the user could read the file; a model should have the permissions of any new file.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
 }
 
 /// The source's metadata, and its tensors in the planned formats. A split source becomes one file.

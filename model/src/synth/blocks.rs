@@ -1,0 +1,344 @@
+//! Random weights, straight as blocks of any format: no encoder, so every format is as fast as the generator.
+//!
+//! All bits of a block are random but its scales. Quants are then uniform over their range, which is harder on integer
+//! kernels than the bell of a real model; scales vary by a quarter, and are set so that the weights have mean 0 and the
+//! wanted standard deviation. Mean 0 matters: a mean of `m` would add `m · Σx` to every output alike, and such a common
+//! direction grows from layer to layer. So scales have either sign where the quants are lopsided (`q − 8` of −8..=7),
+//! and minima sit at the middle of the quants.
+
+use super::Extremes;
+use gguf::{DType, MXFP4_VALUES};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore, SeedableRng};
+
+/// Weights of one stretch of the generator: a piece of a tensor is whole chunks, whoever computes them. A multiple of
+/// every block.
+pub(super) const CHUNK: usize = 1 << 16;
+
+/// Words of the generator that are set aside for a chunk; a chunk of floats uses an eighth of them.
+const CHUNK_WORDS: u128 = 1 << 20;
+
+/// Largest finite f16, and its smallest above 0.
+const F16_MAX: f64 = 65504.0;
+const F16_MIN: f64 = 1.0 / (1 << 24) as f64;
+/// Standard deviation of the sum of four uniform 16-bit numbers: √(4 · (2³² − 1) / 12).
+const SUM_OF_FOUR: f32 = 37_837.227;
+
+/// The generator of chunk number `chunk` of a tensor: neither order nor threads can be seen in the weights.
+pub(super) fn generator(seed: u64, tensor: &str, chunk: u64) -> ChaCha8Rng {
+    // FNV-1a of the name.
+    let stream = tensor.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    rng.set_stream(stream);
+    rng.set_word_pos(u128::from(chunk) * CHUNK_WORDS);
+    rng
+}
+
+/// A number that is as good as normally distributed, with mean 0 and deviation 1: the sum of four uniform ones.
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f32 {
+    centred(rng.next_u64()) as f32 / SUM_OF_FOUR
+}
+
+fn centred(bits: u64) -> i32 {
+    (0..4).map(|i| i32::from((bits >> (16 * i)) as u16)).sum::<i32>() - 2 * 65535
+}
+
+/// Makes blocks of one tensor.
+pub(super) struct Blocks {
+    dtype: DType,
+    std: f32,
+    extremes: Extremes,
+    /// What the first byte of a random scale becomes: an f16, or MXFP4's exponent and nothing.
+    scales: [[u8; 2]; 256],
+    /// The minimum that belongs to each scale, f16.
+    mins: [[u8; 2]; 256],
+}
+
+impl Blocks {
+    /// Weights of standard deviation `std`.
+    pub(super) fn new(dtype: DType, std: f64, extremes: Extremes) -> Self {
+        let base = match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => std,
+            DType::MXFP4 => std / rms(&MXFP4_VALUES.map(f32::from)),
+            DType::Q4_0
+            | DType::Q4_1
+            | DType::Q5_0
+            | DType::Q5_1
+            | DType::Q8_0
+            | DType::Q2_K
+            | DType::Q3_K
+            | DType::Q4_K
+            | DType::Q5_K
+            | DType::Q6_K
+            | DType::IQ4_NL
+            | DType::IQ4_XS => std / unit_rms(dtype),
+        };
+        Self::with_base(dtype, base, extremes)
+    }
+
+    fn with_base(dtype: DType, base: f64, extremes: Extremes) -> Self {
+        let mut blocks =
+            Self { dtype, std: base as f32, extremes, scales: [[0; 2]; 256], mins: [[0; 2]; 256] };
+        for i in 0..256 {
+            if dtype == DType::MXFP4 {
+                blocks.scales[i] = [exponent(base, i, extremes), 0];
+                continue;
+            }
+            let scale = scale(base, i, extremes);
+            // Formats with minima have scales above 0 in real files.
+            let scale = if layout(dtype).1 == 0.0 { scale } else { scale.abs() };
+            let min = (scale * layout(dtype).1).clamp(-F16_MAX, F16_MAX);
+            blocks.scales[i] = half(scale);
+            blocks.mins[i] = half(min);
+        }
+        blocks
+    }
+
+    /// Fills whole blocks, at most a chunk.
+    pub(super) fn fill(&self, rng: &mut ChaCha8Rng, out: &mut [u8]) {
+        match self.dtype {
+            DType::F32 | DType::F16 | DType::BF16 => return self.fill_floats(rng, out),
+            DType::MXFP4 => {
+                rng.fill_bytes(out);
+                for block in out.chunks_exact_mut(DType::MXFP4.block_bytes()) {
+                    block[0] = self.scales[usize::from(block[0])][0];
+                }
+                return;
+            }
+            DType::Q4_0
+            | DType::Q4_1
+            | DType::Q5_0
+            | DType::Q5_1
+            | DType::Q8_0
+            | DType::Q2_K
+            | DType::Q3_K
+            | DType::Q4_K
+            | DType::Q5_K
+            | DType::Q6_K
+            | DType::IQ4_NL
+            | DType::IQ4_XS => rng.fill_bytes(out),
+        }
+        let (at, mid) = layout(self.dtype);
+        for block in out.chunks_exact_mut(self.dtype.block_bytes()) {
+            let i = usize::from(block[at]);
+            block[at..at + 2].copy_from_slice(&self.scales[i]);
+            if mid != 0.0 {
+                block[at + 2..at + 4].copy_from_slice(&self.mins[i]);
+            }
+            self.tidy(block);
+        }
+    }
+
+    /// What may not be random in the rest of a block.
+    fn tidy(&self, block: &mut [u8]) {
+        match self.dtype {
+            // No encoder writes −128.
+            DType::Q8_0 => block[2..].iter_mut().filter(|q| **q == 0x80).for_each(|q| *q = 0x81),
+            DType::Q2_K => block[..16].iter_mut().for_each(|both| {
+                let (scale, min) = scale_and_min(*both, 7, 7);
+                *both = scale | min << 4;
+            }),
+            DType::Q4_K | DType::Q5_K => pack_groups(&mut block[4..16]),
+            DType::F32
+            | DType::F16
+            | DType::BF16
+            | DType::Q4_0
+            | DType::Q4_1
+            | DType::Q5_0
+            | DType::Q5_1
+            | DType::Q3_K
+            | DType::Q6_K
+            | DType::IQ4_NL
+            | DType::IQ4_XS
+            | DType::MXFP4 => {}
+        }
+    }
+
+    fn fill_floats(&self, rng: &mut ChaCha8Rng, out: &mut [u8]) {
+        let mut weights = vec![0f32; out.len() / self.dtype.block_bytes()];
+        for weight in &mut weights {
+            let bits = rng.next_u64();
+            *weight = match extreme((bits & 255) as usize, self.extremes) {
+                Some(extreme) => extreme as f32,
+                None => centred(bits) as f32 / SUM_OF_FOUR * self.std,
+            };
+        }
+        self.dtype.encode(&weights, out);
+    }
+}
+
+/// Where in a block the scale is, and the minimum in units of it (0: the format has none).
+fn layout(dtype: DType) -> (usize, f64) {
+    match dtype {
+        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => (0, 0.0),
+        DType::MXFP4 | DType::F32 | DType::F16 | DType::BF16 => (0, 0.0),
+        DType::Q4_1 => (0, -7.5),
+        DType::Q5_1 => (0, -15.5),
+        // Those with a minimum subtract it.
+        DType::Q4_K => (0, 7.5),
+        DType::Q5_K => (0, 15.5),
+        DType::Q2_K => (80, 1.5),
+        DType::Q3_K => (108, 0.0),
+        DType::Q6_K => (208, 0.0),
+    }
+}
+
+/// Standard deviation of a format's weights at a scale of 1. Measured rather than derived: the same for ever, since
+/// the generator and every step of f32 and f64 are exact.
+fn unit_rms(dtype: DType) -> f64 {
+    let (mut bytes, mut weights) = (vec![0; dtype.row_bytes(CHUNK)], vec![0f32; CHUNK]);
+    Blocks::with_base(dtype, 1.0, Extremes::None)
+        .fill(&mut generator(0, dtype.name(), 0), &mut bytes);
+    dtype.dequantize(&bytes, &mut weights);
+    rms(&weights)
+}
+
+fn rms(values: &[f32]) -> f64 {
+    let sum: f64 = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum();
+    (sum / values.len() as f64).sqrt()
+}
+
+/// Scale number `i`: three to five quarters of `base`, of either sign.
+fn scale(base: f64, i: usize, extremes: Extremes) -> f64 {
+    if let Some(extreme) = extreme(i, extremes) {
+        return extreme;
+    }
+    let size = base * (0.75 + 0.5 * (i / 2) as f64 / 127.0);
+    if i.is_multiple_of(2) { size } else { -size }
+}
+
+/// What number `i` of 256 is instead of an ordinary one.
+fn extreme(i: usize, extremes: Extremes) -> Option<f64> {
+    let small = match i % 64 {
+        5 => Some(F16_MIN),
+        6 => Some(-F16_MIN),
+        23 => Some(0.0),
+        24 => Some(-0.0),
+        _ => None,
+    };
+    // One in eight: were they rare, one output would stand out of all, and its norm would not fit an f16.
+    let sign = if i % 16 < 8 { 1.0 } else { -1.0 };
+    let large = (i % 8 == 3).then_some(sign * F16_MAX);
+    match extremes {
+        Extremes::None => None,
+        Extremes::Small => small,
+        Extremes::All => large.or(small),
+    }
+}
+
+/// Exponent number `i` of MXFP4: the powers of two around `base`, so mixed that the mean square is right.
+fn exponent(base: f64, i: usize, extremes: Extremes) -> u8 {
+    match extreme(i, extremes) {
+        Some(large) if large.abs() == F16_MAX => return 128 + 15,
+        Some(small) => return u8::from(small != 0.0),
+        None => {}
+    }
+    // 2^(e − 128) is the least power from `base` up; loops instead of logarithms, which differ between machines.
+    let (mut e, mut power) = (128u8, 1.0f64);
+    while power / 2.0 >= base && e > 1 {
+        (e, power) = (e - 1, power / 2.0);
+    }
+    while power < base && e < 254 {
+        (e, power) = (e + 1, power * 2.0);
+    }
+    let below = (power / 2.0) * (power / 2.0);
+    let share = (base * base - below) / (3.0 * below);
+    if (i as f64) < 256.0 * share { e } else { e - 1 }
+}
+
+fn half(x: f64) -> [u8; 2] {
+    let mut bytes = [0; 2];
+    DType::F16.encode(&[x as f32], &mut bytes);
+    bytes
+}
+
+/// A scale of `least` and up to `mask` more, and a minimum of the same size or, in a quarter of the cases, one off.
+fn scale_and_min(random: u8, least: u8, mask: u8) -> (u8, u8) {
+    let scale = least + (random & mask);
+    match random >> 5 {
+        0 => (scale, scale + 1),
+        1 => (scale, scale - 1),
+        _ => (scale, scale),
+    }
+}
+
+/// Scales and minima of the eight groups of Q4_K and Q5_K; [`gguf::scale_min_k4`] says how they are packed.
+fn pack_groups(packed: &mut [u8]) {
+    let random: [u8; 8] = std::array::from_fn(|i| packed[i]);
+    packed.fill(0);
+    for (j, &random) in random.iter().enumerate() {
+        let (scale, min) = scale_and_min(random, 31, 31);
+        if j < 4 {
+            packed[j] |= scale;
+            packed[j + 4] |= min;
+        } else {
+            packed[j + 4] = scale & 15 | min << 4;
+            packed[j - 4] |= scale >> 4 << 6;
+            packed[j] |= min >> 4 << 6;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weights(dtype: DType, std: f64, extremes: Extremes) -> (Vec<u8>, Vec<f32>) {
+        let (mut bytes, mut weights) = (vec![0; dtype.row_bytes(CHUNK)], vec![0f32; CHUNK]);
+        Blocks::new(dtype, std, extremes).fill(&mut generator(9, "w", 3), &mut bytes);
+        dtype.dequantize(&bytes, &mut weights);
+        (bytes, weights)
+    }
+
+    #[test]
+    fn mean_and_deviation() {
+        for dtype in DType::ALL {
+            for std in [0.5, 1.0 / 36.0, 1.0 / 120.0] {
+                let (bytes, weights) = weights(dtype, std, Extremes::None);
+                assert_eq!(gguf::check_tensor(dtype, &bytes), None, "{dtype}");
+                let found = rms(&weights) / std;
+                assert!((0.95..1.05).contains(&found), "{dtype}: {found} of {std}");
+                let mean = weights.iter().map(|&w| f64::from(w)).sum::<f64>() / CHUNK as f64;
+                // 65536 weights in as few as 256 blocks, whose signs are random.
+                assert!(mean.abs() / std < 0.04, "{dtype}: mean {mean} of {std}");
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_are_finite_and_there() {
+        for dtype in DType::ALL {
+            for extremes in [Extremes::Small, Extremes::All] {
+                let (bytes, weights) = weights(dtype, 0.03, extremes);
+                assert_eq!(gguf::check_tensor(dtype, &bytes), None, "{dtype}");
+                assert!(weights.iter().all(|w| w.is_finite()), "{dtype}");
+                let largest = weights.iter().fold(0f32, |max, w| max.max(w.abs()));
+                assert_eq!(largest > 6e4, extremes == Extremes::All, "{dtype}: {largest}");
+                let tiny = weights.iter().filter(|w| w.abs() < 1e-4).count();
+                assert!(tiny > CHUNK / 100, "{dtype}: {tiny} tiny");
+            }
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_the_same_whatever_came_before() {
+        let first = |chunk| generator(1, "a", chunk).next_u64();
+        assert_ne!(first(0), first(1));
+        assert_ne!(generator(1, "b", 0).next_u64(), first(0));
+        assert_ne!(generator(2, "a", 0).next_u64(), first(0));
+        // Fixed for ever: a seed names a file.
+        assert_eq!(generator(1, "blk.0.attn_q.weight", 7).next_u64(), 5_885_008_918_426_140_429);
+    }
+
+    #[test]
+    fn minima_stay_beside_their_scales() {
+        let mut packed: Vec<u8> = (0..12).map(|i| 37u8.wrapping_mul(i + 3)).collect();
+        pack_groups(&mut packed);
+        for group in 0..8 {
+            let (scale, min) = gguf::scale_min_k4(group, &packed);
+            assert!((31..=62).contains(&scale) && scale.abs_diff(min) <= 1, "{scale} {min}");
+        }
+    }
+}

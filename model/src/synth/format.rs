@@ -1,0 +1,107 @@
+//! The formats of synthetic files: what llama-quantize mixes, and every format of tensors on its own.
+
+use crate::quantize::FileType;
+use crate::{Error, ErrorKind, Result};
+use gguf::DType;
+use std::str::FromStr;
+
+/// A format of whole files, whether or not karat can quantise to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// With better formats for some tensors, as llama-quantize chooses them.
+    Mix(FileType),
+    /// Every matrix in one format.
+    Plain(DType),
+}
+
+impl Format {
+    /// Every name that [`FromStr`] takes: the mixes, then what has none.
+    pub fn names() -> Vec<&'static str> {
+        let mixes = FileType::ALL.map(FileType::name);
+        let plain = DType::ALL.into_iter().filter(|dtype| !dtype.has_encoder()).map(DType::name);
+        mixes.into_iter().chain(plain).collect()
+    }
+
+    /// The same format without a mix: every matrix has it.
+    #[must_use]
+    pub fn pure(self) -> Self {
+        Self::Plain(self.dtype())
+    }
+
+    /// What most tensors have.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::Mix(file_type) => file_type.dtype(),
+            Self::Plain(dtype) => dtype,
+        }
+    }
+
+    /// The name: a mix's, or that of the one format.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mix(file_type) => file_type.name(),
+            Self::Plain(dtype) => dtype.name(),
+        }
+    }
+
+    /// The number that `general.file_type` gets: llama.cpp's, of the smaller mix where there are several.
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Mix(file_type) => file_type.id(),
+            Self::Plain(dtype) => match dtype {
+                DType::F32 => 0,
+                DType::F16 => 1,
+                DType::Q4_0 => 2,
+                DType::Q4_1 => 3,
+                DType::Q8_0 => 7,
+                DType::Q5_0 => 8,
+                DType::Q5_1 => 9,
+                DType::Q2_K => 10,
+                DType::Q3_K => 11,
+                DType::Q4_K => 14,
+                DType::Q5_K => 16,
+                DType::Q6_K => 18,
+                DType::IQ4_NL => 25,
+                DType::IQ4_XS => 30,
+                DType::BF16 => 32,
+                DType::MXFP4 => 38,
+            },
+        }
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    /// A name in any case; `Q4_K` stands for its mix, as in llama-quantize.
+    fn from_str(name: &str) -> Result<Self> {
+        if let Ok(file_type) = name.parse() {
+            return Ok(Self::Mix(file_type));
+        }
+        DType::from_name(name).map(Self::Plain).ok_or_else(|| {
+            let known = Self::names().join(" ");
+            let what = format!("unknown format \"{}\"; known: {known}", name.escape_debug());
+            Error::new(ErrorKind::BadRequest, what)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_format_has_a_name() {
+        for name in Format::names() {
+            assert_eq!(name.to_lowercase().parse::<Format>().unwrap().name(), name);
+        }
+        let reached: Vec<DType> =
+            Format::names().iter().map(|name| name.parse::<Format>().unwrap().dtype()).collect();
+        assert!(DType::ALL.iter().all(|dtype| reached.contains(dtype)));
+        assert_eq!("q4_k".parse::<Format>().unwrap(), Format::Mix(FileType::Q4_K_M));
+        assert_eq!("Q4_K_M".parse::<Format>().unwrap().pure(), Format::Plain(DType::Q4_K));
+        let error = "Q9".parse::<Format>().unwrap_err().to_string();
+        assert!(error.starts_with("unknown format \"Q9\"; known: F32 F16"), "{error}");
+        assert!(error.ends_with("Q2_K Q3_K IQ4_NL IQ4_XS MXFP4"), "{error}");
+    }
+}

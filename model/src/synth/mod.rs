@@ -1,0 +1,368 @@
+//! Writes random models of any shape and format that behave like trained ones as far as numbers go, for benchmarks and
+//! tests: karat and llama.cpp load and run them, and the same request gives the same bytes on every machine.
+//!
+//! One piece of one tensor is in memory at a time, so a file of any size needs some 50 MB.
+
+mod blocks;
+mod format;
+mod tensors;
+mod vocab;
+
+pub use format::Format;
+
+use crate::output::{self, Existing, Output};
+use crate::quantize::mix::{self, Facts, Plan};
+use crate::{Error, ErrorKind, Result, Spec, arch};
+use blocks::{Blocks, CHUNK};
+use gguf::{DType, File, Value, Writer};
+use std::num::NonZero;
+use std::ops::ControlFlow;
+use std::path::Path;
+use tensors::Fill;
+
+/// The dimensions of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads, a divisor of `n_head`.
+    pub n_head_kv: usize,
+    /// Width of a query or key head.
+    pub head_dim_k: usize,
+    /// Width of a value head.
+    pub head_dim_v: usize,
+    /// Tokens.
+    pub n_vocab: usize,
+    /// Positions that it claims to be trained on.
+    pub n_ctx: usize,
+    /// Base of the rotary embedding.
+    pub rope_base: f32,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Whether the embedding is the output projection, too.
+    pub tied: bool,
+    /// What the weights are like.
+    pub numbers: Numbers,
+}
+
+/// What the weights of a synthetic model are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// Activations of size 1 throughout.
+    Ordinary,
+    /// Channels of 1e4, scales of zero, of the smallest and of the largest f16; still no overflow to infinity.
+    Adversarial,
+}
+
+/// Which scales at the ends of f16's range are mixed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extremes {
+    None,
+    /// Zeroes of both signs and the smallest number above 0.
+    Small,
+    /// The largest number, too.
+    All,
+}
+
+/// A named shape of an architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// The name.
+    pub name: &'static str,
+    /// The shape.
+    pub shape: Shape,
+}
+
+/// Every preset with the name of its architecture.
+pub fn presets() -> impl Iterator<Item = (&'static str, Preset)> {
+    arch::ARCHS.iter().flat_map(|arch| arch.presets.iter().map(|&preset| (arch.name, preset)))
+}
+
+/// A small shape of the architecture `name`, to be changed where something else is wanted.
+///
+/// # Errors
+/// `UnknownArchitecture`.
+pub fn small(name: &str) -> Result<Shape> {
+    Ok(Shape {
+        n_layer: 4,
+        n_embd: 256,
+        n_ff: 512,
+        n_head: 4,
+        n_head_kv: 2,
+        head_dim_k: 64,
+        head_dim_v: 64,
+        n_vocab: 1000,
+        n_ctx: 2048,
+        rope_base: 10_000.0,
+        eps: 1e-5,
+        tied: arch::find(name)?.usual.tied,
+        numbers: Numbers::Ordinary,
+    })
+}
+
+/// What to write.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The architecture's name.
+    pub arch: &'a str,
+    /// The dimensions.
+    pub shape: Shape,
+    /// The format.
+    pub format: Format,
+    /// Another seed, other weights.
+    pub seed: u64,
+    /// Whether a file of the name may be replaced.
+    pub overwrite: bool,
+    /// Threads that make weights; the bytes do not depend on them.
+    pub threads: NonZero<usize>,
+}
+
+/// How far a [`synth`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Weights written so far.
+    pub done: u64,
+    /// Weights of all tensors.
+    pub total: u64,
+}
+
+/// What a [`synth`] has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// Bytes of the tensors.
+    pub bytes: u64,
+    /// Weights.
+    pub weights: u64,
+    /// Tensors whose rows fit no block of the wanted format, and got a related one.
+    pub fallbacks: usize,
+}
+
+/// Writes the model to `output`; `progress` may stop it. The file appears under its name when it is whole, and a run
+/// that fails or is stopped leaves nothing behind.
+///
+/// # Errors
+/// One line by [`Error::kind`]: `UnknownArchitecture`; `BadRequest` for a shape that is no model, and for a file of the
+/// name that may not be replaced; `Stopped` by `progress`; `Write`.
+pub fn synth(
+    request: &Request<'_>,
+    output: &Path,
+    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+) -> Result<Report> {
+    refuse_existing(output, request.overwrite)?;
+    let model = Model::new(request)?;
+    let plan = model.plan(request.format)?;
+    let mut writer = model.header(request)?;
+    for planned in &plan.tensors {
+        writer.tensor(&planned.info.name, planned.dtype, &planned.info.dims)?;
+    }
+    let fail = |error: &gguf::Error| output::error(output, error);
+    let mut data = writer.start(Output::create(output)?).map_err(|error| fail(&error))?;
+    let total = plan.tensors.iter().map(|planned| planned.info.n_elements()).sum();
+    let mut piece = Piece { request: *request, out: Vec::new() };
+    let mut done = 0;
+    for planned in &plan.tensors {
+        let (name, n) = (planned.info.name.as_str(), planned.info.n_elements());
+        let maker = Maker::new(model.fill(name)?, planned.dtype);
+        for first in (0..n).step_by(PIECE) {
+            let n = (n - first).min(PIECE as u64) as usize;
+            piece.make(&maker, name, first, n);
+            data.write(&piece.out).map_err(|error| fail(&error))?;
+            done += n as u64;
+            if progress(Progress { done, total }).is_break() {
+                return Err(Error::new(ErrorKind::Stopped, "stopped"));
+            }
+        }
+    }
+    let existing = if request.overwrite { Existing::Replace } else { Existing::Keep };
+    data.finish().map_err(|error| fail(&error))?.keep(existing)?;
+    Ok(Report { bytes: writer.data_bytes(), weights: total, fallbacks: plan.fallbacks })
+}
+
+/// Said before the work rather than after it; [`Output::keep`] looks again.
+fn refuse_existing(output: &Path, overwrite: bool) -> Result<()> {
+    let what = match output.symlink_metadata() {
+        Ok(there) if there.is_dir() => "is a folder, wanted the name of a file",
+        Ok(_) if !overwrite => "is there already, allowed is a new name; hint: --force replaces it",
+        Ok(_) | Err(_) => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::BadRequest, format!("{}: {what}", output.display())))
+}
+
+/// A model to be: its keys and its tensors.
+struct Model {
+    keys: Vec<(String, Value)>,
+    facts: Facts,
+    tensors: tensors::Tensors,
+}
+
+impl Model {
+    fn new(request: &Request<'_>) -> Result<Self> {
+        let (shape, arch) = (&request.shape, arch::find(request.arch)?);
+        let mut keys = hyper_parameters(arch.name, shape)?;
+        keys.extend(
+            arch.usual.keys.iter().map(|&(key, n)| (format!("{}.{key}", arch.name), n.into())),
+        );
+        keys.extend(vocab::keys(shape.n_vocab)?);
+        // The spec is read back from the keys, so what cannot be loaded is refused here, by the same rules.
+        let spec = read_back(&keys)?;
+        let habits = tensors::Habits {
+            tied: shape.tied,
+            // An adversarial model has every bias that its architecture allows.
+            biases: match shape.numbers {
+                Numbers::Ordinary => arch.usual.biases,
+                Numbers::Adversarial => spec.biases,
+            },
+            numbers: shape.numbers,
+        };
+        let facts = Facts {
+            arch: arch.name.to_owned(),
+            n_layer: shape.n_layer as u64,
+            n_expert: 0,
+            grouped_heads: shape.n_head != shape.n_head_kv,
+        };
+        Ok(Self { keys, facts, tensors: tensors::list(&spec, habits)? })
+    }
+
+    fn plan(&self, format: Format) -> Result<Plan<'_>> {
+        match format {
+            Format::Mix(file_type) => mix::plan_of(&self.facts, &self.tensors.infos, file_type),
+            Format::Plain(dtype) => Ok(mix::plan_pure(dtype, &self.tensors.infos)),
+        }
+    }
+
+    fn header(&self, request: &Request<'_>) -> Result<Writer> {
+        let mut writer = Writer::new();
+        for (key, value) in &self.keys {
+            writer.set(key, value.clone())?;
+        }
+        writer.set("general.name", format!("karat synth, seed {}", request.seed))?;
+        writer.set("general.quantization_version", 2u32)?;
+        writer.set("general.file_type", request.format.id())?;
+        Ok(writer)
+    }
+
+    fn fill(&self, name: &str) -> Result<Fill> {
+        let found = self.tensors.infos.iter().zip(&self.tensors.fills);
+        let mut found = found.filter(|(info, _)| info.name == name).map(|(_, &fill)| fill);
+        found
+            .next()
+            .ok_or_else(|| Error::new(ErrorKind::Usage, format!("tensor {name}: not listed")))
+    }
+}
+
+fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
+    let mut keys: Vec<(String, Value)> = vec![("general.architecture".into(), arch.into())];
+    for (key, n) in [
+        ("vocab_size", shape.n_vocab),
+        ("context_length", shape.n_ctx),
+        ("embedding_length", shape.n_embd),
+        ("block_count", shape.n_layer),
+        ("feed_forward_length", shape.n_ff),
+        ("attention.head_count", shape.n_head),
+        ("attention.head_count_kv", shape.n_head_kv),
+        ("attention.key_length", shape.head_dim_k),
+        ("attention.value_length", shape.head_dim_v),
+        ("rope.dimension_count", shape.head_dim_k),
+    ] {
+        let n = u32::try_from(n).map_err(|_| {
+            let what = format!("{arch}.{key}: {n}, allowed 1..={}", u32::MAX);
+            Error::new(ErrorKind::BadRequest, what)
+        })?;
+        keys.push((format!("{arch}.{key}"), n.into()));
+    }
+    keys.push((format!("{arch}.attention.layer_norm_rms_epsilon"), shape.eps.into()));
+    keys.push((format!("{arch}.rope.freq_base"), shape.rope_base.into()));
+    Ok(keys)
+}
+
+/// The spec of a file with these keys.
+fn read_back(keys: &[(String, Value)]) -> Result<Spec> {
+    let mut writer = Writer::new();
+    for (key, value) in keys {
+        writer.set(key, value.clone())?;
+    }
+    let file = File::from_bytes(writer.start(Vec::new())?.finish()?)?;
+    crate::spec(&file).map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))
+}
+
+/// Weights made at once: 16 MiB of f32.
+const PIECE: usize = 64 * CHUNK;
+
+/// Fills one tensor.
+enum Maker {
+    Blocks(Box<Blocks>),
+    Vector { mean: f32, std: f32, outliers: bool },
+}
+
+impl Maker {
+    fn new(fill: Fill, dtype: DType) -> (DType, Self) {
+        let maker = match fill {
+            Fill::Matrix { std, extremes } => {
+                Self::Blocks(Box::new(Blocks::new(dtype, std, extremes)))
+            }
+            Fill::Vector { mean, std, outliers } => {
+                Self::Vector { mean: mean as f32, std: std as f32, outliers }
+            }
+        };
+        (dtype, maker)
+    }
+}
+
+/// A part of a tensor, and what all parts have in common.
+struct Piece<'a> {
+    request: Request<'a>,
+    out: Vec<u8>,
+}
+
+impl Piece<'_> {
+    /// Makes the `n` weights of a tensor from the one numbered `first` on; each thread has its share of the chunks.
+    fn make(&mut self, (dtype, maker): &(DType, Maker), name: &str, first: u64, n: usize) {
+        self.out.resize(dtype.row_bytes(n), 0);
+        let blocks = match maker {
+            Maker::Blocks(blocks) => blocks,
+            &Maker::Vector { mean, std, outliers } => {
+                return self.vector(name, first, (mean, std, outliers));
+            }
+        };
+        let seed = self.request.seed;
+        let chunks = n.div_ceil(CHUNK);
+        let share = chunks.div_ceil(self.request.threads.get());
+        let chunk_bytes = dtype.row_bytes(CHUNK);
+        std::thread::scope(|scope| {
+            for (i, out) in self.out.chunks_mut(share * chunk_bytes).enumerate() {
+                let start = first / CHUNK as u64 + (i * share) as u64;
+                scope.spawn(move || {
+                    for (chunk, out) in (start..).zip(out.chunks_mut(chunk_bytes)) {
+                        blocks.fill(&mut blocks::generator(seed, name, chunk), out);
+                    }
+                });
+            }
+        });
+    }
+
+    /// A tensor of f32 with one number for each channel. Those numbered below are outliers, where there shall be any.
+    fn vector(&mut self, name: &str, first: u64, (mean, std, outliers): (f32, f32, bool)) {
+        let mut rng = blocks::generator(self.request.seed, name, first);
+        let n = self.out.len() / 4;
+        for (i, out) in self.out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+            let ordinary = mean + std * blocks::normal(&mut rng);
+            *out = outlier(i, n).filter(|_| outliers).unwrap_or(ordinary).to_le_bytes();
+        }
+    }
+}
+
+/// Channels of 1e4, never two in one block of 32 where the model is not tiny, and one that is switched off.
+fn outlier(channel: usize, n: usize) -> Option<f32> {
+    match channel {
+        0 => Some(0.0),
+        _ if channel == n / 2 => Some(-1e4),
+        _ if channel == n / 7 || channel == n - 1 => Some(1e4),
+        _ => None,
+    }
+}

@@ -1,0 +1,251 @@
+//! Synthetic models: the same bytes for the same request, loadable, and numbers of the promised size.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use common::{ARCHS, LOADS};
+use gguf::{Access, File};
+use graph::reference::Reference;
+use graph::{Backend, Node, Tap, Value};
+use model::synth::{Format, Numbers, Preset, Progress, Request, Shape, synth};
+use model::{Engine, EngineOptions, ErrorKind, Wanted, Work};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZero;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use tokenizer::{Ends, Show, Special, Tokenizer};
+
+const GO_ON: fn(Progress) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+
+fn request<'a>(arch: &'a str, format: &str) -> Request<'a> {
+    let shape = Shape { n_layer: 3, n_vocab: 700, ..model::synth::small(arch).unwrap() };
+    Request {
+        arch,
+        shape,
+        format: format.parse().unwrap(),
+        seed: 1,
+        overwrite: false,
+        threads: NonZero::new(2).unwrap(),
+    }
+}
+
+fn preset(name: &str) -> (&'static str, Preset) {
+    model::synth::presets().find(|(_, preset)| preset.name == name).unwrap()
+}
+
+fn written(request: &Request<'_>) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    synth(request, &path, GO_ON).unwrap();
+    std::fs::read(path).unwrap()
+}
+
+fn engine(file: &File) -> Engine {
+    let options = EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 1 };
+    let spec = model::spec(file).unwrap();
+    let graph = Arc::new(model::graph(&spec, file, options.n_ctx).unwrap());
+    Engine::new(Reference.load(graph, file, LOADS[0], &mut |_| {}).unwrap(), options).unwrap()
+}
+
+/// Mean squares of every named value, gathered over all rows.
+#[derive(Default)]
+struct Sizes(BTreeMap<String, (f64, usize)>);
+
+impl Tap for Sizes {
+    fn wants(&mut self, _: &Node, _: &Value) -> bool {
+        true
+    }
+
+    fn value(&mut self, _: &Node, value: &Value, data: &mut [f32]) {
+        let (sum, n) = self.0.entry(value.name.clone()).or_default();
+        *sum += data.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>();
+        *n += data.len();
+    }
+}
+
+impl Sizes {
+    fn rms(&self, name: &str) -> f64 {
+        let (sum, n) = self.0[name];
+        (sum / n as f64).sqrt()
+    }
+}
+
+#[test]
+fn activations_and_logits_are_of_size_1() {
+    for arch in ARCHS {
+        let shape = Shape { n_layer: 8, ..request(arch, "Q8_0").shape };
+        let file = File::from_bytes(written(&Request { shape, ..request(arch, "Q8_0") })).unwrap();
+        let mut engine = engine(&file);
+        let (seq, mut sizes) = (engine.add(), Sizes::default());
+        let ids: Vec<u32> = (0..60).map(|i| i * 7 % 700).collect();
+        let work = [Work { seq, tokens: &ids, wanted: Wanted::All }];
+        engine.step(&work, &mut sizes).unwrap();
+        for layer in 0..8 {
+            for (name, allowed) in [
+                ("attn_norm", 0.9..1.1),
+                ("Kcur", 0.8..1.2),
+                ("Vcur", 0.8..1.2),
+                ("l_out", 0.1..2.0),
+            ] {
+                let found = sizes.rms(&format!("{name}-{layer}"));
+                assert!(allowed.contains(&found), "{arch}: {name}-{layer} is of size {found}");
+            }
+        }
+        let logits = sizes.rms("result_output");
+        assert!((2.0..4.5).contains(&logits), "{arch}: logits of size {logits}");
+    }
+}
+
+#[test]
+fn greedy_text_goes_on() {
+    for arch in ARCHS {
+        let file = File::from_bytes(written(&request(arch, "Q4_K_M"))).unwrap();
+        let mut engine = engine(&file);
+        let seq = engine.add();
+        let (mut id, mut seen) = (300, HashSet::new());
+        for _ in 0..60 {
+            id = model::sampler::argmax(&engine.decode(seq, id).unwrap());
+            seen.insert(id);
+        }
+        assert!(seen.len() >= 8, "{arch}: only {seen:?}");
+    }
+}
+
+#[test]
+fn the_same_request_gives_the_same_bytes() {
+    let hash = |request: &Request<'_>| {
+        Sha256::digest(written(request))[..8]
+            .iter()
+            .fold(String::new(), |s, b| s + &format!("{b:02x}"))
+    };
+    let one = request("qwen2", "Q4_K_M");
+    // Several chunks to a tensor, so that threads have something to share.
+    let one = Request { shape: Shape { n_ff: 1536, ..one.shape }, ..one };
+    let first = hash(&one);
+    for n in [1, 3] {
+        assert_eq!(hash(&Request { threads: NonZero::new(n).unwrap(), ..one }), first);
+    }
+    assert_ne!(hash(&Request { seed: 2, ..one }), first);
+    // Whatever the machine and the version: a shape, a format and a seed name a file.
+    assert_eq!(first, "1e5a9e38c46d2df3");
+}
+
+#[test]
+fn every_format_is_in_the_file() {
+    for name in Format::names() {
+        let format: Format = name.parse().unwrap();
+        for (format, arch) in [(format, "llama"), (format.pure(), "phi3")] {
+            let bytes = written(&Request { format, ..request(arch, name) });
+            let file = File::from_bytes(bytes).unwrap();
+            for tensor in file.tensors() {
+                let data = file.data(tensor).unwrap();
+                assert_eq!(gguf::check_tensor(tensor.dtype, &data), None, "{name} {}", tensor.name);
+            }
+            let gate = file.tensor("blk.0.ffn_up.weight").unwrap();
+            assert_eq!(gate.dtype, format.dtype(), "{name}");
+            let output = file.tensor("output.weight").unwrap();
+            assert!(output.dtype == format.dtype() || format != format.pure(), "{name}");
+            engine(&file);
+        }
+    }
+}
+
+#[test]
+fn the_tokenizer_spells_any_text() {
+    let file = File::from_bytes(written(&request("qwen3", "Q4_0"))).unwrap();
+    let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+    assert_eq!(tokenizer.warnings(), [] as [String; 0]);
+    for text in ["bato kami", "Grüße, 世界\n\0 x", ""] {
+        let ids = tokenizer.encode(text, Special::AsText, Ends::None).unwrap();
+        assert_eq!(tokenizer.decode(&ids, Show::Text).unwrap(), text);
+    }
+    assert!(tokenizer.encode("<|end|>", Special::Parse, Ends::Default).unwrap() == [256, 257]);
+    assert_eq!(tokenizer.encode("bato kami", Special::AsText, Ends::None).unwrap().len(), 3);
+}
+
+#[test]
+fn no_two_dimensions_of_the_adversarial_preset_are_the_same() {
+    let (_, Preset { shape, .. }) = preset("adversarial");
+    let dims = [
+        shape.n_layer,
+        shape.n_embd,
+        shape.n_ff,
+        shape.n_head,
+        shape.n_head_kv,
+        shape.head_dim_k,
+        shape.head_dim_v,
+        shape.n_vocab,
+        shape.n_ctx,
+        shape.n_head * shape.head_dim_k,
+        shape.n_head * shape.head_dim_v,
+        shape.n_head_kv * shape.head_dim_k,
+        shape.n_head_kv * shape.head_dim_v,
+    ];
+    assert_eq!(dims.iter().collect::<HashSet<_>>().len(), dims.len(), "{dims:?}");
+    assert_eq!(shape.numbers, Numbers::Adversarial);
+}
+
+/// A file of 32 GB, of which the first pieces are written.
+#[test]
+fn a_stopped_run_leaves_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.gguf");
+    let (arch, preset) = preset("llama3-8b");
+    let request = Request { shape: preset.shape, ..request(arch, "F32") };
+    let mut pieces = 0;
+    let error = synth(&request, &path, |now| {
+        assert_eq!(now.total, 8_030_261_248);
+        pieces += 1;
+        if pieces == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Stopped);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("there");
+    std::fs::write(&there, "x").unwrap();
+    let llama = request("llama", "Q4_0");
+    let check = |request: &Request<'_>, path: &Path, expect: &str| {
+        let error = synth(request, path, GO_ON).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains(expect) && !text.contains('\n'), "{text}");
+        error.kind()
+    };
+    assert_eq!(check(&llama, &there, "there already"), ErrorKind::BadRequest);
+    assert_eq!(check(&llama, folder.path(), "is a folder"), ErrorKind::BadRequest);
+    assert_eq!(check(&llama, &folder.path().join("no/folder"), "no/folder"), ErrorKind::Write);
+    let out = folder.path().join("out");
+    let unknown = Request { arch: "abacus", ..llama };
+    assert_eq!(check(&unknown, &out, "\"abacus\" is unknown"), ErrorKind::UnknownArchitecture);
+    for (shape, expect) in [
+        (Shape { n_vocab: 10, ..llama.shape }, "10 tokens, allowed 261..="),
+        (Shape { n_layer: 0, ..llama.shape }, "block_count: 0, allowed"),
+        (Shape { n_head_kv: 3, ..llama.shape }, "head_count_kv: 3 in layer 0"),
+        (Shape { head_dim_k: 7, ..llama.shape }, "an even number"),
+        (Shape { n_embd: usize::MAX, ..llama.shape }, "embedding_length"),
+        (Shape { eps: 0.0, ..llama.shape }, "layer_norm_rms_epsilon"),
+        (
+            Shape {
+                n_ff: 1 << 24,
+                n_embd: 1 << 24,
+                n_head: 1 << 16,
+                head_dim_k: 1 << 24,
+                ..llama.shape
+            },
+            "weights, allowed up to 2^60",
+        ),
+    ] {
+        let request = Request { shape, ..llama };
+        assert_eq!(check(&request, &out, expect), ErrorKind::BadRequest, "{expect}");
+    }
+    assert!(!out.exists());
+    assert_eq!(std::fs::read(&there).unwrap(), b"x");
+    synth(&Request { overwrite: true, ..llama }, &there, GO_ON).unwrap();
+    File::open(&there, Access::Pread).unwrap();
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
