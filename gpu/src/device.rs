@@ -67,7 +67,10 @@ impl Device {
         if !adapter.features().contains(wgpu::Features::IMMEDIATES)
             || limits.max_immediate_size < MAX_PARAMS
         {
-            return Err(cannot(&name, "takes no immediate data (push constants), which the kernels need"));
+            return Err(cannot(
+                &name,
+                "takes no immediate data (push constants), which the kernels need",
+            ));
         }
         if limits.max_compute_invocations_per_workgroup < 256
             || limits.max_storage_buffers_per_shader_stage < 6
@@ -76,7 +79,9 @@ impl Device {
             let buffers = limits.max_storage_buffers_per_shader_stage;
             return Err(cannot(
                 &name,
-                format!("{found} threads and {buffers} buffers in a workgroup, the kernels need 256 and 6"),
+                format!(
+                    "{found} threads and {buffers} buffers in a workgroup, the kernels need 256 and 6"
+                ),
             ));
         }
         let description = wgpu::DeviceDescriptor {
@@ -99,8 +104,11 @@ impl Device {
         let fault = Fault::default();
         let sink = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| match error {
-            wgpu::Error::OutOfMemory { source } => set(&sink, ErrorKind::OutOfMemory, source.to_string()),
-            wgpu::Error::Validation { description, .. } | wgpu::Error::Internal { description, .. } => {
+            wgpu::Error::OutOfMemory { source } => {
+                set(&sink, ErrorKind::OutOfMemory, source.to_string())
+            }
+            wgpu::Error::Validation { description, .. }
+            | wgpu::Error::Internal { description, .. } => {
                 set(&sink, ErrorKind::Unsupported, description);
             }
         }));
@@ -152,11 +160,13 @@ impl Device {
             label,
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
-        let entries: Vec<_> =
-            (0..shader.buffers).map(|i| storage(i, !(shader.writes && i + 1 == shader.buffers))).collect();
-        let layout = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries });
+        let entries: Vec<_> = (0..shader.buffers)
+            .map(|i| storage(i, !(shader.writes && i + 1 == shader.buffers)))
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label,
+            entries: &entries,
+        });
         let groups = [Some(&layout), Some(&self.kv_layout)];
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
@@ -182,16 +192,23 @@ impl Device {
 
     /// A buffer of the device, zeroed; `what` is for the error.
     pub(crate) fn buffer(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
-        let usage =
-            wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
         self.buffer_for(what, bytes, usage)
     }
 
-    fn buffer_for(&self, what: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<wgpu::Buffer> {
+    fn buffer_for(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
         let largest = self.limits.max_buffer_size;
         if size > largest {
-            let message = format!("{what}: {size} bytes, {} has buffers of up to {largest}", self.name);
+            let message =
+                format!("{what}: {size} bytes, {} has buffers of up to {largest}", self.name);
             return Err(Error::new(ErrorKind::OutOfMemory, message));
         }
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -277,8 +294,7 @@ impl Device {
     }
 
     pub(crate) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
-        let wait =
-            wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(PATIENCE) };
+        let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(PATIENCE) };
         let polled = self.device.poll(wait);
         self.check()?;
         polled.map(|_| ()).map_err(|e| {
@@ -321,7 +337,8 @@ impl Device {
             None => return Err(lost("results did not arrive".to_owned())),
         }
         let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;
-        let values = view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values =
+            view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         drop(view);
         staging.unmap();
         Ok(values)

@@ -50,9 +50,8 @@ impl GpuKv {
                 return Err(Error::new(ErrorKind::OutOfMemory, message));
             }
             let [k, v] = sizes.map(|size| device.buffer("KV cache", size));
-            let in_all = |e: Error| {
-                Error::new(e.kind(), format!("the KV cache takes {total} bytes; {e}"))
-            };
+            let in_all =
+                |e: Error| Error::new(e.kind(), format!("the KV cache takes {total} bytes; {e}"));
             layers.push(device.bind_kv(&k.map_err(in_all)?, &v.map_err(in_all)?));
         }
         Ok(Self { n_blocks, layers })

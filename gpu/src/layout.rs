@@ -6,8 +6,8 @@
 //! the 32 rows. Every word stands 32 times. What is not a number of the format is not kept, so nothing can be decoded
 //! differently. Float formats are four elements after four, zero past the row's end.
 
-use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
 use gguf::DType;
+use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
 
 /// Rows in a tile.
 pub(crate) const ROWS: usize = 32;
@@ -171,7 +171,8 @@ impl Quant {
         let per_run = if self.runs == 0 { 1 } else { self.form.sub / 16 };
         for s in 0..self.runs {
             let word = |at: usize| (at + s / 4) * ROWS + r;
-            out[word(self.scales_at())] |= u32::from(ints.scale[s * per_run] as u8) << (8 * (s % 4));
+            out[word(self.scales_at())] |=
+                u32::from(ints.scale[s * per_run] as u8) << (8 * (s % 4));
             if self.mins {
                 out[word(self.mins_at())] |= u32::from(ints.min[s * per_run]) << (8 * (s % 4));
             }
@@ -214,7 +215,10 @@ mod tests {
             let layout = Layout::of(dtype);
             let bits = 32.0 * layout.tile_words(1024) as f64 / (1024.0 * ROWS as f64);
             let file = dtype.bits_per_weight();
-            assert!(bits >= file.floor() && bits <= file * 1.2, "{dtype}: {bits} bits, file {file}");
+            assert!(
+                bits >= file.floor() && bits <= file * 1.2,
+                "{dtype}: {bits} bits, file {file}"
+            );
         }
     }
 

@@ -107,10 +107,21 @@ impl LoadedGpu {
         Ok(())
     }
 
-    fn steps(&mut self, plan: &Plan, step: &Step, kv: &GpuKv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
+    fn steps(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        kv: &GpuKv,
+        tap: &mut dyn Tap,
+    ) -> Result<Vec<f32>> {
         self.upload(plan, step);
         let graph = Arc::clone(&self.graph);
         let sizes = (step.tokens.len(), step.outputs.len());
+        let wanted: Vec<bool> = graph
+            .nodes
+            .iter()
+            .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
+            .collect();
         let mut encoder = self.device.encoder();
         let mut at = 0;
         while at < graph.nodes.len() {
@@ -123,10 +134,7 @@ impl LoadedGpu {
                     for dispatch in &plan.nodes[at] {
                         dispatch.encode(&mut pass, sizes, &kv.layers);
                     }
-                    shown = node
-                        .output
-                        .filter(|&id| tap.wants(node, graph.value(id)))
-                        .map(|id| (node, id));
+                    shown = node.output.filter(|_| wanted[at]).map(|id| (node, id));
                     at += 1;
                 }
             }

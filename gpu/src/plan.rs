@@ -8,10 +8,15 @@ use crate::shaders::{self, Map, Shader};
 use crate::weights::Resident;
 use graph::ints::{ActFormat, form};
 use graph::{
-    Act, Arithmetic, Attention, Error, ErrorKind, Graph, LoadOptions, Node, Op, Result, RopePairs, Rows,
-    ValueId, WeightId,
+    Act, Arithmetic, Attention, Error, ErrorKind, Graph, LoadOptions, Node, Op, Result, RopePairs,
+    Rows, ValueId, WeightId,
 };
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+
+/// Steps of up to so many rows use the kernels that split a row of weights over lanes; a weight is read again for each
+/// row of activations.
+const FEW: usize = 4;
 
 /// The rows that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +54,8 @@ pub(crate) struct Dispatch {
     most_rows: usize,
     x: u32,
     rows_each: usize,
+    /// Only for steps of so many rows.
+    only: RangeInclusive<usize>,
 }
 
 impl Dispatch {
@@ -64,7 +71,7 @@ impl Dispatch {
             Rows::Outputs => outputs,
         };
         let rows = all.saturating_sub(self.first_row).min(self.most_rows);
-        if rows == 0 || self.x == 0 {
+        if rows == 0 || self.x == 0 || !self.only.contains(&all) {
             return;
         }
         let mut params = self.params.clone();
@@ -111,7 +118,10 @@ impl Plan {
         let slots = assign(graph, capacity, &mut sizes);
         let work: u64 = sizes.iter().map(|&(_, bytes)| bytes).fold(0, u64::saturating_add);
         let in_all = |e: Error| {
-            Error::new(e.kind(), format!("a step of {} rows takes {work} bytes; {e}", capacity.tokens))
+            Error::new(
+                e.kind(),
+                format!("a step of {} rows takes {work} bytes; {e}", capacity.tokens),
+            )
         };
         let buffer = |what: &str, bytes: u64| device.buffer(what, bytes).map_err(in_all);
         let mut buffers = Vec::new();
@@ -222,8 +232,11 @@ fn group_rows(device: &Device, graph: &Graph) -> Result<usize> {
     // Rounded activations and angles take less than two words for each column.
     let rows = device.max_binding() as usize / (8 * widest) / 64 * 64;
     if rows == 0 {
-        let message =
-            format!("values of {widest} columns: {} binds {} bytes", device.name, device.max_binding());
+        let message = format!(
+            "values of {widest} columns: {} binds {} bytes",
+            device.name,
+            device.max_binding()
+        );
         return Err(Error::new(ErrorKind::Unsupported, message));
     }
     Ok(rows.min(32768))
@@ -242,6 +255,15 @@ enum Bound<'a> {
 struct Grid {
     x: usize,
     rows_each: usize,
+    /// Only for steps of so many rows.
+    only: RangeInclusive<usize>,
+}
+
+impl Grid {
+    /// A row of workgroups for each row.
+    fn each_row(x: usize) -> Self {
+        Self { x, rows_each: 1, only: 0..=usize::MAX }
+    }
 }
 
 struct Planner<'a> {
@@ -319,6 +341,7 @@ impl Planner<'_> {
                 most_rows,
                 x: grid.x as u32,
                 rows_each: grid.rows_each,
+                only: grid.only.clone(),
             });
         }
         Ok(out)
@@ -332,7 +355,7 @@ impl Planner<'_> {
         params: &[u32],
         (rows, x): (Rows, usize),
     ) -> Result<Vec<Dispatch>> {
-        self.over_rows(shader, bound, params, (rows, Grid { x, rows_each: 1 }, None))
+        self.over_rows(shader, bound, params, (rows, Grid::each_row(x), None))
     }
 
     fn node(&mut self, node: &Node) -> Result<Vec<Dispatch>> {
@@ -395,10 +418,8 @@ impl Planner<'_> {
         let blocks = Layout::of(weight.dtype).blocks(weight.n_in);
         let mut all = Vec::new();
         for piece in &self.weights[table.0].pieces {
-            let params =
-                [weight.n_in, blocks, piece.first, piece.count].map(|n| n as u32);
-            let bound =
-                [Bound::Whole(&piece.buffer, piece.bytes), self.step(), self.value(out)];
+            let params = [weight.n_in, blocks, piece.first, piece.count].map(|n| n as u32);
+            let bound = [Bound::Whole(&piece.buffer, piece.bytes), self.step(), self.value(out)];
             let grid = (Rows::Tokens, weight.n_in.div_ceil(256));
             all.extend(self.each_row(&shaders::get_rows(weight.dtype), &bound, &params, grid)?);
         }
@@ -422,18 +443,27 @@ impl Planner<'_> {
             all.extend(self.each_row(&shader, &bound, &params, (rows, n_in.div_ceil(256)))?);
             self.acts_of = Some((x, act));
         }
-        let (shader, x) = match act {
-            Some(_) => {
-                (shaders::mat_mul_int8(weight.dtype), Bound::Rows(&self.acts, row_words))
-            }
-            None => (shaders::mat_mul_f32(weight.dtype), self.value(x)),
-        };
+        let x = if act.is_some() { Bound::Rows(&self.acts, row_words) } else { self.value(x) };
         for piece in &self.weights[w.0].pieces {
             let params =
                 [n_in, blocks, n_out, piece.first, piece.count, row_words].map(|n| n as u32);
             let bound = [Bound::Whole(&piece.buffer, piece.bytes), x, self.value(out)];
-            let grid = Grid { x: piece.count.div_ceil(32), rows_each: 8 };
-            all.extend(self.over_rows(&shader, &bound, &params, (rows, grid, None))?);
+            let x = piece.count.div_ceil(32);
+            let grid = |rows_each: usize, only: RangeInclusive<usize>| {
+                (rows, Grid { x, rows_each, only }, None)
+            };
+            // The kernel for few rows, the one for many, and the rows that one workgroup of it takes.
+            let (few, many, rows_each) = match act {
+                Some(_) => {
+                    (shaders::mat_vec_int8(weight.dtype), shaders::mat_mul_int8(weight.dtype), 64)
+                }
+                None => {
+                    (shaders::mat_vec_f32(weight.dtype), shaders::mat_mul_f32(weight.dtype), 32)
+                }
+            };
+            all.extend(self.over_rows(&few, &bound, &params, grid(1, 1..=FEW))?);
+            let over = grid(rows_each, FEW + 1..=usize::MAX);
+            all.extend(self.over_rows(&many, &bound, &params, over)?);
         }
         Ok(all)
     }
@@ -465,7 +495,7 @@ impl Planner<'_> {
             sizes.into_iter().chain([positions, tables]).map(|n| n as u32).collect();
         let bound = [self.value(k), self.value(v), self.step(), self.tables()];
         let x = (spec.n_head_kv * (words_k + words_v)).div_ceil(64);
-        let grid = (Rows::Tokens, Grid { x, rows_each: 1 }, Some(layer));
+        let grid = (Rows::Tokens, Grid::each_row(x), Some(layer));
         self.over_rows(&shaders::store_kv(self.options.kv), &bound, &params, grid)
     }
 
@@ -490,7 +520,7 @@ impl Planner<'_> {
         let dim_v = spec.head_dim_v.next_multiple_of(2);
         let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
-        let grid = (Rows::Tokens, Grid { x: a.n_head, rows_each: 1 }, Some(a.kv_layer));
+        let grid = (Rows::Tokens, Grid::each_row(a.n_head), Some(a.kv_layer));
         self.over_rows(&shader, &bound, &params, grid)
     }
 }

@@ -54,7 +54,11 @@ fn operands() -> Vec<u32> {
             out.push(match i / 8 % 4 {
                 // Any finite number.
                 0 => {
-                    if bits & 0x7f80_0000 == 0x7f80_0000 { bits & 0xbfff_ffff } else { bits }
+                    if bits & 0x7f80_0000 == 0x7f80_0000 {
+                        bits & 0xbfff_ffff
+                    } else {
+                        bits
+                    }
                 }
                 // Near 1, where products and sums cancel.
                 1 => (bits & 0x807f_ffff) | 0x3f80_0000,
@@ -106,7 +110,8 @@ fn first_difference(
     operands.as_chunks::<3>().0.iter().zip(got).enumerate().find_map(|(i, (o, &got))| {
         let x = o.map(f32::from_bits);
         let want = want(i, x);
-        let may_flush = x.iter().any(|&v| is_tiny(v)) || is_tiny(f32::from_bits(want)) || is_tiny(x[0] * x[1]);
+        let may_flush =
+            x.iter().any(|&v| is_tiny(v)) || is_tiny(f32::from_bits(want)) || is_tiny(x[0] * x[1]);
         let same = got == want || (f32::from_bits(want).is_nan() && f32::from_bits(got).is_nan());
         (!same && (tiny || !may_flush)).then_some((i, want))
     })
@@ -158,8 +163,10 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
             return Ok(false);
         };
         let (x, got) = (&operands[3 * i..3 * i + 3], got[i]);
-        let what =
-            format!("{}: no exact {name}: {x:08x?} gives {got:08x} instead of {want:08x}", device.name);
+        let what = format!(
+            "{}: no exact {name}: {x:08x?} gives {got:08x} instead of {want:08x}",
+            device.name
+        );
         Err(Error::new(ErrorKind::Unsupported, what))
     };
     Ok(Probes {

@@ -96,9 +96,19 @@ pub fn mat_mul_f32(dtype: DType) -> Shader {
     Shader::new("mat_mul_f32", 3, weights(dtype))
 }
 
+/// The same for few rows.
+pub fn mat_vec_f32(dtype: DType) -> Shader {
+    Shader::new("mat_vec_f32", 3, weights(dtype))
+}
+
 /// A product with rounded activations.
 pub fn mat_mul_int8(dtype: DType) -> Shader {
     Shader::new("mat_mul_int8", 3, weights(dtype))
+}
+
+/// The same for few rows of activations.
+pub fn mat_vec_int8(dtype: DType) -> Shader {
+    Shader::new("mat_vec_int8", 3, weights(dtype))
 }
 
 /// Storing keys and values.
@@ -149,7 +159,10 @@ fn weights(dtype: DType) -> Defines {
     let Quant { form, unit_words, runs, mins, scales } = q;
     let table_words = form.table.map(|table| {
         let word = |c: &[i8]| {
-            format!("0x{:08x}u", u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8]))
+            format!(
+                "0x{:08x}u",
+                u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8])
+            )
         };
         table.chunks(4).map(word).collect::<Vec<_>>().join(", ")
     });
@@ -160,7 +173,8 @@ fn weights(dtype: DType) -> Defines {
         .flag("TABLE", table_words.is_some())
         .set("TABLE_WORDS", table_words.unwrap_or_default())
         .flag("SCALES", runs > 0)
-        .flag("RUN_16", form.sub == 16)
+        .set("RUN_0", if form.sub == 16 { "2u * u" } else { "u" })
+        .set("RUN_1", if form.sub == 16 { "2u * u + 1u" } else { "u" })
         .set("RUN_OF_GROUP", run_of_group)
         .flag("MINS", mins)
         .flag("D_ONE", scales == Scales::One)
@@ -186,6 +200,8 @@ fn file(name: &str) -> Option<&'static str> {
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
         "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
+        "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
+        "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
         "probe" => include_str!("kernels/probe.wgsl"),
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
@@ -235,9 +251,9 @@ pub fn all() -> Vec<Shader> {
         all.extend([probe(what, false), probe(what, true)]);
     }
     for dtype in DType::ALL {
-        all.extend([get_rows(dtype), mat_mul_f32(dtype)]);
+        all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {
-            all.push(mat_mul_int8(dtype));
+            all.extend([mat_mul_int8(dtype), mat_vec_int8(dtype)]);
         }
     }
     for kv in [KvType::F16, KvType::F32] {

@@ -54,7 +54,8 @@ fn uses(graph: &Graph) -> Vec<Uses> {
 /// Bytes that a tensor takes on the device.
 fn bytes_of(weight: &Weight, uses: Uses) -> u64 {
     let tile = Layout::of(weight.dtype).tile_words(weight.n_in) as u64 * 4;
-    let matrix = if uses.matrix { tile.saturating_mul(weight.n_out.div_ceil(ROWS) as u64) } else { 0 };
+    let matrix =
+        if uses.matrix { tile.saturating_mul(weight.n_out.div_ceil(ROWS) as u64) } else { 0 };
     matrix.saturating_add(if uses.vector { weight.n_in as u64 * 4 } else { 0 })
 }
 
@@ -150,7 +151,8 @@ fn fill(
         staged.fill(0);
         let share = n_tiles.div_ceil(threads.max(1));
         std::thread::scope(|scope| {
-            for (staged, rows) in staged.chunks_mut(share * tile).zip(rows.chunks(share * ROWS * row_bytes))
+            for (staged, rows) in
+                staged.chunks_mut(share * tile).zip(rows.chunks(share * ROWS * row_bytes))
             {
                 let mut work = move || {
                     for (out, rows) in staged.chunks_mut(tile).zip(rows.chunks(ROWS * row_bytes)) {

@@ -52,7 +52,8 @@ fn share(cases: Vec<Case>) -> impl Iterator<Item = Case> {
 fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) -> Recording {
     let mut loaded =
         backend.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
-    let recording = case.record(loaded.as_mut(), cut).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    let recording =
+        case.record(loaded.as_mut(), cut).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     assert!(!recording.is_empty());
     recording
 }
@@ -170,7 +171,12 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
                 let mut kv = loaded.new_kv(4).unwrap();
                 let step = graph::Step::single(&case.prompts[1], 0);
                 let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();
-                assert!(logits.iter().any(|l| !l.is_finite()), "{}: {} {bad}", gpu.name(), case.name);
+                assert!(
+                    logits.iter().any(|l| !l.is_finite()),
+                    "{}: {} {bad}",
+                    gpu.name(),
+                    case.name
+                );
             }
         }
     }
@@ -180,16 +186,18 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
 fn what_cannot_be_is_refused() {
     let case = &cases::decoders().unwrap()[0];
     for gpu in devices() {
-        let load = |options| {
-            gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap()
-        };
+        let load =
+            |options| gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
         let mut loaded = load(LoadOptions::default());
         let error = loaded.new_kv(1 << 40).err().unwrap();
         assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
         // The device goes on after a refusal.
         let mut kv = loaded.new_kv(2).unwrap();
         let step = graph::Step::single(&case.prompts[1], 0);
-        assert_eq!(loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap().len(), case.graph.n_vocab);
+        assert_eq!(
+            loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap().len(),
+            case.graph.n_vocab
+        );
         let empty = graph::Step::default();
         assert!(loaded.run(&empty, &mut kv, &mut graph::NoTap).unwrap().is_empty());
         // A cache of another backend.

@@ -88,7 +88,8 @@ fn to_msl(module: &naga::Module, info: &ModuleInfo) {
         zero_initialize_workgroup_memory: false,
         ..msl::Options::default()
     };
-    let (text, _) = msl::write_string(module, info, &options, &msl::PipelineOptions::default()).unwrap();
+    let (text, _) =
+        msl::write_string(module, info, &options, &msl::PipelineOptions::default()).unwrap();
     assert!(text.contains("kernel void"), "{text}");
 }
 

@@ -11,40 +11,8 @@ struct Sums {
 #endif
 }
 
-fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
-    var isum = 0;
-#if MINS
-    var msum = 0;
-#endif
-    let sums = a + p.n_in / 4u + b * {{UNITS}}u * 2u;
-    for (var u = 0u; u < {{UNITS}}u; u++) {
-        let q = a + (b * {{UNITS}}u + u) * 8u;
-        let sum0 = i32(acts[sums + 2u * u]);
-        let sum1 = i32(acts[sums + 2u * u + 1u]);
-        var dot0 = -{{OFFSET}} * sum0;
-        var dot1 = -{{OFFSET}} * sum1;
-#for J 0 1 2 3
-        dot0 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
-#endfor
-#for J 4 5 6 7
-        dot1 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
-#endfor
-#if SCALES
-#if RUN_16
-        isum += run_scale(base, 2u * u, r) * dot0 + run_scale(base, 2u * u + 1u, r) * dot1;
-#if MINS
-        msum += run_min(base, 2u * u, r) * sum0 + run_min(base, 2u * u + 1u, r) * sum1;
-#endif
-#else
-        isum += run_scale(base, u, r) * (dot0 + dot1);
-#if MINS
-        msum += run_min(base, u, r) * (sum0 + sum1);
-#endif
-#endif
-#else
-        isum += dot0 + dot1;
-#endif
-    }
+// From the integer sums of a block to what it adds.
+fn sums_of(base: u32, r: u32, a: u32, b: u32, isum: i32, msum: i32) -> Sums {
     let scales = a + p.n_in / 4u + p.n_in / 16u;
     let d_a = bitcast<f32>(acts[scales + b]);
     var out: Sums;
@@ -60,6 +28,34 @@ fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
 #endif
 #endif
     return out;
+}
+
+fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
+    var isum = 0;
+    var msum = 0;
+    let sums = a + p.n_in / 4u + b * {{UNITS}}u * 2u;
+    for (var u = 0u; u < {{UNITS}}u; u++) {
+        let q = a + (b * {{UNITS}}u + u) * 8u;
+        let sum0 = i32(acts[sums + 2u * u]);
+        let sum1 = i32(acts[sums + 2u * u + 1u]);
+        var dot0 = -{{OFFSET}} * sum0;
+        var dot1 = -{{OFFSET}} * sum1;
+#for J 0 1 2 3
+        dot0 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
+#endfor
+#for J 4 5 6 7
+        dot1 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
+#endfor
+#if SCALES
+        isum += run_scale(base, {{RUN_0}}, r) * dot0 + run_scale(base, {{RUN_1}}, r) * dot1;
+#else
+        isum += dot0 + dot1;
+#endif
+#if MINS
+        msum += run_min(base, {{RUN_0}}, r) * sum0 + run_min(base, {{RUN_1}}, r) * sum1;
+#endif
+    }
+    return sums_of(base, r, a, b, isum, msum);
 }
 
 fn add_block(s: Sums, acc: f32) -> f32 {
