@@ -38,7 +38,7 @@ fn score(cache: u32, q_at: u32, place: u32) -> f32 {
         total += sum;
     }
 #if SOFTCAP
-    return softcap_(keep(total * p.scale), p.cap);
+    return keep(softcap_(keep(total * p.scale), p.cap));
 #else
     return keep(total * p.scale);
 #endif
