@@ -57,7 +57,11 @@ fn a_device_that_is_not_there_is_6() {
     refused(&["--backend", other], "no ", 6);
     refused(&["--device", "0"], "--device", 2);
     if !devices().is_empty() {
-        refused(&["--backend", "gpu", "--device", "no such thing"], "no such GPU device; found: 0: ", 6);
+        refused(
+            &["--backend", "gpu", "--device", "no such thing"],
+            "no such GPU device; found: 0: ",
+            6,
+        );
         refused(&["--backend", "gpu", "--device", "4711"], "4711", 6);
     }
 }
@@ -66,7 +70,19 @@ fn a_device_that_is_not_there_is_6() {
 fn a_real_model_gives_the_cpu_s_answer() {
     let Some(model) = default_model() else { return };
     let answer = |backend: &[&str]| {
-        let base = ["run", "-m", &model, "-n", "12", "--temp", "0", "-c", "256", "--tokens", "What is rain?"];
+        let base = [
+            "run",
+            "-m",
+            &model,
+            "-n",
+            "12",
+            "--temp",
+            "0",
+            "-c",
+            "256",
+            "--tokens",
+            "What is rain?",
+        ];
         let output = karat(&[&base, backend].concat());
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{text}");

@@ -122,7 +122,7 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     let defines = Defines::new()
         .flag("KV_F16", kv == KvType::F16)
         .flag("SOFTCAP", softcap)
-        .set("DIM_V", dim_v);
+        .set("DIM_V", &dim_v);
     Shader { kv: true, ..Shader::new("attention", 4, defines) }
 }
 
@@ -171,7 +171,7 @@ fn weights(dtype: DType) -> Defines {
         .flag("QUANT", true)
         .flag(&format!("BITS_{}", form.bits), true)
         .flag("TABLE", table_words.is_some())
-        .set("TABLE_WORDS", table_words.unwrap_or_default())
+        .set("TABLE_WORDS", &table_words.unwrap_or_default())
         .flag("SCALES", runs > 0)
         .set("RUN_0", if form.sub == 16 { "2u * u" } else { "u" })
         .set("RUN_1", if form.sub == 16 { "2u * u + 1u" } else { "u" })
@@ -180,13 +180,13 @@ fn weights(dtype: DType) -> Defines {
         .flag("D_ONE", scales == Scales::One)
         .flag("D_TWO", scales == Scales::Two)
         .flag("D_F32", scales == Scales::Power)
-        .set("OFFSET", form.offset)
-        .set("UNITS", q.units())
-        .set("UNIT_WORDS", unit_words)
-        .set("FULL", q.full())
-        .set("SCALES_AT", q.scales_at())
-        .set("MINS_AT", q.mins_at())
-        .set("BLOCK_WORDS", q.block_words())
+        .set("OFFSET", &form.offset)
+        .set("UNITS", &q.units())
+        .set("UNIT_WORDS", &unit_words)
+        .set("FULL", &q.full())
+        .set("SCALES_AT", &q.scales_at())
+        .set("MINS_AT", &q.mins_at())
+        .set("BLOCK_WORDS", &q.block_words())
 }
 
 fn file(name: &str) -> Option<&'static str> {
@@ -221,16 +221,16 @@ pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
 /// The contract's constants, to the bit.
 fn constants() -> Defines {
     let mut defines = Defines::new()
-        .set("LOG2_E", literal(math::LOG2_E))
-        .set("ROUND_MAGIC", literal(math::ROUND_MAGIC))
-        .set("LN2_HI", literal(math::LN2_HI))
-        .set("LN2_LO", literal(math::LN2_LO))
-        .set("EXP_MAX", literal(math::EXP_MAX))
-        .set("EXP_MIN", literal(math::EXP_MIN))
-        .set("GELU_K", literal(math::GELU_K))
-        .set("GELU_C", literal(math::GELU_C));
+        .set("LOG2_E", &literal(math::LOG2_E))
+        .set("ROUND_MAGIC", &literal(math::ROUND_MAGIC))
+        .set("LN2_HI", &literal(math::LN2_HI))
+        .set("LN2_LO", &literal(math::LN2_LO))
+        .set("EXP_MAX", &literal(math::EXP_MAX))
+        .set("EXP_MIN", &literal(math::EXP_MIN))
+        .set("GELU_K", &literal(math::GELU_K))
+        .set("GELU_C", &literal(math::GELU_C));
     for (i, c) in math::EXP_POLY.into_iter().enumerate() {
-        defines = defines.set(&format!("EXP_POLY_{i}"), literal(c));
+        defines = defines.set(&format!("EXP_POLY_{i}"), &literal(c));
     }
     defines
 }

@@ -24,7 +24,7 @@ impl Defines {
     }
 
     /// A constant.
-    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+    pub fn set(mut self, name: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.0.insert(name.to_owned(), value.to_string());
         self
     }
@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn directives() {
-        let n = Defines::new().set("N", 5);
+        let n = Defines::new().set("N", &5);
         let tail = "13 5\n14 5\n23 5\n24 5\n";
         let expanded = |d: &Defines| expand("main", d, &file).unwrap();
         assert_eq!(expanded(&n), format!("a\n!x\n{tail}"));

@@ -319,7 +319,12 @@ fn tiles<I: Isa, E: Elem>(
             let row = first + i;
             if !queries.visible(row, chunk).is_empty() {
                 let is_first = first_chunk(queries, row) == chunk;
-                merge_parts(isa, into, row, (is_first, &scratch.next[i * width..][..width], ends[i]));
+                merge_parts(
+                    isa,
+                    into,
+                    row,
+                    (is_first, &scratch.next[i * width..][..width], ends[i]),
+                );
             }
         }
     }
@@ -507,11 +512,7 @@ fn scores<I: Isa, const N: usize, const R: usize, const V: usize>(
 
 /// Turns scores into `exp(s - max)` at the visible places and 0 at the others; the maximum and the sum.
 #[inline(always)]
-fn weights<I: Isa>(
-    isa: I,
-    s: &mut [f32; KV_BLOCK],
-    visible: std::ops::Range<usize>,
-) -> (f32, f32) {
+fn weights<I: Isa>(isa: I, s: &mut [f32; KV_BLOCK], visible: std::ops::Range<usize>) -> (f32, f32) {
     // What the cache holds at unseen positions is no one's business: it never reaches a sum.
     s[..visible.start].fill(f32::NEG_INFINITY);
     s[visible.end..].fill(f32::NEG_INFINITY);
