@@ -276,9 +276,7 @@ impl Device {
     pub(crate) fn upload(&self, buffer: &wgpu::Buffer, offset: u64, words: &[u32]) -> Result<()> {
         for (i, piece) in words.chunks(UPLOAD / 4).enumerate() {
             self.write(buffer, offset + (i * UPLOAD) as u64, piece);
-            if words.len() * 4 > UPLOAD {
-                self.wait(self.queue.submit([]))?;
-            }
+            self.wait(self.queue.submit([]))?;
         }
         Ok(())
     }
