@@ -43,7 +43,7 @@ impl LoadedGpu {
         let capacity = Capacity {
             tokens: need.tokens.next_power_of_two(),
             outputs: need.outputs.next_power_of_two(),
-            tables: need.tables.next_power_of_two().max(1024),
+            tables: need.tables.next_power_of_two().max(64),
         };
         Plan::new(&self.device, &self.graph, &self.weights, self.options, capacity)
     }
@@ -116,7 +116,8 @@ impl LoadedGpu {
     ) -> Result<Vec<f32>> {
         self.upload(plan, step);
         let graph = Arc::clone(&self.graph);
-        let sizes = (step.tokens.len(), step.outputs.len());
+        let last = step.positions.last().copied().unwrap_or(0);
+        let sizes = (step.tokens.len(), step.outputs.len(), last);
         let wanted: Vec<bool> = graph
             .nodes
             .iter()

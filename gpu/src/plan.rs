@@ -8,8 +8,8 @@ use crate::shaders::{self, Map, Shader};
 use crate::weights::Resident;
 use graph::ints::{ActFormat, form};
 use graph::{
-    Act, Arithmetic, Attention, Error, ErrorKind, Graph, LoadOptions, Node, Op, Result, RopePairs,
-    Rows, ValueId, WeightId,
+    Act, Arithmetic, Attention, Error, ErrorKind, Graph, KV_BLOCK, LoadOptions, Node, Op, Result,
+    RopePairs, Rows, ValueId, WeightId,
 };
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -56,14 +56,16 @@ pub(crate) struct Dispatch {
     rows_each: usize,
     /// Only for steps of so many rows.
     only: RangeInclusive<usize>,
+    /// One workgroup deep, or one for each chunk of 64 positions that a window of so many sees.
+    chunks_of: Option<u32>,
 }
 
 impl Dispatch {
-    /// Encodes it for a step of so many tokens and outputs.
+    /// Encodes it for a step of so many tokens and outputs, the last token standing at `last`.
     pub(crate) fn encode(
         &self,
         pass: &mut wgpu::ComputePass<'_>,
-        (tokens, outputs): (usize, usize),
+        (tokens, outputs, last): (usize, usize, u32),
         kv: &[wgpu::BindGroup],
     ) {
         let all = match self.rows {
@@ -82,7 +84,11 @@ impl Dispatch {
             pass.set_bind_group(1, &kv[layer], &[]);
         }
         pass.set_immediates(0, bytemuck::cast_slice(&params));
-        pass.dispatch_workgroups(self.x, rows.div_ceil(self.rows_each) as u32, 1);
+        let chunks = self.chunks_of.map_or(1, |window| {
+            let first = graph::ops::attention::first_visible(last, Some(window));
+            last / KV_BLOCK as u32 - first / KV_BLOCK as u32 + 1
+        });
+        pass.dispatch_workgroups(self.x, rows.div_ceil(self.rows_each) as u32, chunks);
     }
 }
 
@@ -99,6 +105,8 @@ pub(crate) struct Plan {
     pub(crate) tables: wgpu::Buffer,
     /// For each rope table cosine and sine of each token and pair.
     pub(crate) angles: Vec<wgpu::Buffer>,
+    /// Attention of a step of one token: for each head and chunk maximum, sum and weighted sum.
+    parts: wgpu::Buffer,
 }
 
 impl Plan {
@@ -140,6 +148,7 @@ impl Plan {
             step: buffer("step", capacity.step_words()[4] as u64 * 4)?,
             tables: buffer("tables", capacity.tables as u64 * 4)?,
             angles,
+            parts: buffer("attention", parts_bytes(graph, capacity))?,
         };
         let acts = buffer("activations", acts_bytes(graph, options, capacity))?;
         let group = group_rows(device, graph)?;
@@ -225,6 +234,29 @@ fn acts_bytes(graph: &Graph, options: LoadOptions, capacity: Capacity) -> u64 {
     graph.nodes.iter().map(bytes).max().unwrap_or(0)
 }
 
+/// Bytes of the chunks of one token's attention.
+fn parts_bytes(graph: &Graph, capacity: Capacity) -> u64 {
+    let bytes = |node: &Node| match &node.op {
+        Op::Attention(a) => {
+            let each = a.n_head * (graph.kv_layers[a.kv_layer].head_dim_v + 2);
+            (each * capacity.tables) as u64 * 4
+        }
+        Op::GetRows { .. }
+        | Op::MatMul { .. }
+        | Op::Add
+        | Op::AddBias { .. }
+        | Op::Scale { .. }
+        | Op::RmsNorm { .. }
+        | Op::Rope { .. }
+        | Op::Glu { .. }
+        | Op::StoreKv { .. }
+        | Op::Columns { .. }
+        | Op::OutputRows
+        | Op::Softcap { .. } => 0,
+    };
+    graph.nodes.iter().map(bytes).max().unwrap_or(0)
+}
+
 /// Rows that one dispatch may take: no binding is larger than allowed, and every offset is aligned, since 64 rows of
 /// whole words are a multiple of 256 bytes.
 fn group_rows(device: &Device, graph: &Graph) -> Result<usize> {
@@ -257,12 +289,14 @@ struct Grid {
     rows_each: usize,
     /// Only for steps of so many rows.
     only: RangeInclusive<usize>,
+    /// As in [`Dispatch`].
+    chunks_of: Option<u32>,
 }
 
 impl Grid {
     /// A row of workgroups for each row.
     fn each_row(x: usize) -> Self {
-        Self { x, rows_each: 1, only: 0..=usize::MAX }
+        Self { x, rows_each: 1, only: 0..=usize::MAX, chunks_of: None }
     }
 }
 
@@ -342,6 +376,7 @@ impl Planner<'_> {
                 x: grid.x as u32,
                 rows_each: grid.rows_each,
                 only: grid.only.clone(),
+                chunks_of: grid.chunks_of,
             });
         }
         Ok(out)
@@ -450,7 +485,7 @@ impl Planner<'_> {
             let bound = [Bound::Whole(&piece.buffer, piece.bytes), x, self.value(out)];
             let x = piece.count.div_ceil(32);
             let grid = |rows_each: usize, only: RangeInclusive<usize>| {
-                (rows, Grid { x, rows_each, only }, None)
+                (rows, Grid { x, rows_each, only, chunks_of: None }, None)
             };
             // The kernel for few rows, the one for many, and the rows that one workgroup of it takes.
             let (few, many, rows_each) = match act {
@@ -520,7 +555,23 @@ impl Planner<'_> {
         let dim_v = spec.head_dim_v.next_multiple_of(2);
         let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
-        let grid = (Rows::Tokens, Grid::each_row(a.n_head), Some(a.kv_layer));
-        self.over_rows(&shader, &bound, &params, grid)
+        let many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
+        let grid = (Rows::Tokens, many, Some(a.kv_layer));
+        let mut all = self.over_rows(&shader, &bound, &params, grid)?;
+        // A step of one token: chunks side by side, then their sum.
+        params.push(self.plan.capacity.tables as u32);
+        let window = a.window.unwrap_or(u32::MAX);
+        let one = |chunks_of| Grid { only: 1..=1, chunks_of, ..Grid::each_row(a.n_head) };
+        let parts = Bound::Whole(&self.plan.parts, parts_bytes(self.graph, self.plan.capacity));
+        let bound = [self.value(q), self.step(), self.tables(), parts];
+        let grid = (Rows::Tokens, one(Some(window)), Some(a.kv_layer));
+        let shader = shaders::attention_part(self.options.kv, a.softcap.is_some());
+        all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+        let sizes = [a.n_head, spec.head_dim_v, positions].map(|n| n as u32);
+        let params = [&sizes[..], &[window, self.plan.capacity.tables as u32]].concat();
+        let bound = [parts, self.step(), self.value(out)];
+        let grid = (Rows::Tokens, one(None), None);
+        all.extend(self.over_rows(&shaders::attention_merge(), &bound, &params, grid)?);
+        Ok(all)
     }
 }

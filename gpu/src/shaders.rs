@@ -126,6 +126,17 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     Shader { kv: true, ..Shader::new("attention", 4, defines) }
 }
 
+/// The chunks of attention by themselves, for a step of one token.
+pub fn attention_part(kv: KvType, softcap: bool) -> Shader {
+    let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
+    Shader { kv: true, ..Shader::new("attention_part", 4, defines) }
+}
+
+/// The chunks put together.
+pub fn attention_merge() -> Shader {
+    Shader::new("attention_merge", 3, Defines::new())
+}
+
 /// What a probe measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
@@ -192,6 +203,8 @@ fn weights(dtype: DType) -> Defines {
 fn file(name: &str) -> Option<&'static str> {
     Some(match name {
         "attention" => include_str!("kernels/attention.wgsl"),
+        "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
+        "attention_part" => include_str!("kernels/attention_part.wgsl"),
         "copy" => include_str!("kernels/copy.wgsl"),
         "dot" => include_str!("kernels/dot.wgsl"),
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
@@ -206,6 +219,7 @@ fn file(name: &str) -> Option<&'static str> {
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
         "rope" => include_str!("kernels/rope.wgsl"),
+        "score" => include_str!("kernels/score.wgsl"),
         "store_kv" => include_str!("kernels/store_kv.wgsl"),
         "weights" => include_str!("kernels/weights.wgsl"),
         _ => return None,
@@ -245,7 +259,7 @@ pub fn all() -> Vec<Shader> {
     use graph::ints::ActFormat::{Q8x32, Q8x256};
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
-    all.extend([columns(), output_rows(), rms_norm(), rope()]);
+    all.extend([columns(), output_rows(), rms_norm(), rope(), attention_merge()]);
     all.extend([quantize_act(Q8x32), quantize_act(Q8x256)]);
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
@@ -259,7 +273,7 @@ pub fn all() -> Vec<Shader> {
     for kv in [KvType::F16, KvType::F32] {
         all.push(store_kv(kv));
         for softcap in [false, true] {
-            all.push(attention(kv, softcap, 128));
+            all.extend([attention(kv, softcap, 128), attention_part(kv, softcap)]);
         }
     }
     all

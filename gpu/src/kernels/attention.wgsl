@@ -19,30 +19,7 @@ var<workgroup> acc: array<f32, {{DIM_V}}>;
 // Below every score; no infinity, which a device may not keep.
 const LOWEST: f32 = -3.4028234663852886e38;
 
-fn score(cache: u32, q_at: u32, place: u32) -> f32 {
-    var total = 0.0;
-    for (var chunk = 0u; chunk < p.dim_k; chunk += 256u) {
-        let end = min(p.dim_k, chunk + 256u);
-        var sum = 0.0;
-#if KV_F16
-        for (var d = chunk; d < end; d += 2u) {
-            let both = cache_k[cache + (d >> 1u) * 64u + place];
-            sum = fma_(f16_to_f32(both & 0xffffu), q[q_at + d], sum);
-            if d + 1u < end { sum = fma_(f16_to_f32(both >> 16u), q[q_at + d + 1u], sum); }
-        }
-#else
-        for (var d = chunk; d < end; d++) {
-            sum = fma_(bitcast<f32>(cache_k[cache + d * 64u + place]), q[q_at + d], sum);
-        }
-#endif
-        total += sum;
-    }
-#if SOFTCAP
-    return keep(softcap_(keep(total * p.scale), p.cap));
-#else
-    return keep(total * p.scale);
-#endif
-}
+#include score
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {

@@ -163,7 +163,8 @@ fn div_(a: f32, b: f32) -> f32 {
     return pack(sign, x.e - y.e + 133 - i32(n), q << n, rest != 0);
 }
 #else
-fn div_(a: f32, b: f32) -> f32 { return a / b; }
+// Kept: spirv-opt, which some drivers run, makes c1 / (c2 / x) a product.
+fn div_(a: f32, b: f32) -> f32 { return keep(a / b); }
 #endif
 
 #if SOFT_SQRT
@@ -184,7 +185,7 @@ fn sqrt_(a: f32) -> f32 {
     return pack(0u, t / 2 + 145 - i32(n), s << n, rest != 0);
 }
 #else
-fn sqrt_(a: f32) -> f32 { return sqrt(a); }
+fn sqrt_(a: f32) -> f32 { return keep(sqrt(a)); }
 #endif
 
 // The f32 of an f16's bits, which stand in the low half of `h`.
