@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{memory, sources, text};
+use crate::{devices, memory, sources, text};
 use anyhow::{Context as _, Result};
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -42,9 +42,13 @@ pub(crate) struct LoadArgs {
     /// Threads [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
-    /// What computes: the fast CPU kernels, or the slow reference that defines what is right
+    /// What computes: the fast CPU kernels, a GPU (through any API, or a named one), or the slow reference that defines
+    /// what is right
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     backend: BackendName,
+    /// Which GPU: its number in `karat devices`, or a part of its name [default: the first]
+    #[arg(long, value_name = "GPU")]
+    device: Option<String>,
     /// int8 rounds activations as ggml's CPU backend does; f32 dequantises the weights
     #[arg(long, value_enum, default_value_t = ArithmeticName::Int8)]
     arithmetic: ArithmeticName,
@@ -65,6 +69,10 @@ pub(crate) struct LoadArgs {
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 enum BackendName {
     Cpu,
+    Gpu,
+    Vulkan,
+    Metal,
+    Dx12,
     Reference,
 }
 
@@ -202,7 +210,7 @@ impl Model {
         }
         let spec = model::spec(&file).with_context(|| text::path(&path))?;
         let plan = Plan::new(args, &spec, &file).with_context(|| text::path(&path))?;
-        let backend = args.backend();
+        let backend = args.backend()?;
         let name = backend.name();
         let graph = laps.lap();
         let loaded = plan.load(&*backend, &file)?;
@@ -276,7 +284,11 @@ impl LoadArgs {
     pub(crate) fn is_cpu(&self) -> bool {
         match self.backend {
             BackendName::Cpu => true,
-            BackendName::Reference => false,
+            BackendName::Gpu
+            | BackendName::Vulkan
+            | BackendName::Metal
+            | BackendName::Dx12
+            | BackendName::Reference => false,
         }
     }
 
@@ -296,11 +308,23 @@ impl LoadArgs {
     }
 
     /// What computes.
-    pub(crate) fn backend(&self) -> Box<dyn Backend> {
-        match self.backend {
-            BackendName::Cpu => Box::new(cpu::Cpu::new(self.threads())),
-            BackendName::Reference => Box::new(graph::reference::Reference),
-        }
+    ///
+    /// # Errors
+    /// Exit 6 where a GPU is asked for and there is none, or it cannot be used; exit 2 for `--device` without a GPU.
+    pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
+        let api = match self.backend {
+            BackendName::Cpu | BackendName::Reference if self.device.is_some() => {
+                let what = "--device: only with --backend gpu, vulkan, metal or dx12";
+                return Err(failure(Code::Usage, what));
+            }
+            BackendName::Cpu => return Ok(Box::new(cpu::Cpu::new(self.threads()))),
+            BackendName::Reference => return Ok(Box::new(graph::reference::Reference)),
+            BackendName::Gpu => gpu::Api::Any,
+            BackendName::Vulkan => gpu::Api::Vulkan,
+            BackendName::Metal => gpu::Api::Metal,
+            BackendName::Dx12 => gpu::Api::Dx12,
+        };
+        Ok(Box::new(devices::open(api, self.device.as_deref(), self.threads())?))
     }
 
     /// How weights and cache are held.

@@ -4,6 +4,7 @@
 mod answer;
 mod commands;
 mod config;
+mod devices;
 mod exit;
 mod interrupt;
 mod load;

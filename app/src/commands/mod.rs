@@ -3,6 +3,7 @@
 mod bench;
 mod chat;
 mod completions;
+mod devices;
 mod inspect;
 mod list;
 mod pull;
@@ -32,6 +33,8 @@ pub(crate) enum Command {
     Pull(pull::Args),
     /// List the models of the cache and the catalogue
     List(list::Args),
+    /// List the GPUs, and what their arithmetic is
+    Devices(devices::Args),
     /// Remove a fetched model
     Rm(rm::Args),
     /// Write a model in another format
@@ -57,6 +60,7 @@ impl Command {
             Self::Bench(args) => bench::run(args, config),
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
+            Self::Devices(args) => devices::run(args),
             Self::Rm(args) => rm::run(args, config),
             Self::Quantize(args) => quantize::run(args, config),
             Self::Synth(args) => synth::run(args),

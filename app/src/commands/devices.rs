@@ -1,0 +1,100 @@
+//! `karat devices`: the GPUs of the machine, and what the probes say of their arithmetic.
+
+use crate::devices;
+use crate::out::{Controls, Out};
+use crate::text::{bytes, one_line};
+use gpu::Api;
+use serde::Serialize;
+
+/// Without --json: some lines for each device.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Print a JSON array
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Row {
+    /// What `--device` takes.
+    number: usize,
+    name: String,
+    api: &'static str,
+    kind: &'static str,
+    driver: String,
+    subgroup_min: u32,
+    subgroup_max: u32,
+    max_buffer: u64,
+    max_binding: u64,
+    max_threads: u32,
+    shared_memory: u32,
+    /// `exact`, or which kernels are used instead; or why the device cannot be used.
+    arithmetic: String,
+    usable: bool,
+}
+
+/// Which kernels the probes select.
+fn arithmetic(gpu: &gpu::Gpu) -> String {
+    let probes = gpu.probes();
+    let native = [("fma", probes.fma), ("division", probes.div), ("square root", probes.sqrt)];
+    let ours: Vec<&str> =
+        native.iter().filter(|(_, exact)| !exact).map(|(name, _)| *name).collect();
+    let mut text = if ours.is_empty() {
+        "exact".to_owned()
+    } else {
+        format!("{} made of integer steps, the rest exact", ours.join(", "))
+    };
+    if !probes.denormals {
+        text += "; numbers below 2^-126 become 0";
+    }
+    text
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let mut rows = Vec::new();
+    for (number, adapter) in devices::list(Api::Any) {
+        let info = adapter.info();
+        let opened = adapter.open(1);
+        let usable = opened.is_ok();
+        let arithmetic =
+            opened.map_or_else(|e| format!("cannot be used: {e}"), |gpu| arithmetic(&gpu));
+        rows.push(Row {
+            number,
+            name: info.name,
+            api: info.api,
+            kind: info.kind,
+            driver: info.driver,
+            subgroup_min: info.subgroup.0,
+            subgroup_max: info.subgroup.1,
+            max_buffer: info.max_buffer,
+            max_binding: info.max_binding,
+            max_threads: info.max_threads,
+            shared_memory: info.shared_memory,
+            arithmetic,
+            usable,
+        });
+    }
+    let mut out = Out::new(Controls::Escaped);
+    if args.json {
+        return out.json(&rows);
+    }
+    if rows.is_empty() {
+        out.line("no GPU: no driver for Vulkan, Metal or DirectX 12 was found")?;
+    }
+    for row in rows {
+        let (name, driver) = (one_line(&row.name), one_line(&row.driver));
+        out.line(&format!("{}  {name} ({}, {})", row.number, row.api, row.kind))?;
+        out.line(&format!("   driver      {driver}"))?;
+        out.line(&format!(
+            "   limits      buffers of {}, bindings of {}, {} threads and {} in a workgroup",
+            bytes(row.max_buffer),
+            bytes(row.max_binding),
+            row.max_threads,
+            bytes(u64::from(row.shared_memory))
+        ))?;
+        out.line(&format!("   subgroups   {} to {} threads", row.subgroup_min, row.subgroup_max))?;
+        out.line(&format!("   arithmetic  {}", one_line(&row.arithmetic)))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! The GPU backend from outside: no device is one clear line, and a real model gives the CPU's ids and text.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stderr, reason = "what was skipped is shown")]
+#![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+fn karat(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+    command.env_remove("KARAT_TEST_MODEL").args(args).output().unwrap()
+}
+
+/// The default model, or `None` with a line.
+fn default_model() -> Option<String> {
+    let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
+    let found = var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file());
+    if found.is_none() {
+        eprintln!("skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
+    }
+    Some(found?.to_string_lossy().into_owned())
+}
+
+/// The devices' names; none with a line, which is a failure in CI.
+fn devices() -> Vec<String> {
+    let output = karat(&["devices", "--json"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let rows: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let names: Vec<String> = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .inspect(|row| assert_eq!(row["usable"], true, "{row}"))
+        .map(|row| row["name"].as_str().unwrap().to_owned())
+        .collect();
+    if names.is_empty() {
+        assert!(std::env::var_os("CI").is_none(), "no GPU device, and CI is set");
+        eprintln!("skipped: no GPU device");
+    }
+    names
+}
+
+#[test]
+fn a_device_that_is_not_there_is_6() {
+    let Some(model) = default_model() else { return };
+    let refused = |args: &[&str], part: &str, code: i32| {
+        let output = karat(&[&["run", "-m", &model, "hi"], args].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{text}");
+        assert!(text.contains(part) && text.lines().count() == 1, "{text}");
+        assert!(output.stdout.is_empty());
+    };
+    // Not a platform of this test's machine, whichever it is.
+    let other = if cfg!(target_os = "windows") { "metal" } else { "dx12" };
+    refused(&["--backend", other], "no ", 6);
+    refused(&["--device", "0"], "--device", 2);
+    if !devices().is_empty() {
+        refused(
+            &["--backend", "gpu", "--device", "no such thing"],
+            "no such GPU device; found: 0: ",
+            6,
+        );
+        refused(&["--backend", "gpu", "--device", "4711"], "4711", 6);
+    }
+}
+
+#[test]
+fn a_real_model_gives_the_cpu_s_answer() {
+    let Some(model) = default_model() else { return };
+    let answer = |backend: &[&str]| {
+        let base = [
+            "run",
+            "-m",
+            &model,
+            "-n",
+            "12",
+            "--temp",
+            "0",
+            "-c",
+            "256",
+            "--tokens",
+            "What is rain?",
+        ];
+        let output = karat(&[&base, backend].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{text}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let names = devices();
+    let expected = if names.is_empty() { return } else { answer(&[]) };
+    assert!(expected.lines().count() > 12, "{expected}");
+    for name in names {
+        assert_eq!(answer(&["--backend", "gpu", "--device", &name]), expected, "{name}");
+    }
+}

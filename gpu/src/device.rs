@@ -1,0 +1,344 @@
+//! One opened GPU: adapter, device, queue, and the shaders that its probes select. Errors of wgpu arrive through its
+//! callbacks and become errors of the run that is under way.
+
+use crate::probe::{self, Probes};
+use crate::shaders::{self, Shader};
+use graph::{Error, ErrorKind, Result};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Longest wait for one submission. A software device takes minutes over a long prompt; a hung one is lost before.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Bytes of parameters that every kernel may have.
+pub(crate) const MAX_PARAMS: u32 = 64;
+/// Bytes that are uploaded in one go.
+const UPLOAD: usize = 16 << 20;
+
+/// What went wrong behind our back, the first thing first.
+type Fault = Arc<Mutex<Option<(ErrorKind, String)>>>;
+
+fn set(fault: &Fault, kind: ErrorKind, what: String) {
+    let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    fault.get_or_insert((kind, what));
+}
+
+/// A kernel, compiled.
+pub(crate) struct Pipeline {
+    pub(crate) pipeline: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+}
+
+/// An opened device.
+pub(crate) struct Device {
+    pub(crate) name: String,
+    pub(crate) probes: Probes,
+    pub(crate) limits: wgpu::Limits,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    fault: Fault,
+    pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
+    kv_layout: wgpu::BindGroupLayout,
+}
+
+fn storage(binding: u32, read_only: bool) -> wgpu::BindGroupLayoutEntry {
+    wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: wgpu::BufferBindingType::Storage { read_only },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    }
+}
+
+fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{name}: {why}"))
+}
+
+impl Device {
+    /// Opens an adapter and probes its arithmetic.
+    pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let info = adapter.get_info();
+        let name = format!("{} ({})", info.name, crate::backend_name(info.backend));
+        let limits = adapter.limits();
+        if !adapter.features().contains(wgpu::Features::IMMEDIATES)
+            || limits.max_immediate_size < MAX_PARAMS
+        {
+            return Err(cannot(
+                &name,
+                "takes no immediate data (push constants), which the kernels need",
+            ));
+        }
+        if limits.max_compute_invocations_per_workgroup < 256
+            || limits.max_storage_buffers_per_shader_stage < 6
+        {
+            let found = limits.max_compute_invocations_per_workgroup;
+            let buffers = limits.max_storage_buffers_per_shader_stage;
+            return Err(cannot(
+                &name,
+                format!(
+                    "{found} threads and {buffers} buffers in a workgroup, the kernels need 256 and 6"
+                ),
+            ));
+        }
+        let description = wgpu::DeviceDescriptor {
+            label: Some("karat"),
+            required_features: wgpu::Features::IMMEDIATES,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..wgpu::DeviceDescriptor::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&description))
+            .map_err(|e| Error::new(ErrorKind::DeviceLost, format!("{name}: {e}")))?;
+        Self::new(name, (device, queue), limits)
+    }
+
+    fn new(
+        name: String,
+        (device, queue): (wgpu::Device, wgpu::Queue),
+        limits: wgpu::Limits,
+    ) -> Result<Self> {
+        let fault = Fault::default();
+        let sink = Arc::clone(&fault);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| match error {
+            wgpu::Error::OutOfMemory { source } => {
+                set(&sink, ErrorKind::OutOfMemory, source.to_string())
+            }
+            wgpu::Error::Validation { description, .. }
+            | wgpu::Error::Internal { description, .. } => {
+                set(&sink, ErrorKind::Unsupported, description);
+            }
+        }));
+        let sink = Arc::clone(&fault);
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device calls this too, when nobody listens any more.
+            set(&sink, ErrorKind::DeviceLost, format!("device lost ({reason:?}): {message}"));
+        });
+        let kv_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("kv"),
+            entries: &[storage(0, false), storage(1, false)],
+        });
+        let mut new = Self {
+            name,
+            probes: Probes::worst(),
+            limits,
+            device,
+            queue,
+            fault,
+            pipelines: Mutex::default(),
+            kv_layout,
+        };
+        new.probes = probe::run(&new)?;
+        Ok(new)
+    }
+
+    /// The error that a callback left, if any.
+    pub(crate) fn check(&self) -> Result<()> {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match fault {
+            None => Ok(()),
+            Some((kind, what)) => {
+                let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
+                Err(Error::new(kind, format!("{}: {what}", self.name)))
+            }
+        }
+    }
+
+    /// The compiled form of a shader, made at its first use.
+    pub(crate) fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>> {
+        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(shader) {
+            return Ok(Arc::clone(pipeline));
+        }
+        let source = shaders::source(shader, self.probes)
+            .map_err(|e| Error::new(ErrorKind::Unsupported, e))?;
+        let label = Some(shader.file);
+        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label,
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        });
+        let entries: Vec<_> = (0..shader.buffers)
+            .map(|i| storage(i, !(shader.writes && i + 1 == shader.buffers)))
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label,
+            entries: &entries,
+        });
+        let groups = [Some(&layout), Some(&self.kv_layout)];
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label,
+            bind_group_layouts: if shader.kv { &groups } else { &groups[..1] },
+            immediate_size: MAX_PARAMS,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label,
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &[],
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.check()?;
+        let pipeline = Arc::new(Pipeline { pipeline, layout });
+        pipelines.insert(shader.clone(), Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    /// A buffer of the device, zeroed; `what` is for the error.
+    pub(crate) fn buffer(&self, what: &str, bytes: u64) -> Result<wgpu::Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        self.buffer_for(what, bytes, usage)
+    }
+
+    fn buffer_for(
+        &self,
+        what: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<wgpu::Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let largest = self.limits.max_buffer_size;
+        if size > largest {
+            let message =
+                format!("{what}: {size} bytes, {} has buffers of up to {largest}", self.name);
+            return Err(Error::new(ErrorKind::OutOfMemory, message));
+        }
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        self.check().map_err(|e| {
+            Error::new(e.kind(), format!("{what}: no memory for {size} bytes: {e}"))
+        })?;
+        Ok(buffer)
+    }
+
+    /// Bytes that one binding may cover, a multiple of every alignment.
+    pub(crate) fn max_binding(&self) -> u64 {
+        let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        limit - limit % 65536
+    }
+
+    /// Binds ranges `(buffer, offset, bytes)` in order.
+    pub(crate) fn bind(
+        &self,
+        pipeline: &Pipeline,
+        ranges: &[(&wgpu::Buffer, u64, u64)],
+    ) -> wgpu::BindGroup {
+        let entries: Vec<_> = (0u32..)
+            .zip(ranges)
+            .map(|(binding, &(buffer, offset, size))| wgpu::BindGroupEntry {
+                binding,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer,
+                    offset,
+                    size: std::num::NonZeroU64::new(size.next_multiple_of(4)),
+                }),
+            })
+            .collect();
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        })
+    }
+
+    /// Binds the two halves of a layer's cache.
+    pub(crate) fn bind_kv(&self, k: &wgpu::Buffer, v: &wgpu::Buffer) -> wgpu::BindGroup {
+        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &self.kv_layout,
+            entries: &[
+                wgpu::BindGroupEntry { binding: 0, resource: k.as_entire_binding() },
+                wgpu::BindGroupEntry { binding: 1, resource: v.as_entire_binding() },
+            ],
+        })
+    }
+
+    /// Writes before everything that is submitted later.
+    pub(crate) fn write(&self, buffer: &wgpu::Buffer, offset: u64, words: &[u32]) {
+        if !words.is_empty() {
+            self.queue.write_buffer(buffer, offset, bytemuck::cast_slice(words));
+        }
+    }
+
+    /// Writes much, a piece at a time, so that no second copy of it is held for long.
+    pub(crate) fn upload(&self, buffer: &wgpu::Buffer, offset: u64, words: &[u32]) -> Result<()> {
+        for (i, piece) in words.chunks(UPLOAD / 4).enumerate() {
+            self.write(buffer, offset + (i * UPLOAD) as u64, piece);
+            self.wait(self.queue.submit([]))?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn encoder(&self) -> wgpu::CommandEncoder {
+        self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
+    }
+
+    /// Runs what was encoded and waits for it.
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
+        let index = self.queue.submit([encoder.finish()]);
+        self.wait(index)
+    }
+
+    pub(crate) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(PATIENCE) };
+        let polled = self.device.poll(wait);
+        self.check()?;
+        polled.map(|_| ()).map_err(|e| {
+            Error::new(ErrorKind::DeviceLost, format!("{}: {e} after {PATIENCE:?}", self.name))
+        })
+    }
+
+    /// Runs what was encoded, then reads `words` f32 from the start of `from`. `staging` is kept between calls.
+    pub(crate) fn read(
+        &self,
+        mut encoder: wgpu::CommandEncoder,
+        from: &wgpu::Buffer,
+        words: usize,
+        staging: &mut Option<wgpu::Buffer>,
+    ) -> Result<Vec<f32>> {
+        let bytes = words as u64 * 4;
+        if staging.as_ref().is_none_or(|s| s.size() < bytes) {
+            let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+            *staging = Some(self.buffer_for("read-back", bytes.next_power_of_two(), usage)?);
+        }
+        let Some(staging) = staging else { return Ok(Vec::new()) };
+        if words == 0 {
+            self.submit(encoder)?;
+            return Ok(Vec::new());
+        }
+        encoder.copy_buffer_to_buffer(from, 0, staging, 0, bytes);
+        let index = self.queue.submit([encoder.finish()]);
+        let slice = staging.slice(..bytes);
+        let mapped = Arc::new(Mutex::new(None));
+        let answer = Arc::clone(&mapped);
+        slice.map_async(wgpu::MapMode::Read, move |result| {
+            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+        });
+        self.wait(index)?;
+        let result = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lost = |why: String| Error::new(ErrorKind::DeviceLost, format!("{}: {why}", self.name));
+        match result {
+            Some(Ok(())) => {}
+            Some(Err(e)) => return Err(lost(format!("results cannot be read: {e}"))),
+            None => return Err(lost("results did not arrive".to_owned())),
+        }
+        let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;
+        let values =
+            view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        drop(view);
+        staging.unmap();
+        Ok(values)
+    }
+}

@@ -1,0 +1,67 @@
+// The integer sums of one block of one row, and how they enter the accumulator. Needs weights.wgsl, `acts` (rows as
+// quantize_act.wgsl makes them) and `p.n_in`.
+
+// What one block adds: acc = fma(d, isum, acc), then acc = fma(m, msum, acc).
+struct Sums {
+    d: f32,
+    isum: f32,
+#if D_TWO
+    m: f32,
+    msum: f32,
+#endif
+}
+
+// From the integer sums of a block to what it adds.
+fn sums_of(base: u32, r: u32, a: u32, b: u32, isum: i32, msum: i32) -> Sums {
+    let scales = a + p.n_in / 4u + p.n_in / 16u;
+    let d_a = bitcast<f32>(acts[scales + b]);
+    var out: Sums;
+    out.d = block_d(base, r) * d_a;
+    out.isum = f32(isum);
+#if MINS
+    out.m = -(block_m(base, r) * d_a);
+    out.msum = f32(msum);
+#else
+#if D_TWO
+    out.m = block_m(base, r);
+    out.msum = bitcast<f32>(acts[scales + p.blocks + b]);
+#endif
+#endif
+    return out;
+}
+
+fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
+    var isum = 0;
+    var msum = 0;
+    let sums = a + p.n_in / 4u + b * {{UNITS}}u * 2u;
+    for (var u = 0u; u < {{UNITS}}u; u++) {
+        let q = a + (b * {{UNITS}}u + u) * 8u;
+        let sum0 = i32(acts[sums + 2u * u]);
+        let sum1 = i32(acts[sums + 2u * u + 1u]);
+        var dot0 = -{{OFFSET}} * sum0;
+        var dot1 = -{{OFFSET}} * sum1;
+#for J 0 1 2 3
+        dot0 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
+#endfor
+#for J 4 5 6 7
+        dot1 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
+#endfor
+#if SCALES
+        isum += run_scale(base, {{RUN_0}}, r) * dot0 + run_scale(base, {{RUN_1}}, r) * dot1;
+#else
+        isum += dot0 + dot1;
+#endif
+#if MINS
+        msum += run_min(base, {{RUN_0}}, r) * sum0 + run_min(base, {{RUN_1}}, r) * sum1;
+#endif
+    }
+    return sums_of(base, r, a, b, isum, msum);
+}
+
+fn add_block(s: Sums, acc: f32) -> f32 {
+#if D_TWO
+    return fma_(s.m, s.msum, fma_(s.d, s.isum, acc));
+#else
+    return fma_(s.d, s.isum, acc);
+#endif
+}

@@ -1,0 +1,57 @@
+// Meaning: graph/src/ops/mat_mul.rs, `dot_int8`, for few rows of activations. 32 rows of weights by 8 lanes in a
+// workgroup: the lanes of a row take its blocks by turns and leave what each block adds; one lane adds them in order.
+struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32 }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read> acts: array<u32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#include float
+#include weights
+#include dot
+
+// Blocks in a round, and for each of them and each row what it adds.
+const ROUND: u32 = 32u;
+var<workgroup> ds: array<f32, 1024>;
+var<workgroup> isums: array<f32, 1024>;
+#if D_TWO
+var<workgroup> ms: array<f32, 1024>;
+var<workgroup> msums: array<f32, 1024>;
+#endif
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let r = t & 31u;
+    let lane = t >> 5u;
+    let a = wg.y * p.row_words;
+    var acc = 0.0;
+    for (var first = 0u; first < p.blocks; first += ROUND) {
+        let end = min(p.blocks, first + ROUND);
+        for (var b = first + lane; b < end; b += 8u) {
+            let s = block_sums((wg.x * p.blocks + b) * {{BLOCK_WORDS}}u, r, a, b);
+            let at = (b - first) * 32u + r;
+            ds[at] = s.d;
+            isums[at] = s.isum;
+#if D_TWO
+            ms[at] = s.m;
+            msums[at] = s.msum;
+#endif
+        }
+        workgroupBarrier();
+        if lane == 0u {
+            for (var b = 0u; b < end - first; b++) {
+                let at = b * 32u + r;
+                var s: Sums;
+                s.d = ds[at];
+                s.isum = isums[at];
+#if D_TWO
+                s.m = ms[at];
+                s.msum = msums[at];
+#endif
+                acc = add_block(s, acc);
+            }
+        }
+        workgroupBarrier();
+    }
+    let row = wg.x * 32u + r;
+    if lane == 0u && row < p.count { out[wg.y * p.n_out + p.first + row] = acc; }
+}

@@ -1,0 +1,193 @@
+//! The ops of the graph crate on a GPU, through wgpu (Vulkan, Metal, DX12), with the bits of `graph::reference`.
+
+#![forbid(unsafe_code)]
+
+mod device;
+mod kv;
+mod layout;
+mod loaded;
+mod plan;
+pub mod probe;
+pub mod shaders;
+pub mod template;
+mod weights;
+
+use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Node, Op, Result};
+use std::sync::Arc;
+
+/// Ways to reach a GPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Api {
+    /// Whatever the system has.
+    Any,
+    /// Vulkan.
+    Vulkan,
+    /// Apple's Metal.
+    Metal,
+    /// DirectX 12.
+    Dx12,
+}
+
+impl Api {
+    fn backends(self) -> wgpu::Backends {
+        match self {
+            Self::Any => wgpu::Backends::VULKAN | wgpu::Backends::METAL | wgpu::Backends::DX12,
+            Self::Vulkan => wgpu::Backends::VULKAN,
+            Self::Metal => wgpu::Backends::METAL,
+            Self::Dx12 => wgpu::Backends::DX12,
+        }
+    }
+
+    /// Its name, for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "GPU",
+            Self::Vulkan => "Vulkan",
+            Self::Metal => "Metal",
+            Self::Dx12 => "DirectX 12",
+        }
+    }
+}
+
+/// What a device is, as its driver says.
+#[derive(Clone, Debug)]
+pub struct Info {
+    /// The device's name.
+    pub name: String,
+    /// How it is reached.
+    pub api: &'static str,
+    /// `discrete`, `integrated`, `software`, `virtual` or `other`.
+    pub kind: &'static str,
+    /// The driver and its version.
+    pub driver: String,
+    /// Least and most threads that run in step.
+    pub subgroup: (u32, u32),
+    /// Bytes of the largest buffer.
+    pub max_buffer: u64,
+    /// Bytes that one binding may cover.
+    pub max_binding: u64,
+    /// Threads in a workgroup.
+    pub max_threads: u32,
+    /// Bytes that a workgroup may share.
+    pub shared_memory: u32,
+}
+
+/// A device that was found.
+pub struct Adapter {
+    adapter: wgpu::Adapter,
+}
+
+fn backend_name(backend: wgpu::Backend) -> &'static str {
+    match backend {
+        wgpu::Backend::Noop => "none",
+        wgpu::Backend::Vulkan => "Vulkan",
+        wgpu::Backend::Metal => "Metal",
+        wgpu::Backend::Dx12 => "DirectX 12",
+        wgpu::Backend::Gl => "OpenGL",
+        wgpu::Backend::BrowserWebGpu => "WebGPU",
+    }
+}
+
+/// The devices of this machine, fast ones first; none where there is no driver.
+pub fn adapters(api: Api) -> Vec<Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = api.backends();
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let mut adapters: Vec<_> = pollster::block_on(instance.enumerate_adapters(api.backends()))
+        .into_iter()
+        .map(|adapter| Adapter { adapter })
+        .collect();
+    adapters.sort_by_key(|adapter| match adapter.adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+impl Adapter {
+    /// What it is.
+    pub fn info(&self) -> Info {
+        let (info, limits) = (self.adapter.get_info(), self.adapter.limits());
+        Info {
+            name: info.name,
+            api: backend_name(info.backend),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete",
+                wgpu::DeviceType::IntegratedGpu => "integrated",
+                wgpu::DeviceType::VirtualGpu => "virtual",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "other",
+            },
+            driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+            subgroup: (info.subgroup_min_size, info.subgroup_max_size),
+            max_buffer: limits.max_buffer_size,
+            max_binding: limits.max_storage_buffer_binding_size,
+            max_threads: limits.max_compute_invocations_per_workgroup,
+            shared_memory: limits.max_compute_workgroup_storage_size,
+        }
+    }
+
+    /// Opens it and probes its arithmetic. `threads` threads of the host lay out weights.
+    ///
+    /// # Errors
+    /// Where the device lacks what the kernels need, or cannot be made to give the contract's bits.
+    pub fn open(&self, threads: usize) -> Result<Gpu> {
+        Ok(Gpu { device: Arc::new(device::Device::open(&self.adapter)?), threads: threads.max(1) })
+    }
+}
+
+/// The GPU backend: one opened device.
+#[derive(Clone)]
+pub struct Gpu {
+    device: Arc<device::Device>,
+    threads: usize,
+}
+
+impl Gpu {
+    /// What the device's arithmetic is.
+    pub fn probes(&self) -> probe::Probes {
+        self.device.probes
+    }
+}
+
+impl Backend for Gpu {
+    fn name(&self) -> String {
+        format!("gpu {}", self.device.name)
+    }
+
+    fn supports(
+        &self,
+        graph: &Graph,
+        node: &Node,
+        _: LoadOptions,
+    ) -> std::result::Result<(), String> {
+        if let Op::Attention(a) = &node.op {
+            let dim = graph.kv_layers[a.kv_layer].head_dim_v;
+            let room = self.device.limits.max_compute_workgroup_storage_size as usize / 4 - 128;
+            if dim > room {
+                return Err(format!("heads of {dim} elements, room for {room} in a workgroup"));
+            }
+        }
+        Ok(())
+    }
+
+    fn load(
+        &self,
+        graph: Arc<Graph>,
+        file: &gguf::File,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<Box<dyn Loaded>> {
+        for node in &graph.nodes {
+            self.supports(&graph, node, options)
+                .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
+        }
+        let weights = weights::load(&self.device, &graph, file, self.threads, progress)?;
+        let device = Arc::clone(&self.device);
+        Ok(Box::new(loaded::LoadedGpu::new(device, graph, weights, options)))
+    }
+}

@@ -1,0 +1,181 @@
+//! A graph with its weights on the device, and a step through it.
+
+use crate::device::Device;
+use crate::kv::{self, GpuKv};
+use crate::plan::{Capacity, Plan};
+use crate::weights::Resident;
+use graph::{
+    Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Result, Rows, Step, Tap, ValueId,
+};
+use std::sync::Arc;
+
+pub(crate) struct LoadedGpu {
+    device: Arc<Device>,
+    graph: Arc<Graph>,
+    weights: Vec<Resident>,
+    options: LoadOptions,
+    plan: Option<Plan>,
+    staging: Option<wgpu::Buffer>,
+}
+
+impl LoadedGpu {
+    pub(crate) fn new(
+        device: Arc<Device>,
+        graph: Arc<Graph>,
+        weights: Vec<Resident>,
+        options: LoadOptions,
+    ) -> Self {
+        Self { device, graph, weights, options, plan: None, staging: None }
+    }
+
+    /// A plan with room for the step.
+    fn prepare(&mut self, step: &Step) -> Result<Plan> {
+        let tables: usize = step.tables.iter().map(Vec::len).sum();
+        let need = Capacity { tokens: step.tokens.len(), outputs: step.outputs.len(), tables };
+        let had = self.plan.take();
+        if let Some(plan) = had {
+            let Capacity { tokens, outputs, tables } = plan.capacity;
+            if need.tokens <= tokens && need.outputs <= outputs && need.tables <= tables {
+                return Ok(plan);
+            }
+        }
+        // The old plan's buffers are gone by now: two would not always fit.
+        let capacity = Capacity {
+            tokens: need.tokens.next_power_of_two(),
+            outputs: need.outputs.next_power_of_two(),
+            tables: need.tables.next_power_of_two().max(64),
+        };
+        Plan::new(&self.device, &self.graph, &self.weights, self.options, capacity)
+    }
+
+    /// Uploads what the kernels need to know of the step.
+    fn upload(&self, plan: &Plan, step: &Step) {
+        let [tokens_at, positions_at, tables_at, outputs_at, _] = plan.capacity.step_words();
+        let (mut starts, mut tables) = (Vec::with_capacity(step.tables.len()), Vec::new());
+        for table in &step.tables {
+            starts.push(tables.len() as u32);
+            tables.extend_from_slice(table);
+        }
+        let of_token: Vec<u32> = step.seqs.iter().map(|&s| starts[s as usize]).collect();
+        let parts = [
+            (tokens_at, &step.tokens),
+            (positions_at, &step.positions),
+            (tables_at, &of_token),
+            (outputs_at, &step.outputs),
+        ];
+        for (at, words) in parts {
+            self.device.write(&plan.step, at as u64 * 4, words);
+        }
+        self.device.write(&plan.tables, 0, &tables);
+        for (table, buffer) in self.graph.rope_tables.iter().zip(&plan.angles) {
+            let angle = |&position: &u32| {
+                table.freqs.iter().flat_map(move |&freq| {
+                    let (cos, sin) = graph::math::rope_angle(position, freq, table.mscale);
+                    [cos.to_bits(), sin.to_bits()]
+                })
+            };
+            let words: Vec<u32> = step.positions.iter().flat_map(angle).collect();
+            self.device.write(buffer, 0, &words);
+        }
+    }
+
+    fn rows(&self, id: ValueId, step: &Step) -> usize {
+        match self.graph.value(id).rows {
+            Rows::Tokens => step.tokens.len(),
+            Rows::Outputs => step.outputs.len(),
+        }
+    }
+
+    /// Shows a value to the tap, and puts back what it changed.
+    fn show(
+        &mut self,
+        (plan, encoder): (&Plan, wgpu::CommandEncoder),
+        (node, id): (&Node, ValueId),
+        step: &Step,
+        tap: &mut dyn Tap,
+    ) -> Result<()> {
+        let graph = Arc::clone(&self.graph);
+        let value = graph.value(id);
+        let n = self.rows(id, step) * value.cols;
+        let mut data = self.device.read(encoder, plan.buffer(id), n, &mut self.staging)?;
+        let before: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
+        tap.value(node, value, &mut data);
+        let after: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
+        if after != before {
+            self.device.write(plan.buffer(id), 0, &after);
+        }
+        Ok(())
+    }
+
+    fn steps(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        kv: &GpuKv,
+        tap: &mut dyn Tap,
+    ) -> Result<Vec<f32>> {
+        self.upload(plan, step);
+        let graph = Arc::clone(&self.graph);
+        let last = step.positions.last().copied().unwrap_or(0);
+        let sizes = (step.tokens.len(), step.outputs.len(), last);
+        let wanted: Vec<bool> = graph
+            .nodes
+            .iter()
+            .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
+            .collect();
+        let mut encoder = self.device.encoder();
+        let mut at = 0;
+        while at < graph.nodes.len() {
+            // Nodes up to the next value that the tap wants go into one pass.
+            let mut shown = None;
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                while at < graph.nodes.len() && shown.is_none() {
+                    let node = &graph.nodes[at];
+                    for dispatch in &plan.nodes[at] {
+                        dispatch.encode(&mut pass, sizes, &kv.layers);
+                    }
+                    shown = node.output.filter(|_| wanted[at]).map(|id| (node, id));
+                    at += 1;
+                }
+            }
+            if let Some(shown) = shown {
+                self.show((plan, encoder), shown, step, tap)?;
+                encoder = self.device.encoder();
+            }
+        }
+        let Some(last) = graph.values.len().checked_sub(1).map(ValueId) else {
+            return Ok(Vec::new());
+        };
+        let n = self.rows(last, step) * graph.value(last).cols;
+        self.device.read(encoder, plan.buffer(last), n, &mut self.staging)
+    }
+}
+
+impl Loaded for LoadedGpu {
+    fn graph(&self) -> &Arc<Graph> {
+        &self.graph
+    }
+
+    fn kv_bytes(&self, n_blocks: usize) -> usize {
+        kv::bytes(&self.graph, self.options.kv, n_blocks) as usize
+    }
+
+    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
+        Ok(Kv(Box::new(GpuKv::new(&self.device, &self.graph, self.options.kv, n_blocks)?)))
+    }
+
+    fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
+        let kv: &mut GpuKv = kv.0.downcast_mut().ok_or_else(|| {
+            Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `gpu`")
+        })?;
+        step.check(&self.graph, kv.n_blocks)?;
+        if step.tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let plan = self.prepare(step)?;
+        let logits = self.steps(&plan, step, kv, tap);
+        self.plan = Some(plan);
+        logits
+    }
+}

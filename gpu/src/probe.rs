@@ -1,0 +1,178 @@
+//! What a device's arithmetic is: measured once when it is opened, on operands that find out what a device may do
+//! otherwise. A step that is not exact is replaced by one made of integers; where none is left, the device is refused.
+
+use crate::device::Device;
+use crate::shaders::{self, Probe, Shader};
+use crate::template::Defines;
+use graph::cases::Rng;
+use graph::{Error, ErrorKind, Result};
+
+/// Which operations give IEEE's bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probes {
+    /// `fma` is fused and rounds once.
+    pub fma: bool,
+    /// `/` rounds to nearest.
+    pub div: bool,
+    /// `sqrt` rounds to nearest.
+    pub sqrt: bool,
+    /// Numbers below 2^-126 are kept by `+` and `·`.
+    pub denormals: bool,
+}
+
+impl Probes {
+    /// Nothing can be trusted but `+`, `·` and integers.
+    pub fn worst() -> Self {
+        Self { fma: false, div: false, sqrt: false, denormals: false }
+    }
+
+    /// Everything can be trusted.
+    pub fn best() -> Self {
+        Self { fma: true, div: true, sqrt: true, denormals: true }
+    }
+
+    /// What the shaders are made with.
+    pub fn defines(self) -> Defines {
+        Defines::new()
+            .flag("SOFT_FMA", !self.fma)
+            .flag("SOFT_DIV", !self.div)
+            .flag("SOFT_SQRT", !self.sqrt)
+            .flag("SOFT", !(self.fma && self.div && self.sqrt))
+    }
+}
+
+/// Operands for each probe.
+const N: usize = 8192;
+
+/// Random bits, near numbers, tiny and huge ones, by turns; and what a fused and an unfused product tell apart.
+fn operands() -> Vec<u32> {
+    let mut rng = Rng::new(0x6b61_7261_7421);
+    let mut out = Vec::with_capacity(3 * N);
+    for i in 0..N {
+        for _ in 0..3 {
+            let bits = rng.bits() as u32;
+            out.push(match i / 8 % 4 {
+                // Any finite number.
+                0 => {
+                    if bits & 0x7f80_0000 == 0x7f80_0000 {
+                        bits & 0xbfff_ffff
+                    } else {
+                        bits
+                    }
+                }
+                // Near 1, where products and sums cancel.
+                1 => (bits & 0x807f_ffff) | 0x3f80_0000,
+                // Within 2^±24.
+                2 => (bits & 0x807f_ffff) | ((103 + rng.below(48) as u32) << 23),
+                // Near f16's denormals and their ends.
+                _ => (bits & 0x807f_ffff) | ((99 + rng.below(48) as u32) << 23),
+            });
+        }
+    }
+    out
+}
+
+/// A number that is not 0 and that a flushing device would make 0.
+fn is_tiny(x: f32) -> bool {
+    x != 0.0 && x.abs() < f32::MIN_POSITIVE
+}
+
+fn measure(device: &Device, shader: &Shader, operands: &[u32]) -> Result<Vec<u32>> {
+    let pipeline = device.pipeline(shader)?;
+    let bytes = operands.len() as u64 * 4;
+    let input = device.buffer("probe", bytes)?;
+    let output = device.buffer("probe", bytes / 3)?;
+    device.write(&input, 0, operands);
+    let bind = device.bind(&pipeline, &[(&input, 0, bytes), (&output, 0, bytes / 3)]);
+    let mut encoder = device.encoder();
+    {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, &bind, &[]);
+        pass.set_immediates(0, bytemuck::cast_slice(&[1u32, 0, N as u32]));
+        pass.dispatch_workgroups(N as u32 / 64, 1, 1);
+    }
+    let values = device.read(encoder, &output, N, &mut None)?;
+    Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// Whether all results have the expected bits; numbers that may be flushed are left out unless `tiny`.
+fn agree(operands: &[u32], got: &[u32], tiny: bool, want: impl Fn(usize, [f32; 3]) -> u32) -> bool {
+    first_difference(operands, got, tiny, want).is_none()
+}
+
+fn first_difference(
+    operands: &[u32],
+    got: &[u32],
+    tiny: bool,
+    want: impl Fn(usize, [f32; 3]) -> u32,
+) -> Option<(usize, u32)> {
+    operands.as_chunks::<3>().0.iter().zip(got).enumerate().find_map(|(i, (o, &got))| {
+        let x = o.map(f32::from_bits);
+        let want = want(i, x);
+        let may_flush =
+            x.iter().any(|&v| is_tiny(v)) || is_tiny(f32::from_bits(want)) || is_tiny(x[0] * x[1]);
+        let same = got == want || (f32::from_bits(want).is_nan() && f32::from_bits(got).is_nan());
+        (!same && (tiny || !may_flush)).then_some((i, want))
+    })
+}
+
+/// Sum, product, conversions, rounding, packed dot product, as `probe.wgsl` takes turns.
+fn rest(i: usize, [a, b, c]: [f32; 3]) -> u32 {
+    let bytes = |x: f32| x.to_bits().to_le_bytes().map(|b| i32::from(b as i8));
+    match i % 8 {
+        0 => (a + b).to_bits(),
+        1 => (a * b).to_bits(),
+        2 => (a.to_bits() as i32 as f32).to_bits(),
+        3 => bytes(a).iter().zip(bytes(b)).map(|(a, b)| a * b).sum::<i32>() as u32,
+        4 => graph::math::round_f16(a).to_bits(),
+        5 => a.round_ties_even().to_bits(),
+        6 => (a * b + c).to_bits(),
+        _ => bytes(a)[b.to_bits() as usize & 3] as u32,
+    }
+}
+
+/// What IEEE says of one operation on three operands.
+type Exact = fn(usize, [f32; 3]) -> u32;
+
+/// Measures a device that was just opened, with [`Probes::worst`] set: first its own operations, then ours.
+pub(crate) fn run(device: &Device) -> Result<Probes> {
+    let operands = operands();
+    let got = measure(device, &shaders::probe(Probe::Rest, true), &operands)?;
+    let denormals = agree(&operands, &got, true, rest);
+    if let Some((i, want)) = first_difference(&operands, &got, false, rest) {
+        let (name, step, got) = (&device.name, i % 8, got[i]);
+        let what = format!(
+            "{name}: step {step} of the arithmetic gives {got:08x} instead of {want:08x}: results would differ from \
+             those of other devices"
+        );
+        return Err(Error::new(ErrorKind::Unsupported, what));
+    }
+    let fma: Exact = |_, [a, b, c]| a.mul_add(b, c).to_bits();
+    let div: Exact = |_, [a, b, _]| (a / b).to_bits();
+    let sqrt: Exact = |_, [a, _, _]| a.abs().sqrt().to_bits();
+    // Whether the device's own operation is exact; else ours must be.
+    let trusted = |probe: Probe, name: &str, exact: Exact| -> Result<bool> {
+        let native = measure(device, &shaders::probe(probe, true), &operands)?;
+        // What a device flushes in every sum, its other operations may flush too.
+        if agree(&operands, &native, denormals, exact) {
+            return Ok(true);
+        }
+        let got = measure(device, &shaders::probe(probe, false), &operands)?;
+        let Some((i, want)) = first_difference(&operands, &got, denormals, exact) else {
+            return Ok(false);
+        };
+        let (x, got) = (&operands[3 * i..3 * i + 3], got[i]);
+        let what = format!(
+            "{}: no exact {name}: {x:08x?} gives {got:08x} instead of {want:08x}",
+            device.name
+        );
+        Err(Error::new(ErrorKind::Unsupported, what))
+    };
+    Ok(Probes {
+        fma: trusted(Probe::Fma, "fma", fma)?,
+        div: trusted(Probe::Div, "division", div)?,
+        sqrt: trusted(Probe::Sqrt, "square root", sqrt)?,
+        denormals,
+    })
+}

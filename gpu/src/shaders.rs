@@ -1,0 +1,280 @@
+//! The kernels' files, and how each is specialised: one `Shader` is one pipeline.
+
+use crate::layout::{Layout, Quant, Scales};
+use crate::probe::Probes;
+use crate::template::{Defines, expand};
+use gguf::DType;
+use graph::{KvType, math};
+
+/// What one pipeline is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Shader {
+    /// Name of the file in `kernels/`, without its ending.
+    pub file: &'static str,
+    /// What the template is expanded with.
+    pub defines: Defines,
+    /// Buffers of group 0.
+    pub buffers: u32,
+    /// Whether the last buffer is written; the others are read.
+    pub writes: bool,
+    /// Whether group 1 is a layer's cache.
+    pub kv: bool,
+    /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
+    pub native: bool,
+}
+
+impl Shader {
+    fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
+        Self { file, defines, buffers, writes: true, kv: false, native: false }
+    }
+}
+
+/// What an element-by-element kernel computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Map {
+    /// `a + b`
+    Add,
+    /// `a + b[column]`
+    Bias,
+    /// `a · by`
+    Scale,
+    /// `silu(a) · b`
+    Silu,
+    /// `gelu_tanh(a) · b`
+    GeluTanh,
+    /// `by · tanh(a / by)`
+    Softcap,
+}
+
+/// Element by element.
+pub fn elementwise(map: Map) -> Shader {
+    let (flag, two) = match map {
+        Map::Add => ("ADD", true),
+        Map::Bias => ("BIAS", true),
+        Map::Scale => ("SCALE", false),
+        Map::Silu => ("SILU", true),
+        Map::GeluTanh => ("GELU_TANH", true),
+        Map::Softcap => ("SOFTCAP", false),
+    };
+    let defines = Defines::new().flag("TWO", two).flag(flag, true);
+    Shader::new("elementwise", if two { 3 } else { 2 }, defines)
+}
+
+/// Some columns of every row.
+pub fn columns() -> Shader {
+    Shader::new("copy", 2, Defines::new())
+}
+
+/// The rows that give logits.
+pub fn output_rows() -> Shader {
+    Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
+}
+
+/// RMS norm.
+pub fn rms_norm() -> Shader {
+    Shader::new("rms_norm", 3, Defines::new())
+}
+
+/// RoPE.
+pub fn rope() -> Shader {
+    Shader::new("rope", 3, Defines::new())
+}
+
+/// Rounding of activations.
+pub fn quantize_act(act: graph::ints::ActFormat) -> Shader {
+    let k = act == graph::ints::ActFormat::Q8x256;
+    Shader::new("quantize_act", 2, Defines::new().flag("Q8X256", k))
+}
+
+/// Rows of a table.
+pub fn get_rows(dtype: DType) -> Shader {
+    Shader::new("get_rows", 3, weights(dtype))
+}
+
+/// A product with weights in f32.
+pub fn mat_mul_f32(dtype: DType) -> Shader {
+    Shader::new("mat_mul_f32", 3, weights(dtype))
+}
+
+/// The same for few rows.
+pub fn mat_vec_f32(dtype: DType) -> Shader {
+    Shader::new("mat_vec_f32", 3, weights(dtype))
+}
+
+/// A product with rounded activations.
+pub fn mat_mul_int8(dtype: DType) -> Shader {
+    Shader::new("mat_mul_int8", 3, weights(dtype))
+}
+
+/// The same for few rows of activations.
+pub fn mat_vec_int8(dtype: DType) -> Shader {
+    Shader::new("mat_vec_int8", 3, weights(dtype))
+}
+
+/// Storing keys and values.
+pub fn store_kv(kv: KvType) -> Shader {
+    let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
+    Shader { writes: false, kv: true, ..Shader::new("store_kv", 4, defines) }
+}
+
+/// Attention with values of up to `dim_v` elements (a multiple of 2).
+pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
+    let defines = Defines::new()
+        .flag("KV_F16", kv == KvType::F16)
+        .flag("SOFTCAP", softcap)
+        .set("DIM_V", &dim_v);
+    Shader { kv: true, ..Shader::new("attention", 4, defines) }
+}
+
+/// The chunks of attention by themselves, for a step of one token.
+pub fn attention_part(kv: KvType, softcap: bool) -> Shader {
+    let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
+    Shader { kv: true, ..Shader::new("attention_part", 4, defines) }
+}
+
+/// The chunks put together.
+pub fn attention_merge() -> Shader {
+    Shader::new("attention_merge", 3, Defines::new())
+}
+
+/// What a probe measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `fma`
+    Fma,
+    /// `/`
+    Div,
+    /// `sqrt`
+    Sqrt,
+    /// What has no variant of ours: sums, products, conversions, rounding, packed dot products.
+    Rest,
+}
+
+/// The measurement of one operation, the device's own or ours.
+pub fn probe(probe: Probe, native: bool) -> Shader {
+    let flag = match probe {
+        Probe::Fma => "FMA",
+        Probe::Div => "DIV",
+        Probe::Sqrt => "SQRT",
+        Probe::Rest => "REST",
+    };
+    Shader { native, ..Shader::new("probe", 2, Defines::new().flag(flag, true)) }
+}
+
+/// The sizes that `weights.wgsl` wants.
+fn weights(dtype: DType) -> Defines {
+    let q = match Layout::of(dtype) {
+        Layout::Float(_) => return Defines::new().flag(dtype.name(), true),
+        Layout::Quant(q) => q,
+    };
+    let Quant { form, unit_words, runs, mins, scales } = q;
+    let table_words = form.table.map(|table| {
+        let word = |c: &[i8]| {
+            format!(
+                "0x{:08x}u",
+                u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8])
+            )
+        };
+        table.chunks(4).map(word).collect::<Vec<_>>().join(", ")
+    });
+    let run_of_group = if form.sub == 16 { "2u * u + (j >> 2u)" } else { "u" };
+    Defines::new()
+        .flag("QUANT", true)
+        .flag(&format!("BITS_{}", form.bits), true)
+        .flag("TABLE", table_words.is_some())
+        .set("TABLE_WORDS", &table_words.unwrap_or_default())
+        .flag("SCALES", runs > 0)
+        .set("RUN_0", if form.sub == 16 { "2u * u" } else { "u" })
+        .set("RUN_1", if form.sub == 16 { "2u * u + 1u" } else { "u" })
+        .set("RUN_OF_GROUP", run_of_group)
+        .flag("MINS", mins)
+        .flag("D_ONE", scales == Scales::One)
+        .flag("D_TWO", scales == Scales::Two)
+        .flag("D_F32", scales == Scales::Power)
+        .set("OFFSET", &form.offset)
+        .set("UNITS", &q.units())
+        .set("UNIT_WORDS", &unit_words)
+        .set("FULL", &q.full())
+        .set("SCALES_AT", &q.scales_at())
+        .set("MINS_AT", &q.mins_at())
+        .set("BLOCK_WORDS", &q.block_words())
+}
+
+fn file(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "attention" => include_str!("kernels/attention.wgsl"),
+        "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
+        "attention_part" => include_str!("kernels/attention_part.wgsl"),
+        "copy" => include_str!("kernels/copy.wgsl"),
+        "dot" => include_str!("kernels/dot.wgsl"),
+        "elementwise" => include_str!("kernels/elementwise.wgsl"),
+        "exp" => include_str!("kernels/exp.wgsl"),
+        "float" => include_str!("kernels/float.wgsl"),
+        "get_rows" => include_str!("kernels/get_rows.wgsl"),
+        "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
+        "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
+        "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
+        "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
+        "probe" => include_str!("kernels/probe.wgsl"),
+        "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
+        "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
+        "rope" => include_str!("kernels/rope.wgsl"),
+        "score" => include_str!("kernels/score.wgsl"),
+        "store_kv" => include_str!("kernels/store_kv.wgsl"),
+        "weights" => include_str!("kernels/weights.wgsl"),
+        _ => return None,
+    })
+}
+
+/// The WGSL of a shader on a device with these probes.
+pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
+    let probes = if shader.native { Probes::best() } else { probes };
+    expand(shader.file, &shader.defines.clone().with(&constants()).with(&probes.defines()), &file)
+}
+
+/// The contract's constants, to the bit.
+fn constants() -> Defines {
+    let mut defines = Defines::new()
+        .set("LOG2_E", &literal(math::LOG2_E))
+        .set("ROUND_MAGIC", &literal(math::ROUND_MAGIC))
+        .set("LN2_HI", &literal(math::LN2_HI))
+        .set("LN2_LO", &literal(math::LN2_LO))
+        .set("EXP_MAX", &literal(math::EXP_MAX))
+        .set("EXP_MIN", &literal(math::EXP_MIN))
+        .set("GELU_K", &literal(math::GELU_K))
+        .set("GELU_C", &literal(math::GELU_C));
+    for (i, c) in math::EXP_POLY.into_iter().enumerate() {
+        defines = defines.set(&format!("EXP_POLY_{i}"), &literal(c));
+    }
+    defines
+}
+
+/// A WGSL literal that is this number exactly: Rust prints the shortest decimal that reads back as the same bits.
+fn literal(x: f32) -> String {
+    format!("{x:e}f")
+}
+
+/// Every shader that a model can ask for.
+pub fn all() -> Vec<Shader> {
+    use graph::ints::ActFormat::{Q8x32, Q8x256};
+    let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
+    let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
+    all.extend([columns(), output_rows(), rms_norm(), rope(), attention_merge()]);
+    all.extend([quantize_act(Q8x32), quantize_act(Q8x256)]);
+    for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
+        all.extend([probe(what, false), probe(what, true)]);
+    }
+    for dtype in DType::ALL {
+        all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
+        if graph::ints::form(dtype).is_some() {
+            all.extend([mat_mul_int8(dtype), mat_vec_int8(dtype)]);
+        }
+    }
+    for kv in [KvType::F16, KvType::F32] {
+        all.push(store_kv(kv));
+        for softcap in [false, true] {
+            all.extend([attention(kv, softcap, 128), attention_part(kv, softcap)]);
+        }
+    }
+    all
+}

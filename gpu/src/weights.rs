@@ -1,0 +1,169 @@
+//! Weights on the device: laid out on the host, a piece at a time, and cut where a tensor is larger than one binding.
+
+use crate::device::Device;
+use crate::layout::{Layout, ROWS};
+use graph::{Error, ErrorKind, Graph, Op, Result, Weight};
+
+/// Bytes that are laid out on the host at once.
+const STAGE: usize = 32 << 20;
+
+/// Consecutive rows of a tensor in one buffer.
+pub(crate) struct Piece {
+    pub(crate) buffer: wgpu::Buffer,
+    pub(crate) bytes: u64,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
+/// One tensor, in the forms that its uses want.
+#[derive(Default)]
+pub(crate) struct Resident {
+    /// For products and lookups.
+    pub(crate) pieces: Vec<Piece>,
+    /// In f32: norms and biases.
+    pub(crate) vector: Option<(wgpu::Buffer, u64)>,
+}
+
+/// What a tensor is used for.
+#[derive(Clone, Copy, Default)]
+struct Uses {
+    matrix: bool,
+    vector: bool,
+}
+
+fn uses(graph: &Graph) -> Vec<Uses> {
+    let mut uses = vec![Uses::default(); graph.weights.len()];
+    for node in &graph.nodes {
+        match &node.op {
+            Op::GetRows { table: w } | Op::MatMul { w } => uses[w.0].matrix = true,
+            Op::AddBias { b: w } | Op::RmsNorm { w, .. } => uses[w.0].vector = true,
+            Op::Add
+            | Op::Scale { .. }
+            | Op::Rope { .. }
+            | Op::Glu { .. }
+            | Op::StoreKv { .. }
+            | Op::Attention(_)
+            | Op::Columns { .. }
+            | Op::OutputRows
+            | Op::Softcap { .. } => {}
+        }
+    }
+    uses
+}
+
+/// Bytes that a tensor takes on the device.
+fn bytes_of(weight: &Weight, uses: Uses) -> u64 {
+    let tile = Layout::of(weight.dtype).tile_words(weight.n_in) as u64 * 4;
+    let matrix =
+        if uses.matrix { tile.saturating_mul(weight.n_out.div_ceil(ROWS) as u64) } else { 0 };
+    matrix.saturating_add(if uses.vector { weight.n_in as u64 * 4 } else { 0 })
+}
+
+/// Brings all tensors to the device. `progress` hears the bytes of the file read so far.
+pub(crate) fn load(
+    device: &Device,
+    graph: &Graph,
+    file: &gguf::File,
+    threads: usize,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Vec<Resident>> {
+    let uses = uses(graph);
+    let total =
+        graph.weights.iter().zip(&uses).map(|(w, &u)| bytes_of(w, u)).fold(0, u64::saturating_add);
+    let with_sum = |e: Error| match e.kind() {
+        ErrorKind::OutOfMemory => {
+            Error::new(e.kind(), format!("the weights take {total} bytes on the device; {e}"))
+        }
+        ErrorKind::Shape
+        | ErrorKind::Unsupported
+        | ErrorKind::Read
+        | ErrorKind::DeviceLost
+        | ErrorKind::Step => e,
+    };
+    let (mut read, mut all) = (0, Vec::with_capacity(uses.len()));
+    for (weight, uses) in graph.weights.iter().zip(uses) {
+        let bytes = graph::backend::read_weight(file, weight)?;
+        all.push(resident(device, weight, uses, (&bytes, threads)).map_err(with_sum)?);
+        read += bytes.len() as u64;
+        progress(read);
+    }
+    Ok(all)
+}
+
+fn resident(
+    device: &Device,
+    weight: &Weight,
+    uses: Uses,
+    (bytes, threads): (&[u8], usize),
+) -> Result<Resident> {
+    let mut resident = Resident::default();
+    if uses.vector {
+        let mut values = vec![0.0f32; weight.n_in];
+        weight.dtype.dequantize(&bytes[..weight.dtype.row_bytes(weight.n_in)], &mut values);
+        let size = values.len() as u64 * 4;
+        let buffer = device.buffer(&weight.name, size)?;
+        device.upload(&buffer, 0, bytemuck::cast_slice(&values))?;
+        resident.vector = Some((buffer, size));
+    }
+    if uses.matrix {
+        let layout = Layout::of(weight.dtype);
+        let tile = layout.tile_words(weight.n_in);
+        let most = device.max_binding() as usize / 4 / tile.max(1);
+        if most == 0 {
+            let message = format!(
+                "{}: 32 rows of {} take {} bytes, {} binds {}",
+                weight.name,
+                weight.n_in,
+                tile * 4,
+                device.name,
+                device.max_binding()
+            );
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
+        for first in (0..weight.n_out).step_by(most * ROWS) {
+            let count = (weight.n_out - first).min(most * ROWS);
+            let size = (count.div_ceil(ROWS) * tile) as u64 * 4;
+            let buffer = device.buffer(&weight.name, size)?;
+            let piece = Piece { buffer, bytes: size, first, count };
+            fill(device, weight, &piece, (bytes, threads))?;
+            resident.pieces.push(piece);
+        }
+    }
+    Ok(resident)
+}
+
+/// Lays out the rows of a piece and uploads them, [`STAGE`] bytes after [`STAGE`] bytes.
+fn fill(
+    device: &Device,
+    weight: &Weight,
+    piece: &Piece,
+    (bytes, threads): (&[u8], usize),
+) -> Result<()> {
+    let layout = Layout::of(weight.dtype);
+    let tile = layout.tile_words(weight.n_in);
+    let row_bytes = weight.dtype.row_bytes(weight.n_in);
+    let rows = &bytes[piece.first * row_bytes..(piece.first + piece.count) * row_bytes];
+    let at_once = (STAGE / 4 / tile).max(1);
+    let mut staged = vec![0u32; at_once.min(piece.count.div_ceil(ROWS)) * tile];
+    for (i, rows) in rows.chunks(at_once * ROWS * row_bytes).enumerate() {
+        let n_tiles = rows.len().div_ceil(ROWS * row_bytes);
+        let staged = &mut staged[..n_tiles * tile];
+        staged.fill(0);
+        let share = n_tiles.div_ceil(threads.max(1));
+        std::thread::scope(|scope| {
+            for (staged, rows) in
+                staged.chunks_mut(share * tile).zip(rows.chunks(share * ROWS * row_bytes))
+            {
+                let mut work = move || {
+                    for (out, rows) in staged.chunks_mut(tile).zip(rows.chunks(ROWS * row_bytes)) {
+                        let rows: Vec<&[u8]> = rows.chunks(row_bytes).collect();
+                        layout.pack(weight.dtype, &rows, out);
+                    }
+                };
+                if share == n_tiles { work() } else { drop(scope.spawn(work)) }
+            }
+        });
+        device.upload(&piece.buffer, (i * at_once * tile) as u64 * 4, staged)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The contract on every device of the machine: every op, format, arithmetic, cache and cut of the prompts gives the
+//! reference's bits. Without a device the tests say so and pass; with `CI` set they fail.
+//!
+//! `KARAT_GPU_SHARE=n` runs every n-th case, `KARAT_GPU_DEVICE=text` the devices whose name holds the text,
+//! `KARAT_GPU_CASE=text` the cases.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
+
+use gpu::{Api, Gpu};
+use graph::cases::{self, Case, Cut};
+use graph::compare::Recording;
+use graph::reference::Reference;
+use graph::{Backend, LoadOptions};
+use std::sync::Arc;
+use std::time::Instant;
+
+#[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn devices() -> Vec<Gpu> {
+    let wanted = env("KARAT_GPU_DEVICE").unwrap_or_default();
+    let mut devices = Vec::new();
+    for adapter in gpu::adapters(Api::Any) {
+        let info = adapter.info();
+        if !info.name.contains(&wanted) {
+            println!("skipped: {} (KARAT_GPU_DEVICE)", info.name);
+            continue;
+        }
+        let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+        println!("{}: {:?}", gpu.name(), gpu.probes());
+        devices.push(gpu);
+    }
+    if devices.is_empty() {
+        assert!(env("CI").is_none(), "no GPU device, not even a software one, and CI is set");
+        println!("skipped: no GPU device");
+    }
+    devices
+}
+
+fn share(cases: Vec<Case>) -> impl Iterator<Item = Case> {
+    let every = env("KARAT_GPU_SHARE").and_then(|n| n.parse().ok()).unwrap_or(1);
+    let wanted = env("KARAT_GPU_CASE").unwrap_or_default();
+    if every > 1 || !wanted.is_empty() {
+        println!("skipped: cases other than one of {every} with \"{wanted}\" in their name");
+    }
+    cases.into_iter().filter(move |case| case.name.contains(&wanted)).step_by(every)
+}
+
+fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) -> Recording {
+    let mut loaded =
+        backend.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+    let recording =
+        case.record(loaded.as_mut(), cut).unwrap_or_else(|e| panic!("{}: {e}", case.name));
+    assert!(!recording.is_empty());
+    recording
+}
+
+/// Runs all cases on all devices and prints the sum for each.
+fn check(cases: Vec<Case>, cuts: &[Cut]) {
+    let devices = devices();
+    let mut runs = vec![(0, 0.0); devices.len()];
+    let mut wrong = Vec::new();
+    for case in share(cases) {
+        if devices.is_empty() {
+            return;
+        }
+        for options in cases::options() {
+            let expected = record(&Reference, &case, options, Cut::Batch(512));
+            for (gpu, (runs, seconds)) in devices.iter().zip(&mut runs) {
+                for &cut in cuts {
+                    let start = Instant::now();
+                    let got = record(gpu, &case, options, cut);
+                    *seconds += start.elapsed().as_secs_f64();
+                    *runs += 1;
+                    if let Some(difference) = got.first_difference(&expected, &case.graph) {
+                        wrong.push(format!(
+                            "{}: {} {options:?} {cut:?}: {difference}",
+                            gpu.name(),
+                            case.name
+                        ));
+                    }
+                }
+            }
+        }
+    }
+    for (gpu, (runs, seconds)) in devices.iter().zip(runs) {
+        println!("{}: {runs} runs in {seconds:.1} s", gpu.name());
+    }
+    assert!(wrong.is_empty(), "{} runs differ:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn products_have_the_reference_bits() {
+    let products = cases::all().unwrap().into_iter().filter(|c| c.name.starts_with("products"));
+    check(products.collect(), &[Cut::Batch(512)]);
+}
+
+#[test]
+fn decoders_have_the_reference_bits_under_every_cut() {
+    let cuts = [Cut::Chunks(512), Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17), Cut::Batch(512)];
+    check(cases::decoders().unwrap(), &cuts);
+}
+
+#[test]
+fn three_runs_are_one() {
+    for gpu in devices() {
+        for case in share(cases::decoders().unwrap()) {
+            let options = LoadOptions::default();
+            let first = record(&gpu, &case, options, Cut::Batch(512));
+            for _ in 0..2 {
+                let again = record(&gpu, &case, options, Cut::Batch(512));
+                let difference = again.first_difference(&first, &case.graph);
+                assert_eq!(difference, None, "{}: {}", gpu.name(), case.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tap_changes_nothing_and_a_changed_value_is_read() {
+    struct Zero(&'static str);
+    impl graph::Tap for Zero {
+        fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+            value.name == self.0
+        }
+        fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+            data.fill(0.0);
+        }
+    }
+    let case = &cases::decoders().unwrap()[0];
+    let step = graph::Step::single(&case.prompts[0], 0);
+    for gpu in devices() {
+        let mut logits = Vec::new();
+        for name in ["nothing", "ffn_out-1"] {
+            for backend in [&Reference as &dyn Backend, &gpu] {
+                let mut loaded = backend
+                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .unwrap();
+                let mut kv = loaded.new_kv(4).unwrap();
+                let tapped = loaded.run(&step, &mut kv, &mut Zero(name)).unwrap();
+                let plain = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
+                assert_eq!(tapped == plain, name == "nothing", "{}", backend.name());
+                logits.push(tapped);
+            }
+        }
+        assert_eq!(logits[0], logits[1], "{}", gpu.name());
+        assert_eq!(logits[2], logits[3], "{}", gpu.name());
+    }
+}
+
+#[test]
+fn a_nan_or_infinite_input_reaches_the_logits() {
+    struct Poison(f32);
+    impl graph::Tap for Poison {
+        fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+            value.name == "attn_norm-0" || value.name == "ffn_norm-1"
+        }
+        fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+            data[3] = self.0;
+        }
+    }
+    for gpu in devices() {
+        for case in share(cases::decoders().unwrap()) {
+            for bad in [f32::NAN, f32::INFINITY] {
+                let mut loaded = gpu
+                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .unwrap();
+                let mut kv = loaded.new_kv(4).unwrap();
+                let step = graph::Step::single(&case.prompts[1], 0);
+                let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();
+                assert!(
+                    logits.iter().any(|l| !l.is_finite()),
+                    "{}: {} {bad}",
+                    gpu.name(),
+                    case.name
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_is_refused() {
+    let case = &cases::decoders().unwrap()[0];
+    for gpu in devices() {
+        let load =
+            |options| gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        let mut loaded = load(LoadOptions::default());
+        let error = loaded.new_kv(1 << 40).err().unwrap();
+        assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
+        // The device goes on after a refusal.
+        let mut kv = loaded.new_kv(2).unwrap();
+        let step = graph::Step::single(&case.prompts[1], 0);
+        assert_eq!(
+            loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap().len(),
+            case.graph.n_vocab
+        );
+        let empty = graph::Step::default();
+        assert!(loaded.run(&empty, &mut kv, &mut graph::NoTap).unwrap().is_empty());
+        // A cache of another backend.
+        let other = Reference
+            .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+            .unwrap();
+        let mut other = other.new_kv(2).unwrap();
+        let error = loaded.run(&step, &mut other, &mut graph::NoTap).unwrap_err();
+        assert_eq!(error.kind(), graph::ErrorKind::Step, "{error}");
+    }
+}
