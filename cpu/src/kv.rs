@@ -205,8 +205,7 @@ impl<E: Elem> Kernel for Put<'_, E> {
             }
         }
         for i in whole..dim {
-            let at =
-                if self.turned { i * KV_BLOCK + self.place } else { self.place * dim + i };
+            let at = if self.turned { i * KV_BLOCK + self.place } else { self.place * dim + i };
             self.to[at] = E::from_f32(self.x[i]);
         }
     }

@@ -4,7 +4,7 @@ use crate::Cpu;
 use crate::kernels::attention::{self as attend, Chunk, Merge, Queries, Whole, row_len};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
-use crate::kernels::mat_mul_f32::MatMulF32;
+use crate::kernels::mat_mul_f32::{self, MatMulF32};
 use crate::kernels::quantize_act::Acts;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
@@ -124,10 +124,12 @@ impl LoadedCpu {
             return self.products(x, [(w, out)]);
         }
         let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
-        let (level, rows) = (self.level, self.weights.raw(w));
-        out.fill(0.0);
-        self.pool.columns(out, n_out, LANES, |out| {
-            level.run(MatMulF32 { dtype, rows, n_in, x: x.1, out });
+        let (level, rows, x) = (self.level, self.weights.raw(w), x.1);
+        let tokens = (x.len() / n_in, mat_mul_f32::PASS);
+        self.pool.grids([(out, n_out, mat_mul_f32::STEP)], tokens, |_, out| {
+            mat_mul_f32::with_room(|room| {
+                level.run(MatMulF32 { dtype, rows, n_in, x, out, room });
+            });
         });
     }
 

@@ -214,19 +214,6 @@ impl Pool {
         });
     }
 
-    /// Cuts the columns of a `[rows, cols]` matrix into ranges at multiples of `step`.
-    pub(crate) fn columns(
-        &mut self,
-        out: &mut [f32],
-        cols: usize,
-        step: usize,
-        f: impl Fn(Columns<'_>) + Sync,
-    ) {
-        let rows = out.len().checked_div(cols).unwrap_or(0);
-        let all = SharedMut::new(out);
-        self.ranges(cols, step, |range| f(Columns { all: &all, rows: 0..rows, cols, range }));
-    }
-
     /// Cuts a matrix of `cols` columns at rows `cuts` (ascending, the first and the last row's end included) and columns
     /// that are multiples of `step`, the last rows first.
     pub(crate) fn bands(
@@ -340,11 +327,6 @@ pub(crate) struct Columns<'a> {
 }
 
 impl Columns<'_> {
-    /// Number of this part's rows.
-    pub(crate) fn rows(&self) -> usize {
-        self.rows.len()
-    }
-
     /// The rows that are this part's.
     pub(crate) fn row_range(&self) -> Range<usize> {
         self.rows.clone()
@@ -384,9 +366,9 @@ mod tests {
                 });
                 assert!(out.iter().enumerate().all(|(i, &v)| v == i as u32 + 1));
                 let mut out = vec![0.0; n * 4];
-                pool.columns(&mut out, n, 16, |mut part| {
+                pool.grids([(&mut out, n, 16)], (4, 1), |_, mut part| {
                     let range = part.range();
-                    for row in 0..part.rows() {
+                    for row in part.row_range() {
                         part.row(row, range.clone()).iter_mut().for_each(|v| *v += 1.0);
                     }
                 });

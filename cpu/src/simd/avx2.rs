@@ -39,6 +39,32 @@ macro_rules! both {
     };
 }
 
+/// Turns a square of 8 × 8.
+#[inline(always)]
+fn transpose8(_: Avx2, x: [__m256; 8]) -> [__m256; 8] {
+    let mut quads = x;
+    // Four rows at a time: then vector 4g + j holds, in half c, column 4c + j of rows 4g to 4g + 3.
+    for g in 0..2 {
+        let rows = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+        op!({
+            let low = _mm256_castps_pd(_mm256_unpacklo_ps(rows[0], rows[1]));
+            let high = _mm256_castps_pd(_mm256_unpackhi_ps(rows[0], rows[1]));
+            let low2 = _mm256_castps_pd(_mm256_unpacklo_ps(rows[2], rows[3]));
+            let high2 = _mm256_castps_pd(_mm256_unpackhi_ps(rows[2], rows[3]));
+            quads[4 * g] = _mm256_castpd_ps(_mm256_unpacklo_pd(low, low2));
+            quads[4 * g + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(low, low2));
+            quads[4 * g + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(high, high2));
+            quads[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2));
+        });
+    }
+    let mut turned = quads;
+    for j in 0..4 {
+        turned[j] = op!(_mm256_permute2f128_ps::<0x20>(quads[j], quads[4 + j]));
+        turned[4 + j] = op!(_mm256_permute2f128_ps::<0x31>(quads[j], quads[4 + j]));
+    }
+    turned
+}
+
 impl Isa for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
@@ -54,6 +80,11 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
         op!(entry(self, kernel))
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()));
     }
 
     #[inline(always)]
@@ -90,6 +121,57 @@ impl Isa for Avx2 {
             _mm_storeu_si128(to.as_mut_ptr().cast(), low);
             _mm_storeu_si128(to.as_mut_ptr().add(8).cast(), high);
         });
+    }
+
+    #[inline(always)]
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        // Lanes below 2^16, packed and widened: packing works within halves of 128 bits, so that four lanes at a time
+        // move together.
+        let widen = |low: __m256i, high: __m256i| {
+            op!({
+                let packed = _mm256_packus_epi32(low, high);
+                let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+                [
+                    _mm256_cvtph_ps(_mm256_castsi256_si128(packed)),
+                    _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed)),
+                ]
+            })
+        };
+        op!({
+            let mask = _mm256_set1_epi32(0xffff);
+            [
+                widen(_mm256_and_si256(x[0], mask), _mm256_and_si256(x[1], mask)),
+                widen(_mm256_srli_epi32::<16>(x[0]), _mm256_srli_epi32::<16>(x[1])),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let low = |x: __m256i| op!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(x)));
+        let high =
+            |x: __m256i| op!(_mm256_castsi256_ps(_mm256_and_si256(x, _mm256_set1_epi32(-1 << 16))));
+        [[low(x[0]), low(x[1])], [high(x[0]), high(x[1])]]
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Squares of 8 × 8: those on the diagonal in their places, the other two change places.
+        let mut squares = [[[self.f_splat(0.0)[0]; 8]; 2]; 2];
+        for (i, rows) in x.as_chunks::<8>().0.iter().enumerate() {
+            for r in 0..8 {
+                squares[i][0][r] = rows[r][0];
+                squares[i][1][r] = rows[r][1];
+            }
+        }
+        for i in 0..2 {
+            for j in 0..2 {
+                let square = transpose8(self, squares[j][i]);
+                for r in 0..8 {
+                    x[8 * i + r][j] = square[r];
+                }
+            }
+        }
     }
 
     #[inline(always)]

@@ -55,6 +55,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        op!(_mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(at).cast()));
+    }
+
+    #[inline(always)]
     fn f_splat(self, x: f32) -> Self::F {
         op!(_mm512_set1_ps(x))
     }
@@ -80,6 +85,54 @@ impl Isa for Avx512 {
             to.as_mut_ptr().cast(),
             _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
         ));
+    }
+
+    #[inline(always)]
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        op!({
+            let (low, high) = (_mm512_cvtepi32_epi16(x), _mm512_srli_epi32::<16>(x));
+            [_mm512_cvtph_ps(low), _mm512_cvtph_ps(_mm512_cvtepi32_epi16(high))]
+        })
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        op!({
+            let high = _mm512_and_si512(x, _mm512_set1_epi32(-1 << 16));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(x)), _mm512_castsi512_ps(high)]
+        })
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Four rows at a time: then vector 4g + j holds, in quarter c, column 4c + j of rows 4g to 4g + 3.
+        for g in 0..4 {
+            let rows = [x[4 * g], x[4 * g + 1], x[4 * g + 2], x[4 * g + 3]];
+            op!({
+                let low = _mm512_castps_pd(_mm512_unpacklo_ps(rows[0], rows[1]));
+                let high = _mm512_castps_pd(_mm512_unpackhi_ps(rows[0], rows[1]));
+                let low2 = _mm512_castps_pd(_mm512_unpacklo_ps(rows[2], rows[3]));
+                let high2 = _mm512_castps_pd(_mm512_unpackhi_ps(rows[2], rows[3]));
+                x[4 * g] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, low2));
+                x[4 * g + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, low2));
+                x[4 * g + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high, high2));
+                x[4 * g + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high, high2));
+            });
+        }
+        // Then the quarters, as elements of a matrix of 4 × 4.
+        for j in 0..4 {
+            let parts = [x[j], x[4 + j], x[8 + j], x[12 + j]];
+            op!({
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(parts[0], parts[1]);
+                let odd = _mm512_shuffle_f32x4::<0b11_01_11_01>(parts[0], parts[1]);
+                let even2 = _mm512_shuffle_f32x4::<0b10_00_10_00>(parts[2], parts[3]);
+                let odd2 = _mm512_shuffle_f32x4::<0b11_01_11_01>(parts[2], parts[3]);
+                x[j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(even, even2);
+                x[4 + j] = _mm512_shuffle_f32x4::<0b10_00_10_00>(odd, odd2);
+                x[8 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(even, even2);
+                x[12 + j] = _mm512_shuffle_f32x4::<0b11_01_11_01>(odd, odd2);
+            });
+        }
     }
 
     #[inline(always)]

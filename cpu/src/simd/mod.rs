@@ -45,6 +45,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// Runs a kernel compiled for these instructions.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out;
 
+    /// Asks for the cache line of `at`, to be used some microseconds later; does nothing where there is no such thing.
+    fn prefetch(self, at: &u8);
+
     fn f_splat(self, x: f32) -> Self::F;
     fn f_load(self, x: &[f32; LANES]) -> Self::F;
     fn f_store(self, x: Self::F, to: &mut [f32; LANES]);
@@ -52,6 +55,12 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F;
     /// The bits of 16 f16 values, rounded to nearest even.
     fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]);
+    /// The low halves of the lanes, which are bits of f16 values, widened; then the high halves.
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2];
+    /// The same of bf16 values.
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2];
+    /// Lane j of vector i and lane i of vector j change places.
+    fn f_transpose(self, x: &mut [Self::F; LANES]);
     fn f_from_i(self, x: Self::I) -> Self::F;
     fn f_add(self, a: Self::F, b: Self::F) -> Self::F;
     fn f_sub(self, a: Self::F, b: Self::F) -> Self::F;

@@ -93,6 +93,24 @@ fn narrow(x: float32x4_t) -> uint16x4_t {
     out
 }
 
+/// Turns a square of 4 × 4.
+#[inline(always)]
+fn transpose4(x: [float32x4_t; 4]) -> [float32x4_t; 4] {
+    op!({
+        // Pairs of rows: columns 0 and 2, then 1 and 3, taken as pairs of 64 bits.
+        let even = vreinterpretq_f64_f32(vtrn1q_f32(x[0], x[1]));
+        let odd = vreinterpretq_f64_f32(vtrn2q_f32(x[0], x[1]));
+        let even2 = vreinterpretq_f64_f32(vtrn1q_f32(x[2], x[3]));
+        let odd2 = vreinterpretq_f64_f32(vtrn2q_f32(x[2], x[3]));
+        [
+            vreinterpretq_f32_f64(vtrn1q_f64(even, even2)),
+            vreinterpretq_f32_f64(vtrn1q_f64(odd, odd2)),
+            vreinterpretq_f32_f64(vtrn2q_f64(even, even2)),
+            vreinterpretq_f32_f64(vtrn2q_f64(odd, odd2)),
+        ]
+    })
+}
+
 impl<const DOT: bool> Isa for Neon<DOT> {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
@@ -110,6 +128,15 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
         // NEON itself is part of the target: nothing has to be switched on.
         if DOT { op!(entry(self, kernel)) } else { kernel.run(self) }
+    }
+
+    #[inline(always)]
+    fn prefetch(self, at: &u8) {
+        // SAFETY: a hint; it neither reads nor writes what the program sees.
+        unsafe {
+            std::arch::asm!("prfm pldl2keep, [{at}]", at = in(reg) std::ptr::from_ref(at),
+                options(readonly, nostack, preserves_flags));
+        }
     }
 
     #[inline(always)]
@@ -138,6 +165,38 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
         for i in 0..4 {
             op!(vst1_u16(to.as_mut_ptr().add(4 * i), narrow(x[i])));
+        }
+    }
+
+    #[inline(always)]
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        [
+            each!(i, widen(op!(vmovn_u32(vreinterpretq_u32_s32(x[i]))))),
+            each!(i, widen(op!(vshrn_n_u32::<16>(vreinterpretq_u32_s32(x[i]))))),
+        ]
+    }
+
+    #[inline(always)]
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        [
+            each!(i, op!(vreinterpretq_f32_s32(vshlq_n_s32::<16>(x[i])))),
+            each!(i, op!(vreinterpretq_f32_s32(vandq_s32(x[i], vdupq_n_s32(-1 << 16))))),
+        ]
+    }
+
+    #[inline(always)]
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        // Squares of 4 × 4: each is turned and changes places with its mirror image.
+        let from = *x;
+        for i in 0..4 {
+            for j in 0..4 {
+                let rows =
+                    [from[4 * j][i], from[4 * j + 1][i], from[4 * j + 2][i], from[4 * j + 3][i]];
+                let square = transpose4(rows);
+                for r in 0..4 {
+                    x[4 * i + r][j] = square[r];
+                }
+            }
         }
     }
 

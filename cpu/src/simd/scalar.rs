@@ -33,6 +33,8 @@ impl Isa for Scalar {
         kernel.run(self)
     }
 
+    fn prefetch(self, _: &u8) {}
+
     fn f_splat(self, x: f32) -> Self::F {
         [x; LANES]
     }
@@ -51,6 +53,23 @@ impl Isa for Scalar {
 
     fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
         *to = map(|i| x[i], |x| f16::from_f32(x).to_bits());
+    }
+
+    fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let widen = |b: i32| f16::from_bits(b as u16).to_f32();
+        [map(|i| x[i], widen), map(|i| x[i] >> 16, widen)]
+    }
+
+    fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
+        let bits = |b: i32| f32::from_bits(b as u32);
+        [map(|i| x[i] << 16, bits), map(|i| x[i] & (-1 << 16), bits)]
+    }
+
+    fn f_transpose(self, x: &mut [Self::F; LANES]) {
+        let from = *x;
+        for (i, row) in x.iter_mut().enumerate() {
+            *row = map(|j| from[j][i], |v| v);
+        }
     }
 
     fn f_from_i(self, x: Self::I) -> Self::F {

@@ -122,7 +122,8 @@ impl MatMul<'_, '_> {
     fn pass<I: Isa>(&mut self, isa: I, first: usize, groups: &[Group]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
         let tiles = self.product.tiles(first);
-        for acc in self.room.acc.as_flattened_mut() {
+        let tokens: usize = groups.iter().map(|group| group.tokens).sum();
+        for acc in self.room.acc[..tokens].as_flattened_mut() {
             acc.0 = [0.0; LANES];
         }
         for start in (0..n_in).step_by(CHUNK) {
