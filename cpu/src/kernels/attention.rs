@@ -26,6 +26,7 @@ use std::cell::RefCell;
 const VECTORS: usize = KV_BLOCK / LANES;
 /// Most rows of a register tile.
 const MAX_ROWS: usize = 6;
+type Ends = [(f32, f32); MAX_ROWS];
 
 /// The queries of consecutive tokens of one sequence that meet one K/V head.
 #[derive(Clone, Copy)]
@@ -386,8 +387,6 @@ fn merge_parts<I: Isa>(
         isa.f_store(y, lanes_mut(acc, i));
     }
 }
-
-type Ends = [(f32, f32); MAX_ROWS];
 
 /// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.
 #[inline(always)]
