@@ -1,12 +1,14 @@
 //! Tiny graphs in which one op is repeated until nothing else counts.
 
 use cpu::Cpu;
-use divan::{Bencher, counter::ItemsCount};
+use divan::Bencher;
+use divan::counter::{IntoCounter, ItemsCount};
 use gguf::{DType, File};
 use graph::{Backend, Builder, LoadOptions, NoTap, Result, Step, ValueId, WeightId};
 use std::sync::Arc;
 
 /// How often the op stands in the graph.
+#[allow(dead_code, reason = "each benchmark uses a part")]
 pub(crate) const REPEATS: usize = 32;
 /// Rows of the embedding, and logits.
 const VOCAB: usize = 32;
@@ -57,12 +59,20 @@ impl Tiny {
     }
 
     /// Runs the graph over `tokens` rows, logits of `x` for the last; `items` elements go through the op.
-    pub(crate) fn bench(
+    #[allow(dead_code, reason = "each benchmark uses a part")]
+    pub(crate) fn bench(self, bencher: Bencher<'_, '_>, x: ValueId, tokens: usize, items: usize) {
+        let blocks = tokens.div_ceil(graph::KV_BLOCK);
+        let step = Step::single(&vec![1; tokens], 0);
+        self.bench_step(bencher, x, (&step, blocks), ItemsCount::new(items));
+    }
+
+    /// Runs the graph over a step, after one that has stored something in each place of all `blocks` of the cache.
+    pub(crate) fn bench_step(
         mut self,
         bencher: Bencher<'_, '_>,
         x: ValueId,
-        tokens: usize,
-        items: usize,
+        (step, blocks): (&Step, usize),
+        per_run: impl IntoCounter,
     ) {
         let last = self.graph.output_rows(x, "last").expect("a value of tokens");
         // Logits must be of something, and cost nothing: of the first columns.
@@ -75,10 +85,16 @@ impl Tiny {
         let mut loaded = Cpu::new(1)
             .load(graph, &file, LoadOptions::default(), &mut |_| {})
             .expect("the weights load");
-        let mut kv = loaded.new_kv(tokens.div_ceil(graph::KV_BLOCK)).expect("an empty cache");
-        let step = Step::single(&vec![1; tokens], 0);
+        let mut kv = loaded.new_kv(blocks).expect("an empty cache");
+        // Each block as a short sequence of its own, so that a deep cache is not paid for with its attention. Without
+        // it, reading the cache would read the system's one page of zeros.
+        for block in 0..blocks as u32 {
+            let mut fill = Step::single(&[1; graph::KV_BLOCK], 0);
+            fill.tables = vec![vec![block]];
+            loaded.run(&fill, &mut kv, &mut NoTap).expect("runs");
+        }
         bencher
-            .counter(ItemsCount::new(items))
-            .bench_local(|| loaded.run(&step, &mut kv, &mut NoTap).expect("runs"));
+            .counter(per_run)
+            .bench_local(|| loaded.run(step, &mut kv, &mut NoTap).expect("runs"));
     }
 }

@@ -4,12 +4,14 @@
 //! d; V as `[head][64][d]`, so that lanes = d and the output is one fma chain down the positions. Both chains are the
 //! contract's.
 //!
-//! The rows of an item are its tokens' query heads that share one K/V head. For each cache block K and V are widened
-//! once into the first-level cache, and the rows go through them in register tiles: [`Isa::ROWS`] rows times 64
-//! positions for the scores, times the head's elements for the output.
+//! The rows of an item are its tokens' query heads that share one K/V head. They go through a cache block in register
+//! tiles: [`Isa::ROWS`] rows times 64 positions for the scores, times the head's elements for the output. Rows of more
+//! than one tile have K and V of the block widened once into the first-level cache.
 //!
 //! v1: one head of one token at a time, widening f16 at every use: 38 % of the time of a prompt of 512 tokens
-//! (SmolLM2, AVX-512). v2 (this): tiles; the figures are in the benchmark `attention`.
+//! (SmolLM2, AVX-512). v2: tiles, always widened beforehand: a prompt at 60 % of the FMA peak. v3 (this): a single tile
+//! reads the cache as it is: decode 1.4 to 1.5 times as fast as v2 at 2048 and 8192 positions and for 16 sequences, 1.7
+//! times at none, and the prompt unchanged (benchmark `attention`, one thread, A B A B).
 
 use super::rms_norm::tree;
 use super::{elementwise::softcap, lanes, lanes_mut};
@@ -24,6 +26,7 @@ use std::cell::RefCell;
 const VECTORS: usize = KV_BLOCK / LANES;
 /// Most rows of a register tile.
 const MAX_ROWS: usize = 6;
+type Ends = [(f32, f32); MAX_ROWS];
 
 /// The queries of consecutive tokens of one sequence that meet one K/V head.
 #[derive(Clone, Copy)]
@@ -183,7 +186,7 @@ impl<E: Elem> Kernel for Whole<'_, '_, E> {
         let mut into = Rows::new(&mut state, dv);
         pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
         for chunk in self.queries.chunks() {
-            tiles(isa, &self.queries, self.layer, (chunk, self.scratch), &mut into);
+            tiles(isa, &self.queries, self.layer, (chunk, false, self.scratch), &mut into);
         }
         finish(isa, &self.queries, &mut into, dv, &mut self.out);
         self.scratch.state = state;
@@ -197,7 +200,7 @@ impl<E: Elem> Kernel for Chunk<'_, E> {
     fn run<I: Isa>(self, isa: I) {
         let mut into = Rows::new(self.partial, self.layer.head_dim_v());
         pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
-        alone(isa, &self.queries, self.layer, (self.chunk, self.scratch), &mut into);
+        tiles(isa, &self.queries, self.layer, (self.chunk, true, self.scratch), &mut into);
     }
 }
 
@@ -214,9 +217,9 @@ impl Kernel for Merge<'_, '_> {
         for (chunk, partial) in self.queries.chunks().zip(self.partials.chunks_exact(rows * len)) {
             for row in 0..rows {
                 if !self.queries.visible(row, chunk).is_empty() {
-                    let next = &partial[row * len..][..len];
+                    let (next, ends) = partial[row * len..][..len].split_at(len - 2);
                     let first = first_chunk(&self.queries, row) == chunk;
-                    merge(isa, &mut into, row, (first, next));
+                    merge_parts(isa, &mut into, row, (first, next, (ends[0], ends[1])));
                 }
             }
         }
@@ -279,7 +282,6 @@ fn widen<I: Isa, E: Elem>(isa: I, layer: &Layer<E>, block: usize, head: usize, t
     let width = dv.next_multiple_of(LANES);
     to.keys.resize(dk, [0.0; KV_BLOCK]);
     to.values.resize(KV_BLOCK * width, 0.0);
-    to.next.resize(MAX_ROWS * width, 0.0);
     for (to, from) in to.keys.iter_mut().zip(layer.keys(block, head).as_chunks::<KV_BLOCK>().0) {
         for v in 0..VECTORS {
             isa.f_store(E::load(isa, lanes(from, v * LANES)), lanes_mut(to, v * LANES));
@@ -297,65 +299,64 @@ fn widen<I: Isa, E: Elem>(isa: I, layer: &Layer<E>, block: usize, head: usize, t
     }
 }
 
-/// All rows of one chunk, merged into what the chunks before gave.
+/// One block's keys `[head_dim_k][64]` and values `[64][width]`, as the cache has them or widened.
+#[derive(Clone, Copy)]
+struct Block<'a, X> {
+    keys: &'a [X],
+    values: &'a [X],
+    width: usize,
+}
+
+/// All rows of one chunk, merged into what the chunks before gave, or, `alone`, stored as they are.
 #[inline(always)]
 fn tiles<I: Isa, E: Elem>(
     isa: I,
     queries: &Queries<'_>,
     layer: &Layer<E>,
-    (chunk, scratch): (usize, &mut Scratch),
+    (chunk, alone, scratch): (usize, bool, &mut Scratch),
     into: &mut Rows<'_>,
 ) {
-    widen(isa, layer, queries.table[chunk] as usize, queries.head_kv, scratch);
-    let (dk, width) = (layer.head_dim_k(), into.width);
+    let (block, head, width) = (queries.table[chunk] as usize, queries.head_kv, into.width);
+    scratch.next.resize(MAX_ROWS * width, 0.0);
+    // A single tile reads each element once, so widening beforehand would only push the cache's bytes out of the way.
+    if queries.rows() <= I::ROWS && layer.head_dim_v() == width {
+        let block =
+            Block { keys: layer.keys(block, head), values: layer.values(block, head), width };
+        let Scratch { q, next, .. } = scratch;
+        tiles_of(isa, queries, (chunk, alone, block), (q, next), into);
+        return;
+    }
+    widen(isa, layer, block, head, scratch);
+    let Scratch { keys, values, q, next, .. } = scratch;
+    let block = Block { keys: keys.as_flattened(), values, width };
+    tiles_of(isa, queries, (chunk, alone, block), (q, next), into);
+}
+
+#[inline(always)]
+fn tiles_of<I: Isa, X: Elem>(
+    isa: I,
+    queries: &Queries<'_>,
+    (chunk, alone, block): (usize, bool, Block<'_, X>),
+    (q, next): (&[f32], &mut [f32]),
+    into: &mut Rows<'_>,
+) {
+    let width = block.width;
     for first in (0..queries.rows()).step_by(I::ROWS) {
         let n = I::ROWS.min(queries.rows() - first);
         // Rows ascend in position: where the tile's last row sees nothing of a later chunk, no row does.
         if (first..first + n).all(|row| queries.visible(row, chunk).is_empty()) {
             continue;
         }
-        let ends = tile(isa, queries, (first, n, chunk), (dk, width), scratch);
+        let ends = tile(isa, queries, (first, n, chunk), block, (q, next));
         for i in 0..n {
             let row = first + i;
+            // Nobody reads what a chunk gives to a row that sees nothing of it.
             if !queries.visible(row, chunk).is_empty() {
-                let is_first = first_chunk(queries, row) == chunk;
-                merge_parts(
-                    isa,
-                    into,
-                    row,
-                    (is_first, &scratch.next[i * width..][..width], ends[i]),
-                );
+                let is_first = alone || first_chunk(queries, row) == chunk;
+                merge_parts(isa, into, row, (is_first, &next[i * width..][..width], ends[i]));
             }
         }
     }
-}
-
-/// All rows of one chunk, stored as they are.
-#[inline(always)]
-fn alone<I: Isa, E: Elem>(
-    isa: I,
-    queries: &Queries<'_>,
-    layer: &Layer<E>,
-    (chunk, scratch): (usize, &mut Scratch),
-    into: &mut Rows<'_>,
-) {
-    widen(isa, layer, queries.table[chunk] as usize, queries.head_kv, scratch);
-    let (dk, width) = (layer.head_dim_k(), into.width);
-    for first in (0..queries.rows()).step_by(I::ROWS) {
-        let n = I::ROWS.min(queries.rows() - first);
-        let ends = tile(isa, queries, (first, n, chunk), (dk, width), scratch);
-        for i in 0..n {
-            let next = &scratch.next[i * width..][..width];
-            merge_parts(isa, into, first + i, (true, next, ends[i]));
-        }
-    }
-}
-
-/// Takes a stored partial result into a row.
-#[inline(always)]
-fn merge<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, (is_first, next): (bool, &[f32])) {
-    let (out, ends) = next.split_at(next.len() - 2);
-    merge_parts(isa, into, row, (is_first, out, (ends[0], ends[1])));
 }
 
 /// Takes a chunk's output, maximum and sum into a row.
@@ -387,65 +388,64 @@ fn merge_parts<I: Isa>(
     }
 }
 
-type Ends = [(f32, f32); MAX_ROWS];
-
 /// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.
 #[inline(always)]
-fn tile<I: Isa>(
+fn tile<I: Isa, X: Elem>(
     isa: I,
     queries: &Queries<'_>,
     at: (usize, usize, usize),
-    dims: (usize, usize),
-    scratch: &mut Scratch,
+    block: Block<'_, X>,
+    with: (&[f32], &mut [f32]),
 ) -> Ends {
     // `const` in conditions: the arms of other instruction sets are not even compiled.
     if const { I::ROWS == 6 && I::VECTORS == 4 } {
-        rows_of_six::<I, 4>(isa, queries, at, dims, scratch)
+        rows_of_six::<I, X, 4>(isa, queries, at, block, with)
     } else if const { I::ROWS == 6 && I::VECTORS == 1 } {
-        rows_of_six::<I, 1>(isa, queries, at, dims, scratch)
+        rows_of_six::<I, X, 1>(isa, queries, at, block, with)
     } else if const { I::ROWS == 3 && I::VECTORS == 2 } {
         match at.1 {
-            1 => body::<I, 1, 3, 2>(isa, queries, at, dims, scratch),
-            2 => body::<I, 2, 3, 2>(isa, queries, at, dims, scratch),
-            _ => body::<I, 3, 3, 2>(isa, queries, at, dims, scratch),
+            1 => body::<I, X, 1, 3, 2>(isa, queries, at, block, with),
+            2 => body::<I, X, 2, 3, 2>(isa, queries, at, block, with),
+            _ => body::<I, X, 3, 3, 2>(isa, queries, at, block, with),
         }
     } else {
         const { assert!(I::ROWS == 1 || I::ROWS == 3 || I::ROWS == 6) };
-        body::<I, 1, 1, 1>(isa, queries, at, dims, scratch)
+        body::<I, X, 1, 1, 1>(isa, queries, at, block, with)
     }
 }
 
 #[inline(always)]
-fn rows_of_six<I: Isa, const V: usize>(
+fn rows_of_six<I: Isa, X: Elem, const V: usize>(
     isa: I,
     queries: &Queries<'_>,
     at: (usize, usize, usize),
-    dims: (usize, usize),
-    scratch: &mut Scratch,
+    block: Block<'_, X>,
+    with: (&[f32], &mut [f32]),
 ) -> Ends {
     match at.1 {
-        1 => body::<I, 1, 6, V>(isa, queries, at, dims, scratch),
-        2 => body::<I, 2, 6, V>(isa, queries, at, dims, scratch),
-        3 => body::<I, 3, 6, V>(isa, queries, at, dims, scratch),
-        4 => body::<I, 4, 6, V>(isa, queries, at, dims, scratch),
-        5 => body::<I, 5, 6, V>(isa, queries, at, dims, scratch),
-        _ => body::<I, 6, 6, V>(isa, queries, at, dims, scratch),
+        1 => body::<I, X, 1, 6, V>(isa, queries, at, block, with),
+        2 => body::<I, X, 2, 6, V>(isa, queries, at, block, with),
+        3 => body::<I, X, 3, 6, V>(isa, queries, at, block, with),
+        4 => body::<I, X, 4, 6, V>(isa, queries, at, block, with),
+        5 => body::<I, X, 5, 6, V>(isa, queries, at, block, with),
+        _ => body::<I, X, 6, 6, V>(isa, queries, at, block, with),
     }
 }
 
-/// N rows of a tile of R against one block: their outputs go to `scratch.next`, their maxima and sums are returned.
+/// N rows of a tile of R against one block: their outputs go to `next`, their maxima and sums are returned.
 #[inline(always)]
-fn body<I: Isa, const N: usize, const R: usize, const V: usize>(
+fn body<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     isa: I,
     queries: &Queries<'_>,
     (first, _, chunk): (usize, usize, usize),
-    (dk, width): (usize, usize),
-    scratch: &mut Scratch,
+    Block { keys, values, width }: Block<'_, X>,
+    (q, next): (&[f32], &mut [f32]),
 ) -> Ends {
-    let Scratch { keys, values, q, next, .. } = scratch;
+    let (keys, _) = keys.as_chunks::<KV_BLOCK>();
+    let dk = keys.len();
     let q = q[first * dk..][..R * dk].as_chunks::<R>().0;
     let mut p = [[0.0f32; KV_BLOCK]; N];
-    scores::<I, N, R, V>(isa, queries.attention, (keys, q), &mut p);
+    scores::<I, X, N, R, V>(isa, queries.attention, (keys, q), &mut p);
     let mut ends = [(0.0, 0.0); MAX_ROWS];
     let (mut from, mut to) = (0, KV_BLOCK);
     for (row, p) in p.iter_mut().enumerate() {
@@ -463,22 +463,22 @@ fn body<I: Isa, const N: usize, const R: usize, const V: usize>(
     for row in 0..N {
         let visible = queries.visible(first + row, chunk);
         let range = visible.start..visible.end.min(from);
-        sums::<I, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+        sums::<I, X, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
     }
-    sums::<I, N, V>(isa, &p, (values, width), from..to, next);
+    sums::<I, X, N, V>(isa, &p, (values, width), from..to, next);
     for row in 0..N {
         let range = to..queries.visible(first + row, chunk).end;
-        sums::<I, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+        sums::<I, X, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
     }
     ends
 }
 
 /// `q · k`, scaled and capped, for N rows and all places of a block.
 #[inline(always)]
-fn scores<I: Isa, const N: usize, const R: usize, const V: usize>(
+fn scores<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     isa: I,
     attention: &Attention,
-    (keys, q): (&[[f32; KV_BLOCK]], &[[f32; R]]),
+    (keys, q): (&[[X; KV_BLOCK]], &[[f32; R]]),
     s: &mut [[f32; KV_BLOCK]; N],
 ) {
     let scale = isa.f_splat(attention.scale);
@@ -489,7 +489,7 @@ fn scores<I: Isa, const N: usize, const R: usize, const V: usize>(
             for (k, q) in keys.iter().zip(q) {
                 let mut ks = [isa.f_splat(0.0); V];
                 for v in 0..V {
-                    ks[v] = isa.f_load(lanes(k, first + v * LANES));
+                    ks[v] = X::load(isa, lanes(k, first + v * LANES));
                 }
                 for row in 0..N {
                     let q = isa.f_splat(q[row]);
@@ -550,10 +550,10 @@ fn weights<I: Isa>(isa: I, s: &mut [f32; KV_BLOCK], visible: std::ops::Range<usi
 
 /// `next[d] += Σ p[j] · v[j][d]` for the places j of a range, one chain in order for each of N rows.
 #[inline(always)]
-fn sums<I: Isa, const N: usize, const V: usize>(
+fn sums<I: Isa, X: Elem, const N: usize, const V: usize>(
     isa: I,
     p: &[[f32; KV_BLOCK]; N],
-    (values, width): (&[f32], usize),
+    (values, width): (&[X], usize),
     places: std::ops::Range<usize>,
     next: &mut [f32],
 ) {
@@ -562,20 +562,20 @@ fn sums<I: Isa, const N: usize, const V: usize>(
     }
     let mut d = 0;
     while d + V * LANES <= width {
-        columns::<I, N, V>(isa, p, (values, width), places.clone(), (d, next));
+        columns::<I, X, N, V>(isa, p, (values, width), places.clone(), (d, next));
         d += V * LANES;
     }
     while d < width {
-        columns::<I, N, 1>(isa, p, (values, width), places.clone(), (d, next));
+        columns::<I, X, N, 1>(isa, p, (values, width), places.clone(), (d, next));
         d += LANES;
     }
 }
 
 #[inline(always)]
-fn columns<I: Isa, const N: usize, const V: usize>(
+fn columns<I: Isa, X: Elem, const N: usize, const V: usize>(
     isa: I,
     p: &[[f32; KV_BLOCK]; N],
-    (values, width): (&[f32], usize),
+    (values, width): (&[X], usize),
     places: std::ops::Range<usize>,
     (d, next): (usize, &mut [f32]),
 ) {
@@ -590,7 +590,7 @@ fn columns<I: Isa, const N: usize, const V: usize>(
         let value = &value[d..d + V * LANES];
         let mut vs = [isa.f_splat(0.0); V];
         for v in 0..V {
-            vs[v] = isa.f_load(lanes(value, v * LANES));
+            vs[v] = X::load(isa, lanes(value, v * LANES));
         }
         for row in 0..N {
             let p = isa.f_splat(p[row][j % KV_BLOCK]);
