@@ -4,7 +4,7 @@
 //! too: four codes at a time, as the bytes of a word, go from the file to the planes by shifts and masks.
 //!
 //! v1: one code at a time through `graph::ints`, 0.1 to 0.6 GB/s of the file on one thread; it is now the test's oracle
-//! ([`crate::tiles::pack_tile`]). v2: words, 0.8 GB/s for Q4_K. v3 (this): sizes said once, so that no check is left
+//! (`pack_tile` of `tiles.rs`). v2: words, 0.8 GB/s for Q4_K. v3 (this): sizes said once, so that no check is left
 //! among the shifts: 1.3 (Q3_K) to 4.8 GB/s (Q8_0), 2.9 for Q4_K.
 
 use crate::simd::LANES;
