@@ -10,14 +10,37 @@ use crate::simd::Isa;
 use crate::tiles::Layout;
 use graph::ints::MinTerm;
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
 /// Where a register tile stands: the chunk's columns, and the first of its tiles.
 #[derive(Clone, Copy)]
-pub(super) struct At {
+pub(super) struct At<'a> {
     pub(super) start: usize,
     pub(super) cols: usize,
     pub(super) tile: usize,
     /// Place of the group's first token in the pass.
     pub(super) token: usize,
+    /// What is asked from memory meanwhile, spread over the blocks.
+    pub(super) ahead: [&'a [u8]; 2],
+}
+
+/// Bytes of each part of `ahead`, cut in `blocks` parts of whole lines.
+#[inline(always)]
+fn step(ahead: [&[u8]; 2], blocks: usize) -> usize {
+    ahead[0].len().max(ahead[1].len()).div_ceil(blocks * LINE) * LINE
+}
+
+/// Asks for the `b`-th part of what comes next.
+#[inline(always)]
+fn ask<I: Isa>(isa: I, ahead: [&[u8]; 2], b: usize, step: usize) {
+    for bytes in ahead {
+        let (mut at, end) = (b * step, bytes.len().min((b + 1) * step));
+        while at < end {
+            isa.prefetch(&bytes[at]);
+            at += LINE;
+        }
+    }
 }
 
 /// `room.starts`, from the sums of a group's quants.
@@ -68,7 +91,7 @@ pub(super) fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>
     isa: I,
     layout: &Layout,
     (room, group): (&mut Room, &Group),
-    at: At,
+    at: At<'_>,
 ) {
     let (b0, blocks) = (at.start / 32, at.cols / 32);
     let Room { operands, d, m, acc, .. } = room;
@@ -79,7 +102,9 @@ pub(super) fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>
     let d_a = group.d[b0 * N..][..blocks * N].as_chunks::<N>().0;
     let s = group.s[b0 * N..][..blocks * N].as_chunks::<N>().0;
     let mut total = load::<I, N, T>(isa, acc, at);
+    let step = step(at.ahead, blocks);
     for b in 0..blocks {
+        ask(isa, at.ahead, b, step);
         let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], (&operands[b], &q[b]));
         for i in 0..T {
             let d_w = isa.f_load(&d[b][at.tile + i].0);
@@ -112,7 +137,7 @@ pub(super) fn super_blocks<
     isa: I,
     layout: &Layout,
     (room, group): (&mut Room, &Group),
-    at: At,
+    at: At<'_>,
 ) {
     let (sums, pairs) =
         if SUB == 16 { (&group.sums16, &group.pairs16) } else { (&group.sums32, &group.pairs32) };
@@ -124,9 +149,11 @@ pub(super) fn super_blocks<
     let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0;
     let pairs = pairs[at.start / SUB / 2 * N..][..at.cols / SUB / 2 * N].as_chunks::<N>().0;
     let d_a = group.d[at.start / 256 * N..][..supers * N].as_chunks::<N>().0;
+    let step = step(at.ahead, supers * subs);
     for b in 0..supers {
         let mut isum = [[isa.i_splat(0); N]; T];
         for sub in b * subs..(b + 1) * subs {
+            ask(isa, at.ahead, sub, step);
             let (first, len) = (sub * SUB / 4, SUB / 4);
             let part = dot::<I, N, T, SIGNED>(
                 isa,
@@ -188,7 +215,7 @@ fn mins<I: Isa, const N: usize, const T: usize>(
 fn load<I: Isa, const N: usize, const T: usize>(
     isa: I,
     acc: &[[Floats; 2]],
-    at: At,
+    at: At<'_>,
 ) -> [[I::F; N]; T] {
     let Some(acc) = acc[at.token..].first_chunk::<N>() else {
         unreachable!("a pass holds whole groups")
@@ -206,7 +233,7 @@ fn load<I: Isa, const N: usize, const T: usize>(
 fn store<I: Isa, const N: usize, const T: usize>(
     isa: I,
     acc: &mut [[Floats; 2]],
-    at: At,
+    at: At<'_>,
     total: [[I::F; N]; T],
 ) {
     for (t, acc) in acc[at.token..].iter_mut().enumerate().take(N) {

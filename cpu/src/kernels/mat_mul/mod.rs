@@ -105,11 +105,13 @@ impl Kernel for MatMul<'_, '_> {
         if self.acts.tokens() == 1 {
             return stream::run(isa, self.product, self.acts, &mut self.out);
         }
-        for first in self.out.range().step_by(self.product.width()) {
+        let (columns, width) = (self.out.range(), self.product.width());
+        for first in columns.clone().step_by(width) {
+            let next = if first + width < columns.end { first + width } else { first };
             let tokens = self.out.row_range();
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
-                self.pass(isa, first, self.acts.groups(start, end));
+                self.pass(isa, (first, next), self.acts.groups(start, end));
                 self.finish(isa, first, (start, end));
             }
         }
@@ -117,11 +119,12 @@ impl Kernel for MatMul<'_, '_> {
 }
 
 impl MatMul<'_, '_> {
-    /// Fills `room.acc` with the products of two tiles and up to [`PASS`] tokens.
+    /// Fills `room.acc` with the products of two tiles and up to [`PASS`] tokens, while the blocks to be unpacked next
+    /// come from memory: those of the next columns, or the first of the tiles at column `next`.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, first: usize, groups: &[Group]) {
+    fn pass<I: Isa>(&mut self, isa: I, (first, next): (usize, usize), groups: &[Group]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
-        let tiles = self.product.tiles(first);
+        let (tiles, next) = (self.product.tiles(first), self.product.tiles(next));
         let tokens: usize = groups.iter().map(|group| group.tokens).sum();
         for acc in self.room.acc[..tokens].as_flattened_mut() {
             acc.0 = [0.0; LANES];
@@ -132,15 +135,24 @@ impl MatMul<'_, '_> {
             for (i, tile) in tiles.iter().enumerate() {
                 self.room.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
             }
+            let (from, end) = (start + cols, n_in.min(start + cols + CHUNK));
+            let ahead = if from < n_in {
+                [&tiles[0][block(from)..block(end)], &tiles[1][block(from)..block(end)]]
+            } else {
+                let end = block(CHUNK.min(n_in));
+                [&next[0][..end], &next[1][..end]]
+            };
             let mut token = 0;
-            for group in groups {
-                let at = At { start, cols, tile: 0, token };
+            for (i, group) in groups.iter().enumerate() {
+                let ahead = [share(ahead[0], i, groups.len()), share(ahead[1], i, groups.len())];
+                let at = At { start, cols, tile: 0, token, ahead };
                 // `const` in conditions: the arms of other instruction sets are not even compiled.
                 if const { I::TILES == 2 } {
                     many::<I, 2>(isa, layout, (self.room, group), at);
                 } else {
                     many::<I, 1>(isa, layout, (self.room, group), at);
-                    many::<I, 1>(isa, layout, (self.room, group), At { tile: 1, ..at });
+                    let at = At { tile: 1, ahead: [&[]; 2], ..at };
+                    many::<I, 1>(isa, layout, (self.room, group), at);
                 }
                 token += group.tokens;
             }
@@ -174,6 +186,15 @@ impl MatMul<'_, '_> {
     }
 }
 
+/// What group `i` of `groups` asks from memory: the first few share it evenly, so that no queue fills.
+#[inline(always)]
+fn share(bytes: &[u8], i: usize, groups: usize) -> &[u8] {
+    let shares = groups.min(4);
+    let each = bytes.len().div_ceil(shares);
+    let from = (i * each).min(bytes.len());
+    &bytes[from..bytes.len().min(from + each)]
+}
+
 /// Stores a vector, or as much of it as `out` takes.
 #[inline(always)]
 fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
@@ -192,7 +213,7 @@ fn many<I: Isa, const T: usize>(
     isa: I,
     layout: &Layout,
     (room, group): (&mut Room, &Group),
-    at: At,
+    at: At<'_>,
 ) {
     const { assert!(MAX_TOKENS == 6) };
     match group.tokens {
@@ -212,7 +233,7 @@ fn some<I: Isa, const N: usize, const T: usize>(
     isa: I,
     layout: &Layout,
     (room, group): (&mut Room, &Group),
-    at: At,
+    at: At<'_>,
 ) {
     let k = layout.form.act == ActFormat::Q8x256;
     match (k, layout.signed(), layout.form.sub) {
