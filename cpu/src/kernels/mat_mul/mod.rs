@@ -7,13 +7,6 @@
 //! One token streams the weight from memory and unpacks in registers (`stream`). Several tokens share what is unpacked:
 //! two tiles, 512 columns at a time, into the first-level cache (`room`), from where each group of tokens multiplies
 //! them in a register tile (`block`).
-//!
-//! Variants tried, on two Zen 4 cores whose isolated limit is 234 GMAC/s each:
-//! - operands straight from the packed tile, unpacked again for every group of tokens: 95 to 120 GMAC/s a core, by format;
-//! - unpacked once for 192 tokens, one tile × 6 tokens: 130 (a load and a broadcast for every two products);
-//! - two tiles × 6 tokens: 155 to 165, which is what runs; × 8 tokens spills registers and falls back to 125;
-//! - chunks of 256, 512, 1024 columns: 150, 160, 140 (the last leaves the first-level cache);
-//! - few tokens: asking for the next chunk while a group multiplies, from four tokens on +4 to +22 % of a whole step.
 
 mod block;
 mod codes;
