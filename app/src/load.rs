@@ -4,6 +4,7 @@ use crate::config::Config;
 use crate::exit::{Code, failure, say};
 use crate::{devices, memory, sources, text};
 use anyhow::{Context as _, Result};
+use graph::split::Split;
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
@@ -42,10 +43,14 @@ pub(crate) struct LoadArgs {
     /// Threads [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
-    /// What computes: the fast CPU kernels, a GPU (through any API, or a named one), or the slow reference that defines
-    /// what is right
+    /// What computes: the fast CPU kernels, a GPU (through any API, or a named one), both in f32 (hybrid-f32), or the
+    /// slow reference that defines what is right
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
     backend: BackendName,
+    /// Layers on the GPU, the last ones; the output counts as one. More than there are means all, 0 none; the bits are
+    /// the same for every N [default: all, and half of them with hybrid-f32]
+    #[arg(long, value_name = "N", visible_alias = "ngl")]
+    gpu_layers: Option<usize>,
     /// Which GPU: its number in `karat devices`, or a part of its name [default: the first]
     #[arg(long, value_name = "GPU")]
     device: Option<String>,
@@ -73,6 +78,8 @@ enum BackendName {
     Vulkan,
     Metal,
     Dx12,
+    #[value(name = "hybrid-f32")]
+    HybridF32,
     Reference,
 }
 
@@ -210,7 +217,7 @@ impl Model {
         }
         let spec = model::spec(&file).with_context(|| text::path(&path))?;
         let plan = Plan::new(args, &spec, &file).with_context(|| text::path(&path))?;
-        let backend = args.backend()?;
+        let backend = args.backend(plan.graph.kv_layers.len())?;
         let name = backend.name();
         let graph = laps.lap();
         let loaded = plan.load(&*backend, &file)?;
@@ -288,15 +295,16 @@ impl LoadArgs {
             | BackendName::Vulkan
             | BackendName::Metal
             | BackendName::Dx12
+            | BackendName::HybridF32
             | BackendName::Reference => false,
         }
     }
 
     /// `int8` or `f32`.
     pub(crate) fn arithmetic_name(&self) -> &'static str {
-        match self.arithmetic {
-            ArithmeticName::Int8 => "int8",
-            ArithmeticName::F32 => "f32",
+        match self.options().arithmetic {
+            Arithmetic::Int8 => "int8",
+            Arithmetic::F32 => "f32",
         }
     }
 
@@ -307,31 +315,49 @@ impl LoadArgs {
         }
     }
 
-    /// What computes.
+    /// What computes a model of so many layers.
     ///
     /// # Errors
-    /// Exit 6 where a GPU is asked for and there is none, or it cannot be used; exit 2 for `--device` without a GPU.
-    pub(crate) fn backend(&self) -> Result<Box<dyn Backend>> {
+    /// Exit 6 where a GPU is asked for and there is none, or it cannot be used; exit 2 for `--device` or `--gpu-layers`
+    /// without a GPU.
+    pub(crate) fn backend(&self, n_layer: usize) -> Result<Box<dyn Backend>> {
         let api = match self.backend {
-            BackendName::Cpu | BackendName::Reference if self.device.is_some() => {
-                let what = "--device: only with --backend gpu, vulkan, metal or dx12";
+            BackendName::Cpu | BackendName::Reference
+                if self.device.is_some() || self.gpu_layers.is_some() =>
+            {
+                let flag = if self.device.is_some() { "--device" } else { "--gpu-layers" };
+                let what =
+                    format!("{flag}: only with --backend gpu, vulkan, metal, dx12 or hybrid-f32");
                 return Err(failure(Code::Usage, what));
             }
             BackendName::Cpu => return Ok(Box::new(cpu::Cpu::new(self.threads()))),
             BackendName::Reference => return Ok(Box::new(graph::reference::Reference)),
-            BackendName::Gpu => gpu::Api::Any,
+            BackendName::Gpu | BackendName::HybridF32 => gpu::Api::Any,
             BackendName::Vulkan => gpu::Api::Vulkan,
             BackendName::Metal => gpu::Api::Metal,
             BackendName::Dx12 => gpu::Api::Dx12,
         };
-        Ok(Box::new(devices::open(api, self.device.as_deref(), self.threads())?))
+        let all = n_layer + 1;
+        let half = matches!(self.backend, BackendName::HybridF32).then_some(all.div_ceil(2));
+        let on_gpu = self.gpu_layers.or(half).unwrap_or(all).min(all);
+        // The device is opened even for no layer: who asks for one that is not there hears of it.
+        let gpu = devices::open(api, self.device.as_deref(), self.threads())?;
+        let cpu = cpu::Cpu::new(self.threads());
+        if on_gpu == all {
+            return Ok(Box::new(gpu));
+        }
+        if on_gpu == 0 {
+            return Ok(Box::new(cpu));
+        }
+        let layers = all - on_gpu;
+        Ok(Box::new(Split { head: Box::new(cpu), tail: Box::new(gpu), layers }))
     }
 
     /// How weights and cache are held.
     pub(crate) fn options(&self) -> LoadOptions {
-        let arithmetic = match self.arithmetic {
-            ArithmeticName::Int8 => Arithmetic::Int8,
-            ArithmeticName::F32 => Arithmetic::F32,
+        let arithmetic = match (self.arithmetic, self.backend) {
+            (ArithmeticName::F32, _) | (_, BackendName::HybridF32) => Arithmetic::F32,
+            (ArithmeticName::Int8, _) => Arithmetic::Int8,
         };
         let kv = match self.cache_type {
             CacheType::F16 => KvType::F16,
@@ -400,7 +426,10 @@ impl Plan {
         }
         let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
         let mut bar = LoadBar::new("loading", total, Unit::Bytes);
-        let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| bar.at(n));
+        let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| {
+            // A tied embedding is read twice where both halves of a split use it.
+            bar.at(n.min(total));
+        });
         bar.finish();
         Ok(loaded.map_err(model::Error::from)?)
     }

@@ -15,6 +15,7 @@ mod sources;
 mod text;
 
 use clap::Parser;
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 /// Runs GGUF language models.
@@ -26,10 +27,15 @@ pub(crate) struct Cli {
     command: commands::Command,
 }
 
+/// llama.cpp's `-ngl` has three letters, which clap would read as `-n gl`.
+fn long_ngl(arg: OsString) -> OsString {
+    if arg == "-ngl" { "--gpu-layers".into() } else { arg }
+}
+
 fn main() -> ExitCode {
     exit::guard(|| {
         // Usage errors and --help end the process here, with 2 and 0.
-        let cli = Cli::parse();
+        let cli = Cli::parse_from(std::env::args_os().map(long_ngl));
         cli.command.run(&config::Config::from_env())
     })
 }

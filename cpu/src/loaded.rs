@@ -379,6 +379,7 @@ impl LoadedCpu {
         let graph = Arc::clone(&self.graph);
         let cols = node.output.map_or(0, |v| graph.value(v).cols);
         match &node.op {
+            Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
             Op::MatMul { w } => self.mat_mul(*w, (node.inputs[0], input(0)), out),
             Op::Add => self.elementwise(Map::Add, (input(0), input(1)), cols, out),

@@ -5,7 +5,7 @@ use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::weights::Resident;
 use graph::{
-    Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Result, Rows, Step, Tap, ValueId,
+    Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result, Rows, Step, Tap, ValueId,
 };
 use std::sync::Arc;
 
@@ -67,6 +67,10 @@ impl LoadedGpu {
             self.device.write(&plan.step, at as u64 * 4, words);
         }
         self.device.write(&plan.tables, 0, &tables);
+        if let Some(Node { op: Op::Input, output: Some(input), .. }) = self.graph.nodes.first() {
+            let words: Vec<u32> = step.inputs.iter().map(|v| v.to_bits()).collect();
+            self.device.write(plan.buffer(*input), 0, &words);
+        }
         for (table, buffer) in self.graph.rope_tables.iter().zip(&plan.angles) {
             let angle = |&position: &u32| {
                 table.freqs.iter().flat_map(move |&freq| {

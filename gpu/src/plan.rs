@@ -218,7 +218,8 @@ fn acts_bytes(graph: &Graph, options: LoadOptions, capacity: Capacity) -> u64 {
             let rows = capacity.rows(graph.value(node.inputs[0]).rows);
             (act_words(act, graph.weight(*w).n_in) * rows) as u64 * 4
         }),
-        Op::GetRows { .. }
+        Op::Input
+        | Op::GetRows { .. }
         | Op::Add
         | Op::AddBias { .. }
         | Op::Scale { .. }
@@ -241,7 +242,8 @@ fn parts_bytes(graph: &Graph, capacity: Capacity) -> u64 {
             let each = a.n_head * (graph.kv_layers[a.kv_layer].head_dim_v + 2);
             (each * capacity.tables) as u64 * 4
         }
-        Op::GetRows { .. }
+        Op::Input
+        | Op::GetRows { .. }
         | Op::MatMul { .. }
         | Op::Add
         | Op::AddBias { .. }
@@ -407,6 +409,8 @@ impl Planner<'_> {
             self.each_row(&shaders::elementwise(map), &bound, &params, (rows, cols.div_ceil(256)))
         };
         match &node.op {
+            // Written by the host before the first dispatch.
+            Op::Input => Ok(Vec::new()),
             Op::GetRows { table } => self.get_rows(*table, out),
             Op::MatMul { w } => self.mat_mul(*w, input(0), out),
             Op::Add => map(Map::Add, 0.0, &[self.value(input(0)), self.value(input(1))]),

@@ -37,7 +37,8 @@ fn uses(graph: &Graph) -> Vec<Uses> {
         match &node.op {
             Op::GetRows { table: w } | Op::MatMul { w } => uses[w.0].matrix = true,
             Op::AddBias { b: w } | Op::RmsNorm { w, .. } => uses[w.0].vector = true,
-            Op::Add
+            Op::Input
+            | Op::Add
             | Op::Scale { .. }
             | Op::Rope { .. }
             | Op::Glu { .. }

@@ -104,6 +104,9 @@ pub struct Attention {
 /// What a node computes. Sizes that the inputs give are not repeated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
+    /// The rows of [`crate::Step::inputs`]: where another backend's part of a graph ended ([`crate::split`]). No input
+    /// value.
+    Input,
     /// Row `token` of the table, in f32. No input value.
     GetRows {
         /// `[n_vocab, n_embd]`
@@ -173,6 +176,7 @@ impl Op {
     /// ggml's name of the op, as it stands in traces.
     pub fn kind(&self) -> &'static str {
         match self {
+            Self::Input => "INPUT",
             Self::GetRows { .. } => "GET_ROWS",
             Self::MatMul { .. } => "MUL_MAT",
             Self::Add | Self::AddBias { .. } => "ADD",
@@ -270,7 +274,7 @@ impl fmt::Display for Graph {
                 Op::Attention(a) => write!(line, "  {a:?}")?,
                 Op::Columns { start } => write!(line, "  from {start}")?,
                 Op::Softcap { cap } => write!(line, "  cap {cap}")?,
-                Op::Add | Op::OutputRows => {}
+                Op::Input | Op::Add | Op::OutputRows => {}
             }
             writeln!(f, "{line}")?;
         }

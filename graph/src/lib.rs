@@ -11,6 +11,7 @@ mod ir;
 pub mod math;
 pub mod ops;
 pub mod reference;
+pub mod split;
 mod step;
 
 pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap, Timing};

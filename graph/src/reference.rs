@@ -114,6 +114,7 @@ impl LoadedReference {
         let input = |i: usize| values[node.inputs[i].0].as_slice();
         let cols = |v: ValueId| self.graph.value(v).cols;
         match &node.op {
+            Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
             Op::MatMul { w } => {
                 let (weight, bytes) = (self.graph.weight(*w), &self.weights[w.0]);

@@ -1,6 +1,6 @@
 //! One step's input: tokens of one or several sequences, where they stand, and which rows give logits.
 
-use crate::{Error, ErrorKind, Graph, Result};
+use crate::{Error, ErrorKind, Graph, Node, Op, Result, Rows};
 
 /// Positions in one cache block, and in one chunk of attention.
 ///
@@ -22,6 +22,8 @@ pub struct Step {
     pub tables: Vec<Vec<u32>>,
     /// Rows (indices into `tokens`, ascending) whose logits are wanted.
     pub outputs: Vec<u32>,
+    /// What [`crate::Op::Input`] gives, row by row; empty for a graph that begins with tokens.
+    pub inputs: Vec<f32>,
 }
 
 impl Step {
@@ -36,6 +38,7 @@ impl Step {
             seqs: vec![0; n],
             tables: vec![(0..blocks).collect()],
             outputs: if n == 0 { vec![] } else { vec![n as u32 - 1] },
+            inputs: vec![],
         }
     }
 
@@ -77,6 +80,19 @@ impl Step {
                     ));
                 }
             }
+        }
+        let wanted = match graph.nodes.first() {
+            Some(Node { op: Op::Input, output: Some(v), .. }) => {
+                let rows = match graph.value(*v).rows {
+                    Rows::Tokens => n,
+                    Rows::Outputs => self.outputs.len(),
+                };
+                rows * graph.value(*v).cols
+            }
+            Some(_) | None => 0,
+        };
+        if self.inputs.len() != wanted {
+            return fail(format!("step: {} inputs, allowed {wanted}", self.inputs.len()));
         }
         if self.outputs.windows(2).any(|w| w[0] >= w[1])
             || self.outputs.last().is_some_and(|&o| o as usize >= n)

@@ -290,7 +290,7 @@ fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
 }
 
 fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
-    let backend = args.load.backend()?;
+    let backend = args.load.backend(0)?;
     let interrupt = Answering::begin();
     let request = formats::Request {
         backend: &*backend,

@@ -249,7 +249,8 @@ fn what(graph: &Graph, node: &Node) -> String {
         Op::GetRows { table: w } | Op::MatMul { w } | Op::AddBias { b: w } => Some(w),
         Op::RmsNorm { w, .. } => Some(w),
         Op::StoreKv { .. } => return "kv".to_owned(),
-        Op::Add
+        Op::Input
+        | Op::Add
         | Op::Scale { .. }
         | Op::Rope { .. }
         | Op::Glu { .. }
@@ -287,7 +288,8 @@ fn format(graph: &Graph, load: LoadOptions, node: &Node) -> String {
             KvType::F16 => "F16".to_owned(),
             KvType::F32 => "F32".to_owned(),
         },
-        Op::Add
+        Op::Input
+        | Op::Add
         | Op::AddBias { .. }
         | Op::Scale { .. }
         | Op::RmsNorm { .. }
@@ -323,7 +325,8 @@ fn cost(graph: &Graph, load: LoadOptions, node: &Node, shapes: &[Shape]) -> Cost
                 Cost { bytes, ..Cost::default() }
             }
             Op::Attention(attention) => attention_cost(graph, load, attention, shape),
-            Op::Add
+            Op::Input
+            | Op::Add
             | Op::AddBias { .. }
             | Op::Scale { .. }
             | Op::RmsNorm { .. }
