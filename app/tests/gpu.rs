@@ -58,6 +58,7 @@ fn a_device_that_is_not_there_is_6() {
     let other = if cfg!(target_os = "windows") { "metal" } else { "dx12" };
     refused(&["--backend", other], "no ", 6);
     refused(&["--device", "0"], "--device", 2);
+    refused(&["-ngl", "3"], "--gpu-layers: only with", 2);
     if !devices().is_empty() {
         refused(
             &["--backend", "gpu", "--device", "no such thing"],
@@ -93,7 +94,12 @@ fn a_real_model_gives_the_cpu_s_answer() {
     let names = devices();
     let expected = if names.is_empty() { return } else { answer(&[]) };
     assert!(expected.lines().count() > 12, "{expected}");
+    let in_f32 = answer(&["--arithmetic", "f32"]);
     for name in names {
-        assert_eq!(answer(&["--backend", "gpu", "--device", &name]), expected, "{name}");
+        let on = |more: &[&str]| answer(&[&["--device", &name], more].concat());
+        assert_eq!(on(&["--backend", "gpu"]), expected, "{name}");
+        assert_eq!(on(&["--backend", "gpu", "-ngl", "15"]), expected, "{name}");
+        assert_eq!(on(&["--backend", "gpu", "--gpu-layers", "0"]), expected, "{name}");
+        assert_eq!(on(&["--backend", "hybrid-f32"]), in_f32, "{name}");
     }
 }

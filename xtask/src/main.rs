@@ -1,4 +1,4 @@
-//! `cargo xtask`: the developer commands `test`, `tidy`, `size` and `oracle`.
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello` and `oracle`.
 //! Nothing that a user of karat needs lives here.
 
 #![forbid(unsafe_code)]
@@ -8,6 +8,7 @@
     reason = "a command-line tool talks on stdout"
 )]
 
+mod hello;
 mod oracle;
 mod proc;
 mod stages;
@@ -27,6 +28,8 @@ cargo xtask COMMAND
                               --only: the named stages (fmt tidy clippy deny docs fuzz model test neon oracle)
   tidy                        the rules of ARCHITECTURE.md, checked over the source tree
   size                        lines per crate, largest files and functions against their budgets
+  hello [--from FILE]         README's table: what each format answers on each device; from a GGUF file, or the
+                              default model
   oracle                      compare with llama.cpp's recorded results in ../shared/oracle
 ";
 
@@ -45,6 +48,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "test" => test::run(&test::Options::parse(rest)?),
         "tidy" => tidy::run(root()),
         "size" => tidy::print_sizes(root()).map(|()| true),
+        "hello" => hello::run_args(root(), rest),
         "oracle" => oracle::run(root()),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
