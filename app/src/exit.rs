@@ -89,6 +89,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(error) = cause.downcast_ref::<tokenizer::Error>() {
         return Some(tokenizer_code(error.kind()));
     }
+    if let Some(error) = cause.downcast_ref::<why::Error>() {
+        return Some(match error.kind() {
+            why::ErrorKind::Io => Code::Io,
+            why::ErrorKind::Trace => Code::BadFile,
+            why::ErrorKind::Run(kind) => graph_code(kind),
+        });
+    }
     if let Some(error) = cause.downcast_ref::<graph::Error>() {
         return Some(graph_code(error.kind()));
     }

@@ -9,7 +9,7 @@ use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
 use indicatif::{ProgressBar, ProgressStyle};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokenizer::{ChatTemplate, Tokenizer};
@@ -132,6 +132,43 @@ impl Laps {
     fn lap(&mut self) -> f64 {
         let now = Instant::now();
         now.duration_since(std::mem::replace(&mut self.0, now)).as_secs_f64()
+    }
+}
+
+/// A model's file and graph without weights, for commands that run it on several backends.
+pub(crate) struct Parts {
+    /// The file.
+    pub(crate) path: PathBuf,
+    /// The open file.
+    pub(crate) file: gguf::File,
+    /// Text to ids and back.
+    pub(crate) tokenizer: Tokenizer,
+    /// The graph.
+    pub(crate) graph: Arc<Graph>,
+    /// How weights and cache are held.
+    pub(crate) options: LoadOptions,
+}
+
+impl Parts {
+    /// Opens a model for contexts of up to `n_ctx` positions.
+    pub(crate) fn open(
+        model: Option<&OsStr>,
+        args: &LoadArgs,
+        config: &Config,
+        n_ctx: usize,
+    ) -> Result<Self> {
+        let path = sources::resolve(model, config)?;
+        let access = if args.mmap { gguf::Access::Mmap } else { gguf::Access::Pread };
+        let file = open(&path, access)?;
+        let tokenizer = tokenizer(&file, &path)?;
+        let spec = model::spec(&file).with_context(|| text::path(&path))?;
+        let graph = Arc::new(model::graph(&spec, &file, args.ctx_size.unwrap_or(n_ctx))?);
+        Ok(Self { path, file, tokenizer, graph, options: args.options() })
+    }
+
+    /// Loads the weights into a backend, with a bar.
+    pub(crate) fn load(&self, backend: &dyn Backend) -> Result<Box<dyn graph::Loaded>> {
+        load_graph((&self.graph, &self.file, self.options), backend)
     }
 }
 
@@ -315,6 +352,37 @@ impl LoadArgs {
         }
     }
 
+    /// The backend of this name, as with `--backend`; `None` for a name that is none.
+    ///
+    /// # Errors
+    /// As [`LoadArgs::backend`].
+    pub(crate) fn backend_named(
+        &self,
+        name: &str,
+        n_layer: usize,
+    ) -> Result<Option<Box<dyn Backend>>> {
+        let Ok(backend) = <BackendName as clap::ValueEnum>::from_str(name, true) else {
+            return Ok(None);
+        };
+        let mut args = Self { backend, ..self.clone() };
+        if matches!(backend, BackendName::Cpu | BackendName::Reference) {
+            (args.device, args.gpu_layers) = (None, None);
+        }
+        args.backend(n_layer).map(Some)
+    }
+
+    /// The name that `--backend` has.
+    pub(crate) fn backend_name(&self) -> String {
+        let name = clap::ValueEnum::to_possible_value(&self.backend);
+        name.map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+
+    /// The same with so many layers on the GPU; `None` without one.
+    pub(crate) fn with_gpu_layers(&self, n: usize) -> Option<Self> {
+        let without = matches!(self.backend, BackendName::Cpu | BackendName::Reference);
+        (!without).then(|| Self { gpu_layers: Some(n), ..self.clone() })
+    }
+
     /// What computes a model of so many layers.
     ///
     /// # Errors
@@ -419,20 +487,28 @@ impl Plan {
     }
 
     fn load(&self, backend: &dyn Backend, file: &gguf::File) -> Result<Box<dyn graph::Loaded>> {
-        for node in &self.graph.nodes {
-            if let Err(reason) = backend.supports(&self.graph, node, self.load) {
-                return Err(failure(Code::Device, format!("{}: {reason}", backend.name())));
-            }
-        }
-        let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
-        let mut bar = LoadBar::new("loading", total, Unit::Bytes);
-        let loaded = backend.load(Arc::clone(&self.graph), file, self.load, &mut |n| {
-            // A tied embedding is read twice where both halves of a split use it.
-            bar.at(n.min(total));
-        });
-        bar.finish();
-        Ok(loaded.map_err(model::Error::from)?)
+        load_graph((&self.graph, file, self.load), backend)
     }
+}
+
+/// Makes a graph's weights resident, with a bar; what the backend cannot do is refused before.
+fn load_graph(
+    (graph, file, options): (&Arc<Graph>, &gguf::File, LoadOptions),
+    backend: &dyn Backend,
+) -> Result<Box<dyn graph::Loaded>> {
+    for node in &graph.nodes {
+        if let Err(reason) = backend.supports(graph, node, options) {
+            return Err(failure(Code::Device, format!("{}: {reason}", backend.name())));
+        }
+    }
+    let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
+    let mut bar = LoadBar::new("loading", total, Unit::Bytes);
+    let loaded = backend.load(Arc::clone(graph), file, options, &mut |n| {
+        // A tied embedding is read twice where both halves of a split use it.
+        bar.at(n.min(total));
+    });
+    bar.finish();
+    Ok(loaded.map_err(model::Error::from)?)
 }
 
 /// What the memory is needed for, a line each.
@@ -450,7 +526,7 @@ fn print_budget(memory: &Memory, limit: u64) {
 }
 
 /// Refuses weights that are no numbers, by tensor and block.
-fn check_tensors(file: &gguf::File) -> Result<()> {
+pub(crate) fn check_tensors(file: &gguf::File) -> Result<()> {
     let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
     let mut bar = LoadBar::new("checking", total, Unit::Bytes);
     let mut done = 0;
@@ -479,6 +555,8 @@ pub(crate) enum Unit {
     Bytes,
     /// Weights.
     Weights,
+    /// Ops.
+    Ops,
 }
 
 /// A bar on stderr where that is a terminal, once the work takes more than a second.
@@ -504,6 +582,7 @@ impl LoadBar {
                 Unit::Weights => {
                     "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
                 }
+                Unit::Ops => "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} ops {eta}",
             };
             // The templates are constants; the default style stands in if indicatif disagrees with them.
             let style = ProgressStyle::with_template(template)

@@ -12,6 +12,8 @@ mod rm;
 mod run;
 mod synth;
 mod tokenize;
+mod trace;
+mod why;
 
 use crate::config::Config;
 use crate::interrupt;
@@ -41,6 +43,10 @@ pub(crate) enum Command {
     Quantize(quantize::Args),
     /// Write a random model of any shape, for benchmarks
     Synth(synth::Args),
+    /// Name the op that is wrong, where two backends or a recorded trace disagree
+    Why(why::Args),
+    /// Record every value of a run, for `karat why`
+    Trace(trace::Args),
     /// Print completions for a shell
     Completions(completions::Args),
 }
@@ -64,6 +70,8 @@ impl Command {
             Self::Rm(args) => rm::run(args, config),
             Self::Quantize(args) => quantize::run(args, config),
             Self::Synth(args) => synth::run(args),
+            Self::Why(args) => why::run(args, config),
+            Self::Trace(args) => trace::run(args, config),
             Self::Completions(args) => completions::run(args, config),
         }
     }

@@ -1,4 +1,4 @@
-//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model < app, python, fuzz, xtask. Read from the Cargo.tomls, so that
+//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model, why < app, python, fuzz, xtask. Read from the Cargo.tomls, so that
 //! an edge that no code uses yet is found too.
 
 use super::tree::{Tree, TreeFile};
@@ -6,13 +6,14 @@ use super::{Finding, Rule};
 use toml::{Table, Value};
 
 /// Crate folders and their levels: a crate uses only crates of a lower one.
-const LEVELS: [(&str, u8); 10] = [
+const LEVELS: [(&str, u8); 11] = [
     ("gguf", 0),
     ("graph", 1),
     ("tokenizer", 1),
     ("cpu", 2),
     ("gpu", 2),
     ("model", 2),
+    ("why", 2),
     ("app", 3),
     ("fuzz", 3),
     ("python", 3),

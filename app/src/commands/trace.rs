@@ -1,0 +1,38 @@
+//! `karat trace`: every value of a run in a file, for `karat why` and for people with other tools.
+
+use super::why::{PromptArgs, Prompted};
+use crate::config::Config;
+use crate::exit::say;
+use crate::load::{LoadArgs, ModelArgs};
+use crate::text;
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// What `karat trace` takes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// The file to write, in safetensors format; docs/traces.md tells the layout
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let Prompted { parts, ids } = args.prompt.open(&args.model, &args.load, config)?;
+    let backend = args.load.backend(parts.graph.kv_layers.len())?;
+    let mut loaded = parts.load(&*backend)?;
+    let steps = why::greedy(&mut *loaded, &ids, args.prompt.n_predict)?;
+    super::why::check_size(&parts.graph, &steps)?;
+    let values = why::capture(&mut *loaded, &steps, None)?;
+    why::Trace::write(&args.output, &parts.graph, &steps, &values)?;
+    let n: usize = values.steps.iter().flatten().flatten().count();
+    let (path, bytes) = (text::path(&args.output), args.output.metadata().map_or(0, |m| m.len()));
+    say("trace", &format!("{path}: {n} values of {} steps, {}", steps.len(), text::bytes(bytes)));
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! What a side computed: every value of every step.
+
+use crate::Result;
+use graph::{Graph, Loaded, NoTap, Node, Rows, Step, Tap, Value};
+use std::sync::Arc;
+
+/// For each step and each node its value `[rows, cols]`, where it is known; nodes without a value have none.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Values {
+    /// `[step][node]`
+    pub steps: Vec<Vec<Option<Vec<f32>>>>,
+}
+
+/// Bytes that the values of these steps take.
+pub fn value_bytes(graph: &Graph, steps: &[Step]) -> usize {
+    let of = |step: &Step| -> usize {
+        let rows = |value: &Value| match value.rows {
+            Rows::Tokens => step.tokens.len(),
+            Rows::Outputs => step.outputs.len(),
+        };
+        graph.values.iter().map(|value| value.cols.saturating_mul(rows(value) * 4)).sum()
+    };
+    steps.iter().map(of).sum()
+}
+
+/// Runs the steps from an empty cache and records every value. With `feed`, each value is replaced by that of `feed`
+/// after it was recorded, so that every op is given right inputs and faults behind the first one appear too.
+pub fn capture(loaded: &mut dyn Loaded, steps: &[Step], feed: Option<&Values>) -> Result<Values> {
+    let graph = Arc::clone(loaded.graph());
+    let mut kv = loaded.new_kv(blocks(steps))?;
+    let mut values = Values::default();
+    for (i, step) in steps.iter().enumerate() {
+        let feed = feed.and_then(|feed| feed.steps.get(i));
+        let mut tap =
+            Recorder { makers: makers(&graph), feed, seen: vec![None; graph.nodes.len()] };
+        loaded.run(step, &mut kv, &mut tap)?;
+        values.steps.push(tap.seen);
+    }
+    Ok(values)
+}
+
+/// Runs the steps as in production, unobserved and with all that a backend fuses, and returns each step's logits.
+pub fn logits(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Vec<f32>>> {
+    let mut kv = loaded.new_kv(blocks(steps))?;
+    let run = |step: &Step| Ok(loaded.run(step, &mut kv, &mut NoTap)?);
+    steps.iter().map(run).collect()
+}
+
+/// The prompt as one step that gives the last token's logits, and `n` greedy tokens behind it, a step each.
+pub fn greedy(loaded: &mut dyn Loaded, prompt: &[u32], n: usize) -> Result<Vec<Step>> {
+    let mut kv = loaded.new_kv((prompt.len() + n).div_ceil(graph::KV_BLOCK))?;
+    let mut steps = vec![Step::single(prompt, 0)];
+    for i in 0..n {
+        let logits = loaded.run(&steps[i], &mut kv, &mut NoTap)?;
+        // The lowest id of the largest; a NaN is never larger.
+        let largest = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
+        let best = (0..logits.len()).fold(0, largest);
+        steps.push(Step::single(&[best as u32], (prompt.len() + i) as u32));
+    }
+    Ok(steps)
+}
+
+/// Cache blocks that the steps use.
+pub(crate) fn blocks(steps: &[Step]) -> usize {
+    let tables = steps.iter().flat_map(|step| step.tables.iter().flatten());
+    tables.max().map_or(0, |&block| block as usize + 1)
+}
+
+/// Index of the node that makes each value.
+pub(crate) fn makers(graph: &Graph) -> Vec<usize> {
+    let mut makers = vec![0; graph.values.len()];
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if let Some(v) = node.output {
+            makers[v.0] = i;
+        }
+    }
+    makers
+}
+
+struct Recorder<'a> {
+    makers: Vec<usize>,
+    feed: Option<&'a Vec<Option<Vec<f32>>>>,
+    seen: Vec<Option<Vec<f32>>>,
+}
+
+impl Tap for Recorder<'_> {
+    fn wants(&mut self, _: &Node, _: &Value) -> bool {
+        true
+    }
+
+    fn value(&mut self, node: &Node, _: &Value, data: &mut [f32]) {
+        let Some(v) = node.output else { return };
+        let at = self.makers[v.0];
+        self.seen[at] = Some(data.to_vec());
+        if let Some(Some(right)) = self.feed.and_then(|feed| feed.get(at))
+            && right.len() == data.len()
+        {
+            data.copy_from_slice(right);
+        }
+    }
+}

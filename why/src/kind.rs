@@ -1,0 +1,577 @@
+//! What sort of fault makes this error: each hypothesis computes what the op would give if it were so, from the side's own
+//! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
+
+use graph::compare::nmse;
+use graph::ops::{attention, elementwise, rope};
+use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
+use serde::Serialize;
+
+/// What is wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// Nothing but zeros: the op did not run, or what it wrote went elsewhere.
+    Zeros,
+    /// All elements times this.
+    ScaleFactor(f64),
+    /// Rows and columns of the result are swapped.
+    Transposed,
+    /// The weight is read with rows and columns swapped.
+    WeightTransposed,
+    /// Each row is that of a token so many before.
+    Shifted(i32),
+    /// RoPE pairs neighbours where halves are meant, or the other way round.
+    PairOrder,
+    /// RoPE at the position plus this.
+    Position(i32),
+    /// RoPE always at position 0, or left out.
+    NoRotation,
+    /// RoPE with frequencies of this base.
+    RopeBase(f64),
+    /// Query heads read the wrong key head.
+    HeadMapping,
+    /// Heads in another order.
+    HeadOrder,
+    /// Tokens see what comes after them.
+    NoCausalMask,
+    /// The window of sliding attention is left out, or off by one.
+    Window,
+    /// Scores without their factor.
+    NoScoreScale,
+    /// The newest key and value are not there, or an older one in their place.
+    StaleCache,
+    /// The norm's weight is left out.
+    MissingWeight,
+    /// Mean and variance where the mean of squares is meant.
+    LayerNorm,
+    /// Another epsilon.
+    Epsilon(f64),
+    /// One of two summands is left out.
+    MissingAdd,
+    /// Gate and up change places.
+    GateUpSwapped,
+    /// Another activation, or none.
+    Activation,
+    /// Nibbles are read low, high, low, high.
+    NibbleOrder,
+    /// Columns from here on are left out of the sum.
+    SumTail(usize),
+    /// Columns of the result from here on.
+    ColumnTail(usize),
+    /// Rows of the result from here on.
+    RowTail(usize),
+    /// Every so many columns of the result.
+    Tiles(usize),
+    /// A quantised weight whose parts have wrong factors.
+    SubBlockScale,
+    /// A value beyond f16's range became infinite.
+    F16Overflow,
+    /// NaN or infinity out of finite numbers.
+    NotFinite,
+    /// Single elements only.
+    FewElements,
+    /// Two runs differ.
+    Race,
+    /// None of these.
+    Unknown,
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Zeros => write!(f, "only zeros: not computed, or written elsewhere"),
+            Self::ScaleFactor(by) => write!(f, "scale factor {by:.6}"),
+            Self::Transposed => write!(f, "rows and columns of the result swapped"),
+            Self::WeightTransposed => write!(f, "weight read transposed"),
+            Self::Shifted(by) => write!(f, "rows shifted by {by} positions"),
+            Self::PairOrder => write!(f, "RoPE pair order (NORM and NEOX swapped)"),
+            Self::Position(by) => write!(f, "RoPE position off by {by}"),
+            Self::NoRotation => write!(f, "no rotation: position 0, or RoPE left out"),
+            Self::RopeBase(base) => write!(f, "RoPE base {base}"),
+            Self::HeadMapping => write!(f, "query heads mapped to wrong key heads"),
+            Self::HeadOrder => write!(f, "heads in another order"),
+            Self::NoCausalMask => write!(f, "no causal mask"),
+            Self::Window => write!(f, "attention window wrong"),
+            Self::NoScoreScale => write!(f, "scores not scaled"),
+            Self::StaleCache => write!(f, "stale cache slot"),
+            Self::MissingWeight => write!(f, "norm weight left out"),
+            Self::LayerNorm => write!(f, "LayerNorm in place of RMS norm"),
+            Self::Epsilon(eps) => write!(f, "epsilon {eps:e}"),
+            Self::MissingAdd => write!(f, "a summand left out"),
+            Self::GateUpSwapped => write!(f, "gate and up swapped"),
+            Self::Activation => write!(f, "wrong activation"),
+            Self::NibbleOrder => write!(f, "nibble order"),
+            Self::SumTail(at) => write!(f, "columns from {at} on left out of the sum"),
+            Self::ColumnTail(at) => write!(f, "columns from {at} on only"),
+            Self::RowTail(at) => write!(f, "rows from {at} on only"),
+            Self::Tiles(n) => write!(f, "some of every {n} columns only: a tile"),
+            Self::SubBlockScale => write!(f, "factors inside the weight's blocks"),
+            Self::F16Overflow => write!(f, "f16 overflow"),
+            Self::NotFinite => write!(f, "NaN or infinity out of finite inputs"),
+            Self::FewElements => write!(f, "single elements"),
+            Self::Race => write!(f, "race: two runs differ"),
+            Self::Unknown => write!(f, "unknown"),
+        }
+    }
+}
+
+/// How sure a kind is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sureness {
+    /// The hypothesis gives the side's value.
+    Certain,
+    /// It gives nearly that.
+    Likely,
+    /// Only the error's shape speaks for it.
+    Guess,
+}
+
+/// All there is to know of a wrong op.
+pub(crate) struct Scene<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) file: &'a gguf::File,
+    pub(crate) node: &'a Node,
+    pub(crate) step: &'a Step,
+    pub(crate) inputs: Vec<&'a [f32]>,
+    pub(crate) right: &'a [f32],
+    pub(crate) found: &'a [f32],
+    pub(crate) cols: usize,
+    /// Keys and values of all positions, for attention.
+    pub(crate) past: Option<&'a [Vec<f32>; 2]>,
+}
+
+/// The largest f16.
+const F16_MAX: f32 = 65504.0;
+/// Elements of a weight that hypotheses about it may cost.
+const MOST_WEIGHTS: usize = 64 << 20;
+
+pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
+    let finite = |all: &[f32]| all.iter().all(|v| v.is_finite());
+    if !finite(scene.found) {
+        let beyond = |all: &[f32]| all.iter().any(|v| v.abs() > F16_MAX);
+        if !finite(scene.right) {
+            return (Kind::Unknown, Sureness::Guess);
+        }
+        if beyond(scene.right) || scene.inputs.iter().any(|input| beyond(input)) {
+            return (Kind::F16Overflow, Sureness::Likely);
+        }
+        return (Kind::NotFinite, Sureness::Certain);
+    }
+    let mut best: Option<(Kind, Sureness)> = None;
+    let mut hear = |kind: Kind, sureness: Sureness| -> bool {
+        if best.is_none() || sureness == Sureness::Certain {
+            best = Some((kind, sureness));
+        }
+        sureness == Sureness::Certain
+    };
+    general(scene, &mut hear);
+    let general = best.clone();
+    if let Some((_, Sureness::Certain)) = general {
+        return best.unwrap_or((Kind::Unknown, Sureness::Guess));
+    }
+    let mut hear = |kind: Kind, sureness: Sureness| -> bool {
+        if best.is_none() || sureness == Sureness::Certain {
+            best = Some((kind, sureness));
+        }
+        sureness == Sureness::Certain
+    };
+    match &scene.node.op {
+        Op::RmsNorm { w, eps } => norm(scene, (*w, *eps), &mut hear),
+        Op::Rope { .. } => turned(scene, &mut hear),
+        Op::Add | Op::AddBias { .. } => {
+            for input in &scene.inputs {
+                scene.test(Kind::MissingAdd, input, &mut hear);
+            }
+        }
+        Op::Glu { act } => gated(scene, *act, &mut hear),
+        Op::MatMul { w } => product(scene, *w, &mut hear),
+        Op::Attention(a) => attended(scene, a, &mut hear),
+        Op::GetRows { table } => embedded(scene, *table, &mut hear),
+        Op::Input
+        | Op::Scale { .. }
+        | Op::StoreKv { .. }
+        | Op::Columns { .. }
+        | Op::OutputRows
+        | Op::Softcap { .. } => {}
+    }
+    best.unwrap_or_else(|| shape(scene))
+}
+
+type Hear<'h> = dyn FnMut(Kind, Sureness) -> bool + 'h;
+
+impl Scene<'_> {
+    /// Whether a hypothesis that gives `would` for the whole value explains it.
+    fn test(&self, kind: Kind, would: &[f32], hear: &mut Hear<'_>) -> bool {
+        self.test_part(kind, (self.right, self.found), would, hear)
+    }
+
+    /// The same for some elements.
+    fn test_part(
+        &self,
+        kind: Kind,
+        (right, found): (&[f32], &[f32]),
+        would: &[f32],
+        hear: &mut Hear<'_>,
+    ) -> bool {
+        if would.len() != found.len() || found.is_empty() {
+            return false;
+        }
+        let (error, here) = (nmse(found, right), nmse(found, would));
+        // Rounding activations to 8 bits makes products differ by a hundredth.
+        // A NaN of either is no explanation.
+        if here.is_nan() || error.is_nan() || here >= error * 0.02 {
+            return false;
+        }
+        let certain = here < 1e-9 || here < error * 1e-4;
+        hear(kind, if certain { Sureness::Certain } else { Sureness::Likely })
+    }
+
+    fn rows(&self) -> usize {
+        self.found.len() / self.cols
+    }
+}
+
+/// What any op may suffer.
+fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
+    let (right, found, cols) = (scene.right, scene.found, scene.cols);
+    if found.iter().all(|&v| v == 0.0) {
+        hear(Kind::Zeros, Sureness::Certain);
+        return;
+    }
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    let by = dot(found, right) / dot(right, right);
+    if by.is_finite() && (by - 1.0).abs() > 1e-6 {
+        let scaled: Vec<f32> = right.iter().map(|&v| (f64::from(v) * by) as f32).collect();
+        if nmse(found, &scaled) < 1e-9 {
+            hear(Kind::ScaleFactor(by), Sureness::Certain);
+            return;
+        }
+    }
+    let rows = scene.rows();
+    if rows > 1 && cols > 1 {
+        let swapped: Vec<f32> =
+            (0..right.len()).map(|i| right[i % rows * cols + i / rows]).collect();
+        if scene.test(Kind::Transposed, &swapped, hear) {
+            return;
+        }
+        for by in [1i32, -1] {
+            let (from, to) = if by > 0 {
+                (&right[..(rows - 1) * cols], &found[cols..])
+            } else {
+                (&right[cols..], &found[..(rows - 1) * cols])
+            };
+            let was = if by > 0 { &right[cols..] } else { &right[..(rows - 1) * cols] };
+            if scene.test_part(Kind::Shifted(by), (was, to), from, hear) {
+                return;
+            }
+        }
+    }
+}
+
+fn vector(scene: &Scene<'_>, w: WeightId) -> Option<Vec<f32>> {
+    let weight = scene.graph.weight(w);
+    let bytes = graph::backend::read_weight(scene.file, weight).ok()?;
+    let mut all = vec![0.0; weight.n_in * weight.n_out];
+    weight.dtype.dequantize(&bytes, &mut all);
+    Some(all)
+}
+
+fn norm(scene: &Scene<'_>, (w, eps): (WeightId, f32), hear: &mut Hear<'_>) {
+    let (Some(w), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
+    let n = w.len();
+    let normed = |centred: bool, eps: f64, weighted: bool| -> Vec<f32> {
+        let mut out = Vec::with_capacity(x.len());
+        for group in x.chunks(n) {
+            let mean = group.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64;
+            let mean = if centred { mean } else { 0.0 };
+            let squares: f64 = group.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum();
+            let by = 1.0 / (squares / n as f64 + eps).sqrt();
+            for (&v, &w) in group.iter().zip(&w) {
+                let w = if weighted { f64::from(w) } else { 1.0 };
+                out.push(((f64::from(v) - mean) * by * w) as f32);
+            }
+        }
+        out
+    };
+    let own = f64::from(eps);
+    if scene.test(Kind::MissingWeight, &normed(false, own, false), hear)
+        || scene.test(Kind::LayerNorm, &normed(true, own, true), hear)
+    {
+        return;
+    }
+    for other in [0.0, 1e-12, 1e-8, 1e-6, 1e-5, 1e-4, 1e-3] {
+        if (other - own).abs() > own * 1e-3
+            && scene.test(Kind::Epsilon(other), &normed(false, other, true), hear)
+        {
+            return;
+        }
+    }
+}
+
+fn turned(scene: &Scene<'_>, hear: &mut Hear<'_>) {
+    let Op::Rope { table, head_dim, pairs } = scene.node.op else { return };
+    let (table, Some(x)) = (&scene.graph.rope_tables[table], scene.inputs.first()) else { return };
+    let turn = |pairs: RopePairs, freqs: &[f64], place: &dyn Fn(usize) -> u32| -> Vec<f32> {
+        let mut out = x.to_vec();
+        for (t, row) in out.chunks_mut(scene.cols).enumerate() {
+            let angle = |&f: &f64| math::rope_angle(place(t), f, table.mscale);
+            let angles: Vec<(f32, f32)> = freqs.iter().map(angle).collect();
+            rope::rope(row, head_dim, pairs, &angles);
+        }
+        out
+    };
+    let own = |t: usize| scene.step.positions[t];
+    let other = match pairs {
+        RopePairs::Adjacent => RopePairs::Halves,
+        RopePairs::Halves => RopePairs::Adjacent,
+    };
+    let freqs = &table.freqs;
+    if scene.test(Kind::NoRotation, x, hear)
+        || scene.test(Kind::PairOrder, &turn(other, freqs, &own), hear)
+        || scene.test(Kind::NoRotation, &turn(pairs, freqs, &|_| 0), hear)
+        || scene.test(Kind::Position(1), &turn(pairs, freqs, &|t| own(t) + 1), hear)
+        || scene.test(Kind::Position(-1), &turn(pairs, freqs, &|t| own(t).saturating_sub(1)), hear)
+    {
+        return;
+    }
+    let first = own(0);
+    let within = turn(pairs, freqs, &|t| own(t) - first);
+    if scene.test(Kind::Position(-(first as i32)), &within, hear) {
+        return;
+    }
+    let n = freqs.len();
+    for base in [1e4, 1e5, 5e5, 1e6] {
+        let freqs: Vec<f64> = (0..n).map(|i| f64::powf(base, -(i as f64) / n as f64)).collect();
+        if scene.test(Kind::RopeBase(base), &turn(pairs, &freqs, &own), hear) {
+            return;
+        }
+    }
+}
+
+fn gated(scene: &Scene<'_>, act: Act, hear: &mut Hear<'_>) {
+    let [gate, up] = scene.inputs[..] else { return };
+    let mut out = vec![0.0; scene.right.len()];
+    elementwise::glu(act, up, gate, &mut out);
+    if scene.test(Kind::GateUpSwapped, &out, hear) {
+        return;
+    }
+    let other = match act {
+        Act::Silu => Act::GeluTanh,
+        Act::GeluTanh => Act::Silu,
+    };
+    elementwise::glu(other, gate, up, &mut out);
+    if scene.test(Kind::Activation, &out, hear) {
+        return;
+    }
+    let plain: Vec<f32> = gate.iter().zip(up).map(|(g, u)| g * u).collect();
+    let relu: Vec<f32> = gate.iter().zip(up).map(|(g, u)| g.max(0.0) * u).collect();
+    let alone: Vec<f32> = gate.iter().map(|&g| math::silu(g)).collect();
+    for would in [&plain, &relu, &alone] {
+        if scene.test(Kind::Activation, would, hear) {
+            return;
+        }
+    }
+}
+
+/// Hypotheses about one token's products: the token with the largest error.
+fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
+    let weight = scene.graph.weight(w);
+    let (n_in, n_out) = (weight.n_in, weight.n_out);
+    if n_in.saturating_mul(n_out) > MOST_WEIGHTS {
+        return;
+    }
+    let (Some(all), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
+    let error = |t: usize| -> f64 {
+        let range = t * n_out..(t + 1) * n_out;
+        nmse(&scene.found[range.clone()], &scene.right[range])
+    };
+    let Some(t) = (0..scene.rows()).max_by(|&a, &b| error(a).total_cmp(&error(b))) else { return };
+    let x = &x[t * n_in..][..n_in];
+    let part = (&scene.right[t * n_out..][..n_out], &scene.found[t * n_out..][..n_out]);
+    let sum = |at: &dyn Fn(usize, usize) -> usize, n: usize| -> Vec<f32> {
+        let row =
+            |r: usize| -> f64 { (0..n).map(|k| f64::from(all[at(r, k)]) * f64::from(x[k])).sum() };
+        (0..n_out).map(|r| row(r) as f32).collect()
+    };
+    if scene.test_part(Kind::WeightTransposed, part, &sum(&|r, k| k * n_out + r, n_in), hear) {
+        return;
+    }
+    // In its block element j of the low half stands at 2j, of the high half at 2j + 1, where nibbles are read in turn.
+    for half in [16, 32] {
+        let in_turn = |r: usize, k: usize| {
+            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
+            r * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
+        };
+        if n_in.is_multiple_of(2 * half)
+            && scene.test_part(Kind::NibbleOrder, part, &sum(&in_turn, n_in), hear)
+        {
+            return;
+        }
+    }
+    let tail = |n: usize| n_in / n * n;
+    for end in [256, n_in / 2, tail(256), tail(128), tail(64), tail(32), n_in.saturating_sub(32)] {
+        if end > 0
+            && end < n_in
+            && scene.test_part(Kind::SumTail(end), part, &sum(&|r, k| r * n_in + k, end), hear)
+        {
+            return;
+        }
+    }
+    let quantised = graph::ints::form(weight.dtype).is_some();
+    let like = correlation(part.0, part.1);
+    let everywhere = part.0.iter().zip(part.1).filter(|(r, f)| r != f).count() > n_out * 9 / 10;
+    if quantised && everywhere && (0.2..0.9999).contains(&like) && !scattered(scene) {
+        hear(Kind::SubBlockScale, Sureness::Guess);
+    }
+}
+
+/// Whether only some columns are wrong in every row: the shape tells more then.
+fn scattered(scene: &Scene<'_>) -> bool {
+    let wrong = scene.right.iter().zip(scene.found).filter(|(r, f)| r != f).count();
+    wrong * 2 < scene.right.len()
+}
+
+fn correlation(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
+
+fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
+    let (Some([k, v]), Some(q)) = (scene.past, scene.inputs.first()) else { return };
+    let spec = scene.graph.kv_layers[a.kv_layer];
+    let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
+    let group = a.n_head / n_kv.max(1);
+    let n = k.len() / (n_kv * dk).max(1);
+    // Positions are places in the history only for one sequence that began at 0.
+    let Some(&last) = scene.step.positions.last() else { return };
+    if n != last as usize + 1 || scene.step.seqs.iter().any(|&s| s != 0) {
+        return;
+    }
+    let run = |a: &graph::Attention,
+               map: &dyn Fn(usize) -> usize,
+               seen: &dyn Fn(u32) -> u32,
+               place: &dyn Fn(u32, u32) -> u32| {
+        let mut out = Vec::with_capacity(scene.right.len());
+        for (t, q) in q.chunks(a.n_head * dk).enumerate() {
+            let own = scene.step.positions[t];
+            for (h, q) in q.chunks(dk).enumerate() {
+                let at = |p: u32, dim: usize| (place(own, p) as usize * n_kv + map(h)) * dim;
+                let head = attention::head(
+                    a,
+                    q,
+                    seen(own),
+                    |p| &k[at(p, dk)..][..dk],
+                    |p| &v[at(p, dv)..][..dv],
+                );
+                out.extend(head);
+            }
+        }
+        out
+    };
+    let (grouped, upto, here) = (|h: usize| h / group, |p: u32| p, |_: u32, p: u32| p);
+    let newest = |own: u32, p: u32| if p == own { own.saturating_sub(1) } else { p };
+    let plain = graph::Attention { scale: 1.0, ..*a };
+    let tests: [(Kind, Vec<f32>); 6] = [
+        (Kind::HeadMapping, run(a, &|h| h % n_kv, &upto, &here)),
+        (Kind::HeadMapping, run(a, &|_| 0, &upto, &here)),
+        (Kind::NoCausalMask, run(a, &grouped, &|_| last, &here)),
+        (Kind::NoScoreScale, run(&plain, &grouped, &upto, &here)),
+        (Kind::StaleCache, run(a, &grouped, &|p| p.saturating_sub(1), &here)),
+        (Kind::StaleCache, run(a, &grouped, &upto, &newest)),
+    ];
+    for (kind, would) in tests {
+        if scene.test(kind, &would, hear) {
+            return;
+        }
+    }
+    if let Some(window) = a.window {
+        for other in [None, Some(window + 1), Some(window.saturating_sub(1).max(1))] {
+            let wide = graph::Attention { window: other, ..*a };
+            if scene.test(Kind::Window, &run(&wide, &grouped, &upto, &here), hear) {
+                return;
+            }
+        }
+    }
+    // The heads of the right value in another order.
+    let order = |map: &dyn Fn(usize) -> usize| -> Vec<f32> {
+        let heads = scene.right.chunks(a.n_head * dv);
+        heads
+            .flat_map(|row| (0..a.n_head).flat_map(|h| row[map(h) * dv..][..dv].to_vec()))
+            .collect()
+    };
+    let swapped = order(&|h| h % group * n_kv + h / group);
+    let back = order(&|h| h % n_kv * group + h / n_kv);
+    let reversed = order(&|h| a.n_head - 1 - h);
+    for would in [swapped, back, reversed] {
+        if scene.test(Kind::HeadOrder, &would, hear) {
+            return;
+        }
+    }
+}
+
+fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
+    let weight = scene.graph.weight(table);
+    let (n_in, n_out) = (weight.n_in, weight.n_out);
+    if n_in.saturating_mul(n_out) > MOST_WEIGHTS {
+        return;
+    }
+    let Some(all) = vector(scene, table) else { return };
+    let tokens = &scene.step.tokens;
+    let gather = |at: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
+        let row = |&id: &u32| (0..n_in).map(move |i| (id as usize, i));
+        tokens.iter().flat_map(row).map(|(id, i)| all[at(id, i) % all.len()]).collect()
+    };
+    if scene.test(Kind::WeightTransposed, &gather(&|id, i| i * n_out + id), hear) {
+        return;
+    }
+    for half in [16, 32] {
+        let in_turn = |id: usize, k: usize| {
+            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
+            id * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
+        };
+        if scene.test(Kind::NibbleOrder, &gather(&in_turn), hear) {
+            return;
+        }
+    }
+    if graph::ints::form(weight.dtype).is_some()
+        && correlation(scene.right, scene.found) > 0.2
+        && !scattered(scene)
+    {
+        hear(Kind::SubBlockScale, Sureness::Guess);
+    }
+}
+
+/// What only the places of the wrong elements tell.
+fn shape(scene: &Scene<'_>) -> (Kind, Sureness) {
+    let (cols, rows) = (scene.cols, scene.rows());
+    let wrong = |r: usize, c: usize| {
+        scene.right[r * cols + c].to_bits() != scene.found[r * cols + c].to_bits()
+    };
+    let count = (0..rows).map(|r| (0..cols).filter(|&c| wrong(r, c)).count()).sum::<usize>();
+    let first_col = (0..cols).find(|&c| (0..rows).any(|r| wrong(r, c))).unwrap_or(0);
+    let first_row = (0..rows).find(|&r| (0..cols).any(|c| wrong(r, c))).unwrap_or(0);
+    let full_cols = (first_col..cols).all(|c| (0..rows).any(|r| wrong(r, c)));
+    let full_rows = (first_row..rows).all(|r| (0..cols).any(|c| wrong(r, c)));
+    if first_col > 0 && full_cols {
+        return (Kind::ColumnTail(first_col), Sureness::Likely);
+    }
+    if first_row > 0 && full_rows {
+        return (Kind::RowTail(first_row), Sureness::Likely);
+    }
+    if count <= 4 {
+        return (Kind::FewElements, Sureness::Likely);
+    }
+    for n in [4, 8, 16, 32, 64] {
+        let touched: Vec<bool> =
+            (0..n).map(|i| (i..cols).step_by(n).any(|c| (0..rows).any(|r| wrong(r, c)))).collect();
+        if cols > 2 * n && touched.iter().any(|t| !t) {
+            return (Kind::Tiles(n), Sureness::Likely);
+        }
+    }
+    (Kind::Unknown, Sureness::Guess)
+}

@@ -1,0 +1,24 @@
+//! `karat why`: names the op that is wrong. Two sides, each a backend of ours or a recorded trace, are judged op by op on
+//! their own inputs against `graph::reference`; what is wrong gets a kind, and what only follows from it is told apart.
+//!
+//! [`capture`](capture()) records a side, [`judge`](judge()) measures it, [`combine`] makes the verdicts, [`Report`] is the
+//! plain result. [`laws`](laws()) holds one backend against itself.
+#![forbid(unsafe_code)]
+
+mod bound;
+mod capture;
+mod error;
+mod judge;
+mod kind;
+mod laws;
+mod report;
+mod trace;
+
+pub use bound::Tolerance;
+pub use capture::{Values, capture, greedy, logits, value_bytes};
+pub use error::{Error, ErrorKind, Result};
+pub use judge::{Here, Measured, Side, Wrong, judge};
+pub use kind::{Kind, Sureness};
+pub use laws::{Broken, Law, laws};
+pub use report::{Report, Row, Verdict, Worst, combine};
+pub use trace::Trace;

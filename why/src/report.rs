@@ -1,0 +1,159 @@
+//! The verdicts of a comparison as plain data, and what follows from what.
+
+use crate::{Here, Measured, Wrong};
+use graph::{Graph, Op};
+use serde::Serialize;
+
+/// What is to be said of one op of side B.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING-KEBAB-CASE")]
+pub enum Verdict {
+    /// Right on right inputs.
+    Right,
+    /// Right inputs or wrong ones: the op itself is wrong.
+    WrongHere,
+    /// Right for what it was given, which an earlier fault has touched.
+    Propagated,
+    /// Side A is wrong here, and B is not.
+    ReferenceOff,
+    /// There is no value to look at; never counted as right.
+    Unmeasured,
+}
+
+impl Verdict {
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Right => "RIGHT",
+            Self::WrongHere => "WRONG-HERE",
+            Self::Propagated => "PROPAGATED",
+            Self::ReferenceOff => "REFERENCE-OFF",
+            Self::Unmeasured => "UNMEASURED",
+        }
+    }
+}
+
+/// One element.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Worst {
+    /// Row of the value: token or output.
+    pub row: usize,
+    /// Column.
+    pub col: usize,
+    /// The side's value.
+    pub found: String,
+    /// What the op gives on the side's own inputs.
+    pub right: String,
+}
+
+/// One op of one step.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Row {
+    /// Index of the step; 0 is the prompt.
+    pub step: usize,
+    /// Index of the node.
+    pub node: usize,
+    /// Number of the layer, where the name has one.
+    pub layer: Option<u32>,
+    /// llama.cpp's name of the value.
+    pub name: String,
+    /// ggml's name of the op.
+    pub op: &'static str,
+    /// The verdict.
+    pub verdict: Verdict,
+    /// Elements looked at, of all: all or none.
+    pub checked: usize,
+    /// How it is wrong.
+    pub wrong: Option<Wrong>,
+}
+
+/// A whole comparison.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Report {
+    /// Names of the two sides.
+    pub sides: [String; 2],
+    /// Tokens of each step.
+    pub steps: Vec<usize>,
+    /// All ops, in the order in which they ran.
+    pub rows: Vec<Row>,
+    /// What else was found: a run that differs from itself, or from an unobserved one.
+    pub remarks: Vec<String>,
+}
+
+impl Report {
+    /// Whether every op is right and nothing else was found.
+    pub fn all_right(&self) -> bool {
+        self.remarks.is_empty() && self.rows.iter().all(|row| row.verdict == Verdict::Right)
+    }
+
+    /// How many rows have a verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.rows.iter().filter(|row| row.verdict == verdict).count()
+    }
+
+    /// The rows to blame, in order.
+    pub fn faults(&self) -> impl Iterator<Item = &Row> {
+        let blamed = |row: &&Row| matches!(row.verdict, Verdict::WrongHere | Verdict::ReferenceOff);
+        self.rows.iter().filter(blamed)
+    }
+}
+
+/// The verdicts on B, from what was measured of both sides; A's may be empty.
+pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
+    let mut tainted = vec![false; graph.values.len()];
+    let mut caches = vec![false; graph.kv_layers.len()];
+    let mut rows = Vec::with_capacity(b.len());
+    let mut found = b.iter().peekable();
+    let last = b.last().map_or(0, |m| m.step);
+    for step in 0..=last {
+        tainted.fill(false);
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let mut touched = node.inputs.iter().any(|v| tainted[v.0]);
+            match node.op {
+                Op::StoreKv { kv_layer } => caches[kv_layer] |= touched,
+                Op::Attention(a) => touched |= caches[a.kv_layer],
+                Op::Input
+                | Op::GetRows { .. }
+                | Op::MatMul { .. }
+                | Op::Add
+                | Op::AddBias { .. }
+                | Op::Scale { .. }
+                | Op::RmsNorm { .. }
+                | Op::Rope { .. }
+                | Op::Glu { .. }
+                | Op::Columns { .. }
+                | Op::OutputRows
+                | Op::Softcap { .. } => {}
+            }
+            let Some(v) = node.output else { continue };
+            let Some(b) = found.next_if(|m| (m.step, m.node) == (step, index)) else { continue };
+            let a_wrong = a
+                .iter()
+                .find(|m| (m.step, m.node) == (step, index))
+                .is_some_and(|m| matches!(m.here, Here::Wrong(_)));
+            let verdict = match (&b.here, a_wrong) {
+                (Here::Unmeasured, _) => Verdict::Unmeasured,
+                (Here::Wrong(_), _) => Verdict::WrongHere,
+                (Here::Right, true) => Verdict::ReferenceOff,
+                (Here::Right, false) if touched => Verdict::Propagated,
+                (Here::Right, false) => Verdict::Right,
+            };
+            tainted[v.0] = touched || verdict == Verdict::WrongHere;
+            let value = graph.value(v);
+            rows.push(Row {
+                step,
+                node: index,
+                layer: value.name.rsplit_once('-').and_then(|(_, n)| n.parse().ok()),
+                name: value.name.clone(),
+                op: node.op.kind(),
+                verdict,
+                checked: if matches!(b.here, Here::Unmeasured) { 0 } else { value.cols },
+                wrong: match &b.here {
+                    Here::Wrong(wrong) => Some((**wrong).clone()),
+                    Here::Right | Here::Unmeasured => None,
+                },
+            });
+        }
+    }
+    rows
+}

@@ -1,0 +1,200 @@
+//! Recorded values in a safetensors file; the layout is docs/traces.md's.
+
+use crate::{Error, ErrorKind, Result, Values};
+use graph::{Graph, Node, Op, Step};
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// A larger file is no trace that anyone can look at.
+const MAX_BYTES: u64 = 4 << 30;
+/// Metadata key of the token ids.
+const TOKENS: &str = "tokens";
+
+/// A trace: for each step `(name, op)` → values.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    steps: Vec<HashMap<(String, String), Vec<f32>>>,
+    tokens: Option<Vec<u32>>,
+}
+
+fn bad(path: &Path, what: impl std::fmt::Display) -> Error {
+    Error::new(ErrorKind::Trace, format!("{}: {what}", path.display()))
+}
+
+fn io(path: &Path, error: &std::io::Error) -> Error {
+    Error::new(ErrorKind::Io, format!("{}: {error}", path.display()))
+}
+
+impl Trace {
+    /// Reads a trace.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`], and [`ErrorKind::Trace`] for a file that is none.
+    pub fn open(path: &Path) -> Result<Self> {
+        let size = path.metadata().map_err(|e| io(path, &e))?.len();
+        if size > MAX_BYTES {
+            return Err(bad(path, format!("{size} bytes, allowed {MAX_BYTES}")));
+        }
+        let bytes = std::fs::read(path).map_err(|e| io(path, &e))?;
+        let no_trace = |e: safetensors::SafeTensorError| bad(path, format!("no trace: {e}"));
+        let tensors = SafeTensors::deserialize(&bytes).map_err(no_trace)?;
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(no_trace)?;
+        let mut trace = Self::default();
+        if let Some(ids) = header.metadata().as_ref().and_then(|all| all.get(TOKENS)) {
+            let ids = serde_json::from_str(ids);
+            trace.tokens = Some(ids.map_err(|e| bad(path, format!("metadata {TOKENS}: {e}")))?);
+        }
+        let mut names = tensors.names();
+        names.sort_unstable();
+        for name in names {
+            let layout = "STEP/INDEX/NAME#N:OP, STEP/ only behind the first step";
+            let Some((step, label, op)) = parse(name) else {
+                return Err(bad(path, format!("tensor {name:?}, allowed {layout}")));
+            };
+            let tensor = tensors.tensor(name).map_err(no_trace)?;
+            if tensor.dtype() != Dtype::F32 {
+                return Err(bad(path, format!("tensor {name}: {:?}, allowed F32", tensor.dtype())));
+            }
+            if step > trace.steps.len() {
+                return Err(bad(path, format!("tensor {name}: step {} is missing", step - 1)));
+            }
+            if step == trace.steps.len() {
+                trace.steps.push(HashMap::new());
+            }
+            let floats = tensor.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+            let key = (label.to_owned(), op.to_owned());
+            trace.steps[step].entry(key).or_insert_with(|| floats.collect());
+        }
+        Ok(trace)
+    }
+
+    /// The ids that the trace was recorded from, where it says so.
+    pub fn tokens(&self) -> Option<&[u32]> {
+        self.tokens.as_deref()
+    }
+
+    /// Steps recorded.
+    pub fn n_steps(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// The first value of this name and op in a step.
+    pub fn get(&self, step: usize, name: &str, op: &str) -> Option<&[f32]> {
+        let key = (name.to_owned(), op.to_owned());
+        self.steps.get(step)?.get(&key).map(Vec::as_slice)
+    }
+
+    /// The graph's values, by name and op, and by the names that other engines give them. A value of another size than
+    /// the step's is not taken for it.
+    pub fn values(&self, graph: &Graph, steps: &[Step]) -> Values {
+        let of = |(i, step): (usize, &Step)| {
+            let find = |node: &Node| {
+                let value = graph.value(node.output?);
+                let rows = match value.rows {
+                    graph::Rows::Tokens => step.tokens.len(),
+                    graph::Rows::Outputs => step.outputs.len(),
+                };
+                let fits = |found: &&[f32]| found.len() == rows * value.cols;
+                let mut ops = names(&node.op).iter();
+                ops.find_map(|op| self.get(i, &value.name, op).filter(fits)).map(<[f32]>::to_vec)
+            };
+            graph.nodes.iter().map(find).collect()
+        };
+        Values { steps: steps.iter().enumerate().map(of).collect() }
+    }
+
+    /// Writes values as a trace, by way of a file beside it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`].
+    pub fn write(path: &Path, graph: &Graph, steps: &[Step], values: &Values) -> Result<()> {
+        let mut bytes: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (s, nodes) in values.steps.iter().enumerate() {
+            for (i, (node, data)) in graph.nodes.iter().zip(nodes).enumerate() {
+                let (Some(v), Some(data)) = (node.output, data) else { continue };
+                let value = graph.value(v);
+                let step = if s == 0 { String::new() } else { format!("{s:05}/") };
+                let name = format!("{step}{i:05}/{}#0:{}", value.name, node.op.kind());
+                let shape = vec![data.len() / value.cols.max(1), value.cols];
+                bytes.push((name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+            }
+        }
+        let mut views = Vec::with_capacity(bytes.len());
+        for (name, shape, data) in &bytes {
+            let view = TensorView::new(Dtype::F32, shape.clone(), data);
+            views.push((name.as_str(), view.map_err(|e| bad(path, e))?));
+        }
+        let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
+        let ids = serde_json::to_string(&ids).map_err(|e| bad(path, e))?;
+        let about = HashMap::from([(TOKENS.to_owned(), ids)]);
+        let part = path.with_extension("safetensors.part");
+        let written = safetensors::serialize_to_file(views, Some(about), &part);
+        written.map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", part.display())))?;
+        std::fs::rename(&part, path).map_err(|e| io(path, &e))
+    }
+}
+
+/// Step, name and op of `[STEP/]INDEX/NAME#N:OP`.
+fn parse(tensor: &str) -> Option<(usize, &str, &str)> {
+    let mut parts = tensor.rsplitn(3, '/');
+    let (label, index, step) = (parts.next()?, parts.next()?, parts.next());
+    index.parse::<usize>().ok()?;
+    let step = step.map_or(Some(0), |step| step.parse().ok())?;
+    let (label, op) = label.rsplit_once(':')?;
+    let (name, nth) = label.rsplit_once('#')?;
+    nth.parse::<usize>().ok()?;
+    Some((step, name, op))
+}
+
+/// What a value of ours is called: our own name of its op first, then ggml's. A norm of ours has its weight inside, which
+/// is a MUL there; what comes out of attention is taken at the reshape behind it.
+fn names(op: &Op) -> &'static [&'static str] {
+    match op {
+        Op::RmsNorm { .. } => &["MUL", "RMS_NORM"],
+        Op::Attention(_) => &["FLASH_ATTN_EXT", "CONT", "RESHAPE"],
+        Op::Glu { .. } => &["GLU", "MUL"],
+        Op::Input => &["INPUT"],
+        Op::GetRows { .. } => &["GET_ROWS"],
+        Op::MatMul { .. } => &["MUL_MAT"],
+        Op::Add | Op::AddBias { .. } => &["ADD"],
+        Op::Scale { .. } => &["SCALE"],
+        Op::Rope { .. } => &["ROPE"],
+        Op::StoreKv { .. } => &["SET_ROWS"],
+        Op::Columns { .. } => &["VIEW"],
+        Op::OutputRows => &["OUTPUT_ROWS", "GET_ROWS"],
+        Op::Softcap { .. } => &["SOFTCAP"],
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_taken_apart() {
+        assert_eq!(parse("00003/Qcur-0#0:MUL_MAT"), Some((0, "Qcur-0", "MUL_MAT")));
+        assert_eq!(parse("00002/00003/Qcur-0#1:ROPE"), Some((2, "Qcur-0", "ROPE")));
+        for bad in ["Qcur-0#0:MUL_MAT", "1/Qcur-0:MUL_MAT", "x/1/a#0:B", "1/a#b:C", ""] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_trace_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("t.safetensors");
+        assert_eq!(Trace::open(&path).unwrap_err().kind(), ErrorKind::Io);
+        for bytes in [&b""[..], b"12345678", &[255; 64]] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = Trace::open(&path).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Trace);
+            assert!(error.to_string().contains("t.safetensors: no trace"), "{error}");
+        }
+        let view = TensorView::new(Dtype::F32, vec![1], &[0; 4]).unwrap();
+        safetensors::serialize_to_file([("what", view)], None, &path).unwrap();
+        assert!(Trace::open(&path).unwrap_err().to_string().contains("\"what\""));
+    }
+}

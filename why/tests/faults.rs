@@ -1,0 +1,191 @@
+//! Faults put into a backend are found where they are, and named; clean runs are all right.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "the table is what the test is run for")]
+
+use graph::cases::{self, Case};
+use graph::ops::rope;
+use graph::reference::Reference;
+use graph::{Backend, LoadOptions, Loaded, Node, Op, RopePairs, Step, Tap, Value};
+use std::sync::Arc;
+use why::{Kind, Side, Tolerance, Values, Verdict, capture, combine, judge};
+
+/// A side whose value `name:op` is changed: it computes everything else rightly, from the wrong value on.
+fn with_fault(
+    case: &Case,
+    key: &str,
+    steps: &[Step],
+    fault: impl FnMut(&Step, &mut [f32]),
+) -> Values {
+    struct Faulty<'a, F> {
+        case: &'a Case,
+        key: &'a str,
+        step: &'a Step,
+        fault: F,
+        seen: Vec<Option<Vec<f32>>>,
+    }
+    impl<F: FnMut(&Step, &mut [f32])> Tap for Faulty<'_, F> {
+        fn wants(&mut self, _: &Node, _: &Value) -> bool {
+            true
+        }
+        fn value(&mut self, node: &Node, _: &Value, data: &mut [f32]) {
+            if self.case.graph.key(node) == self.key {
+                (self.fault)(self.step, data);
+            }
+            let at = self.case.graph.nodes.iter().position(|other| other.output == node.output);
+            self.seen[at.unwrap()] = Some(data.to_vec());
+        }
+    }
+    let mut loaded = load(case);
+    let mut kv = loaded.new_kv(4).unwrap();
+    let mut values = Values::default();
+    let n = case.graph.nodes.len();
+    let mut tap = Faulty { case, key, step: &steps[0], fault, seen: vec![None; n] };
+    for step in steps {
+        tap.step = step;
+        loaded.run(step, &mut kv, &mut tap).unwrap();
+        values.steps.push(std::mem::replace(&mut tap.seen, vec![None; n]));
+    }
+    values
+}
+
+fn load(case: &Case) -> Box<dyn Loaded> {
+    Reference
+        .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+        .unwrap()
+}
+
+/// A prompt and two tokens behind it.
+fn steps(case: &Case) -> Vec<Step> {
+    let prompt = &case.prompts[0];
+    let n = prompt.len().min(20);
+    let mut steps = vec![Step::single(&prompt[..n], 0)];
+    for i in 0..2 {
+        steps.push(Step::single(&[prompt[i]], (n + i) as u32));
+    }
+    steps
+}
+
+fn rows(case: &Case, steps: &[Step], values: &Values, tolerance: Tolerance) -> Vec<why::Row> {
+    let subject = (&case.graph, &case.file, LoadOptions::default());
+    let side = Side { steps, values, fed: None, tolerance };
+    let b = judge(&Reference, subject, side, &mut |_| {}).unwrap();
+    combine(&case.graph, &[], &b)
+}
+
+#[test]
+fn clean_runs_are_right_at_either_tolerance() {
+    for case in cases::decoders().unwrap() {
+        let steps = steps(&case);
+        let values = capture(&mut *load(&case), &steps, None).unwrap();
+        for tolerance in [Tolerance::Bits, Tolerance::Rounding] {
+            let rows = rows(&case, &steps, &values, tolerance);
+            let made = case.graph.nodes.iter().filter(|node| node.output.is_some()).count();
+            assert_eq!(rows.len(), made * steps.len());
+            assert!(rows.iter().all(|row| row.verdict == Verdict::Right), "{}", case.name);
+        }
+    }
+}
+
+/// Runs a fault in every case that has the value; the first blamed op must be it, and its kind what `is` accepts.
+fn found(key: &str, is: impl Fn(&Kind) -> bool, mut fault: impl FnMut(&Case, &Step, &mut [f32])) {
+    let mut n = 0;
+    for case in cases::decoders().unwrap() {
+        let Some(node) = case.graph.nodes.iter().find(|node| case.graph.key(node) == key) else {
+            continue;
+        };
+        let steps = steps(&case);
+        let values = with_fault(&case, key, &steps, |step, data| fault(&case, step, data));
+        let rows = rows(&case, &steps, &values, Tolerance::Bits);
+        let first = rows.iter().find(|row| row.verdict != Verdict::Right).unwrap();
+        assert_eq!(first.verdict, Verdict::WrongHere, "{}", case.name);
+        assert_eq!(format!("{}:{}", first.name, first.op), key, "{}", case.name);
+        let wrong = first.wrong.as_ref().unwrap();
+        assert!(is(&wrong.kind), "{}: {key}: {} ({:?})", case.name, wrong.kind, node.op);
+        // What follows is only touched.
+        let last = rows.last().unwrap();
+        assert_eq!(last.verdict, Verdict::Propagated, "{}: {}", case.name, last.name);
+        let blamed = rows.iter().filter(|row| row.verdict == Verdict::WrongHere);
+        assert!(blamed.into_iter().all(|row| format!("{}:{}", row.name, row.op) == key));
+        n += 1;
+    }
+    assert!(n > 0, "no case has {key}");
+    println!("{key}: found and named in {n} models");
+}
+
+#[test]
+fn faults_of_any_op_are_named() {
+    found("ffn_out-1:MUL_MAT", |k| *k == Kind::Zeros, |_, _, data| data.fill(0.0));
+    found(
+        "ffn_out-0:MUL_MAT",
+        |k| matches!(k, Kind::ScaleFactor(by) if (by - 0.125).abs() < 1e-6),
+        |_, _, data| {
+            data.iter_mut().for_each(|v| *v *= 0.125);
+        },
+    );
+    found("Vcur-1:MUL_MAT", |k| *k == Kind::NotFinite, |_, _, data| data[5] = f32::NAN);
+    found("ffn_out-1:MUL_MAT", |k| *k == Kind::FewElements, |_, _, data| data[3] += 1.0);
+}
+
+#[test]
+fn rope_faults_are_named() {
+    let turn = |case: &Case, step: &Step, data: &mut [f32], swap: bool, by: i64| {
+        // Turned back, then again with the fault.
+        let op = case.graph.nodes.iter().find_map(|node| match node.op {
+            Op::Rope { table, head_dim, pairs } => Some((table, head_dim, pairs)),
+            _ => None,
+        });
+        let (table, head_dim, pairs) = op.unwrap();
+        let table = &case.graph.rope_tables[table];
+        let other = match pairs {
+            RopePairs::Adjacent => RopePairs::Halves,
+            RopePairs::Halves => RopePairs::Adjacent,
+        };
+        let cols = data.len() / step.tokens.len();
+        for (row, &p) in data.chunks_mut(cols).zip(&step.positions) {
+            let square = (table.mscale * table.mscale) as f32;
+            let angles = rope::angles(table, p).into_iter();
+            let back: Vec<(f32, f32)> = angles.map(|(c, s)| (c / square, -s / square)).collect();
+            rope::rope(row, head_dim, pairs, &back);
+            let p = u32::try_from(i64::from(p) + by).unwrap_or(0);
+            rope::rope(row, head_dim, if swap { other } else { pairs }, &rope::angles(table, p));
+        }
+    };
+    found(
+        "Qcur-0:ROPE",
+        |k| *k == Kind::PairOrder,
+        |case, step, data| turn(case, step, data, true, 0),
+    );
+    found(
+        "Qcur-0:ROPE",
+        |k| *k == Kind::Position(1),
+        |case, step, data| turn(case, step, data, false, 1),
+    );
+}
+
+/// The laws hold for the reference.
+#[test]
+fn the_reference_keeps_all_laws() {
+    let case = &cases::decoders().unwrap()[0];
+    let mut heard = 0;
+    let broken =
+        why::laws(&mut *load(case), &case.prompts[0], &mut |_, holds| heard += usize::from(holds))
+            .unwrap();
+    assert_eq!((broken, heard), (vec![], 6));
+}
+
+/// What was written is read again, bit for bit.
+#[test]
+fn a_trace_keeps_every_value() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("t.safetensors");
+    let case = &cases::decoders().unwrap()[0];
+    let steps = steps(case);
+    let values = capture(&mut *load(case), &steps, None).unwrap();
+    why::Trace::write(&path, &case.graph, &steps, &values).unwrap();
+    let trace = why::Trace::open(&path).unwrap();
+    assert_eq!(trace.n_steps(), 3);
+    assert_eq!(trace.tokens().unwrap().len(), steps.iter().map(|s| s.tokens.len()).sum::<usize>());
+    let again = trace.values(&case.graph, &steps);
+    assert!(again == values);
+}
