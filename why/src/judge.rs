@@ -123,7 +123,7 @@ struct Bench<'a> {
     found: &'a [Option<Vec<f32>>],
     fed: Option<&'a [Option<Vec<f32>>]>,
     heard: &'a mut dyn FnMut(usize),
-    /// The side's values of this step.
+    /// The side's values of this step, and of the step before where they are not yet made.
     current: Vec<Vec<f32>>,
     /// For each layer the side's keys and values of all steps, position after position.
     past: Vec<[Vec<f32>; 2]>,
@@ -142,7 +142,7 @@ impl Tap for Bench<'_> {
         self.remember(node);
         let here = match self.found.get(index).and_then(Option::as_ref) {
             Some(found) if found.len() == data.len() => {
-                let here = self.compare(node, value, (data, found));
+                let here = self.compare((node, v.0), value, (data, found));
                 let next = self.fed.and_then(|fed| fed.get(index)).and_then(Option::as_ref);
                 data.copy_from_slice(
                     next.filter(|next| next.len() == found.len()).unwrap_or(found),
@@ -175,7 +175,12 @@ impl Bench<'_> {
         }
     }
 
-    fn compare(&mut self, node: &Node, value: &Value, (right, found): (&[f32], &[f32])) -> Here {
+    fn compare(
+        &mut self,
+        (node, v): (&Node, usize),
+        value: &Value,
+        (right, found): (&[f32], &[f32]),
+    ) -> Here {
         let inputs: Vec<&[f32]> =
             node.inputs.iter().map(|v| self.current[v.0].as_slice()).collect();
         let bounds = match self.tolerance {
@@ -203,6 +208,8 @@ impl Bench<'_> {
             right,
             found,
             cols: value.cols.max(1),
+            others: &self.current,
+            before: Some(&self.current[v]),
             past: if let Op::Attention(a) = node.op { Some(&self.past[a.kv_layer]) } else { None },
         };
         (wrong.kind, wrong.sureness) = kind::explain(&scene);

@@ -66,6 +66,16 @@ pub enum Kind {
     SubBlockScale,
     /// A value beyond f16's range became infinite.
     F16Overflow,
+    /// The right value, rounded to f16.
+    F16Rounding,
+    /// Another value of the same step: two of them share a buffer that both need.
+    OtherValue(String),
+    /// The value of the step before.
+    StaleValue,
+    /// RoPE with all frequencies times this.
+    RopeScale(f64),
+    /// Rows of the embedding of other ids.
+    OtherTokens,
     /// NaN or infinity out of finite numbers.
     NotFinite,
     /// Single elements only.
@@ -107,6 +117,11 @@ impl std::fmt::Display for Kind {
             Self::Tiles(n) => write!(f, "some of every {n} columns only: a tile"),
             Self::SubBlockScale => write!(f, "factors inside the weight's blocks"),
             Self::F16Overflow => write!(f, "f16 overflow"),
+            Self::F16Rounding => write!(f, "rounded to f16"),
+            Self::OtherValue(key) => write!(f, "holds {key}: a buffer shared too early"),
+            Self::StaleValue => write!(f, "the value of the step before"),
+            Self::RopeScale(by) => write!(f, "RoPE frequencies times {by}"),
+            Self::OtherTokens => write!(f, "embedding of other token ids"),
             Self::NotFinite => write!(f, "NaN or infinity out of finite inputs"),
             Self::FewElements => write!(f, "single elements"),
             Self::Race => write!(f, "race: two runs differ"),
@@ -139,6 +154,10 @@ pub(crate) struct Scene<'a> {
     pub(crate) cols: usize,
     /// Keys and values of all positions, for attention.
     pub(crate) past: Option<&'a [Vec<f32>; 2]>,
+    /// The values of this step so far, by [`graph::ValueId`]; empty where not yet made.
+    pub(crate) others: &'a [Vec<f32>],
+    /// The side's value of the step before.
+    pub(crate) before: Option<&'a [f32]>,
 }
 
 /// The largest f16.
@@ -239,6 +258,23 @@ fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
         hear(Kind::Zeros, Sureness::Certain);
         return;
     }
+    if let Some(key) = holds_other(scene) {
+        hear(Kind::OtherValue(key), Sureness::Certain);
+        return;
+    }
+    let alike = |would: &[f32]| {
+        would.len() == found.len()
+            && would.iter().zip(found).all(|(a, b)| a.to_bits() == b.to_bits())
+    };
+    if scene.before.is_some_and(alike) {
+        hear(Kind::StaleValue, Sureness::Certain);
+        return;
+    }
+    let halves: Vec<f32> = right.iter().map(|&v| math::round_f16(v)).collect();
+    if alike(&halves) {
+        hear(Kind::F16Rounding, Sureness::Certain);
+        return;
+    }
     let dot = |a: &[f32], b: &[f32]| -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
@@ -269,6 +305,18 @@ fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
             }
         }
     }
+}
+
+/// The key of another value whose bits these are; an op's own inputs have kinds of their own.
+fn holds_other(scene: &Scene<'_>) -> Option<String> {
+    let same = |other: &&graph::Node| {
+        let Some(v) = other.output.filter(|v| !scene.node.inputs.contains(v)) else { return false };
+        let values = &scene.others[v.0];
+        Some(v) != scene.node.output
+            && values.len() == scene.found.len()
+            && values.iter().zip(scene.found).all(|(a, b)| a.to_bits() == b.to_bits())
+    };
+    scene.graph.nodes.iter().find(same).map(|node| scene.graph.key(node))
 }
 
 fn vector(scene: &Scene<'_>, w: WeightId) -> Option<Vec<f32>> {
@@ -342,6 +390,12 @@ fn turned(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     if scene.test(Kind::Position(-(first as i32)), &within, hear) {
         return;
     }
+    for by in [0.125, 0.25, 0.5, 2.0, 4.0, 8.0] {
+        let freqs: Vec<f64> = freqs.iter().map(|f| f * by).collect();
+        if scene.test(Kind::RopeScale(by), &turn(pairs, &freqs, &own), hear) {
+            return;
+        }
+    }
     let n = freqs.len();
     for base in [1e4, 1e5, 5e5, 1e6] {
         let freqs: Vec<f64> = (0..n).map(|i| f64::powf(base, -(i as f64) / n as f64)).collect();
@@ -411,21 +465,40 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
             return;
         }
     }
-    let tail = |n: usize| n_in / n * n;
-    for end in [256, n_in / 2, tail(256), tail(128), tail(64), tail(32), n_in.saturating_sub(32)] {
-        if end > 0
-            && end < n_in
-            && scene.test_part(Kind::SumTail(end), part, &sum(&|r, k| r * n_in + k, end), hear)
-        {
-            return;
-        }
+    if cut_sum(scene, part, (x, &all), hear) {
+        return;
     }
     let quantised = graph::ints::form(weight.dtype).is_some();
-    let like = correlation(part.0, part.1);
+    let size = |all: &[f32]| all.iter().map(|v| v * v).sum::<f32>().sqrt();
+    let sizes_agree = (0.2..5.0).contains(&(size(part.1) / size(part.0)));
     let everywhere = part.0.iter().zip(part.1).filter(|(r, f)| r != f).count() > n_out * 9 / 10;
-    if quantised && everywhere && (0.2..0.9999).contains(&like) && !scattered(scene) {
+    if quantised && everywhere && sizes_agree && !scattered(scene) {
         hear(Kind::SubBlockScale, Sureness::Guess);
     }
+}
+
+/// Sums that end at each multiple of 32 columns.
+fn cut_sum(
+    scene: &Scene<'_>,
+    part: (&[f32], &[f32]),
+    (x, all): (&[f32], &[f32]),
+    hear: &mut Hear<'_>,
+) -> bool {
+    let n_in = x.len();
+    let mut sums = vec![0.0f64; part.0.len()];
+    for (end, x) in (0..n_in).step_by(32).zip(x.chunks(32)) {
+        if end > 0 {
+            let would: Vec<f32> = sums.iter().map(|&v| v as f32).collect();
+            if scene.test_part(Kind::SumTail(end), part, &would, hear) {
+                return true;
+            }
+        }
+        for (sum, row) in sums.iter_mut().zip(all.chunks(n_in)) {
+            let products = row[end..].iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x));
+            *sum += products.sum::<f64>();
+        }
+    }
+    false
 }
 
 /// Whether only some columns are wrong in every row: the shape tells more then.
@@ -497,16 +570,22 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
             }
         }
     }
-    // The heads of the right value in another order.
+    reordered(scene, (a.n_head, group, n_kv, dv), hear);
+}
+
+/// The heads of the right value in another order.
+fn reordered(
+    scene: &Scene<'_>,
+    (n_head, group, n_kv, dv): (usize, usize, usize, usize),
+    hear: &mut Hear<'_>,
+) {
     let order = |map: &dyn Fn(usize) -> usize| -> Vec<f32> {
-        let heads = scene.right.chunks(a.n_head * dv);
-        heads
-            .flat_map(|row| (0..a.n_head).flat_map(|h| row[map(h) * dv..][..dv].to_vec()))
-            .collect()
+        let heads = scene.right.chunks(n_head * dv);
+        heads.flat_map(|row| (0..n_head).flat_map(|h| row[map(h) * dv..][..dv].to_vec())).collect()
     };
     let swapped = order(&|h| h % group * n_kv + h / group);
     let back = order(&|h| h % n_kv * group + h / n_kv);
-    let reversed = order(&|h| a.n_head - 1 - h);
+    let reversed = order(&|h| n_head - 1 - h);
     for would in [swapped, back, reversed] {
         if scene.test(Kind::HeadOrder, &would, hear) {
             return;
@@ -537,6 +616,11 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
         if scene.test(Kind::NibbleOrder, &gather(&in_turn), hear) {
             return;
         }
+    }
+    let is_a_row = |found: &[f32]| all.chunks(n_in).any(|row| row == found);
+    if n_out <= 4096 && scene.found.chunks(n_in).all(is_a_row) {
+        hear(Kind::OtherTokens, Sureness::Certain);
+        return;
     }
     if graph::ints::form(weight.dtype).is_some()
         && correlation(scene.right, scene.found) > 0.2

@@ -131,9 +131,9 @@ fn faults_of_any_op_are_named() {
 fn rope_faults_are_named() {
     let turn = |case: &Case, step: &Step, data: &mut [f32], swap: bool, by: i64| {
         // Turned back, then again with the fault.
-        let op = case.graph.nodes.iter().find_map(|node| match node.op {
-            Op::Rope { table, head_dim, pairs } => Some((table, head_dim, pairs)),
-            _ => None,
+        let op = case.graph.nodes.iter().find_map(|node| {
+            let Op::Rope { table, head_dim, pairs } = node.op else { return None };
+            Some((table, head_dim, pairs))
         });
         let (table, head_dim, pairs) = op.unwrap();
         let table = &case.graph.rope_tables[table];

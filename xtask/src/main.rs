@@ -1,4 +1,4 @@
-//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello` and `oracle`.
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab` and `oracle`.
 //! Nothing that a user of karat needs lives here.
 
 #![forbid(unsafe_code)]
@@ -30,6 +30,7 @@ cargo xtask COMMAND
   size                        lines per crate, largest files and functions against their budgets
   hello [--from FILE]         README's table: what each format answers on each device; from a GGUF file, or the
                               default model
+  faultlab                    switch on some forty faults in every backend and see what `karat why` says of them
   oracle                      compare with llama.cpp's recorded results in ../shared/oracle
 ";
 
@@ -49,6 +50,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "tidy" => tidy::run(root()),
         "size" => tidy::print_sizes(root()).map(|()| true),
         "hello" => hello::run_args(root(), rest),
+        "faultlab" => faultlab(),
         "oracle" => oracle::run(root()),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
@@ -56,6 +58,12 @@ fn dispatch(args: &[String]) -> Result<bool> {
         }
         other => bail!("unknown command `{other}`\n\n{HELP}"),
     }
+}
+
+/// The table of app/tests/faultlab.rs.
+fn faultlab() -> Result<bool> {
+    let args = ["test", "--release", "-p", "karat", "--test", "faultlab", "--", "--nocapture"];
+    Ok(proc::run(root(), proc::cargo(&args).arg("--test-threads=1"))?.ok())
 }
 
 fn main() -> ExitCode {
