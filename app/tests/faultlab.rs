@@ -434,9 +434,9 @@ const FAULTS: &[Fault] = &[
     ),
     fault(
         'E',
-        "V's weight for K",
-        ("Kcur-1:MUL_MAT", "holds Vcur-1"),
-        X(|s, d| d.copy_from_slice(&s.values[V])),
+        "residual bound as the output",
+        ("attn_out-1:MUL_MAT", "holds l_out-0"),
+        X(|s, d| d.copy_from_slice(&s.values["l_out-0:ADD"])),
     ),
     // F: RoPE.
     fault('F', "NORM for NEOX", (Q, "pair order"), X(|s, d| s.turned(d, true, 1.0, |p| p))),
@@ -498,7 +498,7 @@ const FAULTS: &[Fault] = &[
             (KQV, "window"),
             X(|s, d| {
                 let Op::Attention(mut a) = s.node.op else { return };
-                a.window = Some(2);
+                a.window = None;
                 let wide = Node { op: Op::Attention(a), ..s.node.clone() };
                 Seen { node: &wide, ..*s }.attended(d, |h, g, _| h / g, |p, _| p, |_, p| p);
             }),
@@ -639,12 +639,12 @@ impl Tap for Faulty<'_> {
     }
 }
 
-/// A prompt of 20 tokens and three behind it.
+/// A prompt of 40 tokens and three behind it.
 fn steps(case: &Case) -> Vec<Step> {
-    let ids: Vec<u32> = case.prompts[0].iter().copied().cycle().take(23).collect();
-    let mut steps = vec![Step::single(&ids[..20], 0)];
-    steps[0].outputs = (0..20).collect();
-    steps.extend((20..23).map(|i| Step::single(&ids[i..=i], i as u32)));
+    let ids: Vec<u32> = case.prompts[0].iter().copied().cycle().take(43).collect();
+    let mut steps = vec![Step::single(&ids[..40], 0)];
+    steps[0].outputs = (0..40).collect();
+    steps.extend((40..43).map(|i| Step::single(&ids[i..=i], i as u32)));
     steps
 }
 

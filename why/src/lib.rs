@@ -8,6 +8,7 @@
 mod bound;
 mod capture;
 mod error;
+mod html;
 mod judge;
 mod kind;
 mod laws;
@@ -17,6 +18,7 @@ mod trace;
 pub use bound::Tolerance;
 pub use capture::{Values, capture, greedy, logits, value_bytes};
 pub use error::{Error, ErrorKind, Result};
+pub use html::html;
 pub use judge::{Here, Measured, Side, Wrong, judge};
 pub use kind::{Kind, Sureness};
 pub use laws::{Broken, Law, laws};

@@ -5,10 +5,10 @@ use crate::exit::{Code, Failure, failure, say};
 use crate::load::{self, LoadArgs, LoadBar, ModelArgs, Parts, Unit};
 use crate::out::{Controls, Out};
 use crate::text;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use graph::{Graph, Loaded, Step};
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
 use why::{Law, Measured, Report, Row, Side, Tolerance, Trace, Values, Verdict, Wrong};
 
@@ -93,6 +93,9 @@ pub(crate) struct Args {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+    /// Write a page with a map of layers and ops, and every value that is wrong
+    #[arg(long, value_name = "FILE", conflicts_with = "laws")]
+    html: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
 }
@@ -165,6 +168,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let steps = steps(&mut a, &mut b, &ids, args.prompt.n_predict)?;
     check_size(&parts.graph, &steps)?;
     let report = compare((&mut a, &mut b), &steps, &parts, args)?;
+    if let Some(path) = &args.html {
+        let again = std::env::args().collect::<Vec<_>>().join(" ");
+        let page = why::html(&report, &text::one_line(&again))?;
+        std::fs::write(path, page).with_context(|| text::path(path))?;
+    }
     if args.json {
         Out::new(Controls::Escaped).json(&report)?;
     } else {
