@@ -61,6 +61,13 @@ fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
 impl Device {
     /// Opens an adapter and probes its arithmetic.
     pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Self> {
+        let mut device = Self::connect(adapter)?;
+        device.probes = probe::run(&device)?;
+        Ok(device)
+    }
+
+    /// Opens an adapter of which nothing is known.
+    pub(crate) fn connect(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
         let name = format!("{} ({})", info.name, crate::backend_name(info.backend));
         let limits = adapter.limits();
@@ -93,14 +100,14 @@ impl Device {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&description))
             .map_err(|e| Error::new(ErrorKind::DeviceLost, format!("{name}: {e}")))?;
-        Self::new(name, (device, queue), limits)
+        Ok(Self::new(name, (device, queue), limits))
     }
 
     fn new(
         name: String,
         (device, queue): (wgpu::Device, wgpu::Queue),
         limits: wgpu::Limits,
-    ) -> Result<Self> {
+    ) -> Self {
         let fault = Fault::default();
         let sink = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| match error {
@@ -121,7 +128,7 @@ impl Device {
             label: Some("kv"),
             entries: &[storage(0, false), storage(1, false)],
         });
-        let mut new = Self {
+        Self {
             name,
             probes: Probes::worst(),
             limits,
@@ -130,9 +137,7 @@ impl Device {
             fault,
             pipelines: Mutex::default(),
             kv_layout,
-        };
-        new.probes = probe::run(&new)?;
-        Ok(new)
+        }
     }
 
     /// The error that a callback left, if any.
@@ -235,6 +240,14 @@ impl Device {
         pipeline: &Pipeline,
         ranges: &[(&wgpu::Buffer, u64, u64)],
     ) -> wgpu::BindGroup {
+        self.bind_to(&pipeline.layout, ranges)
+    }
+
+    fn bind_to(
+        &self,
+        layout: &wgpu::BindGroupLayout,
+        ranges: &[(&wgpu::Buffer, u64, u64)],
+    ) -> wgpu::BindGroup {
         let entries: Vec<_> = (0u32..)
             .zip(ranges)
             .map(|(binding, &(buffer, offset, size))| wgpu::BindGroupEntry {
@@ -248,21 +261,14 @@ impl Device {
             .collect();
         self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
-            layout: &pipeline.layout,
+            layout,
             entries: &entries,
         })
     }
 
     /// Binds the two halves of a layer's cache.
-    pub(crate) fn bind_kv(&self, k: &wgpu::Buffer, v: &wgpu::Buffer) -> wgpu::BindGroup {
-        self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &self.kv_layout,
-            entries: &[
-                wgpu::BindGroupEntry { binding: 0, resource: k.as_entire_binding() },
-                wgpu::BindGroupEntry { binding: 1, resource: v.as_entire_binding() },
-            ],
-        })
+    pub(crate) fn bind_kv(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> wgpu::BindGroup {
+        self.bind_to(&self.kv_layout, ranges)
     }
 
     /// Writes before everything that is submitted later.
@@ -300,11 +306,11 @@ impl Device {
         })
     }
 
-    /// Runs what was encoded, then reads `words` f32 from the start of `from`. `staging` is kept between calls.
+    /// Runs what was encoded, then reads `words` f32 of a buffer from a byte on. `staging` is kept between calls.
     pub(crate) fn read(
         &self,
         mut encoder: wgpu::CommandEncoder,
-        from: &wgpu::Buffer,
+        (from, offset): (&wgpu::Buffer, u64),
         words: usize,
         staging: &mut Option<wgpu::Buffer>,
     ) -> Result<Vec<f32>> {
@@ -318,7 +324,7 @@ impl Device {
             self.submit(encoder)?;
             return Ok(Vec::new());
         }
-        encoder.copy_buffer_to_buffer(from, 0, staging, 0, bytes);
+        encoder.copy_buffer_to_buffer(from, offset, staging, 0, bytes);
         let index = self.queue.submit([encoder.finish()]);
         let slice = staging.slice(..bytes);
         let mapped = Arc::new(Mutex::new(None));

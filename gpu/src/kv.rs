@@ -31,8 +31,15 @@ pub(crate) fn bytes(graph: &Graph, kv: KvType, n_blocks: usize) -> u64 {
 /// A cache of this backend.
 pub(crate) struct GpuKv {
     pub(crate) n_blocks: usize,
-    /// Group 1 of the kernels that use it; a bind group keeps its buffers alive.
-    pub(crate) layers: Vec<wgpu::BindGroup>,
+    pub(crate) layers: Vec<LayerKv>,
+}
+
+/// The cache of one layer.
+pub(crate) struct LayerKv {
+    /// Group 1 of the kernels that use it.
+    pub(crate) bind: wgpu::BindGroup,
+    /// K and V, with their bytes.
+    pub(crate) halves: [(wgpu::Buffer, u64); 2],
 }
 
 impl GpuKv {
@@ -52,7 +59,9 @@ impl GpuKv {
             let [k, v] = sizes.map(|size| device.buffer("KV cache", size));
             let in_all =
                 |e: Error| Error::new(e.kind(), format!("the KV cache takes {total} bytes; {e}"));
-            layers.push(device.bind_kv(&k.map_err(in_all)?, &v.map_err(in_all)?));
+            let halves = [(k.map_err(in_all)?, sizes[0]), (v.map_err(in_all)?, sizes[1])];
+            let bind = device.bind_kv(&[(&halves[0].0, 0, sizes[0]), (&halves[1].0, 0, sizes[1])]);
+            layers.push(LayerKv { bind, halves });
         }
         Ok(Self { n_blocks, layers })
     }

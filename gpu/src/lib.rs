@@ -8,6 +8,7 @@ mod layout;
 mod loaded;
 mod plan;
 pub mod probe;
+pub mod record;
 pub mod shaders;
 pub mod template;
 mod weights;
@@ -108,7 +109,32 @@ pub fn adapters(api: Api) -> Vec<Adapter> {
     adapters
 }
 
+/// wgpu's device without hardware, which checks shaders, layouts and pipelines and computes nothing. There is one only
+/// where wgpu was built with its feature `noop`, as for this crate's tests.
+pub fn noop_adapter() -> Option<Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.backends = wgpu::Backends::NOOP;
+    descriptor.backend_options.noop.enable = true;
+    let instance = wgpu::Instance::new(descriptor);
+    let found = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::NOOP));
+    found.into_iter().next().map(|adapter| Adapter { adapter })
+}
+
 impl Adapter {
+    /// Makes the pipeline of every shader there is, for a device of such arithmetic, and says how many.
+    ///
+    /// # Errors
+    /// The first pipeline that the device refuses.
+    pub fn compile_all(&self, probes: probe::Probes) -> Result<usize> {
+        let mut device = device::Device::connect(&self.adapter)?;
+        device.probes = probes;
+        let all = shaders::all();
+        for shader in &all {
+            device.pipeline(shader)?;
+        }
+        Ok(all.len())
+    }
+
     /// What it is.
     pub fn info(&self) -> Info {
         let (info, limits) = (self.adapter.get_info(), self.adapter.limits());
@@ -154,6 +180,48 @@ impl Gpu {
     }
 }
 
+impl Gpu {
+    /// Loads a graph whose steps give `sink` every dispatch, with what it read and wrote: for tests of the kernels one
+    /// by one. The steps run as usual behind that.
+    ///
+    /// # Errors
+    /// As [`Backend::load`].
+    pub fn load_recorded(
+        &self,
+        graph: Arc<Graph>,
+        file: &gguf::File,
+        options: LoadOptions,
+        sink: Box<dyn record::Sink>,
+    ) -> Result<Box<dyn Loaded>> {
+        let loaded = self.load_graph(graph, file, options, &mut |_| {})?;
+        Ok(Box::new(loaded.recorded(sink)))
+    }
+
+    /// Runs one dispatch on copies of its buffers. What it writes begins as `poison`; each buffer has
+    /// [`record::GUARD`] words of it before and behind, which are returned too.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    pub fn replay(&self, call: &record::Call, poison: u32) -> Result<Vec<Vec<u32>>> {
+        record::replay(&self.device, call, poison)
+    }
+
+    fn load_graph(
+        &self,
+        graph: Arc<Graph>,
+        file: &gguf::File,
+        options: LoadOptions,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<loaded::LoadedGpu> {
+        for node in &graph.nodes {
+            self.supports(&graph, node, options)
+                .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
+        }
+        let weights = weights::load(&self.device, &graph, file, self.threads, progress)?;
+        Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), graph, weights, options))
+    }
+}
+
 impl Backend for Gpu {
     fn name(&self) -> String {
         format!("gpu {}", self.device.name)
@@ -182,12 +250,6 @@ impl Backend for Gpu {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
-        for node in &graph.nodes {
-            self.supports(&graph, node, options)
-                .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
-        }
-        let weights = weights::load(&self.device, &graph, file, self.threads, progress)?;
-        let device = Arc::clone(&self.device);
-        Ok(Box::new(loaded::LoadedGpu::new(device, graph, weights, options)))
+        Ok(Box::new(self.load_graph(graph, file, options, progress)?))
     }
 }

@@ -3,6 +3,7 @@
 use crate::device::Device;
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
+use crate::record::{self, Sink};
 use crate::weights::Resident;
 use graph::{
     Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result, Rows, Step, Tap, ValueId,
@@ -16,6 +17,8 @@ pub(crate) struct LoadedGpu {
     options: LoadOptions,
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
+    /// Where every dispatch is laid open, in tests.
+    sink: Option<Box<dyn Sink>>,
 }
 
 impl LoadedGpu {
@@ -25,7 +28,13 @@ impl LoadedGpu {
         weights: Vec<Resident>,
         options: LoadOptions,
     ) -> Self {
-        Self { device, graph, weights, options, plan: None, staging: None }
+        Self { device, graph, weights, options, plan: None, staging: None, sink: None }
+    }
+
+    /// Lays open every dispatch from now on.
+    pub(crate) fn recorded(mut self, sink: Box<dyn Sink>) -> Self {
+        self.sink = Some(sink);
+        self
     }
 
     /// A plan with room for the step.
@@ -101,7 +110,7 @@ impl LoadedGpu {
         let graph = Arc::clone(&self.graph);
         let value = graph.value(id);
         let n = self.rows(id, step) * value.cols;
-        let mut data = self.device.read(encoder, plan.buffer(id), n, &mut self.staging)?;
+        let mut data = self.device.read(encoder, (plan.buffer(id), 0), n, &mut self.staging)?;
         let before: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
         tap.value(node, value, &mut data);
         let after: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
@@ -127,6 +136,11 @@ impl LoadedGpu {
             .iter()
             .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
             .collect();
+        if let Some(sink) = &mut self.sink {
+            for dispatch in plan.nodes.iter().flatten() {
+                record::lay_open(&self.device, dispatch, sizes, kv, sink.as_mut())?;
+            }
+        }
         let mut encoder = self.device.encoder();
         let mut at = 0;
         while at < graph.nodes.len() {
@@ -152,7 +166,7 @@ impl LoadedGpu {
             return Ok(Vec::new());
         };
         let n = self.rows(last, step) * graph.value(last).cols;
-        self.device.read(encoder, plan.buffer(last), n, &mut self.staging)
+        self.device.read(encoder, (plan.buffer(last), 0), n, &mut self.staging)
     }
 }
 

@@ -2,7 +2,7 @@
 //! than the plan was made for gets a new plan.
 
 use crate::device::{Device, Pipeline};
-use crate::kv::head_words;
+use crate::kv::{LayerKv, head_words};
 use crate::layout::{Layout, act_words};
 use crate::shaders::{self, Map, Shader};
 use crate::weights::Resident;
@@ -44,9 +44,12 @@ impl Capacity {
 
 /// One dispatch.
 pub(crate) struct Dispatch {
+    pub(crate) shader: Shader,
     pipeline: Arc<Pipeline>,
     bind: wgpu::BindGroup,
-    kv: Option<usize>,
+    /// What is bound: buffer, offset, bytes.
+    pub(crate) ranges: Vec<(wgpu::Buffer, u64, u64)>,
+    pub(crate) kv: Option<usize>,
     /// Parameters; the first two are the rows of this dispatch and the first of them.
     params: Vec<u32>,
     rows: Rows,
@@ -61,34 +64,44 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    /// Encodes it for a step of so many tokens and outputs, the last token standing at `last`.
-    pub(crate) fn encode(
+    /// Its parameters and grid in a step of so many tokens and outputs, the last token standing at `last`; `None`
+    /// where it has nothing to do.
+    pub(crate) fn sized(
         &self,
-        pass: &mut wgpu::ComputePass<'_>,
         (tokens, outputs, last): (usize, usize, u32),
-        kv: &[wgpu::BindGroup],
-    ) {
+    ) -> Option<(Vec<u32>, [u32; 3])> {
         let all = match self.rows {
             Rows::Tokens => tokens,
             Rows::Outputs => outputs,
         };
         let rows = all.saturating_sub(self.first_row).min(self.most_rows);
         if rows == 0 || self.x == 0 || !self.only.contains(&all) {
-            return;
+            return None;
         }
         let mut params = self.params.clone();
         (params[0], params[1]) = (rows as u32, self.first_row as u32);
-        pass.set_pipeline(&self.pipeline.pipeline);
-        pass.set_bind_group(0, &self.bind, &[]);
-        if let Some(layer) = self.kv {
-            pass.set_bind_group(1, &kv[layer], &[]);
-        }
-        pass.set_immediates(0, bytemuck::cast_slice(&params));
         let chunks = self.chunks_of.map_or(1, |window| {
             let first = graph::ops::attention::first_visible(last, Some(window));
             last / KV_BLOCK as u32 - first / KV_BLOCK as u32 + 1
         });
-        pass.dispatch_workgroups(self.x, rows.div_ceil(self.rows_each) as u32, chunks);
+        Some((params, [self.x, rows.div_ceil(self.rows_each) as u32, chunks]))
+    }
+
+    /// Encodes it, as far as it has something to do.
+    pub(crate) fn encode(
+        &self,
+        pass: &mut wgpu::ComputePass<'_>,
+        sizes: (usize, usize, u32),
+        kv: &[LayerKv],
+    ) {
+        let Some((params, [x, y, z])) = self.sized(sizes) else { return };
+        pass.set_pipeline(&self.pipeline.pipeline);
+        pass.set_bind_group(0, &self.bind, &[]);
+        if let Some(layer) = self.kv {
+            pass.set_bind_group(1, &kv[layer].bind, &[]);
+        }
+        pass.set_immediates(0, bytemuck::cast_slice(&params));
+        pass.dispatch_workgroups(x, y, z);
     }
 }
 
@@ -368,8 +381,10 @@ impl Planner<'_> {
             let mut words = vec![0, 0];
             words.extend(params);
             out.push(Dispatch {
+                shader: shader.clone(),
                 pipeline: Arc::clone(&pipeline),
                 bind: self.device.bind(&pipeline, &ranges),
+                ranges: ranges.into_iter().map(|(b, at, n)| (b.clone(), at, n)).collect(),
                 kv,
                 params: words,
                 rows,

@@ -7,11 +7,15 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
 
+mod few;
+
+use few::Few;
+use gpu::record::{Call, GUARD};
 use gpu::{Api, Gpu};
 use graph::cases::{self, Case, Cut};
 use graph::compare::Recording;
 use graph::reference::Reference;
-use graph::{Backend, LoadOptions};
+use graph::{Backend, KvType, LoadOptions};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -116,6 +120,57 @@ fn three_runs_are_one() {
                 assert_eq!(difference, None, "{}: {}", gpu.name(), case.name);
             }
         }
+    }
+}
+
+/// What is wrong with one dispatch that runs on copies of its buffers, guarded and poisoned, three times.
+fn trespass(gpu: &Gpu, call: &Call) -> Option<String> {
+    for poison in [0xffff_ffff, 0x7fc1_2345, 0] {
+        let left = gpu.replay(call, poison).unwrap();
+        for (i, (words, held)) in left.iter().zip(&call.buffers).enumerate() {
+            let inner = &words[GUARD..GUARD + held.len()];
+            let (before, behind) = (&words[..GUARD], &words[GUARD + held.len()..]);
+            if before.iter().chain(behind).any(|&w| w != poison) {
+                return Some(format!("buffer {i}: written out of range"));
+            }
+            let written = call.written.iter().find(|(at, _)| *at == i);
+            let expected = |k: usize| match written {
+                Some((_, words)) => words[k].unwrap_or(poison),
+                None => held[k],
+            };
+            if let Some(k) = (0..inner.len()).find(|&k| inner[k] != expected(k)) {
+                let (got, want) = (inner[k], expected(k));
+                return Some(format!("buffer {i}, word {k}: {got:08x}, expected {want:08x}"));
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn a_kernel_writes_its_output_and_nothing_else_and_reads_nothing_unwritten() {
+    for gpu in devices() {
+        let (mut n, mut wrong) = (0, Vec::new());
+        let small = |case: &Case| case.first_position == 0 && !case.name.contains("n_in 5");
+        for case in share(cases::all().unwrap().into_iter().filter(small).collect()) {
+            let no_cache = case.graph.kv_layers.is_empty();
+            let options = cases::options().into_iter();
+            for options in options.filter(|o| !no_cache || o.kv == KvType::F16) {
+                let few = Few::default();
+                let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
+                let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
+                case.record(loaded.as_mut(), Cut::Chunks(72)).unwrap();
+                for call in few.take() {
+                    n += 1;
+                    let file = call.shader.file;
+                    wrong.extend(
+                        trespass(&gpu, &call).map(|why| format!("{} {file}: {why}", case.name)),
+                    );
+                }
+            }
+        }
+        println!("{}: {n} dispatches three times", gpu.name());
+        assert!(wrong.is_empty(), "{}:\n{}", gpu.name(), wrong.join("\n"));
     }
 }
 

@@ -109,6 +109,13 @@ pub(crate) const STAGES: &[Stage] = &[
         run: tests,
     },
     Stage {
+        name: "swiftshader",
+        what: "the GPU backend's contract on a second driver, SwiftShader",
+        fast: false,
+        run: swiftshader,
+    },
+    Stage { name: "apple", what: "the GPU backend's Metal side compiles", fast: false, run: apple },
+    Stage {
         name: "neon",
         what: "the CPU backend's tests for aarch64 under qemu",
         fast: false,
@@ -210,7 +217,38 @@ fn model(cx: &Context) -> Result<Outcome> {
 }
 
 fn tests(cx: &Context) -> Result<Outcome> {
+    // Where there is none, the test that needs it says so.
+    tools::ensure_clang(cx.root);
     cx.cargo(&["test", "--release", "--workspace", "--no-fail-fast"], &[])
+}
+
+fn swiftshader(cx: &Context) -> Result<Outcome> {
+    let Some(driver) = tools::ensure_swiftshader(cx.root) else {
+        let why = "SwiftShader, which comes with Debian's chromium, is absent".to_owned();
+        return Ok(if cx.ci { Outcome::Failed(why) } else { Outcome::Skipped(why) });
+    };
+    let mut command = cargo(&["test", "--release", "--package", "karat-gpu", "--test", "contract"]);
+    command.args(["--", "--nocapture"]);
+    // It has neither fma nor time: one case in fifteen, in which every kernel made of integers still occurs.
+    command.env("KARAT_GPU_SHARE", "15").env("KARAT_GPU_DEVICE", "SwiftShader");
+    command.env("VK_DRIVER_FILES", &driver).env("NODEVICE_SELECT", "1");
+    Ok(Outcome::from(run(cx.root, &mut command)?))
+}
+
+fn apple(cx: &Context) -> Result<Outcome> {
+    let target = "aarch64-apple-darwin";
+    if !target_installed(target) {
+        let minutes = Duration::from_secs(300);
+        let added =
+            run_limited(cx.root, Command::new("rustup").args(["target", "add", target]), minutes);
+        if !added.is_ok_and(End::ok) || !target_installed(target) {
+            return Ok(Outcome::Skipped(format!("the Rust target {target} cannot be added")));
+        }
+    }
+    cx.cargo(
+        &["clippy", "--release", "--package", "karat-gpu", "--target", target],
+        &["--", "-D", "warnings"],
+    )
 }
 
 fn neon(cx: &Context) -> Result<Outcome> {

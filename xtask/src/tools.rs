@@ -80,10 +80,56 @@ pub(crate) fn ensure_aarch64(root: &Path, target: &str) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a clang is there that can run Metal's language (16 or newer, with its version in its name).
+pub(crate) fn ensure_clang(root: &Path) -> bool {
+    let present = || {
+        ["clang++-19", "clang++-18", "clang++-17", "clang++-16"]
+            .iter()
+            .any(|name| answer(name, &["--version"]).is_some())
+    };
+    present()
+        || ["clang-19", "clang-16"]
+            .iter()
+            .any(|package| apt_install(root, &[package]).is_ok_and(|ok| ok) && present())
+}
+
+/// The driver description of SwiftShader: that of an installed Chromium, or one taken out of its Debian package, of
+/// which nothing else is wanted.
+pub(crate) fn ensure_swiftshader(root: &Path) -> Option<PathBuf> {
+    let inside = "usr/lib/chromium/vk_swiftshader_icd.json";
+    let ours = root.join("target/swiftshader");
+    let present =
+        || [Path::new("/"), &ours].map(|dir| dir.join(inside)).into_iter().find(|p| p.is_file());
+    if let Some(found) = present() {
+        return Some(found);
+    }
+    if !is_root_with_apt() {
+        return None;
+    }
+    std::fs::create_dir_all(&ours).ok()?;
+    let apt = |args: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.arg("-qq").args(args);
+        run(&ours, &mut command).is_ok_and(|end| end.ok())
+    };
+    // apt drops root's rights for the download, and may not be allowed to write here then: it says so and goes on.
+    if !apt(&["update"]) || !apt(&["download", "chromium"]) {
+        return None;
+    }
+    let package = std::fs::read_dir(&ours).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let package = package.into_iter().find(|p| p.extension().is_some_and(|e| e == "deb"))?;
+    let unpacked = run(&ours, Command::new("dpkg-deb").arg("-x").arg(&package).arg("."));
+    let _ = std::fs::remove_file(&package);
+    if !unpacked.is_ok_and(|end| end.ok()) { None } else { present() }
+}
+
+fn is_root_with_apt() -> bool {
+    answer("id", &["-u"]).as_deref() == Some("0") && answer("apt-get", &["--version"]).is_some()
+}
+
 /// Installs Debian packages if we are root and the machine has apt-get; `false` if it cannot.
 fn apt_install(root: &Path, packages: &[&str]) -> Result<bool> {
-    if answer("id", &["-u"]).as_deref() != Some("0") || answer("apt-get", &["--version"]).is_none()
-    {
+    if !is_root_with_apt() {
         return Ok(false);
     }
     let apt = |args: &[&str]| {

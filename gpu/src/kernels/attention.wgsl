@@ -51,7 +51,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         if !is_first && !(chunk_most > most) { new_most = most; }
         // One copy of exp in the code: the lane's weight, then the factors of the merge.
         var exps = vec3<f32>(s - chunk_most, most - new_most, chunk_most - new_most);
-        for (var i = 0u; i < 3u; i++) { exps[i] = exp_(exps[i]); }
+        for (var i = 0u; i < 3u; i++) { exps[i] = exponential(exps[i]); }
         var e = exps.x;
         let a = exps.y;
         let b = exps.z;
@@ -74,29 +74,29 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             for (var j = begin; j <= to; j++) {
                 let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
-                low = fma_(weight[j], f16_to_f32(v & 0xffffu), low);
-                high = fma_(weight[j], f16_to_f32(v >> 16u), high);
+                low = fused(weight[j], f16_to_f32(v & 0xffffu), low);
+                high = fused(weight[j], f16_to_f32(v >> 16u), high);
 #else
-                low = fma_(weight[j], bitcast<f32>(v), low);
+                low = fused(weight[j], bitcast<f32>(v), low);
 #endif
             }
 #if KV_F16
             if !is_first {
-                low = fma_(acc[2u * c], a, low * b);
-                high = fma_(acc[2u * c + 1u], a, high * b);
+                low = fused(acc[2u * c], a, low * b);
+                high = fused(acc[2u * c + 1u], a, high * b);
             }
             acc[2u * c] = low;
             acc[2u * c + 1u] = high;
 #else
-            if !is_first { low = fma_(acc[c], a, low * b); }
+            if !is_first { low = fused(acc[c], a, low * b); }
             acc[c] = low;
 #endif
         }
-        if is_first { sum = chunk_sum; } else { sum = fma_(sum, a, chunk_sum * b); }
+        if is_first { sum = chunk_sum; } else { sum = fused(sum, a, chunk_sum * b); }
         most = new_most;
         workgroupBarrier();
     }
-    let inverse = div_(1.0, sum);
+    let inverse = quotient(1.0, sum);
     for (var d = t; d < p.dim_v; d += 64u) {
         out[(wg.y * p.n_head + wg.x) * p.dim_v + d] = acc[d] * inverse;
     }

@@ -24,11 +24,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             var new_most = most;
             if next > most { new_most = next; }
             var exps = vec2<f32>(most - new_most, next - new_most);
-            for (var k = 0u; k < 2u; k++) { exps[k] = exp_(exps[k]); }
-            sum = fma_(sum, exps.x, pieces[at + 1u] * exps.y);
-            acc = fma_(acc, exps.x, pieces[at + 2u + d] * exps.y);
+            for (var k = 0u; k < 2u; k++) { exps[k] = exponential(exps[k]); }
+            sum = fused(sum, exps.x, pieces[at + 1u] * exps.y);
+            acc = fused(acc, exps.x, pieces[at + 2u + d] * exps.y);
             most = new_most;
         }
-        out[wg.x * p.dim_v + d] = acc * div_(1.0, sum);
+        out[wg.x * p.dim_v + d] = acc * quotient(1.0, sum);
     }
 }

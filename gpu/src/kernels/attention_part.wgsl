@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
     let most = lanes[0];
     workgroupBarrier();
-    var e = exp_(s - most);
+    var e = exponential(s - most);
     if !seen { e = 0.0; }
     // The contract's maximum starts from -infinity: a chunk in which nothing is above it is NaN.
     if seen && most == LOWEST && !is_finite(s) { e = bitcast<f32>(0x7fc00000u ^ no_bits()); }
@@ -61,10 +61,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         for (var j = begin; j <= end; j++) {
             let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
-            low = fma_(weight[j], f16_to_f32(v & 0xffffu), low);
-            high = fma_(weight[j], f16_to_f32(v >> 16u), high);
+            low = fused(weight[j], f16_to_f32(v & 0xffffu), low);
+            high = fused(weight[j], f16_to_f32(v >> 16u), high);
 #else
-            low = fma_(weight[j], bitcast<f32>(v), low);
+            low = fused(weight[j], bitcast<f32>(v), low);
 #endif
         }
 #if KV_F16

@@ -16,10 +16,10 @@ fn sums_of(base: u32, r: u32, a: u32, b: u32, isum: i32, msum: i32) -> Sums {
     let scales = a + p.n_in / 4u + p.n_in / 16u;
     let d_a = bitcast<f32>(acts[scales + b]);
     var out: Sums;
-    out.d = block_d(base, r) * d_a;
+    out.d = keep(block_d(base, r) * d_a);
     out.isum = f32(isum);
 #if MINS
-    out.m = -(block_m(base, r) * d_a);
+    out.m = -keep(block_m(base, r) * d_a);
     out.msum = f32(msum);
 #else
 #if D_TWO
@@ -60,8 +60,8 @@ fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
 
 fn add_block(s: Sums, acc: f32) -> f32 {
 #if D_TWO
-    return fma_(s.m, s.msum, fma_(s.d, s.isum, acc));
+    return fused(s.m, s.msum, fused(s.d, s.isum, acc));
 #else
-    return fma_(s.d, s.isum, acc);
+    return fused(s.d, s.isum, acc);
 #endif
 }

@@ -32,6 +32,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     out[i] = gelu_tanh(a[i]) * b[i];
 #endif
 #if SOFTCAP
-    out[i] = softcap_(a[i], p.by);
+    out[i] = capped(a[i], p.by);
 #endif
 }

@@ -6,7 +6,8 @@ const POLY = array<f32, 6>({{EXP_POLY_0}}, {{EXP_POLY_1}}, {{EXP_POLY_2}}, {{EXP
     {{EXP_POLY_5}});
 #endif
 
-fn exp_(x: f32) -> f32 {
+fn exponential(argument: f32) -> f32 {
+    let x = keep(argument);
 #if SOFT_FMA
     // The same nine steps, round one copy of the software fma: drivers put it in line and take seconds over nine.
     var n = 0.0;
@@ -21,22 +22,22 @@ fn exp_(x: f32) -> f32 {
         if i == 2u { a = n; b = -({{LN2_LO}}); }
         if i > 2u && i < 8u { c = POLY[i - 2u]; }
         if i == 8u { b = r * r; }
-        let v = fma_(a, b, c);
+        let v = fused(a, b, c);
         if i == 0u { n = v - {{ROUND_MAGIC}}; }
         if i == 1u || i == 2u { r = v; }
         if i > 2u { y = v; }
     }
     y = y + 1.0;
 #else
-    let n = keep(fma_(x, {{LOG2_E}}, {{ROUND_MAGIC}})) - {{ROUND_MAGIC}};
-    let r = fma_(n, -({{LN2_LO}}), fma_(n, -{{LN2_HI}}, x));
+    let n = keep(fused(x, {{LOG2_E}}, {{ROUND_MAGIC}})) - {{ROUND_MAGIC}};
+    let r = fused(n, -({{LN2_LO}}), fused(n, -{{LN2_HI}}, x));
     var y = {{EXP_POLY_0}};
-    y = fma_(y, r, {{EXP_POLY_1}});
-    y = fma_(y, r, {{EXP_POLY_2}});
-    y = fma_(y, r, {{EXP_POLY_3}});
-    y = fma_(y, r, {{EXP_POLY_4}});
-    y = fma_(y, r, {{EXP_POLY_5}});
-    y = keep(fma_(y, r * r, r)) + 1.0;
+    y = fused(y, r, {{EXP_POLY_1}});
+    y = fused(y, r, {{EXP_POLY_2}});
+    y = fused(y, r, {{EXP_POLY_3}});
+    y = fused(y, r, {{EXP_POLY_4}});
+    y = fused(y, r, {{EXP_POLY_5}});
+    y = keep(fused(y, r * r, r)) + 1.0;
 #endif
     // A NaN or a number out of range is decided by y and by the ends below.
     let k = i32(clamp(n, -126.0, 127.0));
@@ -44,13 +45,13 @@ fn exp_(x: f32) -> f32 {
     return select(select(inside, infinity(), x > {{EXP_MAX}}), 0.0, x < {{EXP_MIN}});
 }
 
-fn silu(x: f32) -> f32 { return div_(x, 1.0 + keep(exp_(-x))); }
+fn silu(x: f32) -> f32 { return quotient(x, 1.0 + keep(exponential(-x))); }
 
 fn gelu_tanh(x: f32) -> f32 {
-    let u = fma_({{GELU_C}} * keep(x * x), x, x);
-    return div_(x, 1.0 + keep(exp_({{GELU_K}} * u)));
+    let u = fused(keep({{GELU_C}} * keep(x * x)), x, x);
+    return quotient(x, 1.0 + keep(exponential({{GELU_K}} * u)));
 }
 
-fn softcap_(x: f32, cap: f32) -> f32 {
-    return cap * (1.0 - keep(div_(2.0, 1.0 + keep(exp_(2.0 * div_(x, cap))))));
+fn capped(x: f32, cap: f32) -> f32 {
+    return cap * keep(1.0 - keep(quotient(2.0, 1.0 + keep(exponential(2.0 * quotient(x, cap))))));
 }

@@ -4,7 +4,9 @@
 // A runtime zero that no compiler can see through.
 fn no_bits() -> u32 { return p.rows & 0x80000000u; }
 
-// The value itself, out of reach of contraction and reassociation: a product that goes through here is rounded.
+// The value itself, out of reach of contraction and reassociation: a product that goes through here is rounded. Metal is
+// told to compute in fast math (docs/metal.md), so everything between two operations that a compiler could join, swap or
+// share with a neighbour goes through here.
 fn keep(x: f32) -> f32 { return bitcast<f32>(bitcast<u32>(x) ^ no_bits()); }
 
 fn infinity() -> f32 { return bitcast<f32>(0x7f800000u ^ no_bits()); }
@@ -65,7 +67,7 @@ fn shift_right(a: vec2<u32>, n: u32) -> vec2<u32> {
 }
 
 // a · b + c with one rounding, in integers: software devices multiply, round and add.
-fn fma_(a: f32, b: f32, c: f32) -> f32 {
+fn fused(a: f32, b: f32, c: f32) -> f32 {
     if is_special(a) || is_special(b) { return a * b + c; }
     if is_special(c) { return c; }
     let sign_p = (bitcast<u32>(a) ^ bitcast<u32>(b)) & 0x80000000u;
@@ -140,13 +142,13 @@ fn fma_(a: f32, b: f32, c: f32) -> f32 {
     return pack(sign, e - i32(n) + 190, sum.x, sum.y != 0u);
 }
 #else
-fn fma_(a: f32, b: f32, c: f32) -> f32 { return fma(a, b, c); }
+fn fused(a: f32, b: f32, c: f32) -> f32 { return fma(a, b, c); }
 #endif
 
 #if SOFT_DIV
 // a / b, correctly rounded: the device's quotient is corrected by its exact remainder, which is small and therefore
 // right even modulo 2^32.
-fn div_(a: f32, b: f32) -> f32 {
+fn quotient(a: f32, b: f32) -> f32 {
     if is_special(a) || is_special(b) || is_zero(a) || is_zero(b) { return a / b; }
     let sign = (bitcast<u32>(a) ^ bitcast<u32>(b)) & 0x80000000u;
     let x = parts(a);
@@ -163,13 +165,13 @@ fn div_(a: f32, b: f32) -> f32 {
     return pack(sign, x.e - y.e + 133 - i32(n), q << n, rest != 0);
 }
 #else
-// Kept: spirv-opt, which some drivers run, makes c1 / (c2 / x) a product.
-fn div_(a: f32, b: f32) -> f32 { return keep(a / b); }
+// Both kept: spirv-opt, which some drivers run, makes c1 / (c2 / x) a product, and x / c a product with the rounded 1 / c.
+fn quotient(a: f32, b: f32) -> f32 { return keep(a / keep(b)); }
 #endif
 
 #if SOFT_SQRT
 // The square root, correctly rounded, in the same way.
-fn sqrt_(a: f32) -> f32 {
+fn root(a: f32) -> f32 {
     if is_special(a) || is_zero(a) || (bitcast<u32>(a) >> 31u) == 1u { return sqrt(a); }
     let x = parts(a);
     var t = x.e - 150;
@@ -185,7 +187,7 @@ fn sqrt_(a: f32) -> f32 {
     return pack(0u, t / 2 + 145 - i32(n), s << n, rest != 0);
 }
 #else
-fn sqrt_(a: f32) -> f32 { return keep(sqrt(a)); }
+fn root(a: f32) -> f32 { return keep(sqrt(a)); }
 #endif
 
 // The f32 of an f16's bits, which stand in the low half of `h`.

@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let v = weights4(row, k >> 2u);
 #if SOFT_FMA
             for (var i = 0u; i < min(4u, end - k); i++) {
-                for (var j = 0u; j < 4u; j++) { acc[j] = fma_(v[i], x[at[j] + k + i], acc[j]); }
+                for (var j = 0u; j < 4u; j++) { acc[j] = fused(v[i], x[at[j] + k + i], acc[j]); }
             }
 #else
 #for I 0 1 2 3
@@ -35,7 +35,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #endif
         }
-        total += acc;
+#for J 0 1 2 3
+        total[{{J}}] = keep(total[{{J}}] + acc[{{J}}]);
+#endfor
     }
     for (var j = 0u; j < 4u; j++) {
         if token + j < p.rows { out[(token + j) * p.n_out + p.first + row] = total[j]; }

@@ -25,7 +25,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             for (var k = chunk; k < end; k += 4u) {
                 let v = weights4(row, k >> 2u);
 #if SOFT_FMA
-                for (var i = 0u; i < min(4u, end - k); i++) { acc = fma_(v[i], x[at + k + i], acc); }
+                for (var i = 0u; i < min(4u, end - k); i++) { acc = fused(v[i], x[at + k + i], acc); }
 #else
                 acc = fma(v.x, x[at + k], acc);
                 if k + 1u < end { acc = fma(v.y, x[at + k + 1u], acc); }
@@ -37,7 +37,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         sums[t] = acc;
         workgroupBarrier();
         if lane == 0u {
-            for (var i = 0u; i < 8u && first + i * 256u < p.n_in; i++) { total += sums[i * 32u + r]; }
+            for (var i = 0u; i < 8u && first + i * 256u < p.n_in; i++) { total = keep(total + sums[i * 32u + r]); }
         }
         workgroupBarrier();
     }

@@ -39,9 +39,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if top >= 0x7f800000u {
         d = bitcast<f32>(0x7fc00000u ^ no_bits());
     } else if top != 0u {
-        let iscale = div_(-127.0, largest_value);
+        let iscale = quotient(-127.0, largest_value);
         q = i32(clamp(round(iscale * v), -127.0, 127.0));
-        d = div_(1.0, iscale);
+        d = quotient(1.0, iscale);
     }
 #else
     let lane = t & 31u;
@@ -52,11 +52,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let top = largest[t & 0xffffffe0u];
     let amax = bitcast<f32>(top);
     var d = bitcast<f32>(0x7fc00000u ^ no_bits());
-    if top < 0x7f800000u { d = div_(amax, 127.0); }
+    if top < 0x7f800000u { d = quotient(amax, 127.0); }
     var q = 0;
     // Of an infinite or NaN block the scale speaks; a scale of zero makes the quants of a tiny block worth nothing.
     if top != 0u && top < 0x7f800000u {
-        let scaled = round(v * div_(127.0, amax));
+        let scaled = round(v * quotient(127.0, amax));
         q = i32(clamp(scaled, -127.0, 127.0));
     }
 #endif

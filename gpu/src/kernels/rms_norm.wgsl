@@ -15,7 +15,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     var sum = 0.0;
     for (var i = t; i < p.n; i += 64u) {
         let v = x[at + i];
-        sum = fma_(v, v, sum);
+        sum = fused(v, v, sum);
     }
     lanes[t] = sum;
     workgroupBarrier();
@@ -23,8 +23,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if t < {{HALF}}u { lanes[t] = lanes[t] + lanes[t + {{HALF}}u]; }
     workgroupBarrier();
 #endfor
-    let scale = div_(1.0, sqrt_(keep(div_(lanes[0], p.n_f32)) + p.eps));
+    let scale = quotient(1.0, root(keep(quotient(lanes[0], p.n_f32)) + p.eps));
     for (var i = t; i < p.n; i += 64u) {
-        out[at + i] = (x[at + i] * scale) * w[i];
+        out[at + i] = keep(x[at + i] * scale) * w[i];
     }
 }

@@ -28,6 +28,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let turn = angles[wg.y * p.pairs + k];
     let x0 = x[a];
     let x1 = x[b];
-    out[a] = fma_(x0, turn.x, -(x1 * turn.y));
-    out[b] = fma_(x0, turn.y, x1 * turn.x);
+    out[a] = fused(x0, turn.x, -keep(x1 * turn.y));
+    out[b] = fused(x0, turn.y, keep(x1 * turn.x));
 }

@@ -8,18 +8,18 @@ fn score(cache: u32, q_at: u32, place: u32) -> f32 {
 #if KV_F16
         for (var d = chunk; d < end; d += 2u) {
             let both = cache_k[cache + (d >> 1u) * 64u + place];
-            sum = fma_(f16_to_f32(both & 0xffffu), q[q_at + d], sum);
-            if d + 1u < end { sum = fma_(f16_to_f32(both >> 16u), q[q_at + d + 1u], sum); }
+            sum = fused(f16_to_f32(both & 0xffffu), q[q_at + d], sum);
+            if d + 1u < end { sum = fused(f16_to_f32(both >> 16u), q[q_at + d + 1u], sum); }
         }
 #else
         for (var d = chunk; d < end; d++) {
-            sum = fma_(bitcast<f32>(cache_k[cache + d * 64u + place]), q[q_at + d], sum);
+            sum = fused(bitcast<f32>(cache_k[cache + d * 64u + place]), q[q_at + d], sum);
         }
 #endif
-        total += sum;
+        total = keep(total + sum);
     }
 #if SOFTCAP
-    return keep(softcap_(keep(total * p.scale), p.cap));
+    return keep(capped(keep(total * p.scale), p.cap));
 #else
     return keep(total * p.scale);
 #endif

@@ -1,0 +1,402 @@
+//! The kernels as Metal would get them, run on a CPU: naga's text in Metal's language, compiled as C++ with the part of its
+//! library in `msl/metal_stdlib`, gives the bits of the devices here in three orders of threads. `docs/metal.md` says what
+//! that proves and what it does not.
+//!
+//! Wanted: clang 16 or newer, and a device to record the calls on (lavapipe does); without them the test says so and
+//! passes, with `CI` set it fails. `KARAT_MSL_SANITIZE=1` adds ASan and UBSan, `KARAT_MSL_KEEP=folder` keeps the files.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+#![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
+#![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+
+mod few;
+mod translate;
+
+use few::Few;
+use gpu::probe::Probes;
+use gpu::record::Call;
+use gpu::shaders::{self, Shader};
+use graph::KvType;
+use graph::cases::{self, Case, Cut};
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+/// How a shader is written and compiled.
+struct Variant {
+    name: &'static str,
+    probes: Probes,
+    checked: bool,
+    /// Metal's compiler is a clang, and wgpu leaves it in its default mode, which is fast math.
+    fast: bool,
+    /// What is done to the text: nothing, or harm that must be found.
+    change: Change,
+}
+
+type Change = fn(String) -> String;
+
+fn variants() -> [Variant; 3] {
+    let (best, worst) = (Probes::best(), Probes::worst());
+    // Fast math makes quotients and roots approximations, which the probes of a device find.
+    let metal = Probes { div: false, sqrt: false, ..best };
+    [
+        Variant { name: "exact", probes: best, checked: false, fast: false, change: |text| text },
+        Variant {
+            name: "integers, checked",
+            probes: worst,
+            checked: true,
+            fast: false,
+            change: |text| text,
+        },
+        Variant {
+            name: "fast math",
+            probes: metal,
+            checked: false,
+            fast: true,
+            change: |text| text,
+        },
+    ]
+}
+
+fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "{why}, and CI is set");
+    println!("skipped: {why}");
+}
+
+fn clang() -> Option<&'static str> {
+    ["clang++-19", "clang++-18", "clang++-17", "clang++-16", "clang++"].into_iter().find(|name| {
+        // Apple's clang and those before 16 lack the elementwise builtins.
+        let version = Command::new(name).arg("-dumpversion").output().ok();
+        let text = version.map(|out| String::from_utf8_lossy(&out.stdout).into_owned());
+        text.and_then(|t| t.split('.').next()?.trim().parse::<u32>().ok()).is_some_and(|v| v >= 16)
+    })
+}
+
+/// The parameters of the kernel, one text each.
+fn parameters(msl: &str) -> Vec<String> {
+    let from = msl.split_once("kernel void main_(").unwrap().1;
+    let (mut depth, mut all) = (0, vec![String::new()]);
+    for c in from.chars() {
+        match c {
+            '(' | '[' | '<' => depth += 1,
+            ')' if depth == 0 => break,
+            ')' | ']' | '>' => depth -= 1,
+            ',' if depth == 0 => {
+                all.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        all.last_mut().unwrap().push(c);
+    }
+    all.iter().map(|p| p.trim().to_owned()).collect()
+}
+
+/// Metal has no double: a number without a suffix is a float there.
+fn float_literals(msl: &str) -> String {
+    let (mut out, mut chars) = (String::new(), msl.chars().peekable());
+    while let Some(c) = chars.next() {
+        let inside_name = out.ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '.');
+        out.push(c);
+        if !c.is_ascii_digit() || inside_name {
+            continue;
+        }
+        let mut is_float = false;
+        while let Some(&next) = chars.peek() {
+            let sign = (next == '-' || next == '+') && out.ends_with('e') && is_float;
+            if !(next.is_alphanumeric() || next == '.' || sign) {
+                break;
+            }
+            is_float |= next == '.';
+            out.push(next);
+            chars.next();
+        }
+        if is_float && !out.ends_with(['f', 'h']) {
+            out.push('f');
+        }
+    }
+    out
+}
+
+/// One translation unit: the kernel in a namespace of its own, and what calls it for one thread.
+fn unit(msl: &str, id: usize) -> String {
+    let (mut arguments, mut shared) = (Vec::new(), Vec::new());
+    for parameter in parameters(msl) {
+        let (declared, attribute) = parameter.split_once("[[").unwrap_or((&parameter, ""));
+        let (kind, _) = declared.trim().rsplit_once(' ').unwrap();
+        let object = kind.trim_end_matches('&').trim_start_matches("threadgroup ");
+        if let Some(slot) = attribute.strip_prefix("buffer(") {
+            let slot = slot.split(')').next().unwrap();
+            arguments.push(format!("*({object} *)thread_.buffers[{slot}]"));
+        } else if kind.starts_with("threadgroup ") {
+            arguments.push(format!("*({object} *)thread_.shared[{}]", shared.len()));
+            shared.push(format!("sizeof({object})"));
+        } else if attribute.starts_with("threadgroup_position_in_grid") {
+            let [x, y, z] = [0, 1, 2].map(|i| format!("thread_.group[{i}]"));
+            arguments.push(format!("metal::uint3{{{x}, {y}, {z}}}"));
+        } else if attribute.starts_with("thread_index_in_threadgroup") {
+            arguments.push("thread_.index".to_owned());
+        } else {
+            panic!("unknown parameter: {parameter}");
+        }
+    }
+    let n = shared.len();
+    shared.push("0".to_owned());
+    format!(
+        "#include \"runtime.h\"\nnamespace {{\n{}\n}}\nvoid entry{id}(const Thread &thread_) {{ main_({}); }}\n\
+         extern const size_t shared{id}[] = {{{}}};\nextern const size_t n_shared{id} = {n};\n",
+        float_literals(msl),
+        arguments.join(", "),
+        shared.join(", ")
+    )
+}
+
+/// Threads of a workgroup, as the shader says.
+fn threads(shader: &Shader) -> u32 {
+    let source = shaders::source(shader, Probes::best()).unwrap();
+    let size = source.split_once("@workgroup_size(").unwrap().1;
+    size.split(')').next().unwrap().parse().unwrap()
+}
+
+/// What is compiled, and how.
+struct Build {
+    clang: &'static str,
+    dir: PathBuf,
+    sanitize: bool,
+}
+
+impl Build {
+    fn flags(&self) -> Vec<&str> {
+        let mut flags = vec!["-std=c++17"];
+        if self.sanitize {
+            // naga declares an array of unknown length as one of length 1, and casts floats as Metal defines it.
+            let off = "alignment,array-bounds,float-divide-by-zero,float-cast-overflow";
+            let off: &'static str = Box::leak(format!("-fno-sanitize={off}").into_boxed_str());
+            flags.extend([
+                "-g1",
+                "-fsanitize=address,undefined",
+                "-fno-sanitize-recover=undefined",
+                off,
+            ]);
+        }
+        flags
+    }
+
+    fn compile(&self, file: &Path, extra: &[&str]) {
+        let include = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/msl");
+        let out = Command::new(self.clang)
+            .args(self.flags())
+            .args(extra)
+            .arg("-I")
+            .arg(&include)
+            .arg("-c")
+            .arg(file)
+            .arg("-o")
+            .arg(file.with_extension("o"))
+            .output()
+            .unwrap();
+        let errors = String::from_utf8_lossy(&out.stderr);
+        assert!(out.status.success(), "{}:\n{errors}", file.display());
+    }
+
+    fn kernel(&self, id: usize, shader: &Shader, variant: &Variant) {
+        let file = self.dir.join(format!("k{id}.cpp"));
+        let msl = translate::to_msl(shader, variant.probes, variant.checked);
+        let msl = (variant.change)(msl);
+        std::fs::write(&file, unit(&msl, id)).unwrap();
+        let math: &[&str] =
+            if variant.fast { &["-O2", "-ffast-math"] } else { &["-O1", "-ffp-contract=off"] };
+        let shim = ["-include", "metal_stdlib", "-Wno-everything"];
+        // Every GPU with Metal has fma as an instruction; in fast math, without one, clang would not round once.
+        #[cfg(target_arch = "x86_64")]
+        let fma: &[&str] = if is_x86_feature_detected!("fma") { &["-mfma"] } else { &[] };
+        #[cfg(not(target_arch = "x86_64"))]
+        let fma: &[&str] = &[];
+        self.compile(&file, &[math, fma, &shim].concat());
+    }
+
+    /// Compiles all kernels in all variants and links them with the program that runs them.
+    fn program(&self, shaders: &[Shader], variants: &[Variant]) -> PathBuf {
+        let all: Vec<(usize, &Variant)> =
+            (0..shaders.len()).flat_map(|s| variants.iter().map(move |v| (s, v))).collect();
+        let next = Mutex::new(0..all.len());
+        std::thread::scope(|scope| {
+            for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+                scope.spawn(|| {
+                    loop {
+                        let Some(id) = next.lock().unwrap().next() else { return };
+                        self.kernel(id, &shaders[all[id].0], all[id].1);
+                    }
+                });
+            }
+        });
+        let (mut declared, mut table) = (String::new(), String::new());
+        for (id, (s, variant)) in all.iter().enumerate() {
+            let (file, threads) = (shaders[*s].file, threads(&shaders[*s]));
+            writeln!(declared, "void entry{id}(const Thread &); extern const size_t shared{id}[]; extern const size_t n_shared{id};").unwrap();
+            writeln!(
+                table,
+                "  {{\"k{id} {file} {}\", {s}, {threads}, entry{id}, shared{id}, n_shared{id}}},",
+                variant.name
+            )
+            .unwrap();
+        }
+        let text = format!(
+            "#include \"runtime.h\"\n{declared}const Kernel kernels[] = {{\n{table}  {{nullptr, 0, 0, nullptr, nullptr, 0}}\n}};\n"
+        );
+        std::fs::write(self.dir.join("table.cpp"), text).unwrap();
+        self.compile(&self.dir.join("table.cpp"), &[]);
+        let runtime = self.dir.join("runtime.cpp");
+        std::fs::write(&runtime, include_str!("msl/runtime.cpp")).unwrap();
+        self.compile(&runtime, &["-O2"]);
+        let program = self.dir.join("run");
+        let objects = ["table", "runtime"].map(str::to_owned).into_iter();
+        let objects = objects.chain((0..all.len()).map(|id| format!("k{id}")));
+        let out = Command::new(self.clang)
+            .args(self.flags())
+            .args(objects.map(|o| self.dir.join(o + ".o")))
+            .arg("-o")
+            .arg(&program)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        program
+    }
+}
+
+/// The calls in the form that `runtime.cpp` reads.
+fn encode(calls: &[(usize, Call)]) -> Vec<u8> {
+    let mut words = vec![calls.len() as u32];
+    let list = |all: &mut Vec<u32>, part: &[u32]| {
+        all.push(part.len() as u32);
+        all.extend(part);
+    };
+    for (shader, call) in calls {
+        words.push(*shader as u32);
+        words.extend(call.grid);
+        // A kernel may declare more parameters than are set.
+        let mut params = call.params.clone();
+        params.resize(16, 0);
+        list(&mut words, &params);
+        words.push(call.buffers.len() as u32);
+        for (i, held) in call.buffers.iter().enumerate() {
+            list(&mut words, held);
+            let written = call.written.iter().find(|(at, _)| *at == i).map(|(_, w)| w);
+            words.push(u32::from(written.is_some()));
+            if let Some(written) = written {
+                let is: Vec<u32> = written.iter().map(|w| u32::from(w.is_some())).collect();
+                list(&mut words, &is);
+                let expected: Vec<u32> = written.iter().map(|w| w.unwrap_or(0)).collect();
+                list(&mut words, &expected);
+            }
+        }
+    }
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// The cases that are run: every op and format; those with the longest attention and one size of products are left to
+/// the devices.
+fn chosen() -> Vec<(Case, Vec<Cut>)> {
+    let all = cases::all().unwrap().into_iter();
+    all.filter_map(|case| {
+        let product = case.name.starts_with("products");
+        let small =
+            ["n_in 7 ", "n_in 100 ", "n_in 96 ", "n_in 256 "].iter().any(|n| case.name.contains(n));
+        let near = case.first_position == 0;
+        let cuts =
+            if product { vec![Cut::Chunks(512)] } else { vec![Cut::Chunks(72), Cut::Batch(512)] };
+        (if product { small } else { near }).then_some((case, cuts))
+    })
+    .collect()
+}
+
+fn record(gpu: &gpu::Gpu) -> (Vec<Shader>, Vec<(usize, Call)>) {
+    let few = Few::default();
+    for (case, cuts) in chosen() {
+        let no_cache = case.graph.kv_layers.is_empty();
+        for options in cases::options() {
+            for &cut in cuts.iter().filter(|_| !no_cache || options.kv == KvType::F16) {
+                let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
+                let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
+                case.record(loaded.as_mut(), cut).unwrap();
+            }
+        }
+    }
+    let calls = few.take();
+    let mut shaders: Vec<Shader> = Vec::new();
+    let numbered = calls.into_iter().map(|call| {
+        let at = shaders.iter().position(|s| *s == call.shader).unwrap_or_else(|| {
+            shaders.push(call.shader.clone());
+            shaders.len() - 1
+        });
+        (at, call)
+    });
+    let numbered = numbered.collect();
+    (shaders, numbered)
+}
+
+/// The norm's calls with its barriers taken out, and with a word written past the end, are found to be wrong.
+fn check_that_harm_is_found(build: &Build, shaders: &[Shader], calls: &[(usize, Call)]) {
+    let norm = shaders.iter().position(|s| s.file == "rms_norm").unwrap();
+    let calls = calls.iter().filter(|(s, _)| *s == norm).map(|(_, call)| (0, call.clone()));
+    let calls: Vec<_> = calls.collect();
+    std::fs::write(build.dir.join("calls"), encode(&calls)).unwrap();
+    let best = Probes::best();
+    let harms: [(&str, Change); 2] = [
+        ("no barrier", |text| text.replace("metal::threadgroup_barrier(", "(void)(")),
+        ("out of range", |text| text.replace("out[at", "out[1u + at")),
+    ];
+    for (name, change) in harms {
+        let variant = Variant { name, probes: best, checked: false, fast: false, change };
+        let program = build.program(&shaders[norm..=norm], &[variant]);
+        let out = Command::new(program).arg(build.dir.join("calls")).output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout);
+        println!("{name}: {}", text.lines().last().unwrap_or(""));
+        assert!(!out.status.success(), "{name} was not found:\n{text}");
+    }
+}
+
+#[test]
+fn metal_s_language_on_a_cpu_gives_the_bits() {
+    let Some(clang) = clang() else { return skip("no clang 16 or newer") };
+    let Some(adapter) = gpu::adapters(gpu::Api::Any).into_iter().next() else {
+        return skip("no GPU device to record the calls on");
+    };
+    let gpu = adapter.open(2).unwrap();
+    let start = std::time::Instant::now();
+    let (shaders, calls) = record(&gpu);
+    let keep = std::env::var_os("KARAT_MSL_KEEP").map(PathBuf::from);
+    let dir = keep.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("msl"));
+    std::fs::create_dir_all(&dir).unwrap();
+    let sanitize = std::env::var_os("KARAT_MSL_SANITIZE").is_some();
+    println!(
+        "{} calls of {} shaders recorded on {} in {:.1} s",
+        calls.len(),
+        shaders.len(),
+        adapter.info().name,
+        start.elapsed().as_secs_f64()
+    );
+    let build = Build { clang, dir: dir.clone(), sanitize };
+    let program = build.program(&shaders, &variants());
+    println!(
+        "{} variants compiled by {clang} in {:.1} s",
+        3 * shaders.len(),
+        start.elapsed().as_secs_f64()
+    );
+    std::fs::write(dir.join("calls"), encode(&calls)).unwrap();
+    let out = Command::new(program).arg(dir.join("calls")).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout);
+    println!("{text}{:.1} s in all", start.elapsed().as_secs_f64());
+    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
+    if !sanitize {
+        check_that_harm_is_found(&build, &shaders, &calls);
+    }
+    // Every kernel is there, but for those that only open a device.
+    let missing: Vec<_> = shaders::all()
+        .into_iter()
+        .filter(|s| s.file != "probe" && !shaders.iter().any(|r| r.file == s.file))
+        .map(|s| s.file)
+        .collect();
+    assert!(missing.is_empty(), "never called: {missing:?}");
+}

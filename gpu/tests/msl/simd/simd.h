@@ -1,0 +1,2 @@
+// Included by what naga writes; nothing of it is used.
+#pragma once
