@@ -337,6 +337,17 @@ impl LoadArgs {
         }
     }
 
+    /// Whether one device computes that can time its ops: the CPU, or a GPU with all layers.
+    pub(crate) fn is_one_device(&self) -> bool {
+        match self.backend {
+            BackendName::Cpu => true,
+            BackendName::Gpu | BackendName::Vulkan | BackendName::Metal | BackendName::Dx12 => {
+                self.gpu_layers.is_none()
+            }
+            BackendName::HybridF32 | BackendName::Reference => false,
+        }
+    }
+
     /// `int8` or `f32`.
     pub(crate) fn arithmetic_name(&self) -> &'static str {
         match self.options().arithmetic {

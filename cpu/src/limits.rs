@@ -3,7 +3,7 @@
 
 use crate::simd::limits::{self as loops, Walk};
 use crate::{Level, Pool};
-use graph::{Error, ErrorKind, Result};
+use graph::{Error, ErrorKind, Limits, Result};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -22,17 +22,6 @@ const CACHES: usize = 8;
 const ROUNDING: usize = 1 << 20;
 /// Parts that each thread reads in a round, so that one which is put aside does not hold up the others.
 const PARTS_PER_THREAD: usize = 8;
-
-/// What the machine can do at most.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Limits {
-    /// Bytes a second that all threads together read from memory.
-    pub read: f64,
-    /// Multiplications a second of two 8-bit integers, each with the addition of its result.
-    pub int8: f64,
-    /// Fused multiply-adds a second in f32.
-    pub f32: f64,
-}
 
 /// Measures the limits of `threads` threads at `level`, for about half a second.
 ///

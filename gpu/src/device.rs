@@ -93,7 +93,8 @@ impl Device {
         }
         let description = wgpu::DeviceDescriptor {
             label: Some("karat"),
-            required_features: wgpu::Features::IMMEDIATES,
+            required_features: wgpu::Features::IMMEDIATES
+                | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY),
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..wgpu::DeviceDescriptor::default()
@@ -269,6 +270,34 @@ impl Device {
     /// Binds the two halves of a layer's cache.
     pub(crate) fn bind_kv(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> wgpu::BindGroup {
         self.bind_to(&self.kv_layout, ranges)
+    }
+
+    /// Whether the device can time passes.
+    pub(crate) fn has_clock(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
+    /// Nanoseconds of a tick.
+    pub(crate) fn tick_ns(&self) -> f32 {
+        self.queue.get_timestamp_period()
+    }
+
+    pub(crate) fn query_set(&self, count: u32) -> wgpu::QuerySet {
+        self.device.create_query_set(&wgpu::QuerySetDescriptor {
+            label: None,
+            ty: wgpu::QueryType::Timestamp,
+            count,
+        })
+    }
+
+    /// Where queries are resolved, and where they are kept.
+    pub(crate) fn query_buffers(&self, bytes: u64) -> Result<(wgpu::Buffer, wgpu::Buffer)> {
+        let copies = wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let resolve = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        Ok((
+            self.buffer_for("timestamps", bytes, resolve)?,
+            self.buffer_for("timestamps", bytes, copies)?,
+        ))
     }
 
     /// Writes before everything that is submitted later.

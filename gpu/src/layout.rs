@@ -202,7 +202,8 @@ pub(crate) fn act_words(act: ActFormat, n: usize) -> usize {
         ActFormat::Q8x32 => n / 32 * 2,
         ActFormat::Q8x256 => n / 256,
     };
-    n / 4 + n / 16 + scales
+    // Whole fours, so that every row's quants can be read four words at a time.
+    (n / 4 + n / 16 + scales).next_multiple_of(4)
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod device;
 mod kv;
 mod layout;
+mod limits;
 mod loaded;
 mod plan;
 pub mod probe;

@@ -1,14 +1,19 @@
 //! A graph with its weights on the device, and a step through it.
 
+use crate::clock::Clock;
 use crate::device::Device;
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
 use crate::weights::Resident;
 use graph::{
-    Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result, Rows, Step, Tap, ValueId,
+    Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, Node, Op, Result, Rows, Step, Tap,
+    Timing, ValueId,
 };
 use std::sync::Arc;
+
+/// Tokens and outputs of a step, and the position of its last token.
+type Sizes = (usize, usize, u32);
 
 pub(crate) struct LoadedGpu {
     device: Arc<Device>,
@@ -17,6 +22,8 @@ pub(crate) struct LoadedGpu {
     options: LoadOptions,
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
+    clock: Option<Clock>,
+    profiling: bool,
     /// Where every dispatch is laid open, in tests.
     sink: Option<Box<dyn Sink>>,
 }
@@ -28,7 +35,17 @@ impl LoadedGpu {
         weights: Vec<Resident>,
         options: LoadOptions,
     ) -> Self {
-        Self { device, graph, weights, options, plan: None, staging: None, sink: None }
+        Self {
+            device,
+            graph,
+            weights,
+            options,
+            plan: None,
+            staging: None,
+            sink: None,
+            clock: None,
+            profiling: false,
+        }
     }
 
     /// Lays open every dispatch from now on.
@@ -131,16 +148,37 @@ impl LoadedGpu {
         let graph = Arc::clone(&self.graph);
         let last = step.positions.last().copied().unwrap_or(0);
         let sizes = (step.tokens.len(), step.outputs.len(), last);
-        let wanted: Vec<bool> = graph
-            .nodes
-            .iter()
-            .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
-            .collect();
         if let Some(sink) = &mut self.sink {
             for dispatch in plan.nodes.iter().flatten() {
                 record::lay_open(&self.device, dispatch, sizes, kv, sink.as_mut())?;
             }
         }
+        let encoder = if self.profiling {
+            self.timed(plan, sizes, kv)?
+        } else {
+            self.untimed(plan, (step, sizes), kv, tap)?
+        };
+        let Some(last) = graph.values.len().checked_sub(1).map(ValueId) else {
+            return Ok(Vec::new());
+        };
+        let n = self.rows(last, step) * graph.value(last).cols;
+        self.device.read(encoder, (plan.buffer(last), 0), n, &mut self.staging)
+    }
+
+    /// One submission, but for values that the tap wants.
+    fn untimed(
+        &mut self,
+        plan: &Plan,
+        (step, sizes): (&Step, Sizes),
+        kv: &GpuKv,
+        tap: &mut dyn Tap,
+    ) -> Result<wgpu::CommandEncoder> {
+        let graph = Arc::clone(&self.graph);
+        let wanted: Vec<bool> = graph
+            .nodes
+            .iter()
+            .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
+            .collect();
         let mut encoder = self.device.encoder();
         let mut at = 0;
         while at < graph.nodes.len() {
@@ -162,11 +200,32 @@ impl LoadedGpu {
                 encoder = self.device.encoder();
             }
         }
-        let Some(last) = graph.values.len().checked_sub(1).map(ValueId) else {
-            return Ok(Vec::new());
+        Ok(encoder)
+    }
+
+    /// A pass for each node, and waits for them.
+    fn timed(&mut self, plan: &Plan, sizes: Sizes, kv: &GpuKv) -> Result<wgpu::CommandEncoder> {
+        let mut clock = match self.clock.take() {
+            Some(clock) => clock,
+            None => Clock::new(&self.device, plan.nodes.len())?,
         };
-        let n = self.rows(last, step) * graph.value(last).cols;
-        self.device.read(encoder, (plan.buffer(last), 0), n, &mut self.staging)
+        let mut encoder = self.device.encoder();
+        let mut ran = vec![false; plan.nodes.len()];
+        for (node, dispatches) in plan.nodes.iter().enumerate() {
+            ran[node] = dispatches.iter().any(|dispatch| dispatch.sized(sizes).is_some());
+            if ran[node] {
+                let timestamp_writes = Some(clock.writes(node));
+                let label = None;
+                let pass = wgpu::ComputePassDescriptor { label, timestamp_writes };
+                let mut pass = encoder.begin_compute_pass(&pass);
+                dispatches
+                    .iter()
+                    .for_each(|dispatch| dispatch.encode(&mut pass, sizes, &kv.layers));
+            }
+        }
+        clock.submit(&self.device, encoder, &ran)?;
+        self.clock = Some(clock);
+        Ok(self.device.encoder())
     }
 }
 
@@ -195,5 +254,19 @@ impl Loaded for LoadedGpu {
         let logits = self.steps(&plan, step, kv, tap);
         self.plan = Some(plan);
         logits
+    }
+
+    fn limits(&mut self) -> Result<Option<Limits>> {
+        crate::limits::measure(&self.device).map(Some)
+    }
+
+    fn profile(&mut self, on: bool) {
+        self.profiling = on && self.device.has_clock();
+        self.clock = None;
+    }
+
+    fn timings(&self) -> Vec<Timing> {
+        let all = self.clock.iter().flat_map(|clock| clock.ns.iter().enumerate());
+        all.filter(|(_, ns)| **ns > 0).map(|(node, &ns)| Timing { nodes: vec![node], ns }).collect()
     }
 }

@@ -435,7 +435,7 @@ impl Planner<'_> {
                 let n = self.graph.weight(*w).n_in;
                 let bound = [self.value(input(0)), self.vector(*w)?, self.value(out)];
                 let params = [cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
-                self.each_row(&shaders::rms_norm(), &bound, &params, (rows, cols / n))
+                self.each_row(&shaders::rms_norm(n > 128), &bound, &params, (rows, cols / n))
             }
             Op::Rope { table, head_dim, pairs } => {
                 self.rope((*table, *head_dim, *pairs), input(0), out)
@@ -501,7 +501,11 @@ impl Planner<'_> {
         for piece in &self.weights[w.0].pieces {
             let params =
                 [n_in, blocks, n_out, piece.first, piece.count, row_words].map(|n| n as u32);
-            let bound = [Bound::Whole(&piece.buffer, piece.bytes), x, self.value(out)];
+            let w = Bound::Whole(&piece.buffer, piece.bytes);
+            // Rounded activations are bound as words and as fours of words.
+            let int8 = [w, x, x, self.value(out)];
+            let f32 = [w, x, self.value(out)];
+            let bound: &[Bound<'_>] = if act.is_some() { &int8 } else { &f32 };
             let x = piece.count.div_ceil(32);
             let grid = |rows_each: usize, only: RangeInclusive<usize>| {
                 (rows, Grid { x, rows_each, only, chunks_of: None }, None)
@@ -515,9 +519,9 @@ impl Planner<'_> {
                     (shaders::mat_vec_f32(weight.dtype), shaders::mat_mul_f32(weight.dtype), 32)
                 }
             };
-            all.extend(self.over_rows(&few, &bound, &params, grid(1, 1..=FEW))?);
+            all.extend(self.over_rows(&few, bound, &params, grid(1, 1..=FEW))?);
             let over = grid(rows_each, FEW + 1..=usize::MAX);
-            all.extend(self.over_rows(&many, &bound, &params, over)?);
+            all.extend(self.over_rows(&many, bound, &params, over)?);
         }
         Ok(all)
     }

@@ -70,9 +70,10 @@ pub fn output_rows() -> Shader {
     Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm.
-pub fn rms_norm() -> Shader {
-    Shader::new("rms_norm", 3, Defines::new())
+/// RMS norm, for groups of more than 128 columns or of fewer.
+pub fn rms_norm(wide: bool) -> Shader {
+    let threads = if wide { 256 } else { 64 };
+    Shader::new("rms_norm", 3, Defines::new().flag("WIDE", wide).set("THREADS", &threads))
 }
 
 /// RoPE.
@@ -103,12 +104,17 @@ pub fn mat_vec_f32(dtype: DType) -> Shader {
 
 /// A product with rounded activations.
 pub fn mat_mul_int8(dtype: DType) -> Shader {
-    Shader::new("mat_mul_int8", 3, weights(dtype))
+    Shader::new("mat_mul_int8", 4, weights(dtype))
 }
 
 /// The same for few rows of activations.
 pub fn mat_vec_int8(dtype: DType) -> Shader {
-    Shader::new("mat_vec_int8", 3, weights(dtype))
+    Shader::new("mat_vec_int8", 4, weights(dtype))
+}
+
+/// `0 1 2 …`, for a template's loop.
+fn list(n: usize) -> String {
+    (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Storing keys and values.
@@ -135,6 +141,27 @@ pub fn attention_part(kv: KvType, softcap: bool) -> Shader {
 /// The chunks put together.
 pub fn attention_merge() -> Shader {
     Shader::new("attention_merge", 3, Defines::new())
+}
+
+/// What a limit is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Bytes read.
+    Read,
+    /// Products of 8-bit integers.
+    Int8,
+    /// Products in f32.
+    F32,
+}
+
+/// The measurement of a limit.
+pub fn limit(limit: Limit) -> Shader {
+    let flag = match limit {
+        Limit::Read => "READ",
+        Limit::Int8 => "INT8",
+        Limit::F32 => "F32",
+    };
+    Shader::new("limits", 2, Defines::new().flag(flag, true))
 }
 
 /// What a probe measures.
@@ -193,6 +220,7 @@ fn weights(dtype: DType) -> Defines {
         .flag("D_F32", scales == Scales::Power)
         .set("OFFSET", &form.offset)
         .set("UNITS", &q.units())
+        .set("UNIT_LIST", &list(q.units()))
         .set("UNIT_WORDS", &unit_words)
         .set("FULL", &q.full())
         .set("SCALES_AT", &q.scales_at())
@@ -210,6 +238,7 @@ fn file(name: &str) -> Option<&'static str> {
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
         "exp" => include_str!("kernels/exp.wgsl"),
         "float" => include_str!("kernels/float.wgsl"),
+        "limits" => include_str!("kernels/limits.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
         "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
@@ -259,11 +288,19 @@ pub fn all() -> Vec<Shader> {
     use graph::ints::ActFormat::{Q8x32, Q8x256};
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
-    all.extend([columns(), output_rows(), rms_norm(), rope(), attention_merge()]);
+    all.extend([
+        columns(),
+        output_rows(),
+        rms_norm(false),
+        rms_norm(true),
+        rope(),
+        attention_merge(),
+    ]);
     all.extend([quantize_act(Q8x32), quantize_act(Q8x256)]);
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
     }
+    all.extend([Limit::Read, Limit::Int8, Limit::F32].map(limit));
     for dtype in DType::ALL {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {

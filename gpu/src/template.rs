@@ -99,9 +99,11 @@ fn block(lines: &[(usize, &str)], scope: &mut Scope<'_>, out: &mut String) -> Re
             }
             Some("#for") => {
                 let name = words.next().unwrap_or("").to_owned();
+                let values =
+                    substitute(&words.collect::<Vec<_>>().join(" "), &scope.defines, &place)?;
                 let (_, end) = extent(&lines[i..], "#for", "#endfor")
                     .ok_or_else(|| format!("{place}: #for without #endfor"))?;
-                for value in words {
+                for value in values.split_whitespace() {
                     let outer = scope.defines.clone();
                     scope.defines = outer.clone().set(&name, value);
                     block(&lines[i + 1..i + end], scope, out)?;

@@ -97,8 +97,8 @@ fn check(cases: Vec<Case>, cuts: &[Cut]) {
 }
 
 #[test]
-fn products_have_the_reference_bits() {
-    let products = cases::all().unwrap().into_iter().filter(|c| c.name.starts_with("products"));
+fn products_and_norms_have_the_reference_bits() {
+    let products = cases::all().unwrap().into_iter().filter(|c| c.graph.kv_layers.is_empty());
     check(products.collect(), &[Cut::Batch(512)]);
 }
 

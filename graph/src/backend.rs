@@ -78,6 +78,14 @@ pub trait Loaded: Send {
     /// row by row: `[n_outputs, n_vocab]`.
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
 
+    /// What the device can do at most, measured now; `None` from a backend that does not know.
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    fn limits(&mut self) -> Result<Option<Limits>> {
+        Ok(None)
+    }
+
     /// Whether the steps from now on are timed; starts from nothing.
     fn profile(&mut self, _on: bool) {}
 
@@ -86,6 +94,17 @@ pub trait Loaded: Send {
     fn timings(&self) -> Vec<Timing> {
         Vec::new()
     }
+}
+
+/// What a device can do at most.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// Bytes a second that it reads from its memory.
+    pub read: f64,
+    /// Multiplications a second of two 8-bit integers, each with the addition of its result.
+    pub int8: f64,
+    /// Fused multiply-adds a second in f32.
+    pub f32: f64,
 }
 
 /// The time that a backend spent on one node, or on several that it computes together.

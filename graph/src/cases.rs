@@ -188,6 +188,21 @@ pub fn product(dtype: DType, n_in: usize, n_out: usize) -> Result<Case> {
     c.finish(format!("product {dtype} [{n_in}, {n_out}]"), &[1], 0)
 }
 
+/// Sum and norm of rows so wide that a backend takes them in pieces.
+pub fn norms(n: usize) -> Result<Case> {
+    let mut c = CaseBuilder::new(n as u64, 5);
+    let tables = [c.weight(DType::F32, n, 5, 1.0), c.weight(DType::F32, n, 5, 3.0)];
+    let norm = c.weight(DType::F32, n, 1, 1.0);
+    let one = c.builder.get_rows(tables[0], "one")?;
+    let two = c.builder.get_rows(tables[1], "two")?;
+    let sum = c.builder.add(one, two, "sum")?;
+    let x = c.builder.rms_norm(norm, 1e-5, sum, "norm")?;
+    let x = c.builder.add(x, sum, "again")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    c.product(DType::F32, x, 5, "result_output")?;
+    c.finish(format!("norms of {n} columns"), &[19, 1, 4], 0)
+}
+
 /// What a [`decoder`] case is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
@@ -316,6 +331,9 @@ pub fn all() -> Result<Vec<Case>> {
             cases.push(products(dtype, n_in, 1.0)?);
         }
         cases.push(products(dtype, columns[columns.len() - 1], 1e5)?);
+    }
+    for n in [2047, 2048, 5000] {
+        cases.push(norms(n)?);
     }
     Ok(cases)
 }

@@ -14,7 +14,9 @@ pub mod reference;
 pub mod split;
 mod step;
 
-pub use backend::{Arithmetic, Backend, Kv, KvType, LoadOptions, Loaded, NoTap, Tap, Timing};
+pub use backend::{
+    Arithmetic, Backend, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
     Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value,

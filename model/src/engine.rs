@@ -2,7 +2,7 @@
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
-use graph::{KV_BLOCK, Kv, Loaded, NoTap, Step, Tap, Timing};
+use graph::{KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -96,6 +96,14 @@ impl Engine {
     /// Whether the steps from now on are timed, node by node.
     pub fn profile(&mut self, on: bool) {
         self.loaded.profile(on);
+    }
+
+    /// What the device can do at most: [`Loaded::limits`].
+    ///
+    /// # Errors
+    /// Whatever the device reports.
+    pub fn limits(&mut self) -> crate::Result<Option<Limits>> {
+        Ok(self.loaded.limits()?)
     }
 
     /// What was timed: [`Loaded::timings`].

@@ -99,7 +99,8 @@ struct FormatsReport {
 
 /// Runs and prints the tests.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    if (args.ops || args.formats.is_some()) && !args.load.is_cpu() {
+    let timed = if args.ops { args.load.is_one_device() } else { args.load.is_cpu() };
+    if (args.ops || args.formats.is_some()) && !timed {
         let what = "--backend: this one does not time its ops";
         return Err(Failure::new(Code::Usage, what).hint("--backend cpu").into());
     }

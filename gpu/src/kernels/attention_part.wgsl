@@ -58,7 +58,24 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     for (var c = t; c < p.words_v; c += 64u) {
         var low = 0.0;
         var high = 0.0;
-        for (var j = begin; j <= end; j++) {
+        var j = begin;
+#if KV_F16
+#if SOFT_FMA
+#else
+        // Eight words are asked for before the first is used.
+        for (; j + 7u <= end; j += 8u) {
+            let begins = (at * 64u + j) * p.words_v + c;
+#for I 0 1 2 3 4 5 6 7
+            let v{{I}} = cache_v[begins + {{I}}u * p.words_v];
+#endfor
+#for I 0 1 2 3 4 5 6 7
+            low = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} & 0xffffu), low);
+            high = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} >> 16u), high);
+#endfor
+        }
+#endif
+#endif
+        for (; j <= end; j++) {
             let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
             low = fused(weight[j], f16_to_f32(v & 0xffffu), low);

@@ -1,5 +1,5 @@
 // The integer sums of one block of one row, and how they enter the accumulator. Needs weights.wgsl, `acts` (rows as
-// quantize_act.wgsl makes them) and `p.n_in`.
+// quantize_act.wgsl makes them), `quads` (the same, four words at a time) and `p.n_in`.
 
 // What one block adds: acc = fma(d, isum, acc), then acc = fma(m, msum, acc).
 struct Sums {
@@ -34,17 +34,20 @@ fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
     var isum = 0;
     var msum = 0;
     let sums = a + p.n_in / 4u + b * {{UNITS}}u * 2u;
-    for (var u = 0u; u < {{UNITS}}u; u++) {
-        let q = a + (b * {{UNITS}}u + u) * 8u;
+    // Written out for every unit of the block, so that the reads of all are under way before the first is used.
+#for U {{UNIT_LIST}}
+    {
+        let u = {{U}}u;
+        let q = (a + (b * {{UNITS}}u + u) * 8u) >> 2u;
+        let x0 = quads[q];
+        let x1 = quads[q + 1u];
         let sum0 = i32(acts[sums + 2u * u]);
         let sum1 = i32(acts[sums + 2u * u + 1u]);
         var dot0 = -{{OFFSET}} * sum0;
         var dot1 = -{{OFFSET}} * sum1;
 #for J 0 1 2 3
-        dot0 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
-#endfor
-#for J 4 5 6 7
-        dot1 += dot4I8Packed(codes(base, u, {{J}}u, r), acts[q + {{J}}u]);
+        dot0 += dot4I8Packed(codes(base, u, {{J}}u, r), x0[{{J}}]);
+        dot1 += dot4I8Packed(codes(base, u, {{J}}u + 4u, r), x1[{{J}}]);
 #endfor
 #if SCALES
         isum += run_scale(base, {{RUN_0}}, r) * dot0 + run_scale(base, {{RUN_1}}, r) * dot1;
@@ -55,6 +58,7 @@ fn block_sums(base: u32, r: u32, a: u32, b: u32) -> Sums {
         msum += run_min(base, {{RUN_0}}, r) * sum0 + run_min(base, {{RUN_1}}, r) * sum1;
 #endif
     }
+#endfor
     return sums_of(base, r, a, b, isum, msum);
 }
 

@@ -4,7 +4,8 @@ struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first:
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read> acts: array<u32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+@group(0) @binding(2) var<storage, read> quads: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
 #include float
 #include weights
 #include dot
@@ -43,16 +44,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
 #for T 0 1 2 3 4 5 6 7
             {
-                let q = a{{T}} + unit * 8u;
+                let q = (a{{T}} >> 2u) + unit * 2u;
+                let x0 = quads[q];
+                let x1 = quads[q + 1u];
                 let sums = a{{T}} + p.n_in / 4u + unit * 2u;
                 let sum0 = i32(acts[sums]);
                 let sum1 = i32(acts[sums + 1u]);
                 var dot0 = -{{OFFSET}} * sum0;
                 var dot1 = -{{OFFSET}} * sum1;
-                dot0 += dot4I8Packed(c0, acts[q]) + dot4I8Packed(c1, acts[q + 1u])
-                    + dot4I8Packed(c2, acts[q + 2u]) + dot4I8Packed(c3, acts[q + 3u]);
-                dot1 += dot4I8Packed(c4, acts[q + 4u]) + dot4I8Packed(c5, acts[q + 5u])
-                    + dot4I8Packed(c6, acts[q + 6u]) + dot4I8Packed(c7, acts[q + 7u]);
+                dot0 += dot4I8Packed(c0, x0.x) + dot4I8Packed(c1, x0.y) + dot4I8Packed(c2, x0.z) + dot4I8Packed(c3, x0.w);
+                dot1 += dot4I8Packed(c4, x1.x) + dot4I8Packed(c5, x1.y) + dot4I8Packed(c6, x1.z) + dot4I8Packed(c7, x1.w);
 #if SCALES
                 isum[{{T}}] += scale0 * dot0 + scale1 * dot1;
 #else

@@ -10,8 +10,9 @@ use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
 use crate::memory;
 use anyhow::Result;
-use cpu::limits::{self, Limits};
+use cpu::limits;
 use gguf::DType;
+use graph::Limits;
 use graph::cases::{Rng, random_tensor};
 use graph::{
     Backend, Builder, ErrorKind, Graph, KV_BLOCK, LoadOptions, Loaded, NoTap, Op, Step, Weight,

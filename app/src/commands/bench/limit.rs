@@ -4,7 +4,8 @@
 use super::table::number;
 use crate::memory;
 use anyhow::Result;
-use cpu::limits::{self, Limits};
+use cpu::limits;
+use graph::Limits;
 
 /// Measures limits.
 #[derive(Clone, Debug)]
@@ -19,8 +20,8 @@ pub(super) struct Probe {
 /// The limits as they are printed: rates of all threads together.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct Shown {
-    threads: usize,
-    level: &'static str,
+    /// `2 threads, avx512-vnni`, or the name of a GPU.
+    of: String,
     read_gb_s: f64,
     int8_gmac_s: f64,
     f32_gmac_s: f64,
@@ -48,23 +49,27 @@ impl Probe {
 
     /// For people and programs.
     pub(super) fn shown(&self, limits: &Limits) -> Shown {
-        Shown {
-            threads: self.threads,
-            level: self.level.name(),
+        let s = if self.threads == 1 { "" } else { "s" };
+        Shown::new(format!("{} thread{s}, {}", self.threads, self.level.name()), limits)
+    }
+}
+
+impl Shown {
+    /// Of what is named so.
+    pub(super) fn new(of: String, limits: &Limits) -> Self {
+        Self {
+            of,
             read_gb_s: limits.read / 1e9,
             int8_gmac_s: limits.int8 / 1e9,
             f32_gmac_s: limits.f32 / 1e9,
         }
     }
-}
 
-impl Shown {
     /// A line.
     pub(super) fn line(&self) -> String {
-        let Self { threads, level, read_gb_s, int8_gmac_s, f32_gmac_s } = self;
-        let s = if *threads == 1 { "" } else { "s" };
+        let Self { of, read_gb_s, int8_gmac_s, f32_gmac_s } = self;
         format!(
-            "limits of {threads} thread{s}, {level}: read {} GB/s, int8 {} GMAC/s, f32 {} GMAC/s",
+            "limits of {of}: read {} GB/s, int8 {} GMAC/s, f32 {} GMAC/s",
             number(*read_gb_s),
             number(*int8_gmac_s),
             number(*f32_gmac_s),
@@ -79,12 +84,11 @@ pub(super) fn ranges(all: &[Shown]) -> String {
         let highest = all.iter().map(of).fold(0.0, f64::max);
         format!("{}-{}", number(lowest), number(highest))
     };
-    let Some(Shown { threads, level, .. }) = all.first() else { return String::new() };
-    let s = if *threads == 1 { "" } else { "s" };
+    let Some(Shown { of, .. }) = all.first() else { return String::new() };
     let (read, int8, f32) =
         (range(|l| l.read_gb_s), range(|l| l.int8_gmac_s), range(|l| l.f32_gmac_s));
     format!(
-        "limits of {threads} thread{s}, {level}, measured for each: read {read} GB/s, int8 {int8} GMAC/s, f32 {f32} GMAC/s"
+        "limits of {of}, measured for each: read {read} GB/s, int8 {int8} GMAC/s, f32 {f32} GMAC/s"
     )
 }
 

@@ -5,8 +5,9 @@ use super::limit::Shown;
 use super::plan::Shape;
 use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
-use cpu::limits::Limits;
-use graph::{Arithmetic, Attention, Graph, KvType, LoadOptions, Node, Op, Rows, Timing, Value};
+use graph::{
+    Arithmetic, Attention, Graph, KvType, Limits, LoadOptions, Node, Op, Rows, Timing, Value,
+};
 
 /// The least that a node has to do in a test. Whole numbers, as f64: sums of them do not overflow, and no file's sizes
 /// come near 2⁵³.

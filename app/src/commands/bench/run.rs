@@ -1,6 +1,6 @@
 //! Runs the tests of one model: fills contexts, warms up, repeats, times.
 
-use super::limit::Probe;
+use super::limit::{Probe, Shown};
 use super::ops::{Measured, Ops};
 use super::plan::{Kind, Test};
 use super::progress::Progress;
@@ -111,8 +111,13 @@ impl Bench<'_> {
         let limits = match &mut self.probe {
             Some(probe) => {
                 progress.say(format!("{name}, the machine's limits"));
-                let limits = probe.measure()?;
-                Some((limits, probe.shown(&limits)))
+                Some(match self.model.engine.limits()? {
+                    Some(limits) => (limits, Shown::new(self.model.info.backend.clone(), &limits)),
+                    None => {
+                        let limits = probe.measure()?;
+                        (limits, probe.shown(&limits))
+                    }
+                })
             }
             None => None,
         };
@@ -131,6 +136,10 @@ impl Bench<'_> {
         let mut ops = None;
         if let Some((limits, shown)) = limits {
             let Some(run) = self.best_by_node(test, sequences, progress)? else { return Ok(None) };
+            if run.timings.is_empty() {
+                let what = format!("--ops: {} has no timestamps", self.model.info.backend);
+                return Err(failure(Code::Device, what));
+            }
             let shapes = test.shapes(self.model.engine.options().n_batch);
             let measured = Measured { shapes: &shapes, timings: &run.timings, wall: run.seconds };
             let of = (self.model.engine.graph(), self.load);

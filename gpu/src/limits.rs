@@ -1,0 +1,57 @@
+//! What a device does at most, measured on it: bytes read, 8-bit products, f32 products. Benchmarks say how near to
+//! these a kernel comes.
+
+use crate::device::Device;
+use crate::shaders::{self, Limit};
+use graph::{Limits, Result};
+use std::time::Instant;
+
+/// Bytes that are read in a round: more than the caches hold.
+const BYTES: u64 = 512 << 20;
+/// A measurement lasts at least this long, so that the submission does not count.
+const SECONDS: f64 = 0.02;
+/// Measurements, of which the best counts.
+const REPEATS: usize = 3;
+/// Workgroups: enough to fill any device several times.
+const GROUPS: u32 = 4096;
+
+/// Measures for about a second, longer on software devices.
+pub(crate) fn measure(device: &Device) -> Result<Limits> {
+    let bytes = BYTES.min(device.max_binding());
+    let input = device.buffer("limits", bytes)?;
+    let output = device.buffer("limits", 16)?;
+    let n = bytes as u32 / 16;
+    let threads = f64::from(GROUPS) * 256.0;
+    let rate = |limit: Limit, groups: u32, per_round: f64| -> Result<f64> {
+        let pipeline = device.pipeline(&shaders::limit(limit))?;
+        let bind = device.bind(&pipeline, &[(&input, 0, bytes), (&output, 0, 16)]);
+        let seconds = |rounds: u32| -> Result<f64> {
+            let mut encoder = device.encoder();
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                pass.set_pipeline(&pipeline.pipeline);
+                pass.set_bind_group(0, &bind, &[]);
+                pass.set_immediates(0, bytemuck::cast_slice(&[1, 0, rounds, n]));
+                pass.dispatch_workgroups(groups, 1, 1);
+            }
+            let start = Instant::now();
+            device.submit(encoder)?;
+            Ok(start.elapsed().as_secs_f64().max(1e-9))
+        };
+        // Twice as many rounds until it lasts.
+        let mut rounds = 1;
+        while seconds(rounds)? < SECONDS && rounds < 1 << 20 {
+            rounds *= 2;
+        }
+        let mut best = 0.0f64;
+        for _ in 0..REPEATS {
+            best = best.max(f64::from(rounds) * per_round / seconds(rounds)?);
+        }
+        Ok(best)
+    };
+    Ok(Limits {
+        read: rate(Limit::Read, GROUPS / 2, bytes as f64)?,
+        int8: rate(Limit::Int8, GROUPS, threads * 64.0)?,
+        f32: rate(Limit::F32, GROUPS, threads * 16.0)?,
+    })
+}
