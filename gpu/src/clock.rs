@@ -1,4 +1,5 @@
-//! The time of each node of a step, from the device's own timestamps: every node gets a pass of its own.
+//! The time of each node of a step, from the device's own timestamps: every node, or those that are done together, gets a
+//! pass of its own.
 
 use crate::device::Device;
 use graph::Result;

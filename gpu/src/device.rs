@@ -166,9 +166,8 @@ impl Device {
             label,
             source: wgpu::ShaderSource::Wgsl(source.into()),
         });
-        let entries: Vec<_> = (0..shader.buffers)
-            .map(|i| storage(i, !(shader.writes && i + 1 == shader.buffers)))
-            .collect();
+        let entries: Vec<_> =
+            (0..shader.buffers).map(|i| storage(i, i + shader.writes < shader.buffers)).collect();
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label,
             entries: &entries,

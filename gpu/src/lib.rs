@@ -4,11 +4,13 @@
 
 mod clock;
 mod device;
+mod fuse;
 mod kv;
 mod layout;
 mod limits;
 mod loaded;
 mod plan;
+mod planner;
 pub mod probe;
 pub mod record;
 pub mod shaders;
@@ -219,8 +221,10 @@ impl Gpu {
             self.supports(&graph, node, options)
                 .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
         }
-        let weights = weights::load(&self.device, &graph, file, self.threads, progress)?;
-        Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), graph, weights, options))
+        let fusions = fuse::Fusions::of(&graph, options, self.device.max_binding());
+        let loaded = (&*graph, &fusions);
+        let weights = weights::load(&self.device, loaded, file, self.threads, progress)?;
+        Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), (graph, fusions), weights, options))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use crate::clock::Clock;
 use crate::device::Device;
+use crate::fuse::Fusions;
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
@@ -18,6 +19,7 @@ type Sizes = (usize, usize, u32);
 pub(crate) struct LoadedGpu {
     device: Arc<Device>,
     graph: Arc<Graph>,
+    fusions: Fusions,
     weights: Vec<Resident>,
     options: LoadOptions,
     plan: Option<Plan>,
@@ -31,13 +33,14 @@ pub(crate) struct LoadedGpu {
 impl LoadedGpu {
     pub(crate) fn new(
         device: Arc<Device>,
-        graph: Arc<Graph>,
+        (graph, fusions): (Arc<Graph>, Fusions),
         weights: Vec<Resident>,
         options: LoadOptions,
     ) -> Self {
         Self {
             device,
             graph,
+            fusions,
             weights,
             options,
             plan: None,
@@ -71,7 +74,8 @@ impl LoadedGpu {
             outputs: need.outputs.next_power_of_two(),
             tables: need.tables.next_power_of_two().max(64),
         };
-        Plan::new(&self.device, &self.graph, &self.weights, self.options, capacity)
+        let graph = (&*self.graph, &self.fusions);
+        Plan::new(&self.device, graph, &self.weights, self.options, capacity)
     }
 
     /// Uploads what the kernels need to know of the step.
@@ -116,14 +120,14 @@ impl LoadedGpu {
         }
     }
 
-    /// Shows a value to the tap, and puts back what it changed.
+    /// Shows a value to the tap, and puts back what it changed; whether it did.
     fn show(
         &mut self,
         (plan, encoder): (&Plan, wgpu::CommandEncoder),
         (node, id): (&Node, ValueId),
         step: &Step,
         tap: &mut dyn Tap,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let graph = Arc::clone(&self.graph);
         let value = graph.value(id);
         let n = self.rows(id, step) * value.cols;
@@ -134,7 +138,7 @@ impl LoadedGpu {
         if after != before {
             self.device.write(plan.buffer(id), 0, &after);
         }
-        Ok(())
+        Ok(after != before)
     }
 
     fn steps(
@@ -149,7 +153,7 @@ impl LoadedGpu {
         let last = step.positions.last().copied().unwrap_or(0);
         let sizes = (step.tokens.len(), step.outputs.len(), last);
         if let Some(sink) = &mut self.sink {
-            for dispatch in plan.nodes.iter().flatten() {
+            for dispatch in plan.units().flat_map(|unit| unit.dispatches) {
                 record::lay_open(&self.device, dispatch, sizes, kv, sink.as_mut())?;
             }
         }
@@ -174,58 +178,76 @@ impl LoadedGpu {
         tap: &mut dyn Tap,
     ) -> Result<wgpu::CommandEncoder> {
         let graph = Arc::clone(&self.graph);
-        let wanted: Vec<bool> = graph
-            .nodes
+        let nodes = &graph.nodes;
+        let wanted: Vec<Option<ValueId>> = nodes
             .iter()
-            .map(|node| node.output.is_some_and(|id| tap.wants(node, graph.value(id))))
+            .map(|node| node.output.filter(|id| tap.wants(node, graph.value(*id))))
             .collect();
+        // Nodes before this one are done one by one: a value between two that were done together was changed, or the
+        // tap wants each op alone.
+        let mut alone = if tap.isolates() { nodes.len() } else { 0 };
         let mut encoder = self.device.encoder();
         let mut at = 0;
-        while at < graph.nodes.len() {
-            // Nodes up to the next value that the tap wants go into one pass.
-            let mut shown = None;
+        while at < nodes.len() {
+            // Everything up to the next value that the tap wants goes into one pass.
+            let mut shown = at..at;
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                while at < graph.nodes.len() && shown.is_none() {
-                    let node = &graph.nodes[at];
-                    for dispatch in &plan.nodes[at] {
-                        dispatch.encode(&mut pass, sizes, &kv.layers);
+                while at < nodes.len() && shown.is_empty() {
+                    let unit = plan.unit(at, at >= alone);
+                    unit.dispatches.iter().for_each(|d| d.encode(&mut pass, sizes, &kv.layers));
+                    at = unit.end;
+                    if wanted[unit.first..unit.end].iter().any(Option::is_some) {
+                        shown = unit.first..unit.end;
                     }
-                    shown = node.output.filter(|_| wanted[at]).map(|id| (node, id));
-                    at += 1;
                 }
             }
-            if let Some(shown) = shown {
-                self.show((plan, encoder), shown, step, tap)?;
+            for i in shown {
+                let Some(id) = wanted[i] else { continue };
+                let changed = self.show((plan, encoder), (&nodes[i], id), step, tap)?;
                 encoder = self.device.encoder();
+                if changed && i + 1 < at {
+                    (alone, at) = (at, i + 1);
+                    break;
+                }
             }
         }
         Ok(encoder)
     }
 
-    /// A pass for each node, and waits for them.
+    /// A pass for each unit, and waits for them.
     fn timed(&mut self, plan: &Plan, sizes: Sizes, kv: &GpuKv) -> Result<wgpu::CommandEncoder> {
+        let n = self.graph.nodes.len();
         let mut clock = match self.clock.take() {
             Some(clock) => clock,
-            None => Clock::new(&self.device, plan.nodes.len())?,
+            None => Clock::new(&self.device, n)?,
         };
         let mut encoder = self.device.encoder();
-        let mut ran = vec![false; plan.nodes.len()];
-        for (node, dispatches) in plan.nodes.iter().enumerate() {
-            ran[node] = dispatches.iter().any(|dispatch| dispatch.sized(sizes).is_some());
-            if ran[node] {
-                let timestamp_writes = Some(clock.writes(node));
+        let mut ran = vec![false; n];
+        for unit in plan.units() {
+            ran[unit.first] = unit.dispatches.iter().any(|d| d.sized(sizes).is_some());
+            if ran[unit.first] {
+                let timestamp_writes = Some(clock.writes(unit.first));
                 let label = None;
                 let pass = wgpu::ComputePassDescriptor { label, timestamp_writes };
                 let mut pass = encoder.begin_compute_pass(&pass);
-                dispatches
-                    .iter()
-                    .for_each(|dispatch| dispatch.encode(&mut pass, sizes, &kv.layers));
+                unit.dispatches.iter().for_each(|d| d.encode(&mut pass, sizes, &kv.layers));
             }
         }
         clock.submit(&self.device, encoder, &ran)?;
         self.clock = Some(clock);
         Ok(self.device.encoder())
+    }
+
+    /// The nodes whose work is done where `first` stands.
+    fn done_at(&self, first: usize) -> Vec<usize> {
+        let chain = self.fusions.chains.contains_key(&first);
+        let own = if chain { first..first + 2 } else { first..first + 1 };
+        let with = |i: usize| self.fusions.group_of(i).filter(|group| group[0] == i);
+        let mut nodes: Vec<usize> =
+            own.flat_map(|i| with(i).map_or_else(|| vec![i], <[usize]>::to_vec)).collect();
+        nodes.sort_unstable();
+        nodes
     }
 }
 
@@ -267,6 +289,8 @@ impl Loaded for LoadedGpu {
 
     fn timings(&self) -> Vec<Timing> {
         let all = self.clock.iter().flat_map(|clock| clock.ns.iter().enumerate());
-        all.filter(|(_, ns)| **ns > 0).map(|(node, &ns)| Timing { nodes: vec![node], ns }).collect()
+        all.filter(|(_, ns)| **ns > 0)
+            .map(|(node, &ns)| Timing { nodes: self.done_at(node), ns })
+            .collect()
     }
 }

@@ -35,10 +35,10 @@ pub trait Sink: Send {
 }
 
 impl Call {
-    /// Which of its buffers a kernel writes: the last of group 0, or the cache.
+    /// Which of its buffers a kernel writes: the last ones of group 0, or the cache.
     pub fn outputs(shader: &Shader) -> Vec<usize> {
         let n = shader.buffers as usize;
-        if shader.writes { vec![n - 1] } else { vec![n, n + 1] }
+        if shader.writes > 0 { (n - shader.writes as usize..n).collect() } else { vec![n, n + 1] }
     }
 }
 

@@ -15,8 +15,8 @@ pub struct Shader {
     pub defines: Defines,
     /// Buffers of group 0.
     pub buffers: u32,
-    /// Whether the last buffer is written; the others are read.
-    pub writes: bool,
+    /// How many of the last of them are written; the others are read.
+    pub writes: u32,
     /// Whether group 1 is a layer's cache.
     pub kv: bool,
     /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
@@ -25,7 +25,7 @@ pub struct Shader {
 
 impl Shader {
     fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
-        Self { file, defines, buffers, writes: true, kv: false, native: false }
+        Self { file, defines, buffers, writes: 1, kv: false, native: false }
     }
 }
 
@@ -70,21 +70,29 @@ pub fn output_rows() -> Shader {
     Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm, for groups of more than 128 columns or of fewer.
-pub fn rms_norm(wide: bool) -> Shader {
+/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too.
+pub fn rms_norm(wide: bool, of_sum: bool) -> Shader {
     let threads = if wide { 256 } else { 64 };
-    Shader::new("rms_norm", 3, Defines::new().flag("WIDE", wide).set("THREADS", &threads))
+    let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
+    let shader = Shader::new("rms_norm", if of_sum { 5 } else { 3 }, defines);
+    if of_sum { Shader { writes: 2, ..shader } } else { shader }
 }
 
-/// RoPE.
-pub fn rope() -> Shader {
-    Shader::new("rope", 3, Defines::new())
+/// RoPE of one value, or of two by the same angles.
+pub fn rope(two: bool) -> Shader {
+    let shader = Shader::new("rope", if two { 5 } else { 3 }, Defines::new().flag("TWO", two));
+    if two { Shader { writes: 2, ..shader } } else { shader }
 }
 
-/// Rounding of activations.
-pub fn quantize_act(act: graph::ints::ActFormat) -> Shader {
+/// Rounding of activations: of a value, or of a gated activation that is written too.
+pub fn quantize_act(act: graph::ints::ActFormat, glu: Option<graph::Act>) -> Shader {
     let k = act == graph::ints::ActFormat::Q8x256;
-    Shader::new("quantize_act", 2, Defines::new().flag("Q8X256", k))
+    let defines = Defines::new()
+        .flag("Q8X256", k)
+        .flag("GLU", glu.is_some())
+        .flag("SILU", glu == Some(graph::Act::Silu));
+    let shader = Shader::new("quantize_act", if glu.is_some() { 4 } else { 2 }, defines);
+    if glu.is_some() { Shader { writes: 2, ..shader } } else { shader }
 }
 
 /// Rows of a table.
@@ -102,14 +110,20 @@ pub fn mat_vec_f32(dtype: DType) -> Shader {
     Shader::new("mat_vec_f32", 3, weights(dtype))
 }
 
-/// A product with rounded activations.
-pub fn mat_mul_int8(dtype: DType) -> Shader {
-    Shader::new("mat_mul_int8", 4, weights(dtype))
+/// Up to three products with the same rounded activations.
+pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
+    int8("mat_mul_int8", dtype, products)
 }
 
 /// The same for few rows of activations.
-pub fn mat_vec_int8(dtype: DType) -> Shader {
-    Shader::new("mat_vec_int8", 4, weights(dtype))
+pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
+    int8("mat_vec_int8", dtype, products)
+}
+
+fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
+    let defines = weights(dtype).flag("OUTS_2", products > 1).flag("OUTS_3", products > 2);
+    let writes = products as u32;
+    Shader { writes, ..Shader::new(file, 3 + writes, defines) }
 }
 
 /// `0 1 2 …`, for a template's loop.
@@ -120,7 +134,7 @@ fn list(n: usize) -> String {
 /// Storing keys and values.
 pub fn store_kv(kv: KvType) -> Shader {
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
-    Shader { writes: false, kv: true, ..Shader::new("store_kv", 4, defines) }
+    Shader { writes: 0, kv: true, ..Shader::new("store_kv", 4, defines) }
 }
 
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
@@ -291,12 +305,17 @@ pub fn all() -> Vec<Shader> {
     all.extend([
         columns(),
         output_rows(),
-        rms_norm(false),
-        rms_norm(true),
-        rope(),
+        rms_norm(false, false),
+        rms_norm(true, false),
+        rms_norm(false, true),
+        rms_norm(true, true),
+        rope(false),
+        rope(true),
         attention_merge(),
     ]);
-    all.extend([quantize_act(Q8x32), quantize_act(Q8x256)]);
+    for glu in [None, Some(graph::Act::Silu), Some(graph::Act::GeluTanh)] {
+        all.extend([quantize_act(Q8x32, glu), quantize_act(Q8x256, glu)]);
+    }
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
     }
@@ -304,7 +323,9 @@ pub fn all() -> Vec<Shader> {
     for dtype in DType::ALL {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {
-            all.extend([mat_mul_int8(dtype), mat_vec_int8(dtype)]);
+            for products in 1..=3 {
+                all.extend([mat_mul_int8(dtype, products), mat_vec_int8(dtype, products)]);
+            }
         }
     }
     for kv in [KvType::F16, KvType::F32] {

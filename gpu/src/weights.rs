@@ -1,6 +1,7 @@
 //! Weights on the device: laid out on the host, a piece at a time, and cut where a tensor is larger than one binding.
 
 use crate::device::Device;
+use crate::fuse::Fusions;
 use crate::layout::{Layout, ROWS};
 use graph::{Error, ErrorKind, Graph, Op, Result, Weight};
 
@@ -60,14 +61,45 @@ fn bytes_of(weight: &Weight, uses: Uses) -> u64 {
     matrix.saturating_add(if uses.vector { weight.n_in as u64 * 4 } else { 0 })
 }
 
+/// A tensor whose rows stand in a buffer with those of others, and where.
+#[derive(Clone, Copy)]
+struct Shared {
+    /// The weight that has the buffer.
+    first: usize,
+    /// Rows before its own.
+    before: usize,
+    /// Rows of all.
+    all: usize,
+}
+
+/// For each weight whether it shares a buffer.
+fn shared(graph: &Graph, fusions: &Fusions) -> Vec<Option<Shared>> {
+    let mut shared = vec![None; graph.weights.len()];
+    for group in &fusions.products {
+        let weights = group.iter().filter_map(|&i| match graph.nodes[i].op {
+            Op::MatMul { w } => Some(w.0),
+            _ => None,
+        });
+        let weights: Vec<usize> = weights.collect();
+        let all = weights.iter().map(|&w| graph.weights[w].n_out).sum();
+        let mut before = 0;
+        for &w in &weights {
+            shared[w] = Some(Shared { first: weights[0], before, all });
+            before += graph.weights[w].n_out;
+        }
+    }
+    shared
+}
+
 /// Brings all tensors to the device. `progress` hears the bytes of the file read so far.
 pub(crate) fn load(
     device: &Device,
-    graph: &Graph,
+    (graph, fusions): (&Graph, &Fusions),
     file: &gguf::File,
     threads: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Resident>> {
+    let shared = shared(graph, fusions);
     let uses = uses(graph);
     let total =
         graph.weights.iter().zip(&uses).map(|(w, &u)| bytes_of(w, u)).fold(0, u64::saturating_add);
@@ -81,14 +113,39 @@ pub(crate) fn load(
         | ErrorKind::DeviceLost
         | ErrorKind::Step => e,
     };
-    let (mut read, mut all) = (0, Vec::with_capacity(uses.len()));
-    for (weight, uses) in graph.weights.iter().zip(uses) {
+    let mut all: Vec<Resident> = graph.weights.iter().map(|_| Resident::default()).collect();
+    let mut read = 0;
+    for (i, (weight, uses)) in graph.weights.iter().zip(uses).enumerate() {
         let bytes = graph::backend::read_weight(file, weight)?;
-        all.push(resident(device, weight, uses, (&bytes, threads)).map_err(with_sum)?);
+        match shared[i] {
+            Some(place) => {
+                let held = &mut all[place.first];
+                share(device, weight, (place, held), (&bytes, threads)).map_err(with_sum)?;
+            }
+            None => all[i] = resident(device, weight, uses, (&bytes, threads)).map_err(with_sum)?,
+        }
         read += bytes.len() as u64;
         progress(read);
     }
     Ok(all)
+}
+
+/// Puts a tensor's rows into the buffer that the first of its group has, or will have.
+fn share(
+    device: &Device,
+    weight: &Weight,
+    (place, held): (Shared, &mut Resident),
+    from: (&[u8], usize),
+) -> Result<()> {
+    let tile = Layout::of(weight.dtype).tile_words(weight.n_in);
+    if held.pieces.is_empty() {
+        let bytes = (place.all.div_ceil(ROWS) * tile) as u64 * 4;
+        let buffer = device.buffer(&weight.name, bytes)?;
+        held.pieces.push(Piece { buffer, bytes, first: 0, count: place.all });
+    }
+    // A group is as many whole tiles as it has rows before.
+    let at = (place.before / ROWS * tile) as u64 * 4;
+    fill(device, weight, (&held.pieces[0].buffer, at), (0, weight.n_out), from)
 }
 
 fn resident(
@@ -126,26 +183,27 @@ fn resident(
             let size = (count.div_ceil(ROWS) * tile) as u64 * 4;
             let buffer = device.buffer(&weight.name, size)?;
             let piece = Piece { buffer, bytes: size, first, count };
-            fill(device, weight, &piece, (bytes, threads))?;
+            fill(device, weight, (&piece.buffer, 0), (first, count), (bytes, threads))?;
             resident.pieces.push(piece);
         }
     }
     Ok(resident)
 }
 
-/// Lays out the rows of a piece and uploads them, [`STAGE`] bytes after [`STAGE`] bytes.
+/// Lays out some rows of a tensor and uploads them to a place, [`STAGE`] bytes after [`STAGE`] bytes.
 fn fill(
     device: &Device,
     weight: &Weight,
-    piece: &Piece,
+    (buffer, at): (&wgpu::Buffer, u64),
+    (first, count): (usize, usize),
     (bytes, threads): (&[u8], usize),
 ) -> Result<()> {
     let layout = Layout::of(weight.dtype);
     let tile = layout.tile_words(weight.n_in);
     let row_bytes = weight.dtype.row_bytes(weight.n_in);
-    let rows = &bytes[piece.first * row_bytes..(piece.first + piece.count) * row_bytes];
+    let rows = &bytes[first * row_bytes..(first + count) * row_bytes];
     let at_once = (STAGE / 4 / tile).max(1);
-    let mut staged = vec![0u32; at_once.min(piece.count.div_ceil(ROWS)) * tile];
+    let mut staged = vec![0u32; at_once.min(count.div_ceil(ROWS)) * tile];
     for (i, rows) in rows.chunks(at_once * ROWS * row_bytes).enumerate() {
         let n_tiles = rows.len().div_ceil(ROWS * row_bytes);
         let staged = &mut staged[..n_tiles * tile];
@@ -164,7 +222,7 @@ fn fill(
                 if share == n_tiles { work() } else { drop(scope.spawn(work)) }
             }
         });
-        device.upload(&piece.buffer, (i * at_once * tile) as u64 * 4, staged)?;
+        device.upload(buffer, at + (i * at_once * tile) as u64 * 4, staged)?;
     }
     Ok(())
 }

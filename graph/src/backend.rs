@@ -125,6 +125,12 @@ pub trait Tap {
 
     /// A wanted value: `data` is `[rows, value.cols]`.
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]);
+
+    /// Whether each op is to run alone, in the kernel of its own: what a backend computes together otherwise, for speed,
+    /// is then computed apart.
+    fn isolates(&self) -> bool {
+        false
+    }
 }
 
 /// The tap that wants nothing.

@@ -163,13 +163,13 @@ impl CaseBuilder {
     }
 }
 
-/// Products in one format: rows that are no multiple of a tile, and for float formats columns that are no multiple of
-/// anything. `size` scales the activations.
+/// Products in one format: rows that are no multiple of a tile and some that are, which a backend may compute together;
+/// for float formats columns that are no multiple of anything. `size` scales the activations.
 pub fn products(dtype: DType, n_in: usize, size: f32) -> Result<Case> {
     let mut c = CaseBuilder::new(n_in as u64 * 31 + u64::from(dtype.id()), 37);
     let table = c.weight(DType::F32, n_in, 37, size);
     let x = c.builder.get_rows(table, "embd")?;
-    for n_out in [1, 15, 16, 17, 50] {
+    for n_out in [1, 15, 16, 17, 50, 32, 96, 40, 64, 7] {
         c.product(dtype, x, n_out, &format!("out_{n_out}"))?;
     }
     let rows = c.builder.output_rows(x, "rows")?;
@@ -230,7 +230,8 @@ pub struct Decoder {
 
 /// Two layers with every op there is: all dimensions distinct, grouped heads, partial RoPE, QK norms, biases.
 pub fn decoder(spec: Decoder) -> Result<Case> {
-    let (n_vocab, n_embd, n_ff) = (101, spec.dtype.block_len().max(96), 160);
+    let (n_vocab, n_embd) = (101, spec.dtype.block_len().max(96));
+    let n_ff = if spec.dtype.block_len() > 32 { spec.dtype.block_len() } else { 160 };
     let mut c = CaseBuilder::new(spec.n_head as u64 * 1000 + spec.head_dim as u64, n_vocab);
     let freqs = (0..spec.head_dim / 2 - 1).map(|i| 10_000f64.powf(-(i as f64) / 9.0)).collect();
     let rope = c.builder.rope_table(RopeTable { freqs, mscale: 1.1 });
@@ -314,7 +315,9 @@ fn layer(
     let gate = c.product(spec.dtype, cur, n_ff, &named("ffn_gate"))?;
     let up = c.product(spec.dtype, cur, n_ff, &named("ffn_up"))?;
     let cur = c.builder.glu(spec.act, gate, up, named("ffn_swiglu"))?;
-    let cur = c.product(DType::Q8_0, cur, n_embd, &named("ffn_out"))?;
+    let is_k = spec.dtype.block_len() > 32;
+    let down = if is_k { spec.dtype } else { DType::Q8_0 };
+    let cur = c.product(down, cur, n_embd, &named("ffn_out"))?;
     c.builder.add(cur, x, named("l_out"))
 }
 

@@ -1,5 +1,5 @@
 // The integer sums of one block of one row, and how they enter the accumulator. Needs weights.wgsl, `acts` (rows as
-// quantize_act.wgsl makes them), `quads` (the same, four words at a time) and `p.n_in`.
+// quantize_act.wgsl makes them), `quads` (the same, four words at a time), the parameters and results of mat_mul_int8.wgsl.
 
 // What one block adds: acc = fma(d, isum, acc), then acc = fma(m, msum, acc).
 struct Sums {
@@ -67,5 +67,25 @@ fn add_block(s: Sums, acc: f32) -> f32 {
     return fused(s.m, s.msum, fused(s.d, s.isum, acc));
 #else
     return fused(s.d, s.isum, acc);
+#endif
+}
+
+// One element of the result. Products of the same activations stand behind one another, rows 0 .. to0 .. to1 .. n_out,
+// and each has a result of its own.
+fn store(token: u32, row: u32, v: f32) {
+#if OUTS_2
+    if row < p.to0 {
+        out[token * p.to0 + row] = v;
+        return;
+    }
+#if OUTS_3
+    if row >= p.to1 {
+        out2[token * (p.n_out - p.to1) + row - p.to1] = v;
+        return;
+    }
+#endif
+    out1[token * (p.to1 - p.to0) + row - p.to0] = v;
+#else
+    out[token * p.n_out + p.first + row] = v;
 #endif
 }

@@ -1,24 +1,48 @@
-// Meaning: graph/src/ops/quantize_act.rs. One workgroup for 256 elements of a row: eight blocks of 32, or one of 256.
-// A row of the result: n/4 words of four quants, a word with the sum of each 16, the f32 scale of each block, and for
-// blocks of 32 the rounded sum `s` of each block.
+// Meaning: graph/src/ops/quantize_act.rs; with GLU of act(gate) · up, which is written to `glu`. One workgroup for 256
+// elements of a row: eight blocks of 32, or one of 256. A row of the result: n/4 words of four quants, a word with the sum
+// of each 16, the f32 scale of each block, and for blocks of 32 the rounded sum `s` of each block.
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32 }
 var<immediate> p: Params;
+#if GLU
+@group(0) @binding(0) var<storage, read> gate: array<f32>;
+@group(0) @binding(1) var<storage, read> up: array<f32>;
+@group(0) @binding(2) var<storage, read_write> glu: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<u32>;
+#include exp
+#else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read_write> out: array<u32>;
 #include float
+#endif
 
 var<workgroup> largest: array<u32, 256>;
 var<workgroup> quants: array<i32, 256>;
 #if Q8X256
+var<workgroup> values: array<f32, 256>;
 var<workgroup> first: atomic<u32>;
 #endif
+
+// Element i of what is rounded.
+fn element(i: u32) -> f32 {
+#if GLU
+#if SILU
+    let v = keep(silu(gate[i]) * up[i]);
+#else
+    let v = keep(gelu_tanh(gate[i]) * up[i]);
+#endif
+    glu[i] = v;
+    return v;
+#else
+    return x[i];
+#endif
+}
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let c = wg.x * 256u + t;
     let inside = c < p.n;
     var v = 0.0;
-    if inside { v = x[wg.y * p.n + c]; }
+    if inside { v = element(wg.y * p.n + c); }
     let size = bitcast<u32>(v) & 0x7fffffffu;
     largest[t] = size;
     workgroupBarrier();
@@ -29,11 +53,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     workgroupBarrier();
 #endfor
     let top = largest[0];
-    if t == 0u { atomicStore(&first, 256u); }
+    if t == 0u { atomicStore(&first, 255u); }
+    values[t] = v;
     workgroupBarrier();
     if size == top { atomicMin(&first, t); }
     workgroupBarrier();
-    let largest_value = x[wg.y * p.n + wg.x * 256u + atomicLoad(&first)];
+    let largest_value = values[atomicLoad(&first)];
     var q = 0;
     var d = 0.0;
     if top >= 0x7f800000u {

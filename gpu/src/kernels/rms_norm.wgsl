@@ -1,18 +1,37 @@
-// Meaning: graph/src/ops/rms_norm.rs. One workgroup for each group of `n` columns: chain i of 64 sums the squares of the
-// elements i, i + 64, …; then the halving tree. WIDE: 256 threads bring 2048 elements at a time to the workgroup's memory,
-// from where 64 of them sum, and all write the result. With 64 threads that read for themselves a row of 4096 took
-// 51 us on an H100: each read waited for the one before.
+// Meaning: graph/src/ops/rms_norm.rs; with ADD the norm of a sum, which is written to `x`. One workgroup for each group
+// of `n` columns: chain i of 64 sums the squares of the elements i, i + 64, …; then the halving tree. WIDE: 256 threads
+// bring 2048 elements at a time to the workgroup's memory, from where 64 of them sum, and all write the result. With 64
+// threads that read for themselves a row of 4096 took 51 us on an H100: each read waited for the one before.
 struct Params { rows: u32, row0: u32, cols: u32, n: u32, eps: f32, n_f32: f32 }
 var<immediate> p: Params;
+#if ADD
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read> w: array<f32>;
+@group(0) @binding(3) var<storage, read_write> x: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+#else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> w: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#endif
 #include float
 
 var<workgroup> lanes: array<f32, 64>;
 #if WIDE
 var<workgroup> tile: array<f32, 2048>;
 #endif
+
+// An element of x. Of a sum each is asked for once, and read again by the thread that asked.
+fn element(i: u32) -> f32 {
+#if ADD
+    let v = keep(a[i] + b[i]);
+    x[i] = v;
+    return v;
+#else
+    return x[i];
+#endif
+}
 
 @compute @workgroup_size({{THREADS}})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -23,13 +42,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         let count = min(p.n - first, 2048u);
         if count == 2048u {
 #for K 0 1 2 3 4 5 6 7
-            let v{{K}} = x[at + first + t + {{K}}u * 256u];
+            let v{{K}} = element(at + first + t + {{K}}u * 256u);
 #endfor
 #for K 0 1 2 3 4 5 6 7
             tile[t + {{K}}u * 256u] = v{{K}};
 #endfor
         } else {
-            for (var i = t; i < count; i += 256u) { tile[i] = x[at + first + i]; }
+            for (var i = t; i < count; i += 256u) { tile[i] = element(at + first + i); }
         }
         workgroupBarrier();
         if t < 64u {
@@ -40,7 +59,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if t < 64u { lanes[t] = sum; }
 #else
     for (var i = t; i < p.n; i += 64u) {
-        let v = x[at + i];
+        let v = element(at + i);
         sum = fused(v, v, sum);
     }
     lanes[t] = sum;
