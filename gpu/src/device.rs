@@ -12,6 +12,8 @@ use std::time::Duration;
 const PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of parameters that every kernel may have.
 pub(crate) const MAX_PARAMS: u32 = 64;
+/// Lanes for each row of weights where threads cost nothing.
+const WIDE: u32 = 32;
 /// Bytes that are uploaded in one go.
 const UPLOAD: usize = 16 << 20;
 
@@ -34,6 +36,8 @@ pub(crate) struct Device {
     pub(crate) name: String,
     pub(crate) probes: Probes,
     pub(crate) limits: wgpu::Limits,
+    /// Lanes for each row of weights in a step of few rows.
+    pub(crate) lanes: usize,
     device: wgpu::Device,
     queue: wgpu::Queue,
     fault: Fault,
@@ -101,7 +105,12 @@ impl Device {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&description))
             .map_err(|e| Error::new(ErrorKind::DeviceLost, format!("{name}: {e}")))?;
-        Ok(Self::new(name, (device, queue), limits))
+        let mut device = Self::new(name, (device, queue), limits);
+        // A real GPU has threads to spare; in software each costs.
+        if info.subgroup_min_size >= 16 {
+            device.widen();
+        }
+        Ok(device)
     }
 
     fn new(
@@ -133,12 +142,22 @@ impl Device {
             name,
             probes: Probes::worst(),
             limits,
+            lanes: 8,
             device,
             queue,
             fault,
             pipelines: Mutex::default(),
             kv_layout,
         }
+    }
+
+    /// Takes the kernels with many lanes, if a workgroup may have their threads.
+    pub(crate) fn widen(&mut self) -> bool {
+        let enough = self.limits.max_compute_invocations_per_workgroup >= 32 * WIDE;
+        if enough {
+            self.lanes = WIDE as usize;
+        }
+        enough
     }
 
     /// The error that a callback left, if any.

@@ -168,6 +168,19 @@ impl Adapter {
     pub fn open(&self, threads: usize) -> Result<Gpu> {
         Ok(Gpu { device: Arc::new(device::Device::open(&self.adapter)?), threads: threads.max(1) })
     }
+
+    /// The same with the kernels of a device that has threads to spare, to test them on one that has not; `None` where
+    /// a workgroup cannot have so many.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_wide(&self, threads: usize) -> Result<Option<Gpu>> {
+        let mut device = device::Device::open(&self.adapter)?;
+        if !device.widen() {
+            return Ok(None);
+        }
+        Ok(Some(Gpu { device: Arc::new(device), threads: threads.max(1) }))
+    }
 }
 
 /// The GPU backend: one opened device.

@@ -295,7 +295,7 @@ impl Planner<'_> {
             let (few, many, rows_each) = match act {
                 Some(_) => {
                     let n = outs.len();
-                    let few = shaders::mat_vec_int8(weight.dtype, n);
+                    let few = shaders::mat_vec_int8(weight.dtype, n, self.device.lanes);
                     (few, shaders::mat_mul_int8(weight.dtype, n), 64)
                 }
                 None => {

@@ -115,9 +115,11 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul_int8", dtype, products)
 }
 
-/// The same for few rows of activations.
-pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
-    int8("mat_vec_int8", dtype, products)
+/// The same for few rows of activations, with so many lanes for each row of weights.
+pub fn mat_vec_int8(dtype: DType, products: usize, lanes: usize) -> Shader {
+    let shader = int8("mat_vec_int8", dtype, products);
+    let defines = shader.defines.set("LANES", &lanes).set("THREADS", &(32 * lanes));
+    Shader { defines, ..shader }
 }
 
 fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
@@ -324,7 +326,8 @@ pub fn all() -> Vec<Shader> {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {
             for products in 1..=3 {
-                all.extend([mat_mul_int8(dtype, products), mat_vec_int8(dtype, products)]);
+                all.push(mat_mul_int8(dtype, products));
+                all.extend([8, 32].map(|lanes| mat_vec_int8(dtype, products, lanes)));
             }
         }
     }

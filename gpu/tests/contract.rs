@@ -103,6 +103,23 @@ fn products_and_norms_have_the_reference_bits() {
 }
 
 #[test]
+fn products_of_many_lanes_have_the_reference_bits() {
+    for adapter in gpu::adapters(Api::Any) {
+        let Some(gpu) = adapter.open_wide(2).unwrap() else {
+            println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
+            continue;
+        };
+        for case in share(cases::all().unwrap()).filter(|case| case.graph.kv_layers.is_empty()) {
+            let options = LoadOptions::default();
+            let expected = record(&Reference, &case, options, Cut::Batch(512));
+            let got = record(&gpu, &case, options, Cut::Chunks(1));
+            let difference = got.first_difference(&expected, &case.graph);
+            assert_eq!(difference, None, "{}: {}", gpu.name(), case.name);
+        }
+    }
+}
+
+#[test]
 fn decoders_have_the_reference_bits_under_every_cut() {
     let cuts = [Cut::Chunks(512), Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17), Cut::Batch(512)];
     check(cases::decoders().unwrap(), &cuts);

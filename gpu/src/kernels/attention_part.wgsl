@@ -62,13 +62,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if KV_F16
 #if SOFT_FMA
 #else
-        // Eight words are asked for before the first is used.
-        for (; j + 7u <= end; j += 8u) {
+        // Sixteen words are asked for before the first is used.
+        for (; j + 15u <= end; j += 16u) {
             let begins = (at * 64u + j) * p.words_v + c;
-#for I 0 1 2 3 4 5 6 7
+#for I 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
             let v{{I}} = cache_v[begins + {{I}}u * p.words_v];
 #endfor
-#for I 0 1 2 3 4 5 6 7
+#for I 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
             low = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} & 0xffffu), low);
             high = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} >> 16u), high);
 #endfor

@@ -1,4 +1,4 @@
-// Meaning: graph/src/ops/mat_mul.rs, `dot_int8`, for few rows of activations. 32 rows of weights by 8 lanes in a
+// Meaning: graph/src/ops/mat_mul.rs, `dot_int8`, for few rows of activations. 32 rows of weights by {{LANES}} lanes in a
 // workgroup: the lanes of a row take its blocks by turns and leave what each block adds; one lane adds them in order.
 // Tried, an 8B model in Q4_K_M on an H100: 8 lanes 117 tokens/s, 16 lanes 115, 32 lanes 125 (but a third of the speed on
 // lavapipe, and more threads than some devices have); 2 or 4 blocks of a lane at once 110 and 113.
@@ -32,7 +32,7 @@ var<workgroup> ds: array<f32, 2048>;
 var<workgroup> isums: array<f32, 2048>;
 #endif
 
-@compute @workgroup_size(256)
+@compute @workgroup_size({{THREADS}})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let r = t & 31u;
     let lane = t >> 5u;
@@ -40,7 +40,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     var acc = 0.0;
     for (var first = 0u; first < p.blocks; first += ROUND) {
         let end = min(p.blocks, first + ROUND);
-        for (var b = first + lane; b < end; b += 8u) {
+        for (var b = first + lane; b < end; b += {{LANES}}u) {
             let s = block_sums((wg.x * p.blocks + b) * {{BLOCK_WORDS}}u, r, a, b);
             let at = (b - first) * 32u + r;
             ds[at] = s.d;

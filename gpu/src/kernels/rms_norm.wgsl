@@ -70,7 +70,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     workgroupBarrier();
 #endfor
     let scale = quotient(1.0, root(keep(quotient(lanes[0], p.n_f32)) + p.eps));
-    for (var i = t; i < p.n; i += {{THREADS}}u) {
+    var i = t;
+#if WIDE
+    // Eight elements are asked for before the first is written: a write could be to what is read next.
+    for (; i + 1792u < p.n; i += 2048u) {
+#for K 0 1 2 3 4 5 6 7
+        let x{{K}} = x[at + i + {{K}}u * 256u];
+        let w{{K}} = w[i + {{K}}u * 256u];
+#endfor
+#for K 0 1 2 3 4 5 6 7
+        out[at + i + {{K}}u * 256u] = keep(x{{K}} * scale) * w{{K}};
+#endfor
+    }
+#endif
+    for (; i < p.n; i += {{THREADS}}u) {
         out[at + i] = keep(x[at + i] * scale) * w[i];
     }
 }

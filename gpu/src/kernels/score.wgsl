@@ -7,7 +7,20 @@ fn score(cache: u32, q_at: u32, place: u32) -> f32 {
         var sum = 0.0;
 #if KV_F16
         var d = chunk;
-        // Four words are asked for before the first is used: the chain of sums is in order, the reads need not be.
+        // Many words are asked for before the first is used: the chain of sums is in order, the reads need not be.
+#if SOFT_FMA
+#else
+        for (; d + 32u <= end; d += 32u) {
+            let begins = cache + (d >> 1u) * 64u + place;
+#for I 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+            let w{{I}} = cache_k[begins + {{I}}u * 64u];
+#endfor
+#for I 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+            sum = fused(f16_to_f32(w{{I}} & 0xffffu), q[q_at + d + 2u * {{I}}u], sum);
+            sum = fused(f16_to_f32(w{{I}} >> 16u), q[q_at + d + 2u * {{I}}u + 1u], sum);
+#endfor
+        }
+#endif
         for (; d + 8u <= end; d += 8u) {
             let begins = cache + (d >> 1u) * 64u + place;
             let w = vec4<u32>(cache_k[begins], cache_k[begins + 64u], cache_k[begins + 128u], cache_k[begins + 192u]);
