@@ -1,25 +1,23 @@
 //! From the flags to a model that is ready to run: file, tokenizer, plan of the memory, weights.
 
+use crate::bar::{LoadBar, Unit};
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{devices, memory, sources, text};
+use crate::{check, devices, memory, sources, text};
 use anyhow::{Context as _, Result};
 use graph::split::Split;
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
-use indicatif::{ProgressBar, ProgressStyle};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tokenizer::{ChatTemplate, Tokenizer};
 
 /// Positions where the user does not say how many: enough to talk, and a cache that is quick to have.
 const DEFAULT_CTX: usize = 4096;
 /// Warnings of a file that are printed.
 const MAX_WARNINGS: usize = 5;
-/// A load shorter than this shows no bar.
-const QUIET: Duration = Duration::from_secs(1);
 
 /// Which model.
 #[derive(clap::Args, Clone, Debug)]
@@ -54,6 +52,9 @@ pub(crate) struct LoadArgs {
     /// Which GPU: its number in `karat devices`, or a part of its name [default: the first]
     #[arg(long, value_name = "GPU")]
     device: Option<String>,
+    /// Compute on a GPU although its kernels fail their self-test (`karat check`), or have not passed it
+    #[arg(long)]
+    unchecked: bool,
     /// int8 rounds activations as ggml's CPU backend does; f32 dequantises the weights
     #[arg(long, value_enum, default_value_t = ArithmeticName::Int8)]
     arithmetic: ArithmeticName,
@@ -254,7 +255,7 @@ impl Model {
         }
         let spec = model::spec(&file).with_context(|| text::path(&path))?;
         let plan = Plan::new(args, &spec, &file).with_context(|| text::path(&path))?;
-        let backend = args.backend(plan.graph.kv_layers.len())?;
+        let backend = args.checked_backend(&plan.graph, plan.load, config)?;
         let name = backend.name();
         let graph = laps.lap();
         let loaded = plan.load(&*backend, &file)?;
@@ -400,6 +401,39 @@ impl LoadArgs {
     /// Exit 6 where a GPU is asked for and there is none, or it cannot be used; exit 2 for `--device` or `--gpu-layers`
     /// without a GPU.
     pub(crate) fn backend(&self, n_layer: usize) -> Result<Box<dyn Backend>> {
+        self.assemble(self.gpu()?, n_layer)
+    }
+
+    /// The same for a graph that is used in earnest: a GPU must pass its self-test, or have passed it.
+    ///
+    /// # Errors
+    /// As [`LoadArgs::backend`], and exit 6 for a GPU that computes wrong numbers.
+    fn checked_backend(
+        &self,
+        graph: &Graph,
+        options: LoadOptions,
+        config: &Config,
+    ) -> Result<Box<dyn Backend>> {
+        let gpu = self.gpu()?;
+        if let Some(gpu) = gpu.as_ref().filter(|_| !self.unchecked) {
+            check::require(gpu, graph, options, config)?;
+        }
+        self.assemble(gpu, graph.kv_layers.len())
+    }
+
+    /// What `karat check` tests: a GPU, where one is asked for, and what computes on it.
+    ///
+    /// # Errors
+    /// As [`LoadArgs::backend`].
+    pub(crate) fn to_check(&self) -> Result<(Option<gpu::Gpu>, Box<dyn Backend>)> {
+        match self.gpu()? {
+            Some(gpu) => Ok((Some(gpu.clone()), Box::new(gpu))),
+            None => Ok((None, self.assemble(None, 0)?)),
+        }
+    }
+
+    /// The GPU that is asked for.
+    fn gpu(&self) -> Result<Option<gpu::Gpu>> {
         let api = match self.backend {
             BackendName::Cpu | BackendName::Reference
                 if self.device.is_some() || self.gpu_layers.is_some() =>
@@ -409,19 +443,26 @@ impl LoadArgs {
                     format!("{flag}: only with --backend gpu, vulkan, metal, dx12 or hybrid-f32");
                 return Err(failure(Code::Usage, what));
             }
-            BackendName::Cpu => return Ok(Box::new(cpu::Cpu::new(self.threads()))),
-            BackendName::Reference => return Ok(Box::new(graph::reference::Reference)),
+            BackendName::Cpu | BackendName::Reference => return Ok(None),
             BackendName::Gpu | BackendName::HybridF32 => gpu::Api::Any,
             BackendName::Vulkan => gpu::Api::Vulkan,
             BackendName::Metal => gpu::Api::Metal,
             BackendName::Dx12 => gpu::Api::Dx12,
         };
+        // The device is opened even for no layer: who asks for one that is not there hears of it.
+        devices::open(api, self.device.as_deref(), self.threads()).map(Some)
+    }
+
+    /// CPU and GPU with their layers.
+    fn assemble(&self, gpu: Option<gpu::Gpu>, n_layer: usize) -> Result<Box<dyn Backend>> {
+        if let BackendName::Reference = self.backend {
+            return Ok(Box::new(graph::reference::Reference));
+        }
+        let cpu = cpu::Cpu::new(self.threads());
+        let Some(gpu) = gpu else { return Ok(Box::new(cpu)) };
         let all = n_layer + 1;
         let half = matches!(self.backend, BackendName::HybridF32).then_some(all.div_ceil(2));
         let on_gpu = self.gpu_layers.or(half).unwrap_or(all).min(all);
-        // The device is opened even for no layer: who asks for one that is not there hears of it.
-        let gpu = devices::open(api, self.device.as_deref(), self.threads())?;
-        let cpu = cpu::Cpu::new(self.threads());
         if on_gpu == all {
             return Ok(Box::new(gpu));
         }
@@ -557,65 +598,4 @@ pub(crate) fn check_tensors(file: &gguf::File) -> Result<()> {
     }
     bar.finish();
     Ok(())
-}
-
-/// What a bar counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unit {
-    /// Bytes.
-    Bytes,
-    /// Weights.
-    Weights,
-    /// Ops.
-    Ops,
-}
-
-/// A bar on stderr where that is a terminal, once the work takes more than a second.
-pub(crate) struct LoadBar {
-    what: &'static str,
-    total: u64,
-    unit: Unit,
-    start: Instant,
-    bar: Option<ProgressBar>,
-}
-
-impl LoadBar {
-    /// Nothing is shown yet.
-    pub(crate) fn new(what: &'static str, total: u64, unit: Unit) -> Self {
-        Self { what, total, unit, start: Instant::now(), bar: None }
-    }
-
-    /// `done` of the total.
-    pub(crate) fn at(&mut self, done: u64) {
-        if self.bar.is_none() && self.start.elapsed() > QUIET {
-            let template = match self.unit {
-                Unit::Bytes => "{msg} {bar:30} {percent:>3}% {bytes}/{total_bytes} {eta}",
-                Unit::Weights => {
-                    "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
-                }
-                Unit::Ops => "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} ops {eta}",
-            };
-            // The templates are constants; the default style stands in if indicatif disagrees with them.
-            let style = ProgressStyle::with_template(template)
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            let bar = ProgressBar::new(self.total).with_style(style.progress_chars("━╸─"));
-            self.bar = Some(bar.with_message(self.what));
-        }
-        if let Some(bar) = &self.bar {
-            bar.set_position(done);
-        }
-    }
-
-    /// Takes the bar off the screen.
-    pub(crate) fn finish(&mut self) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-impl Drop for LoadBar {
-    fn drop(&mut self) {
-        self.finish();
-    }
 }

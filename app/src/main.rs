@@ -2,6 +2,8 @@
 #![forbid(unsafe_code)]
 
 mod answer;
+mod bar;
+mod check;
 mod commands;
 mod config;
 mod devices;

@@ -166,7 +166,7 @@ impl Adapter {
     /// # Errors
     /// Where the device lacks what the kernels need, or cannot be made to give the contract's bits.
     pub fn open(&self, threads: usize) -> Result<Gpu> {
-        Ok(Gpu { device: Arc::new(device::Device::open(&self.adapter)?), threads: threads.max(1) })
+        Ok(self.gpu(device::Device::open(&self.adapter)?, threads))
     }
 
     /// The same with the kernels of a device that has threads to spare, to test them on one that has not; `None` where
@@ -179,7 +179,11 @@ impl Adapter {
         if !device.widen() {
             return Ok(None);
         }
-        Ok(Some(Gpu { device: Arc::new(device), threads: threads.max(1) }))
+        Ok(Some(self.gpu(device, threads)))
+    }
+
+    fn gpu(&self, device: device::Device, threads: usize) -> Gpu {
+        Gpu { device: Arc::new(device), info: Arc::new(self.info()), threads: threads.max(1) }
     }
 }
 
@@ -187,6 +191,7 @@ impl Adapter {
 #[derive(Clone)]
 pub struct Gpu {
     device: Arc<device::Device>,
+    info: Arc<Info>,
     threads: usize,
 }
 
@@ -194,6 +199,17 @@ impl Gpu {
     /// What the device's arithmetic is.
     pub fn probes(&self) -> probe::Probes {
         self.device.probes
+    }
+
+    /// What it is.
+    pub fn info(&self) -> &Info {
+        &self.info
+    }
+
+    /// A version of the kernels as this device gets them: another text, or another choice, is another version.
+    pub fn kernels(&self) -> String {
+        let probes = self.device.probes;
+        format!("{:016x} {probes:?} {} lanes", shaders::version(), self.device.lanes)
     }
 }
 

@@ -244,6 +244,16 @@ fn weights(dtype: DType) -> Defines {
         .set("BLOCK_WORDS", &q.block_words())
 }
 
+/// A number that changes with the text of any kernel and with the layout of its parameters: FNV-1a, 64 bits.
+pub fn version() -> u64 {
+    let all = all();
+    let both = [Probes::worst(), Probes::best()];
+    let sources = both.iter().flat_map(|probes| all.iter().map(|shader| source(shader, *probes)));
+    let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let mut bytes = sources.flat_map(|source| source.unwrap_or_default().into_bytes());
+    bytes.by_ref().fold(0xcbf2_9ce4_8422_2325, fnv)
+}
+
 fn file(name: &str) -> Option<&'static str> {
     Some(match name {
         "attention" => include_str!("kernels/attention.wgsl"),

@@ -119,15 +119,15 @@ fn random_block(rng: &mut Rng, dtype: DType, bytes: usize, size: f32) -> Vec<u8>
 }
 
 /// Builds a graph and its random file side by side.
-struct CaseBuilder {
+pub(crate) struct CaseBuilder {
     rng: Rng,
-    builder: Builder,
+    pub(crate) builder: Builder,
     gguf: gguf::Builder,
     n_weights: usize,
 }
 
 impl CaseBuilder {
-    fn new(seed: u64, n_vocab: usize) -> Self {
+    pub(crate) fn new(seed: u64, n_vocab: usize) -> Self {
         Self {
             rng: Rng::new(seed),
             builder: Builder::new(n_vocab),
@@ -136,7 +136,13 @@ impl CaseBuilder {
         }
     }
 
-    fn weight(&mut self, dtype: DType, n_in: usize, n_out: usize, size: f32) -> WeightId {
+    pub(crate) fn weight(
+        &mut self,
+        dtype: DType,
+        n_in: usize,
+        n_out: usize,
+        size: f32,
+    ) -> WeightId {
         let name = format!("w{}", self.n_weights);
         self.n_weights += 1;
         let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
@@ -145,13 +151,24 @@ impl CaseBuilder {
         self.builder.weight(name, dtype, n_in, n_out)
     }
 
-    fn product(&mut self, dtype: DType, x: ValueId, n_out: usize, name: &str) -> Result<ValueId> {
+    pub(crate) fn product(
+        &mut self,
+        dtype: DType,
+        x: ValueId,
+        n_out: usize,
+        name: &str,
+    ) -> Result<ValueId> {
         let n_in = self.builder.cols(x);
         let w = self.weight(dtype, n_in, n_out, 1.7 / (n_in as f32).sqrt());
         self.builder.mat_mul(w, x, name)
     }
 
-    fn finish(mut self, name: String, lengths: &[usize], first_position: u32) -> Result<Case> {
+    pub(crate) fn finish(
+        mut self,
+        name: String,
+        lengths: &[usize],
+        first_position: u32,
+    ) -> Result<Case> {
         let graph = Arc::new(self.builder.finish()?);
         let prompts = lengths
             .iter()

@@ -35,6 +35,11 @@ impl Recording {
         self.rows.len()
     }
 
+    /// Number of values recorded.
+    pub fn values(&self) -> usize {
+        self.rows.values().map(Vec::len).sum()
+    }
+
     /// Whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()

@@ -11,6 +11,7 @@ mod ir;
 pub mod math;
 pub mod ops;
 pub mod reference;
+pub mod selftest;
 pub mod split;
 mod step;
 

@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod check;
 mod completions;
 mod devices;
 mod inspect;
@@ -37,6 +38,8 @@ pub(crate) enum Command {
     List(list::Args),
     /// List the GPUs, and what their arithmetic is
     Devices(devices::Args),
+    /// Test the kernels that a model will use on a device
+    Check(check::Args),
     /// Remove a fetched model
     Rm(rm::Args),
     /// Write a model in another format
@@ -67,6 +70,7 @@ impl Command {
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
             Self::Devices(args) => devices::run(args),
+            Self::Check(args) => check::run(args, config),
             Self::Rm(args) => rm::run(args, config),
             Self::Quantize(args) => quantize::run(args, config),
             Self::Synth(args) => synth::run(args),

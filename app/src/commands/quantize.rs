@@ -1,8 +1,9 @@
 //! `karat quantize`: a model in another format.
 
+use crate::bar::{LoadBar, Unit};
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::load::{self, LoadBar, Unit, default_threads, positive};
+use crate::load::{self, default_threads, positive};
 use crate::sources;
 use crate::text;
 use anyhow::Result;

@@ -1,8 +1,9 @@
 //! `karat synth`: a random model of any shape and format, for benchmarks and tests.
 
+use crate::bar::{LoadBar, Unit};
 use crate::exit::{Code, failure, say};
 use crate::interrupt::Answering;
-use crate::load::{LoadBar, Unit, default_threads, positive};
+use crate::load::{default_threads, positive};
 use crate::text;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;

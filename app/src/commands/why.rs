@@ -1,8 +1,9 @@
 //! `karat why`: walks from the file to the ids, and names the op that is wrong.
 
+use crate::bar::{LoadBar, Unit};
 use crate::config::Config;
 use crate::exit::{Code, Failure, failure, say};
-use crate::load::{self, LoadArgs, LoadBar, ModelArgs, Parts, Unit};
+use crate::load::{self, LoadArgs, ModelArgs, Parts};
 use crate::out::{Controls, Out};
 use crate::text;
 use anyhow::{Context as _, Result};

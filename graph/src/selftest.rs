@@ -1,0 +1,227 @@
+//! The ops of one model as test cases: each kind once, with the model's own widths, formats and parameters, few rows and
+//! random numbers. What a backend computes together in a model stands together here.
+
+use crate::cases::{Case, CaseBuilder};
+use crate::{Act, Attention, Graph, Node, Op, Result, ValueId};
+use gguf::DType;
+use std::collections::HashSet;
+
+/// Rows of a product: whole tiles first, so that a backend may put the next product behind it.
+const ROWS: [usize; 3] = [64, 32, 40];
+/// A longer prompt and a single token: more than one block of the cache, and the kernels for few rows.
+const PROMPTS: [usize; 2] = [70, 1];
+
+/// A case for each kind of op of a graph, in the order of the ops.
+///
+/// # Errors
+/// Shapes that do not fit together, which the graph itself would have had.
+pub fn cases(graph: &Graph) -> Result<Vec<Case>> {
+    let (mut cases, mut names) = (Vec::new(), HashSet::new());
+    for (i, node) in graph.nodes.iter().enumerate() {
+        if let Some((name, build)) = of_node(graph, i, node)
+            && names.insert(name.clone())
+        {
+            cases.push(build.case(name)?);
+        }
+    }
+    Ok(cases)
+}
+
+/// What a case is made of.
+enum Build {
+    Rows(DType, usize),
+    /// A product by the formats of all that take the same activations, by itself or behind a gated activation.
+    Products(Vec<DType>, usize, Option<Act>),
+    /// A norm of groups, by itself or of a sum.
+    Norm {
+        cols: usize,
+        n: usize,
+        eps: f32,
+        of_sum: bool,
+    },
+    Rope {
+        of: crate::RopeTable,
+        head_dim: usize,
+        pairs: crate::RopePairs,
+        cols: Vec<usize>,
+    },
+    Attention(Attention, crate::KvLayer),
+    Map(Op, usize),
+}
+
+/// The kind of a node by name; `None` for one that the node before it stands for.
+fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+    let cols = node.output.map_or(0, |id| graph.value(id).cols);
+    let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
+    let reads = |id: Option<ValueId>| id.is_some() && node.inputs.first() == id.as_ref();
+    let kind = node.op.kind();
+    Some(match &node.op {
+        Op::Input | Op::OutputRows => return None,
+        Op::GetRows { table } => {
+            let dtype = graph.weight(*table).dtype;
+            (format!("{kind} {dtype} {cols}"), Build::Rows(dtype, cols))
+        }
+        Op::MatMul { .. } => {
+            let is_product = |node: &Node| matches!(node.op, Op::MatMul { .. });
+            let earlier = graph.nodes[..i].iter().rev().take(7);
+            if earlier.filter(|other| is_product(other)).any(|o| o.inputs == node.inputs) {
+                return None;
+            }
+            let group: Vec<_> = graph.nodes[i..]
+                .iter()
+                .take(8)
+                .filter(|other| other.inputs == node.inputs)
+                .filter_map(|other| match other.op {
+                    Op::MatMul { w } => Some(graph.weight(w)),
+                    _ => None,
+                })
+                .take(ROWS.len())
+                .collect();
+            let glu = before.and_then(|node| match node.op {
+                Op::Glu { act } if reads(node.output) => Some(act),
+                _ => None,
+            });
+            let dtypes: Vec<DType> = group.iter().map(|w| w.dtype).collect();
+            let formats: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+            let with = glu.map_or(String::new(), |act| format!("GLU {act:?} + "));
+            let n_in = group[0].n_in;
+            let name = format!("{with}{kind} {} {n_in}", formats.join(" "));
+            (name, Build::Products(dtypes, n_in, glu))
+        }
+        Op::RmsNorm { w, eps } => {
+            let (n, eps) = (graph.weight(*w).n_in, *eps);
+            let of_sum = before.is_some_and(|node| node.op == Op::Add && reads(node.output));
+            let with = if of_sum { "ADD + " } else { "" };
+            let name = format!("{with}{kind} {cols} by {n}, eps {eps:e}");
+            (name, Build::Norm { cols, n, eps, of_sum })
+        }
+        Op::Rope { table, head_dim, pairs } => {
+            if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
+                return None;
+            }
+            let next = graph.nodes.get(i + 1).filter(|next| next.op == node.op);
+            let both = [Some(node), next].into_iter().flatten().filter_map(|node| node.output);
+            let cols: Vec<usize> = both.map(|id| graph.value(id).cols).collect();
+            let name = format!("{kind} {cols:?} table {table}, heads of {head_dim}, {pairs:?}");
+            let of = graph.rope_tables[*table].clone();
+            (name, Build::Rope { of, head_dim: *head_dim, pairs: *pairs, cols })
+        }
+        // Stands with its attention.
+        Op::StoreKv { .. } => return None,
+        Op::Attention(a) => {
+            let layer = graph.kv_layers[a.kv_layer];
+            let mut name =
+                format!("{kind} {} / {} heads of {}", a.n_head, layer.n_head_kv, layer.head_dim_k);
+            if layer.head_dim_v != layer.head_dim_k {
+                name += &format!(", values of {}", layer.head_dim_v);
+            }
+            if let Some(window) = a.window {
+                name += &format!(", window {window}");
+            }
+            if let Some(cap) = a.softcap {
+                name += &format!(", cap {cap}");
+            }
+            (name, Build::Attention(Attention { kv_layer: 0, ..*a }, layer))
+        }
+        Op::Add => (format!("{kind} {cols}"), Build::Map(Op::Add, cols)),
+        Op::AddBias { b } => {
+            let name = format!("{kind} bias {} {cols}", graph.weight(*b).dtype);
+            (name, Build::Map(node.op, cols))
+        }
+        Op::Scale { by } => (format!("{kind} {cols} by {by}"), Build::Map(node.op, cols)),
+        Op::Glu { act } => (format!("{kind} {act:?} {cols}"), Build::Map(node.op, cols)),
+        Op::Columns { .. } => {
+            let from = graph.value(node.inputs[0]).cols;
+            (format!("{kind} {cols} of {from}"), Build::Map(node.op, from))
+        }
+        Op::Softcap { cap } => (format!("{kind} {cap}"), Build::Map(node.op, cols.min(1024))),
+    })
+}
+
+impl Build {
+    fn case(self, name: String) -> Result<Case> {
+        // The logits are the first columns of the last value.
+        let n_vocab = 16;
+        let mut c = CaseBuilder::new(name.len() as u64, n_vocab);
+        let input = |c: &mut CaseBuilder, cols: usize, name: &str| {
+            let table = c.weight(DType::F32, cols, n_vocab, 1.0);
+            c.builder.get_rows(table, name)
+        };
+        let last = match self {
+            Self::Rows(dtype, cols) => {
+                let table = c.weight(dtype, cols, n_vocab, 1.0);
+                c.builder.get_rows(table, "embd")?
+            }
+            Self::Products(dtypes, n_in, glu) => {
+                let mut x = input(&mut c, n_in, "x")?;
+                if let Some(act) = glu {
+                    let up = input(&mut c, n_in, "up")?;
+                    x = c.builder.glu(act, x, up, "glu")?;
+                }
+                let mut first = None;
+                for (i, (dtype, rows)) in dtypes.into_iter().zip(ROWS).enumerate() {
+                    let y = c.product(dtype, x, rows, &format!("out_{i}"))?;
+                    first.get_or_insert(y);
+                }
+                first.unwrap_or(x)
+            }
+            Self::Norm { cols, n, eps, of_sum } => {
+                let mut x = input(&mut c, cols, "x")?;
+                if of_sum {
+                    let other = input(&mut c, cols, "other")?;
+                    x = c.builder.add(x, other, "sum")?;
+                }
+                let w = c.weight(DType::F32, n, 1, 1.0);
+                c.builder.rms_norm(w, eps, x, "norm")?
+            }
+            Self::Rope { of, head_dim, pairs, cols } => {
+                let table = c.builder.rope_table(of);
+                let inputs =
+                    cols.iter().enumerate().map(|(i, &cols)| input(&mut c, cols, &format!("x{i}")));
+                let inputs: Vec<ValueId> = inputs.collect::<Result<_>>()?;
+                let mut last = inputs[0];
+                for (i, x) in inputs.into_iter().enumerate() {
+                    last = c.builder.rope(table, head_dim, pairs, x, format!("rope{i}"))?;
+                }
+                last
+            }
+            Self::Attention(a, layer) => {
+                let kv_layer = c.builder.kv_layer(layer);
+                let q = input(&mut c, a.n_head * layer.head_dim_k, "q")?;
+                let k = input(&mut c, layer.n_head_kv * layer.head_dim_k, "k")?;
+                let v = input(&mut c, layer.n_head_kv * layer.head_dim_v, "v")?;
+                c.builder.store_kv(kv_layer, k, v)?;
+                c.builder.attention(a, q, "kqv_out")?
+            }
+            Self::Map(op, cols) => {
+                let x = input(&mut c, cols, "x")?;
+                match op {
+                    Op::AddBias { .. } => {
+                        let bias = c.weight(DType::F32, cols, 1, 1.0);
+                        c.builder.add_bias(bias, x, "out")?
+                    }
+                    Op::Scale { by } => c.builder.scale(by, x, "out"),
+                    Op::Softcap { cap } => c.builder.softcap(cap, x, "out"),
+                    Op::Columns { start } => {
+                        let n = (cols - start).min(cols.div_ceil(2));
+                        c.builder.columns(start, n, x, "out")?
+                    }
+                    _ => {
+                        let y = input(&mut c, cols, "y")?;
+                        match op {
+                            Op::Glu { act } => c.builder.glu(act, x, y, "out")?,
+                            _ => c.builder.add(x, y, "out")?,
+                        }
+                    }
+                }
+            }
+        };
+        let rows = c.builder.output_rows(last, "rows")?;
+        if c.builder.cols(rows) >= n_vocab {
+            c.builder.columns(0, n_vocab, rows, "result_output")?;
+        } else {
+            c.product(DType::F32, rows, n_vocab, "result_output")?;
+        }
+        c.finish(name, &PROMPTS, 0)
+    }
+}
