@@ -1,0 +1,159 @@
+#!/usr/bin/env python3
+"""Records every value of a run of llama.cpp as a trace that `karat why` reads (docs/traces.md).
+
+    pip install llama-cpp-python safetensors numpy
+    tools/trace_llama_cpp.py MODEL.gguf -p "The capital of France is" -n 2 -o llama.safetensors
+    karat why -m MODEL.gguf -p "The capital of France is" --a cpu --b llama.safetensors
+
+The values come through ggml's evaluation callback, so they are what llama.cpp computes in production, on whatever
+backend it was built for. Behind the prompt follow its own greedy tokens, each a step of its own."""
+
+import argparse
+import ctypes
+import json
+import pathlib
+import sys
+
+import llama_cpp
+import numpy as np
+from safetensors.numpy import save_file
+
+GGML_TYPE_F32 = 0
+
+
+class Tensor(ctypes.Structure):
+    """The beginning of ggml.h's `struct ggml_tensor`."""
+
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("ne", ctypes.c_int64 * 4),
+        ("nb", ctypes.c_size_t * 4),
+        ("op", ctypes.c_int),
+        ("op_params", ctypes.c_int32 * 16),
+        ("flags", ctypes.c_int32),
+        ("src", ctypes.c_void_p * 10),
+        ("view_src", ctypes.c_void_p),
+        ("view_offs", ctypes.c_size_t),
+        ("data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 64),
+    ]  # fmt: skip
+
+
+def ggml() -> ctypes.CDLL:
+    """The library that came with llama_cpp, with the four functions that are needed."""
+    folder = pathlib.Path(llama_cpp.__file__).parent / "lib"
+    found = sorted(folder.glob("*ggml-base*.so")) + sorted(folder.glob("*ggml-base*.dylib")) + sorted(folder.glob("ggml-base*.dll"))
+    if not found:
+        sys.exit(f"error: {folder}: no ggml-base library")
+    lib = ctypes.CDLL(str(found[0]))
+    lib.ggml_nbytes.restype, lib.ggml_nbytes.argtypes = ctypes.c_size_t, [ctypes.c_void_p]
+    lib.ggml_op_desc.restype, lib.ggml_op_desc.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    lib.ggml_op_name.restype, lib.ggml_op_name.argtypes = ctypes.c_char_p, [ctypes.c_int]
+    lib.ggml_get_name.restype, lib.ggml_get_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
+    lib.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
+    return lib
+
+
+class Recorder:
+    def __init__(self, lib: ctypes.CDLL):
+        self.lib, self.step, self.index = lib, 0, 0
+        self.seen: dict[str, int] = {}
+        self.values: dict[str, np.ndarray] = {}
+
+    def next_step(self, step: int) -> None:
+        self.step, self.index, self.seen = step, 0, {}
+
+    def __call__(self, pointer: int, ask: bool, _: int) -> bool:
+        tensor = Tensor.from_address(pointer)
+        name = tensor.name.decode("utf-8", "replace")
+        # The layout of the struct is not promised: the library's own word on the name tells whether it still holds.
+        if name != self.lib.ggml_get_name(pointer).decode("utf-8", "replace"):
+            sys.exit("error: this llama.cpp has another ggml_tensor than this tool")
+        if ask or tensor.type != GGML_TYPE_F32 or not name:
+            return True
+        raw = np.empty(self.lib.ggml_nbytes(pointer), dtype=np.uint8)
+        self.lib.ggml_backend_tensor_get(pointer, raw.ctypes.data, 0, raw.nbytes)
+        shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
+        data = np.lib.stride_tricks.as_strided(raw.view(np.float32), shape, strides)
+        data = np.ascontiguousarray(data)
+        while data.ndim > 2 and data.shape[0] == 1:
+            data = data[0]
+        # "Qcur-0 (reshaped)" is a view of Qcur-0, not another value.
+        if " (" in name:
+            return True
+        label = name.replace("/", "_")
+        nth = self.seen.get(label, 0)
+        self.seen[label] = nth + 1
+        op = self.lib.ggml_op_name(tensor.op).decode()
+        before = f"{self.step:05}/" if self.step else ""
+        self.values[f"{before}{self.index:05}/{label}#{nth}:{op}"] = data.copy()
+        self.index += 1
+        return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("-p", "--prompt", default="The capital of France is")
+    parser.add_argument("-n", "--n-predict", type=int, default=2, help="greedy tokens behind the prompt")
+    parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("-c", "--ctx-size", type=int, default=2048)
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("-ngl", "--gpu-layers", type=int, default=0)
+    parser.add_argument("--flash-attn", action="store_true", help="the fused attention, whose sums have another order")
+    args = parser.parse_args()
+
+    llama_cpp.llama_backend_init()
+    llama_cpp.llama_log_set(SILENT, None)
+    model_params = llama_cpp.llama_model_default_params()
+    model_params.n_gpu_layers = args.gpu_layers
+    model = llama_cpp.llama_model_load_from_file(args.model.encode(), model_params)
+    if not model:
+        sys.exit(f"error: {args.model}: llama.cpp cannot load it")
+    vocab = llama_cpp.llama_model_get_vocab(model)
+    recorder = Recorder(ggml())
+    callback = llama_cpp.ggml_backend_sched_eval_callback(recorder)
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx, params.n_batch, params.n_ubatch = args.ctx_size, args.ctx_size, args.ctx_size
+    params.n_threads = params.n_threads_batch = args.threads
+    params.flash_attn_type = 1 if args.flash_attn else 0
+    params.cb_eval = callback
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        sys.exit("error: llama.cpp makes no context")
+
+    text = args.prompt.encode()
+    ids = (llama_cpp.llama_token * (len(text) + 8))()
+    n = llama_cpp.llama_tokenize(vocab, text, len(text), ids, len(ids), True, True)
+    tokens = list(ids[:n])
+    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    step, at = tokens, 0
+    for i in range(args.n_predict + 1):
+        recorder.next_step(i)
+        batch = llama_cpp.llama_batch_init(len(step), 0, 1)
+        batch.n_tokens = len(step)
+        for k, token in enumerate(step):
+            batch.token[k], batch.pos[k], batch.n_seq_id[k] = token, at + k, 1
+            batch.seq_id[k][0], batch.logits[k] = 0, k + 1 == len(step)
+        if llama_cpp.llama_decode(context, batch) != 0:
+            sys.exit(f"error: step {i}: llama_decode failed")
+        llama_cpp.llama_batch_free(batch)
+        at += len(step)
+        logits = np.ctypeslib.as_array(llama_cpp.llama_get_logits_ith(context, -1), (n_vocab,))
+        step = [int(logits.argmax())]
+        if i < args.n_predict:
+            tokens += step
+    save_file(recorder.values, args.output, {"tokens": json.dumps(tokens), "engine": "llama.cpp"})
+    print(f"{args.output}: {len(recorder.values)} values of {args.n_predict + 1} steps, {len(tokens)} tokens")
+
+
+@llama_cpp.llama_log_callback
+def SILENT(level: int, text: bytes, _: int) -> None:
+    """llama.cpp's warnings and errors, without its news."""
+    if level >= 4 and text.strip(b".\n"):
+        sys.stderr.write(text.decode("utf-8", "replace"))
+
+
+if __name__ == "__main__":
+    main()
