@@ -103,3 +103,38 @@ fn a_real_model_gives_the_cpu_s_answer() {
         assert_eq!(on(&["--backend", "hybrid-f32"]), in_f32, "{name}");
     }
 }
+
+#[test]
+fn a_device_that_failed_its_self_test_is_6_unless_told_otherwise() {
+    let (Some(model), false) = (default_model(), devices().is_empty()) else { return };
+    let cache = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.env("NODEVICE_SELECT", "1").env("KARAT_CACHE", cache.path()).args(args);
+        command.args(["-m", &model, "--backend", "gpu"]).output().unwrap()
+    };
+    let answer = ["run", "--temp", "0", "-n", "2", "hi"];
+    // The first use tests the kernels and remembers that they are right.
+    let first = run(&answer);
+    assert!(first.status.success(), "{}", String::from_utf8_lossy(&first.stderr));
+    let checks = cache.path().join("checks");
+    let receipt = std::fs::read_dir(&checks).unwrap().next().unwrap().unwrap().path();
+    let mut held: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&receipt).unwrap()).unwrap();
+    assert_eq!(held["wrong"], serde_json::json!([]));
+    held["wrong"] = serde_json::json!(["ROPE 576: at 1"]);
+    std::fs::write(&receipt, held.to_string()).unwrap();
+    let refused = run(&answer);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(6), "{text}");
+    assert!(text.contains("ROPE 576: at 1") && text.contains("--unchecked"), "{text}");
+    let anyway = run(&[&answer[..], &["--unchecked"]].concat());
+    assert_eq!(anyway.stdout, first.stdout, "{}", String::from_utf8_lossy(&anyway.stderr));
+    // `karat check` tests it again, and what it finds is remembered.
+    let checked = run(&["check", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&checked.stdout).unwrap();
+    let kernels = report["kernels"].as_array().unwrap();
+    assert!(checked.status.success() && kernels.len() > 8, "{report}");
+    assert!(kernels.iter().all(|k| k["wrong"].is_null() && k["values"].as_u64() > Some(1000)));
+    assert!(run(&answer).status.success());
+}

@@ -63,14 +63,14 @@ impl Fusions {
 fn chain(graph: &Graph, options: LoadOptions, i: usize) -> Option<Chain> {
     let (one, two) = (&graph.nodes[i - 1], &graph.nodes[i]);
     let reads = one.output.is_some_and(|output| two.inputs.first() == Some(&output));
-    match (&one.op, &two.op) {
-        (Op::Add, Op::RmsNorm { .. }) if reads => Some(Chain::AddNorm),
-        (Op::Glu { .. }, Op::MatMul { w }) if reads && act_of(graph, options, *w).is_some() => {
-            Some(Chain::GluRound)
-        }
-        (a @ Op::Rope { .. }, b @ Op::Rope { .. }) if a == b && !reads => Some(Chain::Ropes),
-        _ => None,
+    if let (Op::Add, Op::RmsNorm { .. }, true) = (&one.op, &two.op, reads) {
+        return Some(Chain::AddNorm);
     }
+    if let (Op::Glu { .. }, Op::MatMul { w }, true) = (&one.op, &two.op, reads) {
+        return act_of(graph, options, *w).map(|_| Chain::GluRound);
+    }
+    let turns = matches!(one.op, Op::Rope { .. }) && one.op == two.op && !reads;
+    turns.then_some(Chain::Ropes)
 }
 
 fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<usize>> {
@@ -80,9 +80,9 @@ fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<us
             uses[w.0] += 1;
         }
     }
-    let weight_of = |i: usize| match graph.nodes[i].op {
-        Op::MatMul { w } if uses[w.0] == 1 && act_of(graph, options, w).is_some() => Some(w),
-        _ => None,
+    let weight_of = |i: usize| {
+        let Op::MatMul { w } = graph.nodes[i].op else { return None };
+        (uses[w.0] == 1 && act_of(graph, options, w).is_some()).then_some(w)
     };
     let mut taken = vec![false; graph.nodes.len()];
     let mut groups = Vec::new();

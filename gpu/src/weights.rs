@@ -76,9 +76,9 @@ struct Shared {
 fn shared(graph: &Graph, fusions: &Fusions) -> Vec<Option<Shared>> {
     let mut shared = vec![None; graph.weights.len()];
     for group in &fusions.products {
-        let weights = group.iter().filter_map(|&i| match graph.nodes[i].op {
-            Op::MatMul { w } => Some(w.0),
-            _ => None,
+        let weights = group.iter().filter_map(|&i| {
+            let Op::MatMul { w } = graph.nodes[i].op else { return None };
+            Some(w.0)
         });
         let weights: Vec<usize> = weights.collect();
         let all = weights.iter().map(|&w| graph.weights[w].n_out).sum();

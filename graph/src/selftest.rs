@@ -11,6 +11,9 @@ const ROWS: [usize; 3] = [64, 32, 40];
 /// A longer prompt and a single token: more than one block of the cache, and the kernels for few rows.
 const PROMPTS: [usize; 2] = [70, 1];
 
+/// Ids, and logits: the first columns of the last value.
+const N_VOCAB: usize = 16;
+
 /// A case for each kind of op of a graph, in the order of the ops.
 ///
 /// # Errors
@@ -61,33 +64,7 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             let dtype = graph.weight(*table).dtype;
             (format!("{kind} {dtype} {cols}"), Build::Rows(dtype, cols))
         }
-        Op::MatMul { .. } => {
-            let is_product = |node: &Node| matches!(node.op, Op::MatMul { .. });
-            let earlier = graph.nodes[..i].iter().rev().take(7);
-            if earlier.filter(|other| is_product(other)).any(|o| o.inputs == node.inputs) {
-                return None;
-            }
-            let group: Vec<_> = graph.nodes[i..]
-                .iter()
-                .take(8)
-                .filter(|other| other.inputs == node.inputs)
-                .filter_map(|other| match other.op {
-                    Op::MatMul { w } => Some(graph.weight(w)),
-                    _ => None,
-                })
-                .take(ROWS.len())
-                .collect();
-            let glu = before.and_then(|node| match node.op {
-                Op::Glu { act } if reads(node.output) => Some(act),
-                _ => None,
-            });
-            let dtypes: Vec<DType> = group.iter().map(|w| w.dtype).collect();
-            let formats: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
-            let with = glu.map_or(String::new(), |act| format!("GLU {act:?} + "));
-            let n_in = group[0].n_in;
-            let name = format!("{with}{kind} {} {n_in}", formats.join(" "));
-            (name, Build::Products(dtypes, n_in, glu))
-        }
+        Op::MatMul { .. } => return products(graph, i, node),
         Op::RmsNorm { w, eps } => {
             let (n, eps) = (graph.weight(*w).n_in, *eps);
             let of_sum = before.is_some_and(|node| node.op == Op::Add && reads(node.output));
@@ -108,21 +85,7 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         }
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
-        Op::Attention(a) => {
-            let layer = graph.kv_layers[a.kv_layer];
-            let mut name =
-                format!("{kind} {} / {} heads of {}", a.n_head, layer.n_head_kv, layer.head_dim_k);
-            if layer.head_dim_v != layer.head_dim_k {
-                name += &format!(", values of {}", layer.head_dim_v);
-            }
-            if let Some(window) = a.window {
-                name += &format!(", window {window}");
-            }
-            if let Some(cap) = a.softcap {
-                name += &format!(", cap {cap}");
-            }
-            (name, Build::Attention(Attention { kv_layer: 0, ..*a }, layer))
-        }
+        Op::Attention(a) => attention(graph, a),
         Op::Add => (format!("{kind} {cols}"), Build::Map(Op::Add, cols)),
         Op::AddBias { b } => {
             let name = format!("{kind} bias {} {cols}", graph.weight(*b).dtype);
@@ -138,24 +101,84 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     })
 }
 
+/// A product with those of the same activations that follow it; `None` behind the first of them.
+fn products(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+    let is_product = |node: &Node| matches!(node.op, Op::MatMul { .. });
+    let earlier = graph.nodes[..i].iter().rev().take(7);
+    if earlier.filter(|other| is_product(other)).any(|other| other.inputs == node.inputs) {
+        return None;
+    }
+    let weight = |node: &Node| {
+        let Op::MatMul { w } = node.op else { return None };
+        Some(graph.weight(w))
+    };
+    let near = graph.nodes[i..].iter().take(8);
+    let group = near.filter(|other| other.inputs == node.inputs).filter_map(weight);
+    let group: Vec<_> = group.take(ROWS.len()).collect();
+    let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
+    let glu = before.filter(|before| before.output == node.inputs.first().copied());
+    let glu = glu.and_then(|before| {
+        let Op::Glu { act } = before.op else { return None };
+        Some(act)
+    });
+    let dtypes: Vec<DType> = group.iter().map(|w| w.dtype).collect();
+    let formats: Vec<&str> = dtypes.iter().map(|dtype| dtype.name()).collect();
+    let with = glu.map_or(String::new(), |act| format!("GLU {act:?} + "));
+    let n_in = group[0].n_in;
+    let name = format!("{with}{} {} {n_in}", node.op.kind(), formats.join(" "));
+    Some((name, Build::Products(dtypes, n_in, glu)))
+}
+
+/// Attention with its cache.
+fn attention(graph: &Graph, a: &Attention) -> (String, Build) {
+    let layer = graph.kv_layers[a.kv_layer];
+    let kind = Op::Attention(*a).kind();
+    let mut name =
+        format!("{kind} {} / {} heads of {}", a.n_head, layer.n_head_kv, layer.head_dim_k);
+    if layer.head_dim_v != layer.head_dim_k {
+        name += &format!(", values of {}", layer.head_dim_v);
+    }
+    if let Some(window) = a.window {
+        name += &format!(", window {window}");
+    }
+    if let Some(cap) = a.softcap {
+        name += &format!(", cap {cap}");
+    }
+    (name, Build::Attention(Attention { kv_layer: 0, ..*a }, layer))
+}
+
 impl Build {
     fn case(self, name: String) -> Result<Case> {
-        // The logits are the first columns of the last value.
-        let n_vocab = 16;
-        let mut c = CaseBuilder::new(name.len() as u64, n_vocab);
+        let mut c = CaseBuilder::new(name.len() as u64, N_VOCAB);
         let input = |c: &mut CaseBuilder, cols: usize, name: &str| {
-            let table = c.weight(DType::F32, cols, n_vocab, 1.0);
+            let table = c.weight(DType::F32, cols, N_VOCAB, 1.0);
             c.builder.get_rows(table, name)
         };
-        let last = match self {
+        let last = self.last(&mut c, &input)?;
+        let rows = c.builder.output_rows(last, "rows")?;
+        if c.builder.cols(rows) >= N_VOCAB {
+            c.builder.columns(0, N_VOCAB, rows, "result_output")?;
+        } else {
+            c.product(DType::F32, rows, N_VOCAB, "result_output")?;
+        }
+        c.finish(name, &PROMPTS, 0)
+    }
+
+    /// Builds the ops; the last value is theirs.
+    fn last(
+        self,
+        c: &mut CaseBuilder,
+        input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+    ) -> Result<ValueId> {
+        Ok(match self {
             Self::Rows(dtype, cols) => {
-                let table = c.weight(dtype, cols, n_vocab, 1.0);
+                let table = c.weight(dtype, cols, N_VOCAB, 1.0);
                 c.builder.get_rows(table, "embd")?
             }
             Self::Products(dtypes, n_in, glu) => {
-                let mut x = input(&mut c, n_in, "x")?;
+                let mut x = input(c, n_in, "x")?;
                 if let Some(act) = glu {
-                    let up = input(&mut c, n_in, "up")?;
+                    let up = input(c, n_in, "up")?;
                     x = c.builder.glu(act, x, up, "glu")?;
                 }
                 let mut first = None;
@@ -166,9 +189,9 @@ impl Build {
                 first.unwrap_or(x)
             }
             Self::Norm { cols, n, eps, of_sum } => {
-                let mut x = input(&mut c, cols, "x")?;
+                let mut x = input(c, cols, "x")?;
                 if of_sum {
-                    let other = input(&mut c, cols, "other")?;
+                    let other = input(c, cols, "other")?;
                     x = c.builder.add(x, other, "sum")?;
                 }
                 let w = c.weight(DType::F32, n, 1, 1.0);
@@ -177,7 +200,7 @@ impl Build {
             Self::Rope { of, head_dim, pairs, cols } => {
                 let table = c.builder.rope_table(of);
                 let inputs =
-                    cols.iter().enumerate().map(|(i, &cols)| input(&mut c, cols, &format!("x{i}")));
+                    cols.iter().enumerate().map(|(i, &cols)| input(c, cols, &format!("x{i}")));
                 let inputs: Vec<ValueId> = inputs.collect::<Result<_>>()?;
                 let mut last = inputs[0];
                 for (i, x) in inputs.into_iter().enumerate() {
@@ -187,41 +210,53 @@ impl Build {
             }
             Self::Attention(a, layer) => {
                 let kv_layer = c.builder.kv_layer(layer);
-                let q = input(&mut c, a.n_head * layer.head_dim_k, "q")?;
-                let k = input(&mut c, layer.n_head_kv * layer.head_dim_k, "k")?;
-                let v = input(&mut c, layer.n_head_kv * layer.head_dim_v, "v")?;
+                let q = input(c, a.n_head * layer.head_dim_k, "q")?;
+                let k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
+                let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
                 c.builder.store_kv(kv_layer, k, v)?;
                 c.builder.attention(a, q, "kqv_out")?
             }
             Self::Map(op, cols) => {
-                let x = input(&mut c, cols, "x")?;
-                match op {
-                    Op::AddBias { .. } => {
-                        let bias = c.weight(DType::F32, cols, 1, 1.0);
-                        c.builder.add_bias(bias, x, "out")?
-                    }
-                    Op::Scale { by } => c.builder.scale(by, x, "out"),
-                    Op::Softcap { cap } => c.builder.softcap(cap, x, "out"),
-                    Op::Columns { start } => {
-                        let n = (cols - start).min(cols.div_ceil(2));
-                        c.builder.columns(start, n, x, "out")?
-                    }
-                    _ => {
-                        let y = input(&mut c, cols, "y")?;
-                        match op {
-                            Op::Glu { act } => c.builder.glu(act, x, y, "out")?,
-                            _ => c.builder.add(x, y, "out")?,
-                        }
-                    }
-                }
+                let x = input(c, cols, "x")?;
+                map(c, op, x, input)?
             }
-        };
-        let rows = c.builder.output_rows(last, "rows")?;
-        if c.builder.cols(rows) >= n_vocab {
-            c.builder.columns(0, n_vocab, rows, "result_output")?;
-        } else {
-            c.product(DType::F32, rows, n_vocab, "result_output")?;
+        })
+    }
+}
+
+/// An op that computes element by element, or moves them.
+fn map(
+    c: &mut CaseBuilder,
+    op: Op,
+    x: ValueId,
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let cols = c.builder.cols(x);
+    match op {
+        Op::AddBias { .. } => {
+            let bias = c.weight(DType::F32, cols, 1, 1.0);
+            c.builder.add_bias(bias, x, "out")
         }
-        c.finish(name, &PROMPTS, 0)
+        Op::Scale { by } => Ok(c.builder.scale(by, x, "out")),
+        Op::Softcap { cap } => Ok(c.builder.softcap(cap, x, "out")),
+        Op::Columns { start } => {
+            c.builder.columns(start, (cols - start).min(cols.div_ceil(2)), x, "out")
+        }
+        Op::Glu { act } => {
+            let up = input(c, cols, "up")?;
+            c.builder.glu(act, x, up, "out")
+        }
+        Op::Add
+        | Op::Input
+        | Op::GetRows { .. }
+        | Op::MatMul { .. }
+        | Op::RmsNorm { .. }
+        | Op::Rope { .. }
+        | Op::StoreKv { .. }
+        | Op::Attention(_)
+        | Op::OutputRows => {
+            let other = input(c, cols, "y")?;
+            c.builder.add(x, other, "out")
+        }
     }
 }

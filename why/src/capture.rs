@@ -26,13 +26,27 @@ pub fn value_bytes(graph: &Graph, steps: &[Step]) -> usize {
 /// Runs the steps from an empty cache and records every value. With `feed`, each value is replaced by that of `feed`
 /// after it was recorded, so that every op is given right inputs and faults behind the first one appear too.
 pub fn capture(loaded: &mut dyn Loaded, steps: &[Step], feed: Option<&Values>) -> Result<Values> {
+    recorded(loaded, steps, feed, false)
+}
+
+/// Runs every op by itself on the inputs that `values` give it, and records what it makes of them.
+pub fn capture_alone(loaded: &mut dyn Loaded, steps: &[Step], values: &Values) -> Result<Values> {
+    recorded(loaded, steps, Some(values), true)
+}
+
+fn recorded(
+    loaded: &mut dyn Loaded,
+    steps: &[Step],
+    feed: Option<&Values>,
+    alone: bool,
+) -> Result<Values> {
     let graph = Arc::clone(loaded.graph());
     let mut kv = loaded.new_kv(blocks(steps))?;
     let mut values = Values::default();
     for (i, step) in steps.iter().enumerate() {
         let feed = feed.and_then(|feed| feed.steps.get(i));
-        let mut tap =
-            Recorder { makers: makers(&graph), feed, seen: vec![None; graph.nodes.len()] };
+        let (makers, seen) = (makers(&graph), vec![None; graph.nodes.len()]);
+        let mut tap = Recorder { makers, feed, seen, alone };
         loaded.run(step, &mut kv, &mut tap)?;
         values.steps.push(tap.seen);
     }
@@ -81,6 +95,7 @@ struct Recorder<'a> {
     makers: Vec<usize>,
     feed: Option<&'a Vec<Option<Vec<f32>>>>,
     seen: Vec<Option<Vec<f32>>>,
+    alone: bool,
 }
 
 impl Tap for Recorder<'_> {
@@ -97,5 +112,9 @@ impl Tap for Recorder<'_> {
         {
             data.copy_from_slice(right);
         }
+    }
+
+    fn isolates(&self) -> bool {
+        self.alone
     }
 }

@@ -16,7 +16,7 @@ mod report;
 mod trace;
 
 pub use bound::Tolerance;
-pub use capture::{Values, capture, greedy, logits, value_bytes};
+pub use capture::{Values, capture, capture_alone, greedy, logits, value_bytes};
 pub use error::{Error, ErrorKind, Result};
 pub use html::html;
 pub use judge::{Here, Measured, Side, Wrong, judge};

@@ -1,5 +1,7 @@
 //! `karat why`: walks from the file to the ids, and names the op that is wrong.
 
+mod server;
+
 use crate::bar::{LoadBar, Unit};
 use crate::config::Config;
 use crate::exit::{Code, Failure, failure, say};
@@ -41,6 +43,11 @@ pub(crate) struct Prompted {
 }
 
 impl PromptArgs {
+    /// The prompt as it was given.
+    fn text(&self) -> &str {
+        &self.prompt
+    }
+
     /// Opens the model and encodes the prompt.
     ///
     /// # Errors
@@ -76,12 +83,17 @@ pub(crate) struct Args {
     /// The side that is trusted: a backend, or a trace
     #[arg(long, value_name = "BACKEND|TRACE", default_value = "cpu")]
     a: String,
-    /// The side that is judged: a backend, or a trace [default: that of --backend]
-    #[arg(long, value_name = "BACKEND|TRACE")]
+    /// The side that is judged: a backend, a trace, or the URL of a running server (llama.cpp's, or another with
+    /// OpenAI's completions), of which tokens and log-probabilities are compared [default: that of --backend]
+    #[arg(long, value_name = "BACKEND|TRACE|URL")]
     b: Option<String>,
     /// Put side A's values in and go on, so that what is wrong behind the first fault is fed rightly
     #[arg(long = "continue")]
     go_on: bool,
+    /// Compute every op of side B once more by itself, on the inputs that it had in the stream: where the two differ it
+    /// is a race or a shared buffer, or what is computed together differs from what is computed apart
+    #[arg(long)]
+    isolate: bool,
     /// Run side B so many times and compare the bits
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = load::positive)]
     repeat: usize,
@@ -147,7 +159,8 @@ pub(crate) fn check_size(graph: &Graph, steps: &[Step]) -> Result<()> {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let Prompted { parts, ids } = args.prompt.open(&args.model, &args.load, config)?;
+    let prompted = args.prompt.open(&args.model, &args.load, config)?;
+    let Prompted { parts, ids } = &prompted;
     let mut out = Out::new(Controls::Escaped);
     let mut walk = |what: &str, line: &str| -> Result<()> {
         if !args.json {
@@ -158,17 +171,20 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     load::check_tensors(&parts.file)?;
     let n = parts.file.tensors().len();
     walk("file", &format!("{}: {n} tensors, no NaN and no infinity", text::path(&parts.path)))?;
-    walk("tokens", &format!("{}: {}", ids.len(), list(&ids)))?;
+    walk("tokens", &format!("{}: {}", ids.len(), list(ids)))?;
     if args.laws {
-        return laws(args, &parts, &ids);
+        return laws(args, parts, ids);
     }
-    let mut a = source(&args.a, args, &parts)?;
+    let mut a = source(&args.a, args, parts)?;
     let b_name = args.b.clone().unwrap_or_else(|| args.load.backend_name());
-    let mut b = source(&b_name, args, &parts)?;
-    check_ids(&[&a, &b], &ids)?;
-    let steps = steps(&mut a, &mut b, &ids, args.prompt.n_predict)?;
+    if server::is_url(&b_name) {
+        return with_server(&b_name, a, &prompted, args);
+    }
+    let mut b = source(&b_name, args, parts)?;
+    check_ids(&[&a, &b], ids)?;
+    let steps = steps(&mut a, &mut b, ids, args.prompt.n_predict)?;
     check_size(&parts.graph, &steps)?;
-    let report = compare((&mut a, &mut b), &steps, &parts, args)?;
+    let report = compare((&mut a, &mut b), &steps, parts, args)?;
     if let Some(path) = &args.html {
         let again = std::env::args().collect::<Vec<_>>().join(" ");
         let page = why::html(&report, &text::one_line(&again))?;
@@ -177,9 +193,22 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.json {
         Out::new(Controls::Escaped).json(&report)?;
     } else {
-        print(&report, args.ops, (&parts, &steps))?;
+        print(&report, args.ops, (parts, &steps))?;
     }
     verdict(&report)
+}
+
+/// The walk against a server ends at its log-probabilities: nobody sees its ops.
+fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result<()> {
+    let Source::Live(name, mut loaded) = a else {
+        return Err(failure(Code::Usage, "--a: with a server as side B a backend, not a trace"));
+    };
+    if args.html.is_some() || args.go_on || args.isolate {
+        let what = "--html, --continue, --isolate: not with a server, whose ops nobody sees";
+        return Err(failure(Code::Usage, what));
+    }
+    let server = server::Server::find(url)?;
+    server::run(&server, (&name, &mut *loaded), (&args.prompt, prompted), args.json)
 }
 
 fn list(ids: &[u32]) -> String {
@@ -193,7 +222,7 @@ fn source(side: &str, args: &Args, parts: &Parts) -> Result<Source> {
     }
     if !side.ends_with(".safetensors") {
         let what = format!("{}: neither a backend nor a trace", text::one_line(side));
-        let hint = "cpu, gpu, vulkan, metal, dx12, hybrid-f32, reference, or a .safetensors file of karat trace";
+        let hint = "cpu, gpu, vulkan, metal, dx12, hybrid-f32, reference, a .safetensors file of karat trace, or a URL";
         return Err(Failure::new(Code::Usage, what).hint(hint).into());
     }
     Ok(Source::Recorded(text::one_line(side), Trace::open(Path::new(side))?))
@@ -253,6 +282,16 @@ fn compare(
         {
             remarks
                 .push(format!("race: run {} of side B differs from the first at {key}", run + 1));
+        }
+    }
+    if let Source::Live(_, loaded) = &mut *b
+        && args.isolate
+    {
+        let alone = why::capture_alone(&mut **loaded, steps, &of_b)?;
+        if let Some(key) = first_other(graph, &of_b, &alone) {
+            remarks.push(format!(
+                "race or aliasing: alone, on the same inputs, side B differs at {key}"
+            ));
         }
     }
     if let (Source::Live(_, loaded), None) = (&mut *b, feed) {
