@@ -8,8 +8,8 @@ use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
 use crate::weights::Resident;
 use graph::{
-    Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, Node, Op, Result, Rows, Step, Tap,
-    Timing, ValueId,
+    Best, Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, NoTap, Node, Op, Result, Rows,
+    Step, Tap, Timing, ValueId,
 };
 use std::sync::Arc;
 
@@ -141,10 +141,11 @@ impl LoadedGpu {
         Ok(after != before)
     }
 
+    /// Runs the step, and reads what is wanted of it: the logits, or for each row four words with the likeliest id.
     fn steps(
         &mut self,
         plan: &Plan,
-        step: &Step,
+        (step, best): (&Step, bool),
         kv: &GpuKv,
         tap: &mut dyn Tap,
     ) -> Result<Vec<f32>> {
@@ -153,11 +154,12 @@ impl LoadedGpu {
         let last = step.positions.last().copied().unwrap_or(0);
         let sizes = (step.tokens.len(), step.outputs.len(), last);
         if let Some(sink) = &mut self.sink {
-            for dispatch in plan.units().flat_map(|unit| unit.dispatches) {
+            let ends = if best { &plan.argmax[..] } else { &[] };
+            for dispatch in plan.units().flat_map(|unit| unit.dispatches).chain(ends) {
                 record::lay_open(&self.device, dispatch, sizes, kv, sink.as_mut())?;
             }
         }
-        let encoder = if self.profiling {
+        let mut encoder = if self.profiling {
             self.timed(plan, sizes, kv)?
         } else {
             self.untimed(plan, (step, sizes), kv, tap)?
@@ -165,8 +167,35 @@ impl LoadedGpu {
         let Some(last) = graph.values.len().checked_sub(1).map(ValueId) else {
             return Ok(Vec::new());
         };
-        let n = self.rows(last, step) * graph.value(last).cols;
+        let rows = self.rows(last, step);
+        if best {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                plan.argmax.iter().for_each(|d| d.encode(&mut pass, sizes, &kv.layers));
+            }
+            return self.device.read(encoder, (&plan.best, 0), rows * 4, &mut self.staging);
+        }
+        let n = rows * graph.value(last).cols;
         self.device.read(encoder, (plan.buffer(last), 0), n, &mut self.staging)
+    }
+
+    fn run_for(
+        &mut self,
+        (step, best): (&Step, bool),
+        kv: &mut Kv,
+        tap: &mut dyn Tap,
+    ) -> Result<Vec<f32>> {
+        let kv: &mut GpuKv = kv.0.downcast_mut().ok_or_else(|| {
+            Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `gpu`")
+        })?;
+        step.check(&self.graph, kv.n_blocks)?;
+        if step.tokens.is_empty() {
+            return Ok(Vec::new());
+        }
+        let plan = self.prepare(step)?;
+        let read = self.steps(&plan, (step, best), kv, tap);
+        self.plan = Some(plan);
+        read
     }
 
     /// One submission, but for values that the tap wants.
@@ -265,17 +294,17 @@ impl Loaded for LoadedGpu {
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        let kv: &mut GpuKv = kv.0.downcast_mut().ok_or_else(|| {
-            Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `gpu`")
-        })?;
-        step.check(&self.graph, kv.n_blocks)?;
-        if step.tokens.is_empty() {
-            return Ok(Vec::new());
-        }
-        let plan = self.prepare(step)?;
-        let logits = self.steps(&plan, step, kv, tap);
-        self.plan = Some(plan);
-        logits
+        self.run_for((step, false), kv, tap)
+    }
+
+    fn run_greedy(&mut self, step: &Step, kv: &mut Kv) -> Result<Vec<Best>> {
+        let words = self.run_for((step, true), kv, &mut NoTap)?;
+        let n_vocab = self.graph.n_vocab as u32;
+        let best = |[id, bad, value, _]: &[f32; 4]| {
+            let bad = bad.to_bits();
+            Best { id: id.to_bits(), not_finite: (bad < n_vocab).then_some((bad, *value)) }
+        };
+        Ok(words.as_chunks::<4>().0.iter().map(best).collect())
     }
 
     fn limits(&mut self) -> Result<Option<Limits>> {

@@ -120,6 +120,9 @@ pub(crate) struct Plan {
     nodes: Vec<Vec<Dispatch>>,
     /// Dispatches of two nodes together, by the first.
     chains: HashMap<usize, Vec<Dispatch>>,
+    /// From the logits to the likeliest ids, and where these stand: four words for each row.
+    pub(crate) argmax: Vec<Dispatch>,
+    pub(crate) best: wgpu::Buffer,
     /// For each value its buffer.
     slots: Vec<usize>,
     buffers: Vec<wgpu::Buffer>,
@@ -185,6 +188,8 @@ impl Plan {
             capacity,
             nodes: Vec::new(),
             chains: HashMap::new(),
+            argmax: Vec::new(),
+            best: buffer("likeliest ids", capacity.tokens.max(capacity.outputs) as u64 * 16)?,
             slots,
             buffers,
             step: buffer("step", capacity.step_words()[4] as u64 * 4)?,
@@ -205,16 +210,26 @@ impl Plan {
             acts_of: None,
             group,
         };
-        let (mut nodes, mut chains) = (Vec::new(), HashMap::new());
-        for i in 0..graph.nodes.len() {
-            nodes.push(planner.node(i)?);
-            if let Some(&chain) = i.checked_sub(1).and_then(|first| fusions.chains.get(&first)) {
-                chains.insert(i - 1, planner.chain(chain, i - 1)?);
-            }
-        }
-        (plan.nodes, plan.chains) = (nodes, chains);
+        let (nodes, chains) = dispatches(&mut planner)?;
+        let argmax = planner.best()?;
+        (plan.nodes, plan.chains, plan.argmax) = (nodes, chains, argmax);
         Ok(plan)
     }
+}
+
+/// What each node does by itself, and what two do together by the first of them.
+type Dispatches = (Vec<Vec<Dispatch>>, HashMap<usize, Vec<Dispatch>>);
+
+fn dispatches(planner: &mut Planner<'_>) -> Result<Dispatches> {
+    let (mut nodes, mut chains) = (Vec::new(), HashMap::new());
+    for i in 0..planner.graph.nodes.len() {
+        nodes.push(planner.node(i)?);
+        let before = i.checked_sub(1);
+        if let Some(&chain) = before.and_then(|first| planner.fusions.chains.get(&first)) {
+            chains.insert(i - 1, planner.chain(chain, i - 1)?);
+        }
+    }
+    Ok((nodes, chains))
 }
 
 /// Gives each value a buffer that no living value has; `sizes` gets the buffers' rows and bytes.

@@ -213,6 +213,16 @@ impl Planner<'_> {
         Ok(all)
     }
 
+    /// The likeliest id of each row of the last value: four words each.
+    pub(crate) fn best(&self) -> Result<Vec<Dispatch>> {
+        let Some(last) = self.graph.values.len().checked_sub(1).map(ValueId) else {
+            return Ok(Vec::new());
+        };
+        let value = self.graph.value(last);
+        let bound = [self.value(last), Bound::Rows(&self.plan.best, 4)];
+        self.each_row(&shaders::argmax(), &bound, &[value.cols as u32], (value.rows, 1))
+    }
+
     /// What a node and the one behind it do together.
     pub(crate) fn chain(&mut self, chain: Chain, first: usize) -> Result<Vec<Dispatch>> {
         let [one, two] = [&self.graph.nodes[first], &self.graph.nodes[first + 1]];

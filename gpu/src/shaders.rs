@@ -159,6 +159,11 @@ pub fn attention_merge() -> Shader {
     Shader::new("attention_merge", 3, Defines::new())
 }
 
+/// The largest of each row.
+pub fn argmax() -> Shader {
+    Shader::new("argmax", 2, Defines::new())
+}
+
 /// What a limit is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -256,6 +261,7 @@ pub fn version() -> u64 {
 
 fn file(name: &str) -> Option<&'static str> {
     Some(match name {
+        "argmax" => include_str!("kernels/argmax.wgsl"),
         "attention" => include_str!("kernels/attention.wgsl"),
         "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
         "attention_part" => include_str!("kernels/attention_part.wgsl"),
@@ -324,6 +330,7 @@ pub fn all() -> Vec<Shader> {
         rope(false),
         rope(true),
         attention_merge(),
+        argmax(),
     ]);
     for glu in [None, Some(graph::Act::Silu), Some(graph::Act::GeluTanh)] {
         all.extend([quantize_act(Q8x32, glu), quantize_act(Q8x256, glu)]);

@@ -229,6 +229,7 @@ fn a_kernel_writes_its_output_and_nothing_else_and_reads_nothing_unwritten() {
                 let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
                 let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
                 case.record(loaded.as_mut(), Cut::Chunks(72)).unwrap();
+                case.greedy(loaded.as_mut()).unwrap();
                 for call in few.take() {
                     n += 1;
                     let file = call.shader.file;
@@ -305,6 +306,32 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn the_likeliest_id_is_the_reference_s() {
+    let mut all = cases::decoders().unwrap();
+    all.truncate(3);
+    all.push(cases::likeliest().unwrap());
+    for gpu in devices() {
+        let mut not_finite = 0;
+        for case in &all {
+            let greedy = |backend: &dyn Backend| {
+                let (graph, options) = (Arc::clone(&case.graph), LoadOptions::default());
+                let mut loaded = backend.load(graph, &case.file, options, &mut |_| {}).unwrap();
+                case.greedy(&mut *loaded).unwrap()
+            };
+            let expected = greedy(&Reference);
+            not_finite += expected.iter().filter(|best| best.not_finite.is_some()).count();
+            for (got, expected) in greedy(&gpu).iter().zip(&expected) {
+                let bad = |best: &graph::Best| best.not_finite.map(|(id, v)| (id, v.to_bits()));
+                assert_eq!(bad(got), bad(expected), "{}: {}", gpu.name(), case.name);
+                let same = got.id == expected.id || expected.not_finite.is_some();
+                assert!(same, "{}: {}: {got:?} {expected:?}", gpu.name(), case.name);
+            }
+        }
+        assert!(not_finite > 3);
     }
 }
 

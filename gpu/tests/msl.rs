@@ -320,6 +320,7 @@ fn record(gpu: &gpu::Gpu) -> (Vec<Shader>, Vec<(usize, Call)>) {
                 let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
                 let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
                 case.record(loaded.as_mut(), cut).unwrap();
+                case.greedy(loaded.as_mut()).unwrap();
             }
         }
     }

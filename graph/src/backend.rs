@@ -78,6 +78,17 @@ pub trait Loaded: Send {
     /// row by row: `[n_outputs, n_vocab]`.
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
 
+    /// Runs one step and returns for each of `step.outputs` the likeliest id only: greedy decoding needs no more, and a
+    /// device has less to send.
+    ///
+    /// # Errors
+    /// As [`Loaded::run`].
+    fn run_greedy(&mut self, step: &Step, kv: &mut Kv) -> Result<Vec<Best>> {
+        let n_vocab = self.graph().n_vocab;
+        let logits = self.run(step, kv, &mut NoTap)?;
+        Ok(logits.chunks(n_vocab.max(1)).map(Best::of).collect())
+    }
+
     /// What the device can do at most, measured now; `None` from a backend that does not know.
     ///
     /// # Errors
@@ -93,6 +104,30 @@ pub trait Loaded: Send {
     /// does not time its nodes.
     fn timings(&self) -> Vec<Timing> {
         Vec::new()
+    }
+}
+
+/// The likeliest id of a row of logits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Best {
+    /// The id of the largest logit; of equals the lowest.
+    pub id: u32,
+    /// The first logit that is NaN or infinite, by id. Then `id` means nothing.
+    pub not_finite: Option<(u32, f32)>,
+}
+
+impl Best {
+    /// Of one row.
+    pub fn of(logits: &[f32]) -> Self {
+        let mut best = 0;
+        for (id, logit) in logits.iter().enumerate() {
+            if *logit > logits[best] {
+                best = id;
+            }
+        }
+        let not_finite = logits.iter().position(|logit| !logit.is_finite());
+        let not_finite = not_finite.map(|id| (id as u32, logits[id]));
+        Self { id: best as u32, not_finite }
     }
 }
 

@@ -3,8 +3,8 @@
 
 use crate::ints::{Ints, form};
 use crate::{
-    Act, Attention, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result, RopePairs,
-    RopeTable, Step, ValueId, WeightId, compare::Recording,
+    Act, Attention, Best, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result,
+    RopePairs, RopeTable, Step, ValueId, WeightId, compare::Recording,
 };
 use gguf::DType;
 use half::f16;
@@ -143,11 +143,15 @@ impl CaseBuilder {
         n_out: usize,
         size: f32,
     ) -> WeightId {
+        let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
+        self.tensor(dtype, (n_in, n_out), &data)
+    }
+
+    fn tensor(&mut self, dtype: DType, (n_in, n_out): (usize, usize), data: &[u8]) -> WeightId {
         let name = format!("w{}", self.n_weights);
         self.n_weights += 1;
-        let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
         let gguf = std::mem::take(&mut self.gguf);
-        self.gguf = gguf.tensor(&name, dtype, &[n_in as u64, n_out as u64], &data);
+        self.gguf = gguf.tensor(&name, dtype, &[n_in as u64, n_out as u64], data);
         self.builder.weight(name, dtype, n_in, n_out)
     }
 
@@ -218,6 +222,33 @@ pub fn norms(n: usize) -> Result<Case> {
     let x = c.builder.output_rows(x, "rows")?;
     c.product(DType::F32, x, 5, "result_output")?;
     c.finish(format!("norms of {n} columns"), &[19, 1, 4], 0)
+}
+
+/// Logits of which many are equal, and infinite ones behind finite ones for odd ids.
+pub fn likeliest() -> Result<Case> {
+    let (n, n_vocab) = (8, 5000);
+    let mut c = CaseBuilder::new(3, n_vocab);
+    let mut bytes = Vec::new();
+    for id in 0..n_vocab {
+        for i in 0..n {
+            // Odd ids overflow in the products whose last weight is not zero.
+            let overflow = if id % 2 == 1 { 3e38 } else { 0.0 };
+            let v = if i + 1 == n { overflow } else { c.rng.unit() };
+            bytes.extend(v.to_le_bytes());
+        }
+    }
+    let table = c.tensor(DType::F32, (n, n_vocab), &bytes);
+    let x = c.builder.get_rows(table, "embd")?;
+    let rows: Vec<f32> = (0..100 * n).map(|_| c.rng.unit()).collect();
+    let weights = (0..n_vocab).flat_map(|id| {
+        let row = &rows[id % 100 * n..][..n];
+        let last = if id < 3000 { 0.0 } else { 2.0 };
+        row[..n - 1].iter().copied().chain([last]).flat_map(f32::to_le_bytes).collect::<Vec<_>>()
+    });
+    let w = c.tensor(DType::F32, (n, n_vocab), &weights.collect::<Vec<_>>());
+    let x = c.builder.output_rows(x, "rows")?;
+    c.builder.mat_mul(w, x, "result_output")?;
+    c.finish("likeliest of 5000".to_owned(), &[19, 1, 4], 0)
 }
 
 /// What a [`decoder`] case is made of.
@@ -355,6 +386,7 @@ pub fn all() -> Result<Vec<Case>> {
     for n in [2047, 2048, 5000] {
         cases.push(norms(n)?);
     }
+    cases.push(likeliest()?);
     Ok(cases)
 }
 
@@ -460,6 +492,14 @@ impl Case {
             }
         };
         blocks.into_iter().map(|b| b as u32).collect()
+    }
+
+    /// The likeliest id after each token of the first prompt.
+    pub fn greedy(&self, loaded: &mut dyn Loaded) -> Result<Vec<Best>> {
+        let mut kv = loaded.new_kv(2 * self.blocks().1)?;
+        let mut step = Step::single(&self.prompts[0], 0);
+        step.outputs = (0..step.tokens.len() as u32).collect();
+        loaded.run_greedy(&step, &mut kv)
     }
 
     /// Runs all prompts, cut as told, and records every value. All rows give logits.

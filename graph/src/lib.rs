@@ -16,7 +16,7 @@ pub mod split;
 mod step;
 
 pub use backend::{
-    Arithmetic, Backend, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing,
+    Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{

@@ -2,7 +2,7 @@
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
-use graph::{KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing};
+use graph::{Best, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -46,6 +46,17 @@ pub struct Work<'a> {
     pub tokens: &'a [u32],
     /// Which rows of logits are wanted.
     pub wanted: Wanted,
+}
+
+impl Work<'_> {
+    /// Rows of logits that are wanted.
+    fn rows(&self) -> usize {
+        match self.wanted {
+            Wanted::None => 0,
+            Wanted::Last => 1,
+            Wanted::All => self.tokens.len(),
+        }
+    }
 }
 
 /// Which of a work item's tokens give logits.
@@ -158,9 +169,41 @@ impl Engine {
     ///
     /// A step that fails leaves every sequence as it was.
     pub fn step(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
+        let n_vocab = self.n_vocab();
+        let logits = self.add_step(work, |loaded, step, kv| loaded.run(step, kv, tap))?;
+        let mut rest = logits.as_slice();
+        let mut split = |item: &Work<'_>| {
+            let Some((head, tail)) = rest.split_at_checked(item.rows() * n_vocab) else {
+                let rows: usize = work.iter().map(Work::rows).sum();
+                let what = format!(
+                    "backend returned {} logits for {rows} rows of {n_vocab}",
+                    logits.len()
+                );
+                return Err(Error::new(ErrorKind::Backend, what));
+            };
+            rest = tail;
+            Ok(head.to_vec())
+        };
+        work.iter().map(&mut split).collect()
+    }
+
+    /// Runs one step and returns for each wanted row the likeliest id: a GPU has an id to send, not the logits.
+    ///
+    /// A step that fails leaves every sequence as it was.
+    pub fn step_greedy(&mut self, work: &[Work<'_>]) -> Result<Vec<Best>> {
+        self.add_step(work, |loaded, step, kv| loaded.run_greedy(step, kv))
+    }
+
+    /// Runs one step; the sequences grow if it succeeds.
+    fn add_step<T>(
+        &mut self,
+        work: &[Work<'_>],
+        run: impl FnOnce(&mut dyn Loaded, &Step, &mut Kv) -> graph::Result<T>,
+    ) -> Result<T> {
         self.check(work)?;
         let before: Vec<usize> = work.iter().map(|item| self.ids(item.seq).len()).collect();
-        let result = self.run(work, tap);
+        let made = self.make_step(work);
+        let result = made.and_then(|step| Ok(run(&mut *self.loaded, &step, &mut self.kv)?));
         for (item, &len) in work.iter().zip(&before) {
             match &result {
                 Ok(_) => self.ids.entry(item.seq).or_default().extend(item.tokens),
@@ -212,9 +255,9 @@ impl Engine {
         Error::new(ErrorKind::PromptTooLong, what)
     }
 
-    fn run(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
+    /// The step of these items; their pages grow.
+    fn make_step(&mut self, work: &[Work<'_>]) -> Result<Step> {
         let mut step = Step::default();
-        let mut n_rows = Vec::new();
         for (s, item) in (0u32..).zip(work) {
             let first = self.pages.grow(item.seq, item.tokens.len())?;
             let (start, n) = (step.tokens.len(), item.tokens.len());
@@ -223,29 +266,9 @@ impl Engine {
             step.positions.extend((first..first + n).map(|p| p as u32));
             step.seqs.extend(std::iter::repeat_n(s, n));
             step.tables.push(self.pages.table(item.seq)?.to_vec());
-            let rows = match item.wanted {
-                Wanted::None => 0,
-                Wanted::Last => 1,
-                Wanted::All => n,
-            };
-            step.outputs.extend((start + n - rows..start + n).map(|row| row as u32));
-            n_rows.push(rows);
+            step.outputs.extend((start + n - item.rows()..start + n).map(|row| row as u32));
         }
-        let logits = self.loaded.run(&step, &mut self.kv, tap)?;
-        let n_vocab = self.n_vocab();
-        let rows: usize = n_rows.iter().sum();
-        if logits.len() != rows * n_vocab {
-            let what =
-                format!("backend returned {} logits for {rows} rows of {n_vocab}", logits.len());
-            return Err(Error::new(ErrorKind::Backend, what));
-        }
-        let mut rest = logits.as_slice();
-        let mut split = |rows: usize| {
-            let (head, tail) = rest.split_at(rows * n_vocab);
-            rest = tail;
-            head.to_vec()
-        };
-        Ok(n_rows.into_iter().map(&mut split).collect())
+        Ok(step)
     }
 
     /// Adds `ids` in steps of up to `n_batch` tokens, and returns the logits after the last.
@@ -287,5 +310,12 @@ impl Engine {
     pub fn decode(&mut self, seq: SeqId, id: u32) -> Result<Vec<f32>> {
         let rows = self.step(&[Work { seq, tokens: &[id], wanted: Wanted::Last }], &mut NoTap)?;
         Ok(rows.into_iter().flatten().collect())
+    }
+
+    /// Adds one token and returns the likeliest id after it.
+    pub fn decode_greedy(&mut self, seq: SeqId, id: u32) -> Result<Best> {
+        let best = self.step_greedy(&[Work { seq, tokens: &[id], wanted: Wanted::Last }])?;
+        let what = "backend returned no id for a row";
+        best.first().copied().ok_or_else(|| Error::new(ErrorKind::Backend, what))
     }
 }

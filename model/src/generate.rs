@@ -1,7 +1,7 @@
 //! The loop for one sequence: prompt in, ids out, until a stop rule holds.
 
 use crate::kv::SeqId;
-use crate::{Engine, Error, ErrorKind, Result, Sampler};
+use crate::{Engine, Error, ErrorKind, Result, Sampler, sampler};
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -125,12 +125,16 @@ fn decode(
 ) -> Result<Finish> {
     let Request { seq, stop, .. } = request;
     let mut n_generated = 0;
+    let mut likeliest = None;
     loop {
         if stop.max_tokens.is_some_and(|max| n_generated >= max) {
             return Ok(Finish::MaxTokens);
         }
         let len = engine.ids(seq).len();
-        let id = sampler.sample(&logits, len)?;
+        let id = match likeliest.take() {
+            Some(best) => sampler::finite_best(best, len)?,
+            None => sampler.sample(&logits, len)?,
+        };
         if stop.end_ids.contains(&id) {
             return Ok(Finish::EndToken(id));
         }
@@ -145,6 +149,10 @@ fn decode(
         if len >= engine.options().n_ctx {
             return Ok(Finish::ContextFull);
         }
-        logits = engine.decode(seq, id)?;
+        if sampler.takes_likeliest() {
+            likeliest = Some(engine.decode_greedy(seq, id)?);
+        } else {
+            logits = engine.decode(seq, id)?;
+        }
     }
 }

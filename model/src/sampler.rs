@@ -4,6 +4,7 @@
 //! to the lowest id; the generator is ChaCha with 8 rounds, seeded by `seed_from_u64`, one `u64` for each draw.
 
 use crate::{Error, ErrorKind, Result};
+use graph::Best;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use std::cmp::Ordering;
@@ -133,12 +134,17 @@ impl Sampler {
         self.recent.clear();
     }
 
+    /// Whether the likeliest id is all that it looks at: no temperature, no penalties.
+    pub fn takes_likeliest(&self) -> bool {
+        self.params.temperature == 0.0 && !self.params.has_penalties()
+    }
+
     /// The id for the logits at `position`. NaN or infinite logits are an error that names the position.
     pub fn sample(&mut self, logits: &[f32], position: usize) -> Result<u32> {
         check_finite(logits, position)?;
         let greedy = self.params.temperature == 0.0;
-        if greedy && !self.params.has_penalties() {
-            return Ok(argmax(logits));
+        if self.takes_likeliest() {
+            return Ok(Best::of(logits).id);
         }
         let penalized = self.penalized(logits);
         if greedy {
@@ -181,13 +187,7 @@ impl Sampler {
 
 /// The most likely id; of equals the lowest. 0 for no logits.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for i in 1..logits.len() {
-        if logits[i] > logits[best] {
-            best = i;
-        }
-    }
-    u32::try_from(best).unwrap_or(u32::MAX)
+    Best::of(logits).id
 }
 
 /// Refuses logits that are empty, NaN or infinite, naming the position in the sequence.
@@ -195,16 +195,20 @@ pub fn check_finite(logits: &[f32], position: usize) -> Result<()> {
     if logits.is_empty() {
         return Err(Error::new(ErrorKind::Usage, format!("no logits at token {position}")));
     }
-    match logits.iter().position(|x| !x.is_finite()) {
-        Some(id) => {
+    finite_best(Best::of(logits), position).map(|_| ())
+}
+
+/// The likeliest id; refused where a logit is NaN or infinite, naming the position in the sequence.
+pub(crate) fn finite_best(best: Best, position: usize) -> Result<u32> {
+    match best.not_finite {
+        Some((id, logit)) => {
             let what = format!(
-                "model produced non-finite logits at token {position}: the logit of id {id} is {}; hint: the file's \
-                 weights may hold NaN, or a value overflowed (try an f32 KV cache)",
-                logits[id]
+                "model produced non-finite logits at token {position}: the logit of id {id} is {logit}; hint: the file's \
+                 weights may hold NaN, or a value overflowed (try an f32 KV cache)"
             );
             Err(Error::new(ErrorKind::NonFinite, what))
         }
-        None => Ok(()),
+        None => Ok(best.id),
     }
 }
 
