@@ -113,7 +113,7 @@ pub(crate) fn ensure_swiftshader(root: &Path) -> Option<PathBuf> {
         run(&ours, &mut command).is_ok_and(|end| end.ok())
     };
     // apt drops root's rights for the download, and may not be allowed to write here then: it says so and goes on.
-    if !apt(&["update"]) || !apt(&["download", "chromium"]) {
+    if !apt(&["update"]) || !apt(&["download", "chromium-common"]) {
         return None;
     }
     let package = std::fs::read_dir(&ours).ok()?.filter_map(|entry| Some(entry.ok()?.path()));

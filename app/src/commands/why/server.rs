@@ -258,7 +258,7 @@ mod tests {
         assert!(row(0, &place(1, 0.0), &logits).right);
         assert!(row(0, &place(2, 0.01), &logits).right, "a tie within rounding");
         assert!(!row(0, &place(0, 0.0), &logits).right, "another token");
-        assert!(!row(0, &place(1, 0.5), &logits).right, "other probabilities");
+        assert!(!row(0, &place(1, 1.5), &logits).right, "other probabilities");
         assert!(!row(0, &place(1, 0.0), &[f32::NAN; 4]).right, "no numbers");
     }
 }
