@@ -4,7 +4,7 @@
 #   bench/gpu/run.sh [KARAT] [OUT]
 #
 # KARAT is the binary (default: built here), OUT the folder for results (default: target/gpu). Models are made by
-# `karat synth`; a GGUF file named in MODEL is measured too. SIZES="135m 1.5b 8b" chooses the shapes.
+# `karat synth`; a GGUF file named in MODEL is measured too. CONTRACT is a carried test binary. SIZES="135m 1.5b 8b" chooses the shapes.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 karat=${1:-}
@@ -29,6 +29,20 @@ for format in Q4_K_M Q5_K_M Q6_K Q8_0; do
     must "$karat" why -m "$tmp/s-$format.gguf" --a cpu --b gpu -p "The capital of France is"
 done
 must "$karat" why -m "$tmp/s-Q4_K_M.gguf" --laws --backend gpu -p "The capital of France is"
+step "self-test of the kernels"
+for format in Q4_K_M Q5_K_M Q6_K Q8_0; do
+    must "$karat" check -m "$tmp/s-$format.gguf" --backend gpu
+done
+# The conformance tests, where their binary was carried (cargo test -p karat-gpu --test contract --no-run) or cargo is here.
+if [ -n "${CONTRACT:-}" ]; then
+    step "conformance"
+    must "$CONTRACT"
+elif command -v cargo >/dev/null; then
+    step "conformance"
+    must cargo test -q -p karat-gpu --test contract
+else
+    step "conformance: skipped, no CONTRACT binary and no cargo"
+fi
 
 measure() { # file, flags
     step "bench $*"
@@ -45,6 +59,8 @@ for size in ${SIZES:-135m 1.5b 8b}; do
         file="$tmp/$size-$format.gguf"
         "$karat" synth "$file" "${shape[@]}" --format "$format" >>"$out/log.txt" 2>&1 || { echo "synth $size $format failed"; continue; }
         measure "$file" --batch 1,16
+        step "where the time goes, and the device's limits"
+        must "$karat" bench -m "$file" --backend gpu -p 512 -n 128 -r 1 --ops
         rm -f "$file"
     done
 done
