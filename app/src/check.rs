@@ -4,7 +4,6 @@
 use crate::bar::{LoadBar, Unit};
 use crate::config::Config;
 use crate::exit::{Code, Failure, say};
-
 use crate::text::one_line;
 use anyhow::{Context as _, Result};
 use gpu::Gpu;
@@ -14,7 +13,7 @@ use graph::{Backend, Graph, LoadOptions};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One kind of op, tested.
@@ -76,11 +75,11 @@ fn receipt_path(
     options: LoadOptions,
     config: &Config,
 ) -> Option<PathBuf> {
-    let names = graph::selftest::cases(graph).ok()?.into_iter().map(|case| case.name);
     let info = gpu.info();
     let mut hash = Sha256::new();
     let about = [info.name.clone(), info.api.to_owned(), info.driver.clone(), gpu.kernels()];
-    for text in about.into_iter().chain([format!("{options:?}")]).chain(names) {
+    let options = [format!("{options:?}")];
+    for text in about.into_iter().chain(options).chain(graph::selftest::names(graph)) {
         hash.update(text.as_bytes());
         hash.update([0]);
     }
@@ -88,33 +87,40 @@ fn receipt_path(
     Some(config.cache_dir().ok()?.join("checks").join(digest + ".json"))
 }
 
-/// Remembers the answer; that it cannot be written is said and no more.
-pub(crate) fn remember(
+/// Tests a GPU and remembers the answer; that it cannot be written is said and no more.
+pub(crate) fn run_and_remember(
     gpu: &Gpu,
     graph: &Graph,
     options: LoadOptions,
-    kernels: &[Kernel],
     config: &Config,
-) {
-    let Some(path) = receipt_path(gpu, graph, options, config) else { return };
-    let info = gpu.info();
-    let line = |k: &Kernel| k.wrong.as_ref().map(|wrong| format!("{}: {wrong}", k.name));
-    let receipt = Receipt {
-        device: info.name.clone(),
-        driver: info.driver.clone(),
-        kernels: kernels.len(),
-        wrong: kernels.iter().filter_map(line).collect(),
-    };
-    let write = || -> Result<()> {
-        let dir = path.parent().context("no folder")?;
-        std::fs::create_dir_all(dir)?;
-        let mut file = tempfile::NamedTempFile::new_in(dir)?;
-        file.write_all(serde_json::to_string_pretty(&receipt)?.as_bytes())?;
-        file.persist(&path)?;
-        Ok(())
-    };
-    if let Err(e) = write() {
+) -> Result<Vec<Kernel>> {
+    let kernels = run(gpu, graph, options)?;
+    if let Some(path) = receipt_path(gpu, graph, options, config)
+        && let Err(e) = write(&path, &Receipt::of(gpu, &kernels))
+    {
         say("warning", &format!("the check is not remembered: {e}"));
+    }
+    Ok(kernels)
+}
+
+fn write(path: &Path, receipt: &Receipt) -> Result<()> {
+    let dir = path.parent().context("no folder")?;
+    std::fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+impl Receipt {
+    fn of(gpu: &Gpu, kernels: &[Kernel]) -> Self {
+        let line = |k: &Kernel| k.wrong.as_ref().map(|wrong| format!("{}: {wrong}", k.name));
+        Self {
+            device: gpu.info().name.clone(),
+            driver: gpu.info().driver.clone(),
+            kernels: kernels.len(),
+            wrong: kernels.iter().filter_map(line).collect(),
+        }
     }
 }
 
@@ -131,14 +137,9 @@ pub(crate) fn require(
     let remembered = receipt_path(gpu, graph, options, config)
         .and_then(|path| std::fs::read_to_string(path).ok())
         .and_then(|text| serde_json::from_str::<Receipt>(&text).ok());
-    let wrong = match remembered {
-        Some(receipt) => receipt.wrong,
-        None => {
-            let kernels = run(gpu, graph, options)?;
-            remember(gpu, graph, options, &kernels, config);
-            let line = |k: Kernel| Some(format!("{}: {}", k.name, k.wrong?));
-            kernels.into_iter().filter_map(line).collect()
-        }
+    let Receipt { wrong, .. } = match remembered {
+        Some(receipt) => receipt,
+        None => Receipt::of(gpu, &run_and_remember(gpu, graph, options, config)?),
     };
     let Some(first) = wrong.first() else { return Ok(()) };
     let more =
@@ -152,45 +153,11 @@ pub(crate) fn require(
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 mod tests {
     use super::*;
-    use graph::{Kv, Loaded, Node, Op, Step, Tap, Value};
+    use graph::cases::Tapped;
+    use graph::{Loaded, Node, Op};
 
     /// The reference with one bit of every product wrong.
     struct Broken;
-
-    struct BrokenLoaded(Box<dyn Loaded>);
-
-    struct Flip<'a>(&'a mut dyn Tap);
-
-    impl Tap for Flip<'_> {
-        fn wants(&mut self, node: &Node, value: &Value) -> bool {
-            self.0.wants(node, value)
-        }
-
-        fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
-            if let Op::MatMul { .. } = node.op {
-                data[2] = f32::from_bits(data[2].to_bits() ^ 1);
-            }
-            self.0.value(node, value, data);
-        }
-    }
-
-    impl Loaded for BrokenLoaded {
-        fn graph(&self) -> &Arc<Graph> {
-            self.0.graph()
-        }
-
-        fn kv_bytes(&self, n_blocks: usize) -> usize {
-            self.0.kv_bytes(n_blocks)
-        }
-
-        fn new_kv(&self, n_blocks: usize) -> graph::Result<Kv> {
-            self.0.new_kv(n_blocks)
-        }
-
-        fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> graph::Result<Vec<f32>> {
-            self.0.run(step, kv, &mut Flip(tap))
-        }
-    }
 
     impl Backend for Broken {
         fn name(&self) -> String {
@@ -208,7 +175,12 @@ mod tests {
             options: LoadOptions,
             progress: &mut dyn FnMut(u64),
         ) -> graph::Result<Box<dyn Loaded>> {
-            Ok(Box::new(BrokenLoaded(Reference.load(graph, file, options, progress)?)))
+            let inner = Reference.load(graph, file, options, progress)?;
+            Ok(Box::new(Tapped::new(inner, |node, _, data| {
+                if let Op::MatMul { .. } = node.op {
+                    data[2] = f32::from_bits(data[2].to_bits() ^ 1);
+                }
+            })))
         }
     }
 

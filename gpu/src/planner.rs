@@ -165,10 +165,8 @@ impl Planner<'_> {
             Op::AddBias { b } => map(Map::Bias, 0.0, &[self.value(input(0)), self.vector(*b)?]),
             Op::Scale { by } => map(Map::Scale, *by, &[self.value(input(0))]),
             Op::RmsNorm { w, eps } => {
-                let n = self.graph.weight(*w).n_in;
                 let bound = [self.value(input(0)), self.vector(*w)?, self.value(out)];
-                let params = [cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
-                self.each_row(&shaders::rms_norm(n > 128, false), &bound, &params, (rows, cols / n))
+                self.rms_norm((*w, *eps), &bound, out)
             }
             Op::Rope { table, head_dim, pairs } => {
                 self.rope((*table, *head_dim, *pairs), &[(input(0), out)])
@@ -227,25 +225,15 @@ impl Planner<'_> {
     pub(crate) fn chain(&mut self, chain: Chain, first: usize) -> Result<Vec<Dispatch>> {
         let [one, two] = [&self.graph.nodes[first], &self.graph.nodes[first + 1]];
         let (Some(mid), Some(out)) = (one.output, two.output) else { return Ok(Vec::new()) };
-        let rows = self.graph.value(mid).rows;
         match (chain, &one.op, &two.op) {
             (Chain::AddNorm, _, Op::RmsNorm { w, eps }) => {
-                let (n, cols) = (self.graph.weight(*w).n_in, self.graph.value(out).cols);
                 let [a, b] = [0, 1].map(|i| self.value(one.inputs[i]));
                 let bound = [a, b, self.vector(*w)?, self.value(mid), self.value(out)];
-                let params = [cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
-                self.each_row(&shaders::rms_norm(n > 128, true), &bound, &params, (rows, cols / n))
+                self.rms_norm((*w, *eps), &bound, out)
             }
             (Chain::GluRound, Op::Glu { act: glu }, Op::MatMul { w }) => {
                 let Some(act) = act_of(self.graph, self.options, *w) else { return Ok(Vec::new()) };
-                let n = self.graph.value(mid).cols;
-                let row_words = act_words(act, n);
-                let [gate, up] = [0, 1].map(|i| self.value(one.inputs[i]));
-                let bound = [gate, up, self.value(mid), Bound::Rows(&self.acts, row_words)];
-                let shader = shaders::quantize_act(act, Some(*glu));
-                let params = [n as u32, row_words as u32];
-                let mut all = self.each_row(&shader, &bound, &params, (rows, n.div_ceil(256)))?;
-                self.acts_of = Some((mid, act));
+                let mut all = self.round(mid, act, Some((*glu, &one.inputs)))?;
                 all.extend(self.mat_mul(first + 1)?);
                 Ok(all)
             }
@@ -255,6 +243,38 @@ impl Planner<'_> {
             }
             (Chain::AddNorm | Chain::GluRound | Chain::Ropes, _, _) => Ok(Vec::new()),
         }
+    }
+
+    /// A norm; the buffers say whether it is that of a sum.
+    fn rms_norm(
+        &self,
+        (w, eps): (WeightId, f32),
+        bound: &[Bound<'_>],
+        out: ValueId,
+    ) -> Result<Vec<Dispatch>> {
+        let (n, value) = (self.graph.weight(w).n_in, self.graph.value(out));
+        let params = [value.cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
+        let shader = shaders::rms_norm(n > 128, bound.len() > 3);
+        self.each_row(&shader, bound, &params, (value.rows, value.cols / n))
+    }
+
+    /// Rounds a value for the products that follow; or makes it first, a gated activation of two others.
+    fn round(
+        &mut self,
+        x: ValueId,
+        act: ActFormat,
+        glu: Option<(Act, &[ValueId])>,
+    ) -> Result<Vec<Dispatch>> {
+        let value = self.graph.value(x);
+        let (n, row_words) = (value.cols, act_words(act, value.cols));
+        let inputs = glu.map_or(&[][..], |(_, inputs)| inputs);
+        let mut bound: Vec<Bound<'_>> = inputs.iter().map(|&id| self.value(id)).collect();
+        bound.extend([self.value(x), Bound::Rows(&self.acts, row_words)]);
+        let shader = shaders::quantize_act(act, glu.map(|(act, _)| act));
+        let params = [n as u32, row_words as u32];
+        let all = self.each_row(&shader, &bound, &params, (value.rows, n.div_ceil(256)))?;
+        self.acts_of = Some((x, act));
+        Ok(all)
     }
 
     /// A product, or several with the same activations at the first of them.
@@ -283,11 +303,7 @@ impl Planner<'_> {
         if let Some(act) = act
             && self.acts_of != Some((x, act))
         {
-            let bound = [self.value(x), Bound::Rows(&self.acts, row_words)];
-            let params = [n_in as u32, row_words as u32];
-            let shader = shaders::quantize_act(act, None);
-            all.extend(self.each_row(&shader, &bound, &params, (rows, n_in.div_ceil(256)))?);
-            self.acts_of = Some((x, act));
+            all.extend(self.round(x, act, None)?);
         }
         let x = if act.is_some() { Bound::Rows(&self.acts, row_words) } else { self.value(x) };
         for piece in &self.weights[w.0].pieces {

@@ -74,14 +74,14 @@ pub fn output_rows() -> Shader {
 pub fn rms_norm(wide: bool, of_sum: bool) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
-    let shader = Shader::new("rms_norm", if of_sum { 5 } else { 3 }, defines);
-    if of_sum { Shader { writes: 2, ..shader } } else { shader }
+    let writes = 1 + u32::from(of_sum);
+    Shader { writes, ..Shader::new("rms_norm", 1 + 2 * writes, defines) }
 }
 
 /// RoPE of one value, or of two by the same angles.
 pub fn rope(two: bool) -> Shader {
-    let shader = Shader::new("rope", if two { 5 } else { 3 }, Defines::new().flag("TWO", two));
-    if two { Shader { writes: 2, ..shader } } else { shader }
+    let writes = 1 + u32::from(two);
+    Shader { writes, ..Shader::new("rope", 1 + 2 * writes, Defines::new().flag("TWO", two)) }
 }
 
 /// Rounding of activations: of a value, or of a gated activation that is written too.
@@ -91,8 +91,8 @@ pub fn quantize_act(act: graph::ints::ActFormat, glu: Option<graph::Act>) -> Sha
         .flag("Q8X256", k)
         .flag("GLU", glu.is_some())
         .flag("SILU", glu == Some(graph::Act::Silu));
-    let shader = Shader::new("quantize_act", if glu.is_some() { 4 } else { 2 }, defines);
-    if glu.is_some() { Shader { writes: 2, ..shader } } else { shader }
+    let writes = 1 + u32::from(glu.is_some());
+    Shader { writes, ..Shader::new("quantize_act", 2 * writes, defines) }
 }
 
 /// Rows of a table.

@@ -12,10 +12,10 @@ mod few;
 use few::Few;
 use gpu::record::{Call, GUARD};
 use gpu::{Api, Gpu};
-use graph::cases::{self, Case, Cut};
+use graph::cases::{self, Case, Cut, Tapped};
 use graph::compare::Recording;
 use graph::reference::Reference;
-use graph::{Backend, KvType, LoadOptions, Loaded};
+use graph::{Backend, KvType, LoadOptions};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -125,44 +125,6 @@ fn decoders_have_the_reference_bits_under_every_cut() {
     check(cases::decoders().unwrap(), &cuts);
 }
 
-/// Runs every op alone.
-struct Alone(Box<dyn Loaded>);
-
-impl Loaded for Alone {
-    fn graph(&self) -> &Arc<graph::Graph> {
-        self.0.graph()
-    }
-
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.0.kv_bytes(n_blocks)
-    }
-
-    fn new_kv(&self, n_blocks: usize) -> graph::Result<graph::Kv> {
-        self.0.new_kv(n_blocks)
-    }
-
-    fn run(
-        &mut self,
-        step: &graph::Step,
-        kv: &mut graph::Kv,
-        tap: &mut dyn graph::Tap,
-    ) -> graph::Result<Vec<f32>> {
-        struct Isolating<'a>(&'a mut dyn graph::Tap);
-        impl graph::Tap for Isolating<'_> {
-            fn wants(&mut self, node: &graph::Node, value: &graph::Value) -> bool {
-                self.0.wants(node, value)
-            }
-            fn value(&mut self, node: &graph::Node, value: &graph::Value, data: &mut [f32]) {
-                self.0.value(node, value, data);
-            }
-            fn isolates(&self) -> bool {
-                true
-            }
-        }
-        self.0.run(step, kv, &mut Isolating(tap))
-    }
-}
-
 #[test]
 fn an_op_alone_gives_what_it_gives_with_its_neighbours() {
     for gpu in devices() {
@@ -170,7 +132,8 @@ fn an_op_alone_gives_what_it_gives_with_its_neighbours() {
             let options = LoadOptions::default();
             let together = record(&gpu, &case, options, Cut::Batch(9));
             let loaded = gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {});
-            let alone = case.record(&mut Alone(loaded.unwrap()), Cut::Batch(9)).unwrap();
+            let mut alone = Tapped::new(loaded.unwrap(), |_, _, _| {}).alone();
+            let alone = case.record(&mut alone, Cut::Batch(9)).unwrap();
             let difference = alone.first_difference(&together, &case.graph);
             assert_eq!(difference, None, "{}: {}", gpu.name(), case.name);
         }

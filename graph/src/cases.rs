@@ -2,6 +2,7 @@
 //! in every format, and ways to cut the same prompts into steps.
 
 use crate::ints::{Ints, form};
+pub use crate::tapped::Tapped;
 use crate::{
     Act, Attention, Best, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result,
     RopePairs, RopeTable, Step, ValueId, WeightId, compare::Recording,

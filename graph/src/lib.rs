@@ -14,6 +14,7 @@ pub mod reference;
 pub mod selftest;
 pub mod split;
 mod step;
+mod tapped;
 
 pub use backend::{
     Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing,

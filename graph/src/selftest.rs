@@ -19,15 +19,20 @@ const N_VOCAB: usize = 16;
 /// # Errors
 /// Shapes that do not fit together, which the graph itself would have had.
 pub fn cases(graph: &Graph) -> Result<Vec<Case>> {
-    let (mut cases, mut names) = (Vec::new(), HashSet::new());
-    for (i, node) in graph.nodes.iter().enumerate() {
-        if let Some((name, build)) = of_node(graph, i, node)
-            && names.insert(name.clone())
-        {
-            cases.push(build.case(name)?);
-        }
-    }
-    Ok(cases)
+    kinds(graph).map(|(name, build)| build.case(name)).collect()
+}
+
+/// The names of the cases; nothing is built.
+pub fn names(graph: &Graph) -> impl Iterator<Item = String> {
+    kinds(graph).map(|(name, _)| name)
+}
+
+/// Each kind of op once.
+fn kinds(graph: &Graph) -> impl Iterator<Item = (String, Build)> {
+    let mut seen = HashSet::new();
+    let nodes = graph.nodes.iter().enumerate();
+    let kinds = nodes.filter_map(|(i, node)| of_node(graph, i, node));
+    kinds.filter(move |(name, _)| seen.insert(name.clone()))
 }
 
 /// What a case is made of.

@@ -1,7 +1,7 @@
 //! What a side computed: every value of every step.
 
 use crate::Result;
-use graph::{Graph, Loaded, NoTap, Node, Rows, Step, Tap, Value};
+use graph::{Best, Graph, Loaded, NoTap, Node, Rows, Step, Tap, Value};
 use std::sync::Arc;
 
 /// For each step and each node its value `[rows, cols]`, where it is known; nodes without a value have none.
@@ -66,10 +66,7 @@ pub fn greedy(loaded: &mut dyn Loaded, prompt: &[u32], n: usize) -> Result<Vec<S
     let mut steps = vec![Step::single(prompt, 0)];
     for i in 0..n {
         let logits = loaded.run(&steps[i], &mut kv, &mut NoTap)?;
-        // The lowest id of the largest; a NaN is never larger.
-        let largest = |best: usize, at: usize| if logits[at] > logits[best] { at } else { best };
-        let best = (0..logits.len()).fold(0, largest);
-        steps.push(Step::single(&[best as u32], (prompt.len() + i) as u32));
+        steps.push(Step::single(&[Best::of(&logits).id], (prompt.len() + i) as u32));
     }
     Ok(steps)
 }

@@ -35,11 +35,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let parts = Parts::open(args.model.model.as_deref(), &args.load, config, 4096)?;
     let (gpu, backend) = args.load.to_check()?;
     let start = Instant::now();
-    let kernels = check::run(&*backend, &parts.graph, parts.options)?;
+    let kernels = match gpu {
+        Some(gpu) => check::run_and_remember(&gpu, &parts.graph, parts.options, config)?,
+        None => check::run(&*backend, &parts.graph, parts.options)?,
+    };
     let seconds = start.elapsed().as_secs_f64();
-    if let Some(gpu) = gpu {
-        check::remember(&gpu, &parts.graph, parts.options, &kernels, config);
-    }
     let n_wrong = kernels.iter().filter(|kernel| kernel.wrong.is_some()).count();
     if args.json {
         let report = Report { backend: backend.name(), seconds, kernels: &kernels };

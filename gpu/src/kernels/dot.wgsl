@@ -1,5 +1,19 @@
-// The integer sums of one block of one row, and how they enter the accumulator. Needs weights.wgsl, `acts` (rows as
-// quantize_act.wgsl makes them), `quads` (the same, four words at a time), the parameters and results of mat_mul_int8.wgsl.
+// What products with rounded activations have in common: their buffers, the integer sums of one block of one row, how these
+// enter the accumulator, and where a result goes. `acts` are rows as quantize_act.wgsl makes them, `quads` the same, four
+// words at a time. Needs weights.wgsl.
+struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32,
+    to0: u32, to1: u32 }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> w: array<u32>;
+@group(0) @binding(1) var<storage, read> acts: array<u32>;
+@group(0) @binding(2) var<storage, read> quads: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+#if OUTS_2
+@group(0) @binding(4) var<storage, read_write> out1: array<f32>;
+#endif
+#if OUTS_3
+@group(0) @binding(5) var<storage, read_write> out2: array<f32>;
+#endif
 
 // What one block adds: acc = fma(d, isum, acc), then acc = fma(m, msum, acc).
 struct Sums {

@@ -1,18 +1,5 @@
 // Meaning: graph/src/ops/mat_mul.rs, `dot_int8`. Each thread has one row of weights and eight rows of rounded
 // activations, so that a weight is unpacked once for eight products; 32 rows by 64 tokens in a workgroup.
-struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32,
-    to0: u32, to1: u32 }
-var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
-@group(0) @binding(1) var<storage, read> acts: array<u32>;
-@group(0) @binding(2) var<storage, read> quads: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
-#if OUTS_2
-@group(0) @binding(4) var<storage, read_write> out1: array<f32>;
-#endif
-#if OUTS_3
-@group(0) @binding(5) var<storage, read_write> out2: array<f32>;
-#endif
 #include float
 #include weights
 #include dot

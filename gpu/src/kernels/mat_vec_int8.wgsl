@@ -2,19 +2,6 @@
 // workgroup: the lanes of a row take its blocks by turns and leave what each block adds; one lane adds them in order.
 // Tried, an 8B model in Q4_K_M on an H100: 8 lanes 117 tokens/s, 16 lanes 115, 32 lanes 125 (but a third of the speed on
 // lavapipe, and more threads than some devices have); 2 or 4 blocks of a lane at once 110 and 113.
-struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32,
-    to0: u32, to1: u32 }
-var<immediate> p: Params;
-@group(0) @binding(0) var<storage, read> w: array<u32>;
-@group(0) @binding(1) var<storage, read> acts: array<u32>;
-@group(0) @binding(2) var<storage, read> quads: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
-#if OUTS_2
-@group(0) @binding(4) var<storage, read_write> out1: array<f32>;
-#endif
-#if OUTS_3
-@group(0) @binding(5) var<storage, read_write> out2: array<f32>;
-#endif
 #include float
 #include weights
 #include dot

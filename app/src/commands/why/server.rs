@@ -8,7 +8,7 @@ use crate::load::Parts;
 use crate::out::{Controls, Out};
 use crate::text;
 use anyhow::{Context as _, Result};
-use graph::{Loaded, Step};
+use graph::{Best, Loaded, Step};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -235,8 +235,7 @@ fn row(step: usize, place: &Place, logits: &[f32]) -> Row {
         let logit = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
         f64::from(logit - most) - sum.ln()
     };
-    let ours =
-        (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best }) as u32;
+    let ours = Best::of(logits).id;
     let difference = place.top.iter().map(|&(id, p)| (ours_of(id) - p).abs()).fold(0.0, f64::max);
     // Where the server's choice is not ours, ours must be as likely as makes no difference.
     let tie = ours_of(ours) - ours_of(place.id);
