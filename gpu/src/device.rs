@@ -1,8 +1,10 @@
 //! One opened GPU: adapter, device, queue, and the shaders that its probes select. Errors of wgpu arrive through its
 //! callbacks and become errors of the run that is under way.
 
+use crate::matrix::Matrix;
 use crate::probe::{self, Probes};
 use crate::shaders::{self, Shader};
+use crate::trust;
 use graph::{Error, ErrorKind, Result};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +16,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 pub(crate) const MAX_PARAMS: u32 = 64;
 /// Lanes for each row of weights where threads cost nothing.
 const WIDE: u32 = 32;
+/// What shaders for a matrix unit want.
+const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP);
 /// Bytes that are uploaded in one go.
 const UPLOAD: usize = 16 << 20;
 
@@ -38,6 +44,10 @@ pub(crate) struct Device {
     pub(crate) limits: wgpu::Limits,
     /// Lanes for each row of weights in a step of few rows.
     pub(crate) lanes: usize,
+    /// The matrix unit, once it has been found exact.
+    pub(crate) matrix: Option<Matrix>,
+    /// Whether shaders get naga's checks, in tests.
+    pub(crate) checked: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     fault: Fault,
@@ -58,6 +68,28 @@ fn storage(binding: u32, read_only: bool) -> wgpu::BindGroupLayoutEntry {
     }
 }
 
+/// The matrix unit that a device says it has: products of f16 with sums in f32, by subgroups of one size. Through Vulkan
+/// alone: DirectX has none, and on the way to Metal naga passes workgroup memory to a helper (wgpu issue 4500).
+fn offered(adapter: &wgpu::Adapter) -> Option<Matrix> {
+    let info = adapter.get_info();
+    let subgroup = info.subgroup_min_size;
+    if info.backend != wgpu::Backend::Vulkan
+        || !adapter.features().contains(MATRIX_FEATURES)
+        || subgroup != info.subgroup_max_size
+        || ![8, 16, 32].contains(&subgroup)
+    {
+        return None;
+    }
+    let has = |size: u32| {
+        adapter.cooperative_matrix_properties().iter().any(|p| {
+            [p.m_size, p.n_size, p.k_size] == [size; 3]
+                && p.ab_type == wgpu::CooperativeScalarType::F16
+                && p.cr_type == wgpu::CooperativeScalarType::F32
+        })
+    };
+    [16, 8].into_iter().find(|&size| has(size)).map(|size| Matrix { size, subgroup })
+}
+
 fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{name}: {why}"))
 }
@@ -67,6 +99,10 @@ impl Device {
     pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let mut device = Self::connect(adapter)?;
         device.probes = probe::run(&device)?;
+        if let Some(matrix) = offered(adapter).filter(|_| device.can_ask_for_matrices()) {
+            // A unit that is not exact, or a driver that does not take the shader, is done without.
+            device.matrix = probe::is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
+        }
         Ok(device)
     }
 
@@ -95,11 +131,17 @@ impl Device {
                 ),
             ));
         }
+        let mut features = wgpu::Features::TIMESTAMP_QUERY;
+        let mut experimental = wgpu::ExperimentalFeatures::disabled();
+        if offered(adapter).is_some() {
+            features |= MATRIX_FEATURES;
+            experimental = trust::experimental();
+        }
         let description = wgpu::DeviceDescriptor {
             label: Some("karat"),
-            required_features: wgpu::Features::IMMEDIATES
-                | (adapter.features() & wgpu::Features::TIMESTAMP_QUERY),
+            required_features: wgpu::Features::IMMEDIATES | (adapter.features() & features),
             required_limits: limits.clone(),
+            experimental_features: experimental,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..wgpu::DeviceDescriptor::default()
         };
@@ -143,12 +185,19 @@ impl Device {
             probes: Probes::worst(),
             limits,
             lanes: 8,
+            matrix: None,
+            checked: false,
             device,
             queue,
             fault,
             pipelines: Mutex::default(),
             kv_layout,
         }
+    }
+
+    /// Whether the device was opened with what shaders for a matrix unit want.
+    pub(crate) fn can_ask_for_matrices(&self) -> bool {
+        self.device.features().contains(MATRIX_FEATURES)
     }
 
     /// Takes the kernels with many lanes, if a workgroup may have their threads.
@@ -181,10 +230,13 @@ impl Device {
         let source = shaders::source(shader, self.probes)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e))?;
         let label = Some(shader.file);
-        let module = self.device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label,
-            source: wgpu::ShaderSource::Wgsl(source.into()),
-        });
+        let source = wgpu::ShaderSource::Wgsl(source.into());
+        let description = wgpu::ShaderModuleDescriptor { label, source };
+        let module = if self.checked {
+            self.device.create_shader_module(description)
+        } else {
+            trust::shader_module(&self.device, description)
+        };
         let entries: Vec<_> =
             (0..shader.buffers).map(|i| storage(i, i + shader.writes < shader.buffers)).collect();
         let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {

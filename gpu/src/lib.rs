@@ -1,6 +1,6 @@
 //! The ops of the graph crate on a GPU, through wgpu (Vulkan, Metal, DX12), with the bits of `graph::reference`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod clock;
 mod device;
@@ -9,12 +9,14 @@ mod kv;
 mod layout;
 mod limits;
 mod loaded;
+pub mod matrix;
 mod plan;
 mod planner;
 pub mod probe;
 pub mod record;
 pub mod shaders;
 pub mod template;
+mod trust;
 mod weights;
 
 use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Node, Op, Result};
@@ -132,7 +134,8 @@ impl Adapter {
     pub fn compile_all(&self, probes: probe::Probes) -> Result<usize> {
         let mut device = device::Device::connect(&self.adapter)?;
         device.probes = probes;
-        let all = shaders::all();
+        let mut all = shaders::all();
+        all.retain(|shader| !shader.matrix || device.can_ask_for_matrices());
         for shader in &all {
             device.pipeline(shader)?;
         }
@@ -201,6 +204,11 @@ impl Gpu {
         self.device.probes
     }
 
+    /// The matrix unit that multiplies prompts, where the device has one whose sums are exact.
+    pub fn matrix(&self) -> Option<matrix::Matrix> {
+        self.device.matrix
+    }
+
     /// What it is.
     pub fn info(&self) -> &Info {
         &self.info
@@ -209,7 +217,8 @@ impl Gpu {
     /// A version of the kernels as this device gets them: another text, or another choice, is another version.
     pub fn kernels(&self) -> String {
         let probes = self.device.probes;
-        format!("{:016x} {probes:?} {} lanes", shaders::version(), self.device.lanes)
+        let (lanes, matrix) = (self.device.lanes, self.device.matrix);
+        format!("{:016x} {probes:?} {lanes} lanes {matrix:?}", shaders::version())
     }
 }
 

@@ -18,6 +18,8 @@ use std::sync::Arc;
 /// Steps of up to so many rows use the kernels that split a row of weights over lanes; a weight is read again for each
 /// row of activations.
 const FEW: usize = 4;
+/// Steps of at least so many rows use the matrix unit, where there is one.
+const MATRIX_FROM: usize = 9;
 
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]
@@ -329,8 +331,18 @@ impl Planner<'_> {
                 }
             };
             all.extend(self.over_rows(&few, &bound, &params, grid(1, 1..=FEW))?);
-            let over = grid(rows_each, FEW + 1..=usize::MAX);
+            let matrix = self.device.matrix.filter(|_| act.is_some());
+            let int8_most = if matrix.is_some() { MATRIX_FROM - 1 } else { usize::MAX };
+            let over = grid(rows_each, FEW + 1..=int8_most);
             all.extend(self.over_rows(&many, &bound, &params, over)?);
+            if let Some(matrix) = matrix {
+                let tile = matrix.tile(self.device.limits.max_compute_workgroup_storage_size);
+                let shader = shaders::mat_mul_coop(weight.dtype, outs.len(), matrix, tile);
+                let (rows_each, only) = (tile.tokens() as usize, MATRIX_FROM..=usize::MAX);
+                let x = piece.count.div_ceil(tile.rows() as usize);
+                let grid = (rows, Grid { x, rows_each, only, chunks_of: None }, None);
+                all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+            }
         }
         Ok(all)
     }

@@ -2,6 +2,7 @@
 //! otherwise. A step that is not exact is replaced by one made of integers; where none is left, the device is refused.
 
 use crate::device::Device;
+use crate::matrix::Matrix;
 use crate::shaders::{self, Probe, Shader};
 use crate::template::Defines;
 use graph::cases::Rng;
@@ -77,23 +78,33 @@ fn is_tiny(x: f32) -> bool {
     x != 0.0 && x.abs() < f32::MIN_POSITIVE
 }
 
-fn measure(device: &Device, shader: &Shader, operands: &[u32]) -> Result<Vec<u32>> {
+/// Runs a shader of a probe over `groups` workgroups.
+fn run_on(
+    device: &Device,
+    shader: &Shader,
+    (input, outputs): (&[u32], usize),
+    groups: u32,
+) -> Result<Vec<u32>> {
     let pipeline = device.pipeline(shader)?;
-    let bytes = operands.len() as u64 * 4;
-    let input = device.buffer("probe", bytes)?;
-    let output = device.buffer("probe", bytes / 3)?;
-    device.write(&input, 0, operands);
-    let bind = device.bind(&pipeline, &[(&input, 0, bytes), (&output, 0, bytes / 3)]);
+    let (in_bytes, out_bytes) = (input.len() as u64 * 4, outputs as u64 * 4);
+    let from = device.buffer("probe", in_bytes)?;
+    let to = device.buffer("probe", out_bytes)?;
+    device.write(&from, 0, input);
+    let bind = device.bind(&pipeline, &[(&from, 0, in_bytes), (&to, 0, out_bytes)]);
     let mut encoder = device.encoder();
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, &bind, &[]);
-        pass.set_immediates(0, bytemuck::cast_slice(&[1u32, 0, N as u32]));
-        pass.dispatch_workgroups(N as u32 / 64, 1, 1);
+        pass.set_immediates(0, bytemuck::cast_slice(&[1u32, 0, outputs as u32]));
+        pass.dispatch_workgroups(groups, 1, 1);
     }
-    let values = device.read(encoder, (&output, 0), N, &mut None)?;
+    let values = device.read(encoder, (&to, 0), outputs, &mut None)?;
     Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+fn measure(device: &Device, shader: &Shader, operands: &[u32]) -> Result<Vec<u32>> {
+    run_on(device, shader, (operands, operands.len() / 3), N as u32 / 64)
 }
 
 /// Whether all results have the expected bits; numbers that may be flushed are left out unless `tiny`.
@@ -175,4 +186,43 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
         sqrt: trusted(Probe::Sqrt, "square root", sqrt)?,
         denormals,
     })
+}
+
+/// Whether sums of products of a matrix unit are exact as long as they are below 2^24, in any order and with any signs.
+pub(crate) fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
+    /// Products of a fragment each.
+    const TESTS: usize = 32;
+    /// The largest weight, and how many of it times 127 stay below 2^24.
+    const WORST: [(u64, usize); 4] = [(2048, 64), (1032, 128), (516, 256), (128, 256)];
+    let size = matrix.size as usize;
+    let mut rng = Rng::new(0x6d61_7472_6978);
+    let (mut operands, mut expected) = (Vec::new(), Vec::new());
+    for test in 0..TESTS {
+        let (most, n) = WORST[test % 4];
+        // All at their largest and of one sign, at their largest with signs that cancel, and anything between.
+        let kind = test / 4 % 4;
+        let mut number = |most: u64, i: usize| -> i32 {
+            let (size, sign) = (rng.below(most as usize + 1) as i32, rng.below(2) as i32 * 2 - 1);
+            match kind {
+                _ if i % 256 >= n => 0,
+                0 => most as i32,
+                1 => sign * most as i32,
+                2 if i % 256 >= n / 2 => -(most as i32),
+                2 => most as i32,
+                _ => sign * size,
+            }
+        };
+        let a: Vec<i32> = (0..size * 256).map(|i| number(most, i)).collect();
+        let b: Vec<i32> = (0..size * 256).map(|i| number(127, i).abs()).collect();
+        // Sums stand column after column.
+        for column in b.chunks(256) {
+            for row in a.chunks(256) {
+                expected.push(row.iter().zip(column).map(|(a, b)| a * b).sum::<i32>() as u32);
+            }
+        }
+        operands.extend(a.into_iter().chain(b).map(|v| v as u32));
+    }
+    let shader = shaders::probe_coop(matrix);
+    let got = run_on(device, &shader, (&operands, expected.len()), TESTS as u32)?;
+    Ok(got == expected)
 }

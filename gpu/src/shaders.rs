@@ -1,8 +1,9 @@
 //! The kernels' files, and how each is specialised: one `Shader` is one pipeline.
 
 use crate::layout::{Layout, Quant, Scales};
+use crate::matrix::{self, Matrix, Tile};
 use crate::probe::Probes;
-use crate::template::{Defines, expand};
+use crate::template::{Defines, expand, list};
 use gguf::DType;
 use graph::{KvType, math};
 
@@ -21,11 +22,13 @@ pub struct Shader {
     pub kv: bool,
     /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
     pub native: bool,
+    /// Whether it wants a matrix unit.
+    pub matrix: bool,
 }
 
 impl Shader {
     fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
-        Self { file, defines, buffers, writes: 1, kv: false, native: false }
+        Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: false }
     }
 }
 
@@ -122,15 +125,17 @@ pub fn mat_vec_int8(dtype: DType, products: usize, lanes: usize) -> Shader {
     Shader { defines, ..shader }
 }
 
+/// The same for many rows on a device with a matrix unit.
+pub(crate) fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix, tile: Tile) -> Shader {
+    let shader = int8("mat_mul_coop", dtype, products);
+    let defines = shader.defines.with(&matrix::defines(dtype, matrix, tile));
+    Shader { defines, matrix: true, ..shader }
+}
+
 fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
     let defines = weights(dtype).flag("OUTS_2", products > 1).flag("OUTS_3", products > 2);
     let writes = products as u32;
     Shader { writes, ..Shader::new(file, 3 + writes, defines) }
-}
-
-/// `0 1 2 …`, for a template's loop.
-fn list(n: usize) -> String {
-    (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 /// Storing keys and values.
@@ -209,6 +214,14 @@ pub fn probe(probe: Probe, native: bool) -> Shader {
     Shader { native, ..Shader::new("probe", 2, Defines::new().flag(flag, true)) }
 }
 
+/// The measurement of a matrix unit.
+pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
+    let (size, threads) = (matrix.size, matrix.subgroup);
+    let defines =
+        Defines::new().set("SIZE", &size).set("LEN", &(size * size)).set("THREADS", &threads);
+    Shader { matrix: true, ..Shader::new("probe_coop", 2, defines) }
+}
+
 /// The sizes that `weights.wgsl` wants.
 fn weights(dtype: DType) -> Defines {
     let q = match Layout::of(dtype) {
@@ -272,10 +285,12 @@ fn file(name: &str) -> Option<&'static str> {
         "float" => include_str!("kernels/float.wgsl"),
         "limits" => include_str!("kernels/limits.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
+        "mat_mul_coop" => include_str!("kernels/mat_mul_coop.wgsl"),
         "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
         "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
         "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
         "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
+        "probe_coop" => include_str!("kernels/probe_coop.wgsl"),
         "probe" => include_str!("kernels/probe.wgsl"),
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
@@ -338,10 +353,16 @@ pub fn all() -> Vec<Shader> {
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
     }
+    all.extend(matrix::known().map(probe_coop));
     all.extend([Limit::Read, Limit::Int8, Limit::F32].map(limit));
     for dtype in DType::ALL {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {
+            for matrix in matrix::known() {
+                for products in [1, 3] {
+                    all.push(mat_mul_coop(dtype, products, matrix, matrix.tile(32 << 10)));
+                }
+            }
             for products in 1..=3 {
                 all.push(mat_mul_int8(dtype, products));
                 all.extend([8, 32].map(|lanes| mat_vec_int8(dtype, products, lanes)));

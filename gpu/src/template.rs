@@ -36,6 +36,11 @@ impl Defines {
     }
 }
 
+/// `0 1 2 …`, for a template's loop.
+pub(crate) fn list(n: usize) -> String {
+    (0..n).map(|i| i.to_string()).collect::<Vec<_>>().join(" ")
+}
+
 /// Expands the file `name`; `file` gives the text of a file by its name. The error names file and line.
 pub fn expand(
     name: &str,

@@ -34,7 +34,7 @@ fn devices() -> Vec<Gpu> {
             continue;
         }
         let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", info.name));
-        println!("{}: {:?}", gpu.name(), gpu.probes());
+        println!("{}: {:?}, {:?}", gpu.name(), gpu.probes(), gpu.matrix());
         devices.push(gpu);
     }
     if devices.is_empty() {

@@ -61,15 +61,25 @@ pub struct Form {
     pub table: Option<&'static [i8; 16]>,
     /// Elements that share one integer scale: 16, 32, or `block` where there is none.
     pub sub: usize,
+    /// The largest magnitude of an integer scale; 1 where there is none.
+    pub scale_most: u8,
 }
 
 /// The format's part in the `int8` arithmetic, or `None` for float formats, which are computed in f32.
 pub fn form(dtype: DType) -> Option<Form> {
     use ActFormat::{Q8x32, Q8x256};
     use MinTerm::{None as NoMin, Subs, Sum};
-    let b32 =
-        |bits, offset, min| Form { block: 32, act: Q8x32, min, offset, bits, table: None, sub: 32 };
-    let k = |bits, offset, min, sub| Form {
+    let b32 = |bits, offset, min| Form {
+        block: 32,
+        act: Q8x32,
+        min,
+        offset,
+        bits,
+        table: None,
+        sub: 32,
+        scale_most: 1,
+    };
+    let k = |bits, offset, min, (sub, scale_most)| Form {
         block: 256,
         act: Q8x256,
         min,
@@ -77,6 +87,7 @@ pub fn form(dtype: DType) -> Option<Form> {
         bits,
         table: None,
         sub,
+        scale_most,
     };
     match dtype {
         DType::F32 | DType::F16 | DType::BF16 => None,
@@ -86,13 +97,13 @@ pub fn form(dtype: DType) -> Option<Form> {
         DType::Q5_1 => Some(b32(5, 0, Sum)),
         // 8-bit quants are stored signed; kernels that want them unsigned add their own 128.
         DType::Q8_0 => Some(b32(8, 0, NoMin)),
-        DType::Q2_K => Some(k(2, 0, Subs, 16)),
-        DType::Q3_K => Some(k(3, 4, NoMin, 16)),
-        DType::Q4_K => Some(k(4, 0, Subs, 32)),
-        DType::Q5_K => Some(k(5, 0, Subs, 32)),
-        DType::Q6_K => Some(k(6, 32, NoMin, 16)),
+        DType::Q2_K => Some(k(2, 0, Subs, (16, 15))),
+        DType::Q3_K => Some(k(3, 4, NoMin, (16, 32))),
+        DType::Q4_K => Some(k(4, 0, Subs, (32, 63))),
+        DType::Q5_K => Some(k(5, 0, Subs, (32, 63))),
+        DType::Q6_K => Some(k(6, 32, NoMin, (16, 128))),
         DType::IQ4_NL => Some(Form { table: Some(&IQ4_NL_VALUES), ..b32(4, 0, NoMin) }),
-        DType::IQ4_XS => Some(Form { table: Some(&IQ4_NL_VALUES), ..k(4, 0, NoMin, 32) }),
+        DType::IQ4_XS => Some(Form { table: Some(&IQ4_NL_VALUES), ..k(4, 0, NoMin, (32, 32)) }),
         DType::MXFP4 => Some(Form { table: Some(&MXFP4_VALUES), ..b32(4, 0, NoMin) }),
     }
 }

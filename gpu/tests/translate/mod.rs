@@ -9,10 +9,16 @@ use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 /// Parsed and validated.
 pub(crate) fn parse(source: &str) -> (naga::Module, ModuleInfo) {
     let mut options = naga::front::wgsl::Options::new();
-    options.capabilities = Capabilities::IMMEDIATES;
+    // What a device with a matrix unit has; every device has immediates.
+    let matrix = Capabilities::SHADER_FLOAT16
+        | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SUBGROUP
+        | Capabilities::COOPERATIVE_MATRIX;
+    let capabilities = Capabilities::IMMEDIATES | matrix;
+    options.capabilities = capabilities;
     let mut front = naga::front::wgsl::Frontend::new_with_options(options);
     let module = front.parse(source).unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::IMMEDIATES)
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
     (module, info)

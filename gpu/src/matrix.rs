@@ -1,0 +1,171 @@
+//! Matrix units (wgpu's cooperative matrices): how the integer products of the contract become products of f16 numbers
+//! with sums in f32, all of them exact.
+//!
+//! An f16 holds every integer up to 2048, an f32 up to 2^24. A weight is its quant times its integer scale, an activation
+//! at most 127. Where that weight may be above 2048, its quant is split into high and low bits, each times the scale.
+
+use crate::template::{Defines, list};
+use gguf::DType;
+use graph::ints::{Form, form};
+
+/// A device's matrix unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Matrix {
+    /// Rows and columns of a fragment: 8 or 16.
+    pub size: u32,
+    /// Threads that multiply a fragment together.
+    pub subgroup: u32,
+}
+
+/// The units that devices are known to have: NVIDIA's and Apple's.
+pub(crate) fn known() -> [Matrix; 2] {
+    [16, 8].map(|size| Matrix { size, subgroup: 32 })
+}
+
+/// What a workgroup multiplies: `sub_rows` by `sub_tokens` subgroups, each with 32 rows of weights and 32 tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tile {
+    sub_rows: u32,
+    sub_tokens: u32,
+}
+
+/// Rows and tokens of a subgroup.
+const SUB: u32 = 32;
+/// The largest activation.
+const ACT_MOST: u32 = 127;
+/// The integers that f16 and f32 hold without a gap.
+const F16_WHOLE: u32 = 1 << 11;
+const F32_WHOLE: u32 = 1 << 24;
+
+impl Matrix {
+    /// The tile of a workgroup that may share so many bytes.
+    pub(crate) fn tile(self, shared_memory: u32) -> Tile {
+        let sub_rows = if self.subgroup >= 32 { 2 } else { 1 };
+        let sub_tokens = if shared_memory >= 40 << 10 { 2 } else { 1 };
+        // As many threads as rows, at least.
+        let sub_tokens = sub_tokens.max(SUB / self.subgroup);
+        Tile { sub_rows, sub_tokens }
+    }
+}
+
+impl Tile {
+    pub(crate) fn rows(self) -> u32 {
+        self.sub_rows * SUB
+    }
+
+    pub(crate) fn tokens(self) -> u32 {
+        self.sub_tokens * SUB
+    }
+}
+
+/// How the quants of a format are multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Exact {
+    /// What is taken from a stored byte to get the quant.
+    bias: u32,
+    /// Low bits that are multiplied by themselves; 0 where nothing is split.
+    shift: u32,
+    /// Elements whose sum an f32 holds.
+    span: usize,
+}
+
+impl Exact {
+    fn of(form: &Form) -> Self {
+        let is_signed = form.table.is_some() || form.bits == 8;
+        let bias = if is_signed { 128 } else { form.offset as u32 };
+        let (least, most) = match form.table {
+            Some(table) => {
+                let ends = |end: Option<&i8>| end.map_or(0, |&q| (i32::from(q) + 128) as u32);
+                (ends(table.iter().min()), ends(table.iter().max()))
+            }
+            None => (0, (1 << form.bits) - 1),
+        };
+        let magnitude = |shift: u32| {
+            let (bias, least, most) = (bias >> shift, least >> shift, most >> shift);
+            bias.abs_diff(least).max(bias.abs_diff(most))
+        };
+        let scale = u32::from(form.scale_most);
+        let span = |weight: u32| {
+            let mut span = form.block;
+            while u64::from(weight) * u64::from(ACT_MOST) * span as u64 > u64::from(F32_WHOLE) {
+                span /= 2;
+            }
+            span
+        };
+        let whole = magnitude(0) * scale;
+        if whole <= F16_WHOLE {
+            return Self { bias, shift: 0, span: span(whole) };
+        }
+        // Three bits below: seven times any scale of eight bits is below 1024, and so is what lies above.
+        let shift = 3;
+        let parts = (magnitude(shift) * scale).max(7 * scale);
+        debug_assert!(parts <= F16_WHOLE);
+        Self { bias, shift, span: span(parts) }
+    }
+}
+
+/// The constants of `mat_mul_coop.wgsl` beside the format's.
+pub(crate) fn defines(dtype: DType, matrix: Matrix, tile: Tile) -> Defines {
+    let Some(form) = form(dtype) else { return Defines::new() };
+    let Exact { bias, shift, span } = Exact::of(&form);
+    let (rows, tokens) = (tile.rows(), tile.tokens());
+    let threads = tile.sub_rows * tile.sub_tokens * matrix.subgroup;
+    let outs = rows * tokens / threads;
+    let split = shift > 0;
+    let single = !split && span == form.block;
+    let steps = |n: u32| (0..n).step_by(matrix.size as usize).map(|k| k.to_string());
+    let list_of = |n: u32| steps(n).collect::<Vec<_>>().join(" ");
+    let is_signed = form.table.is_some() || form.bits == 8;
+    let by_sixteen = form.sub == 16;
+    let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
+    Defines::new()
+        .flag("SPLIT", split)
+        .flag("SINGLE", single)
+        .set("SIZE", &matrix.size)
+        .set("ROWS", &rows)
+        .set("TOKENS", &tokens)
+        .set("TWO_ROWS", &(2 * rows))
+        .set("TWO_TOKENS", &(2 * tokens))
+        .set("THREADS", &threads)
+        .set("A_LEN", &(rows * 40))
+        .set("X_LEN", &(tokens * 40))
+        .set("C_LEN", &(tokens * (rows + 4)))
+        .set("SUB_ROWS", &tile.sub_rows)
+        .set("FRAGMENTS", &(SUB / matrix.size))
+        .set("FRAGMENT_LIST", &list((SUB / matrix.size) as usize))
+        .set("OUTS", &outs)
+        .set("OUT_LIST", &list(outs as usize))
+        .set("STEPS", &list_of(32))
+        .set("SUM_STEPS", &list_of(16))
+        .set("SPAN_UNITS", &(span / 32))
+        // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.
+        .set("SUM_TYPE", if !split && form.block / span == 2 { "f32" } else { "i32" })
+        .set("TO_UNSIGNED", if is_signed { " ^ 0x80808080u" } else { "" })
+        .set("LESS", &format!("{}.0h", 1024 + (bias >> shift)))
+        .set("SHIFT", &shift)
+        .set("LOW_MASK", &mask((1 << shift) - 1))
+        .set("HIGH_MASK", &mask(255 >> shift))
+        .set("HALF_RUN", if by_sixteen { "2u * u + h" } else { "u" })
+        .set("MIN_RUN", if by_sixteen { "s" } else { "s >> 1u" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_sum_fits() {
+        for dtype in DType::ALL {
+            let Some(form) = form(dtype) else { continue };
+            let Exact { bias, shift, span } = Exact::of(&form);
+            assert!(span >= 32 && form.block.is_multiple_of(span), "{dtype}: {span}");
+            assert_eq!(bias % (1 << shift), 0, "{dtype}");
+        }
+        let of = |dtype| Exact::of(&form(dtype).unwrap());
+        assert_eq!(of(DType::Q8_0), Exact { bias: 128, shift: 0, span: 32 });
+        assert_eq!(of(DType::Q4_K), Exact { bias: 0, shift: 0, span: 128 });
+        assert_eq!(of(DType::Q5_K), Exact { bias: 0, shift: 0, span: 64 });
+        assert_eq!(of(DType::Q6_K), Exact { bias: 32, shift: 3, span: 128 });
+        assert_eq!(of(DType::Q3_K), Exact { bias: 4, shift: 0, span: 256 });
+    }
+}
