@@ -7,6 +7,7 @@ use crate::layout::{Layout, act_words};
 use crate::plan::{Dispatch, Plan, act_of, parts_bytes};
 use crate::shaders::{self, Map, Shader};
 use crate::weights::Resident;
+use gguf::DType;
 use graph::ints::ActFormat;
 use graph::{
     Act, Attention, Error, ErrorKind, Graph, LoadOptions, Op, Result, RopePairs, Rows, ValueId,
@@ -18,6 +19,9 @@ use std::sync::Arc;
 /// Steps of up to so many rows use the kernels that split a row of weights over lanes; a weight is read again for each
 /// row of activations.
 const FEW: usize = 4;
+
+/// So many workgroups keep every device busy, whatever their size.
+const MANY_GROUPS: usize = 256;
 
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]
@@ -321,7 +325,7 @@ impl Planner<'_> {
             let (few, many, rows_each) = match act {
                 Some(_) => {
                     let n = outs.len();
-                    let few = shaders::mat_vec_int8(weight.dtype, n, self.device.lanes);
+                    let few = self.mat_vec(weight.dtype, n, x);
                     (few, shaders::mat_mul_int8(weight.dtype, n), 64)
                 }
                 None => {
@@ -333,6 +337,16 @@ impl Planner<'_> {
             all.extend(self.over_rows(&many, &bound, &params, over)?);
         }
         Ok(all)
+    }
+
+    /// The kernel of a product with few rows of activations over so many workgroups.
+    fn mat_vec(&self, dtype: DType, products: usize, groups: usize) -> Shader {
+        if self.device.lanes == shaders::FEW_LANES {
+            return shaders::mat_vec_int8(dtype, products);
+        }
+        // Where there are few workgroups for each multiprocessor they are large.
+        let [most, fewer] = shaders::MANY_LANES;
+        shaders::mat_vec_split(dtype, products, if groups < MANY_GROUPS { most } else { fewer })
     }
 
     fn rope(

@@ -29,6 +29,11 @@ impl Shader {
     }
 }
 
+/// Lanes for each row of weights where threads cost.
+pub(crate) const FEW_LANES: usize = 8;
+/// Lanes for each row where threads cost nothing, for few rows and for many.
+pub(crate) const MANY_LANES: [usize; 2] = [32, 16];
+
 /// What an element-by-element kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Map {
@@ -115,10 +120,38 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul_int8", dtype, products)
 }
 
-/// The same for few rows of activations, with so many lanes for each row of weights.
-pub fn mat_vec_int8(dtype: DType, products: usize, lanes: usize) -> Shader {
+/// The same for few rows of activations, with [`FEW_LANES`] for each row of weights: they take whole blocks.
+pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_vec_int8", dtype, products);
-    let defines = shader.defines.set("LANES", &lanes).set("THREADS", &(32 * lanes));
+    let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
+    Shader { defines, ..shader }
+}
+
+/// The same with more lanes, which take parts of blocks.
+pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
+    let shader = int8("mat_vec_split", dtype, products);
+    let Layout::Quant(q) = Layout::of(dtype) else { return shader };
+    // A part is two units, which have one word of scales; formats of one unit a block are not split. The workgroup's
+    // memory, 32 KiB, holds two or four words for each row and block of a round.
+    let part = q.units().min(2);
+    let round = if q.scales == Scales::Two { 64 } else { 128 };
+    let steps = if part == 1 { 4 } else { 2 };
+    let defines = shader
+        .defines
+        .flag("SPLIT", part < q.units())
+        .flag("SUMS", q.scales == Scales::Two && !q.mins)
+        .set("LANES", &lanes)
+        .set("THREADS", &(32 * lanes))
+        .set("ROUND", &round)
+        .set("ROUND_WORDS", &(32 * round))
+        .set("ROUND_LIST", &list(round / lanes))
+        .set("PARTS", &(q.units() / part))
+        .set("PART_UNITS", &part)
+        .set("PART_LIST", &list(part))
+        .set("STEPS", &steps)
+        .set("STEP_LIST", &list(steps))
+        .set("UNIT_RUNS", &(32 / q.form.sub.min(32)))
+        .set("WORD_LIST", &list(q.unit_words));
     Shader { defines, ..shader }
 }
 
@@ -265,6 +298,7 @@ fn file(name: &str) -> Option<&'static str> {
         "attention" => include_str!("kernels/attention.wgsl"),
         "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
         "attention_part" => include_str!("kernels/attention_part.wgsl"),
+        "codes" => include_str!("kernels/codes.wgsl"),
         "copy" => include_str!("kernels/copy.wgsl"),
         "dot" => include_str!("kernels/dot.wgsl"),
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
@@ -276,6 +310,8 @@ fn file(name: &str) -> Option<&'static str> {
         "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
         "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
         "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
+        "mat_vec_split" => include_str!("kernels/mat_vec_split.wgsl"),
+        "mat_vec_sums" => include_str!("kernels/mat_vec_sums.wgsl"),
         "probe" => include_str!("kernels/probe.wgsl"),
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
@@ -343,8 +379,8 @@ pub fn all() -> Vec<Shader> {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
         if graph::ints::form(dtype).is_some() {
             for products in 1..=3 {
-                all.push(mat_mul_int8(dtype, products));
-                all.extend([8, 32].map(|lanes| mat_vec_int8(dtype, products, lanes)));
+                all.extend([mat_mul_int8(dtype, products), mat_vec_int8(dtype, products)]);
+                all.extend(MANY_LANES.map(|lanes| mat_vec_split(dtype, products, lanes)));
             }
         }
     }
