@@ -10,8 +10,8 @@ use crate::weights::Resident;
 use gguf::DType;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Attention, Error, ErrorKind, Graph, LoadOptions, Op, Result, RopePairs, Rows, ValueId,
-    WeightId,
+    Act, Attention, Error, ErrorKind, Graph, LoadOptions, Node, Op, Result, RopePairs, Rows,
+    ValueId, WeightId,
 };
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -168,10 +168,7 @@ impl Planner<'_> {
             Op::Add => map(Map::Add, 0.0, &[self.value(input(0)), self.value(input(1))]),
             Op::AddBias { b } => map(Map::Bias, 0.0, &[self.value(input(0)), self.vector(*b)?]),
             Op::Scale { by } => map(Map::Scale, *by, &[self.value(input(0))]),
-            Op::RmsNorm { w, eps } => {
-                let bound = [self.value(input(0)), self.vector(*w)?, self.value(out)];
-                self.rms_norm((*w, *eps), &bound, out)
-            }
+            Op::RmsNorm { .. } => self.norm(std::slice::from_ref(node), None),
             Op::Rope { table, head_dim, pairs } => {
                 self.rope((*table, *head_dim, *pairs), &[(input(0), out)])
             }
@@ -225,41 +222,61 @@ impl Planner<'_> {
         self.each_row(&shaders::argmax(), &bound, &[value.cols as u32], (value.rows, 1))
     }
 
-    /// What a node and the one behind it do together.
+    /// What the nodes of a chain do together.
     pub(crate) fn chain(&mut self, chain: Chain, first: usize) -> Result<Vec<Dispatch>> {
-        let [one, two] = [&self.graph.nodes[first], &self.graph.nodes[first + 1]];
-        let (Some(mid), Some(out)) = (one.output, two.output) else { return Ok(Vec::new()) };
-        match (chain, &one.op, &two.op) {
-            (Chain::AddNorm, _, Op::RmsNorm { w, eps }) => {
-                let [a, b] = [0, 1].map(|i| self.value(one.inputs[i]));
-                let bound = [a, b, self.vector(*w)?, self.value(mid), self.value(out)];
-                self.rms_norm((*w, *eps), &bound, out)
-            }
-            (Chain::GluRound, Op::Glu { act: glu }, Op::MatMul { w }) => {
-                let Some(act) = act_of(self.graph, self.options, *w) else { return Ok(Vec::new()) };
-                let mut all = self.round(mid, act, Some((*glu, &one.inputs)))?;
-                all.extend(self.mat_mul(first + 1)?);
+        let nodes = &self.graph.nodes[first..first + chain.nodes()];
+        let last = first + nodes.len() - 1;
+        match (chain, &nodes[0].op) {
+            (Chain::Norm { round, .. }, _) => self.norm(nodes, round.then_some(last)),
+            (Chain::GluRound, Op::Glu { act: glu }) => {
+                let Some((mid, act)) = nodes[0].output.zip(self.act_at(last)) else {
+                    return Ok(Vec::new());
+                };
+                let mut all = self.round(mid, act, Some((*glu, &nodes[0].inputs)))?;
+                all.extend(self.mat_mul(last)?);
                 Ok(all)
             }
-            (Chain::Ropes, Op::Rope { table, head_dim, pairs }, _) => {
-                let values = [(one.inputs[0], mid), (two.inputs[0], out)];
-                self.rope((*table, *head_dim, *pairs), &values)
+            (Chain::Ropes, Op::Rope { table, head_dim, pairs }) => {
+                let values = nodes.iter().filter_map(|n| Some((n.inputs[0], n.output?)));
+                self.rope((*table, *head_dim, *pairs), &values.collect::<Vec<_>>())
             }
-            (Chain::AddNorm | Chain::GluRound | Chain::Ropes, _, _) => Ok(Vec::new()),
+            (Chain::GluRound | Chain::Ropes, _) => Ok(Vec::new()),
         }
     }
 
-    /// A norm; the buffers say whether it is that of a sum.
-    fn rms_norm(
-        &self,
-        (w, eps): (WeightId, f32),
-        bound: &[Bound<'_>],
-        out: ValueId,
-    ) -> Result<Vec<Dispatch>> {
-        let (n, value) = (self.graph.weight(w).n_in, self.graph.value(out));
-        let params = [value.cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
-        let shader = shaders::rms_norm(n > 128, bound.len() > 3);
-        self.each_row(&shader, bound, &params, (value.rows, value.cols / n))
+    /// The rounding that the product of a node wants.
+    fn act_at(&self, node: usize) -> Option<ActFormat> {
+        let Op::MatMul { w } = self.graph.nodes[node].op else { return None };
+        act_of(self.graph, self.options, w)
+    }
+
+    /// A norm: of a sum, if `nodes` begins with one, and rounded for `product`, if there is one.
+    fn norm(&mut self, nodes: &[Node], product: Option<usize>) -> Result<Vec<Dispatch>> {
+        let of_sum = nodes[0].op == Op::Add;
+        let (summands, norm) =
+            if of_sum { (&nodes[0].inputs[..], &nodes[1]) } else { (&[][..], &nodes[0]) };
+        let (Op::RmsNorm { w, eps }, Some(out)) = (&norm.op, norm.output) else {
+            return Ok(Vec::new());
+        };
+        let act = product.and_then(|at| self.act_at(at));
+        let (n, value) = (self.graph.weight(*w).n_in, self.graph.value(out));
+        let row_words = act.map_or(0, |act| act_words(act, n));
+        let mut bound: Vec<Bound<'_>> = summands.iter().map(|&id| self.value(id)).collect();
+        if of_sum {
+            bound.extend([self.vector(*w)?, self.value(norm.inputs[0]), self.value(out)]);
+        } else {
+            bound.extend([self.value(norm.inputs[0]), self.vector(*w)?, self.value(out)]);
+        }
+        bound.extend(act.map(|_| Bound::Rows(&self.acts, row_words)));
+        let sizes = [value.cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
+        let params = [&sizes[..], &[row_words as u32]].concat();
+        let shader = shaders::rms_norm(n > 128 || act.is_some(), of_sum, act);
+        let mut all = self.each_row(&shader, &bound, &params, (value.rows, value.cols / n))?;
+        if let (Some(act), Some(product)) = (act, product) {
+            self.acts_of = Some((out, act));
+            all.extend(self.mat_mul(product)?);
+        }
+        Ok(all)
     }
 
     /// Rounds a value for the products that follow; or makes it first, a gated activation of two others.

@@ -4,6 +4,7 @@ use crate::layout::{Layout, Quant, Scales};
 use crate::probe::Probes;
 use crate::template::{Defines, expand};
 use gguf::DType;
+use graph::ints::ActFormat;
 use graph::{KvType, math};
 
 /// What one pipeline is made of.
@@ -75,12 +76,29 @@ pub fn output_rows() -> Shader {
     Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too.
-pub fn rms_norm(wide: bool, of_sum: bool) -> Shader {
+/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too; rounded as well
+/// for the products that follow, where it is of whole rows.
+pub fn rms_norm(wide: bool, of_sum: bool, round: Option<ActFormat>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
-    let writes = 1 + u32::from(of_sum);
-    Shader { writes, ..Shader::new("rms_norm", 1 + 2 * writes, defines) }
+    let defines = match round {
+        Some(act) => rounding(defines, act, 4096).flag("ROUND", true),
+        None => defines,
+    };
+    let (sums, rounds) = (u32::from(of_sum), u32::from(round.is_some()));
+    Shader { writes: 1 + sums + rounds, ..Shader::new("rms_norm", 3 + 2 * sums + rounds, defines) }
+}
+
+/// What `round.wgsl` wants, for so many elements in a workgroup of 256 threads.
+fn rounding(defines: Defines, act: ActFormat, tile: usize) -> Defines {
+    let block = if act == ActFormat::Q8x256 { 256 } else { 32 };
+    let lanes = (256 * 256 / tile).min(64);
+    defines
+        .flag("Q8X256", block == 256)
+        .set("ROUND_BLOCKS", &(tile / block))
+        .set("ROUND_GROUPS", &(tile / 4))
+        .set("ROUND_LANES", &lanes)
+        .set("ROUND_LIST", &list(64 / lanes))
 }
 
 /// RoPE of one value, or of two by the same angles.
@@ -90,10 +108,8 @@ pub fn rope(two: bool) -> Shader {
 }
 
 /// Rounding of activations: of a value, or of a gated activation that is written too.
-pub fn quantize_act(act: graph::ints::ActFormat, glu: Option<graph::Act>) -> Shader {
-    let k = act == graph::ints::ActFormat::Q8x256;
-    let defines = Defines::new()
-        .flag("Q8X256", k)
+pub fn quantize_act(act: ActFormat, glu: Option<graph::Act>) -> Shader {
+    let defines = rounding(Defines::new(), act, 256)
         .flag("GLU", glu.is_some())
         .flag("SILU", glu == Some(graph::Act::Silu));
     let writes = 1 + u32::from(glu.is_some());
@@ -314,6 +330,8 @@ fn file(name: &str) -> Option<&'static str> {
         "mat_vec_sums" => include_str!("kernels/mat_vec_sums.wgsl"),
         "probe" => include_str!("kernels/probe.wgsl"),
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
+        "round" => include_str!("kernels/round.wgsl"),
+        "round_memory" => include_str!("kernels/round_memory.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
         "rope" => include_str!("kernels/rope.wgsl"),
         "score" => include_str!("kernels/score.wgsl"),
@@ -353,23 +371,16 @@ fn literal(x: f32) -> String {
 
 /// Every shader that a model can ask for.
 pub fn all() -> Vec<Shader> {
-    use graph::ints::ActFormat::{Q8x32, Q8x256};
+    use ActFormat::{Q8x32, Q8x256};
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
-    all.extend([
-        columns(),
-        output_rows(),
-        rms_norm(false, false),
-        rms_norm(true, false),
-        rms_norm(false, true),
-        rms_norm(true, true),
-        rope(false),
-        rope(true),
-        attention_merge(),
-        argmax(),
-    ]);
+    all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
     for glu in [None, Some(graph::Act::Silu), Some(graph::Act::GeluTanh)] {
         all.extend([quantize_act(Q8x32, glu), quantize_act(Q8x256, glu)]);
+    }
+    for of_sum in [false, true] {
+        all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
+        all.extend([Q8x32, Q8x256].map(|act| rms_norm(true, of_sum, Some(act))));
     }
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
