@@ -21,6 +21,8 @@ pub(crate) enum Chain {
     Norm { of_sum: bool, round: bool },
     /// A gated activation and the rounding of it.
     GluRound,
+    /// Attention and the rounding of it.
+    AttentionRound,
     /// Two rotary embeddings by the same angles.
     Ropes,
 }
@@ -30,7 +32,7 @@ impl Chain {
     pub(crate) fn nodes(self) -> usize {
         match self {
             Self::Norm { of_sum, round } => 1 + usize::from(of_sum) + usize::from(round),
-            Self::GluRound | Self::Ropes => 2,
+            Self::GluRound | Self::AttentionRound | Self::Ropes => 2,
         }
     }
 }
@@ -111,6 +113,7 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
             Some((true, whole_rows(*w, two.output) && rounds(2)))
         }
         (Op::Glu { .. }, _) if rounds(1) => return Some(Chain::GluRound),
+        (Op::Attention(_), _) if rounds(1) => return Some(Chain::AttentionRound),
         (Op::Rope { .. }, None) if one.op == two.op => return Some(Chain::Ropes),
         (_, _) => None,
     };

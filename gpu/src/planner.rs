@@ -5,7 +5,7 @@ use crate::fuse::{Chain, Fusions};
 use crate::kv::head_words;
 use crate::layout::{Layout, act_words};
 use crate::plan::{Dispatch, Plan, act_of, parts_bytes};
-use crate::shaders::{self, Map, Shader};
+use crate::shaders::{self, Map, Rounded, Shader};
 use crate::weights::Resident;
 use gguf::DType;
 use graph::ints::ActFormat;
@@ -32,6 +32,17 @@ enum Bound<'a> {
     Whole(&'a wgpu::Buffer, u64),
 }
 
+/// What is rounded, with what it is made of.
+#[derive(Clone, Copy)]
+enum Rounding<'a> {
+    Value,
+    Glu(Act, &'a [ValueId]),
+    Merge(&'a Attention),
+}
+
+/// Steps of any number of rows.
+const EVERY: RangeInclusive<usize> = 0..=usize::MAX;
+
 /// The grid of a dispatch: workgroups across, and rows that one takes.
 struct Grid {
     x: usize,
@@ -45,7 +56,7 @@ struct Grid {
 impl Grid {
     /// A row of workgroups for each row.
     fn each_row(x: usize) -> Self {
-        Self { x, rows_each: 1, only: 0..=usize::MAX, chunks_of: None }
+        Self { x, rows_each: 1, only: EVERY, chunks_of: None }
     }
 }
 
@@ -232,7 +243,19 @@ impl Planner<'_> {
                 let Some((mid, act)) = nodes[0].output.zip(self.act_at(last)) else {
                     return Ok(Vec::new());
                 };
-                let mut all = self.round(mid, act, Some((*glu, &nodes[0].inputs)))?;
+                let of = Rounding::Glu(*glu, &nodes[0].inputs);
+                let mut all = self.round(mid, act, (of, EVERY))?;
+                all.extend(self.mat_mul(last)?);
+                Ok(all)
+            }
+            (Chain::AttentionRound, Op::Attention(a)) => {
+                let Some((out, act)) = nodes[0].output.zip(self.act_at(last)) else {
+                    return Ok(Vec::new());
+                };
+                let mut all = self.attention_many(a, nodes[0].inputs[0], out)?;
+                all.extend(self.round(out, act, (Rounding::Value, 2..=usize::MAX))?);
+                all.extend(self.attention_part(a, nodes[0].inputs[0])?);
+                all.extend(self.round(out, act, (Rounding::Merge(a), 1..=1))?);
                 all.extend(self.mat_mul(last)?);
                 Ok(all)
             }
@@ -240,7 +263,7 @@ impl Planner<'_> {
                 let values = nodes.iter().filter_map(|n| Some((n.inputs[0], n.output?)));
                 self.rope((*table, *head_dim, *pairs), &values.collect::<Vec<_>>())
             }
-            (Chain::GluRound | Chain::Ropes, _) => Ok(Vec::new()),
+            (Chain::GluRound | Chain::AttentionRound | Chain::Ropes, _) => Ok(Vec::new()),
         }
     }
 
@@ -279,21 +302,34 @@ impl Planner<'_> {
         Ok(all)
     }
 
-    /// Rounds a value for the products that follow; or makes it first, a gated activation of two others.
+    /// Rounds a value for the products that follow, in steps of so many rows, or makes it first.
     fn round(
         &mut self,
         x: ValueId,
         act: ActFormat,
-        glu: Option<(Act, &[ValueId])>,
+        (of, only): (Rounding<'_>, RangeInclusive<usize>),
     ) -> Result<Vec<Dispatch>> {
         let value = self.graph.value(x);
         let (n, row_words) = (value.cols, act_words(act, value.cols));
-        let inputs = glu.map_or(&[][..], |(_, inputs)| inputs);
-        let mut bound: Vec<Bound<'_>> = inputs.iter().map(|&id| self.value(id)).collect();
+        let (mut bound, mut params) = (Vec::new(), vec![n as u32, row_words as u32]);
+        let shader = shaders::quantize_act(
+            act,
+            match of {
+                Rounding::Value => Rounded::Value,
+                Rounding::Glu(glu, inputs) => {
+                    bound.extend(inputs.iter().map(|&id| self.value(id)));
+                    Rounded::Glu(glu)
+                }
+                Rounding::Merge(a) => {
+                    bound.extend([self.parts(), self.step()]);
+                    params.extend(self.merge_params(a));
+                    Rounded::Merge
+                }
+            },
+        );
         bound.extend([self.value(x), Bound::Rows(&self.acts, row_words)]);
-        let shader = shaders::quantize_act(act, glu.map(|(act, _)| act));
-        let params = [n as u32, row_words as u32];
-        let all = self.each_row(&shader, &bound, &params, (value.rows, n.div_ceil(256)))?;
+        let grid = Grid { only, ..Grid::each_row(n.div_ceil(256)) };
+        let all = self.over_rows(&shader, &bound, &params, (value.rows, grid, None))?;
         self.acts_of = Some((x, act));
         Ok(all)
     }
@@ -324,7 +360,7 @@ impl Planner<'_> {
         if let Some(act) = act
             && self.acts_of != Some((x, act))
         {
-            all.extend(self.round(x, act, None)?);
+            all.extend(self.round(x, act, (Rounding::Value, EVERY))?);
         }
         let x = if act.is_some() { Bound::Rows(&self.acts, row_words) } else { self.value(x) };
         for piece in &self.weights[w.0].pieces {
@@ -400,7 +436,20 @@ impl Planner<'_> {
         self.over_rows(&shaders::store_kv(self.options.kv), &bound, &params, grid)
     }
 
+    /// Attention, whatever the step's rows.
     fn attention(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
+        let mut all = self.attention_many(a, q, out)?;
+        all.extend(self.attention_part(a, q)?);
+        let params = [&[a.n_head as u32], &self.merge_params(a)[..]].concat();
+        let bound = [self.parts(), self.step(), self.value(out)];
+        let one = Grid { only: 1..=1, ..Grid::each_row(a.n_head) };
+        let grid = (Rows::Tokens, one, None);
+        all.extend(self.over_rows(&shaders::attention_merge(), &bound, &params, grid)?);
+        Ok(all)
+    }
+
+    /// What the kernels of attention want to know.
+    fn attention_params(&self, a: &Attention) -> Vec<u32> {
         let spec = self.graph.kv_layers[a.kv_layer];
         let [_, positions, tables, ..] = self.plan.capacity.step_words();
         let words = |dim| head_words(self.options.kv, dim);
@@ -414,30 +463,44 @@ impl Planner<'_> {
             positions,
             tables,
         ];
-        let mut params: Vec<u32> = sizes.into_iter().map(|n| n as u32).collect();
-        params.push(a.window.unwrap_or(u32::MAX));
-        params.push(a.scale.to_bits());
-        params.push(a.softcap.unwrap_or(1.0).to_bits());
-        let dim_v = spec.head_dim_v.next_multiple_of(2);
+        let window = a.window.unwrap_or(u32::MAX);
+        let floats = [a.scale, a.softcap.unwrap_or(1.0)].map(f32::to_bits);
+        sizes.into_iter().map(|n| n as u32).chain([window]).chain(floats).collect()
+    }
+
+    /// Attention in steps of more than one row.
+    fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
+        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v.next_multiple_of(2);
         let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
         let many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
         let grid = (Rows::Tokens, many, Some(a.kv_layer));
-        let mut all = self.over_rows(&shader, &bound, &params, grid)?;
-        // A step of one token: chunks side by side, then their sum.
+        self.over_rows(&shader, &bound, &self.attention_params(a), grid)
+    }
+
+    /// In a step of one token: its chunks side by side, to be merged.
+    fn attention_part(&self, a: &Attention, q: ValueId) -> Result<Vec<Dispatch>> {
+        let spec = self.graph.kv_layers[a.kv_layer];
+        let dims = [spec.head_dim_k, spec.head_dim_v];
+        let shader = shaders::attention_part(self.options.kv, a.softcap.is_some(), dims);
+        let mut params = self.attention_params(a);
         params.push(self.plan.capacity.tables as u32);
-        let window = a.window.unwrap_or(u32::MAX);
-        let one = |chunks_of| Grid { only: 1..=1, chunks_of, ..Grid::each_row(a.n_head) };
-        let parts = Bound::Whole(&self.plan.parts, parts_bytes(self.graph, self.plan.capacity));
-        let bound = [self.value(q), self.step(), self.tables(), parts];
-        let grid = (Rows::Tokens, one(Some(window)), Some(a.kv_layer));
-        let shader = shaders::attention_part(self.options.kv, a.softcap.is_some());
-        all.extend(self.over_rows(&shader, &bound, &params, grid)?);
-        let sizes = [a.n_head, spec.head_dim_v, positions].map(|n| n as u32);
-        let params = [&sizes[..], &[window, self.plan.capacity.tables as u32]].concat();
-        let bound = [parts, self.step(), self.value(out)];
-        let grid = (Rows::Tokens, one(None), None);
-        all.extend(self.over_rows(&shaders::attention_merge(), &bound, &params, grid)?);
-        Ok(all)
+        let bound = [self.value(q), self.step(), self.tables(), self.parts()];
+        let chunks_of = Some(a.window.unwrap_or(u32::MAX));
+        let one = Grid { only: 1..=1, chunks_of, ..Grid::each_row(a.n_head) };
+        self.over_rows(&shader, &bound, &params, (Rows::Tokens, one, Some(a.kv_layer)))
+    }
+
+    /// The chunks of a step of one token.
+    fn parts(&self) -> Bound<'_> {
+        Bound::Whole(&self.plan.parts, parts_bytes(self.graph, self.plan.capacity))
+    }
+
+    /// What those that merge the chunks want to know.
+    fn merge_params(&self, a: &Attention) -> [u32; 4] {
+        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v as u32;
+        let [_, positions, ..] = self.plan.capacity.step_words();
+        let most = self.plan.capacity.tables as u32;
+        [dim_v, positions as u32, a.window.unwrap_or(u32::MAX), most]
     }
 }

@@ -107,12 +107,24 @@ pub fn rope(two: bool) -> Shader {
     Shader { writes, ..Shader::new("rope", 1 + 2 * writes, Defines::new().flag("TWO", two)) }
 }
 
-/// Rounding of activations: of a value, or of a gated activation that is written too.
-pub fn quantize_act(act: ActFormat, glu: Option<graph::Act>) -> Shader {
+/// What is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounded {
+    /// A value.
+    Value,
+    /// A gated activation, which is written too.
+    Glu(graph::Act),
+    /// The merged chunks of a token's attention, which are written too.
+    Merge,
+}
+
+/// Rounding of activations.
+pub fn quantize_act(act: ActFormat, of: Rounded) -> Shader {
     let defines = rounding(Defines::new(), act, 256)
-        .flag("GLU", glu.is_some())
-        .flag("SILU", glu == Some(graph::Act::Silu));
-    let writes = 1 + u32::from(glu.is_some());
+        .flag("GLU", matches!(of, Rounded::Glu(_)))
+        .flag("SILU", of == Rounded::Glu(graph::Act::Silu))
+        .flag("MERGE", of == Rounded::Merge);
+    let writes = 1 + u32::from(of != Rounded::Value);
     Shader { writes, ..Shader::new("quantize_act", 2 * writes, defines) }
 }
 
@@ -197,9 +209,16 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     Shader { kv: true, ..Shader::new("attention", 4, defines) }
 }
 
-/// The chunks of attention by themselves, for a step of one token.
-pub fn attention_part(kv: KvType, softcap: bool) -> Shader {
+/// The chunks of attention by themselves, for a step of one token. Small heads of f16 of `[dim_k, dim_v]` elements are
+/// asked for at once.
+pub fn attention_part(kv: KvType, softcap: bool, [dim_k, dim_v]: [usize; 2]) -> Shader {
+    let small = kv == KvType::F16 && dim_k.is_multiple_of(2) && dim_k.max(dim_v) <= 128;
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
+    let defines = if small {
+        defines.flag("AHEAD", true).set("K_LIST", &list(dim_k / 2)).set("V_LIST", &list(64))
+    } else {
+        defines
+    };
     Shader { kv: true, ..Shader::new("attention_part", 4, defines) }
 }
 
@@ -320,6 +339,7 @@ fn file(name: &str) -> Option<&'static str> {
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
         "exp" => include_str!("kernels/exp.wgsl"),
         "float" => include_str!("kernels/float.wgsl"),
+        "merge" => include_str!("kernels/merge.wgsl"),
         "limits" => include_str!("kernels/limits.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
@@ -375,8 +395,9 @@ pub fn all() -> Vec<Shader> {
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
-    for glu in [None, Some(graph::Act::Silu), Some(graph::Act::GeluTanh)] {
-        all.extend([quantize_act(Q8x32, glu), quantize_act(Q8x256, glu)]);
+    let glus = [graph::Act::Silu, graph::Act::GeluTanh].map(Rounded::Glu);
+    for of in [Rounded::Value, Rounded::Merge].into_iter().chain(glus) {
+        all.extend([Q8x32, Q8x256].map(|act| quantize_act(act, of)));
     }
     for of_sum in [false, true] {
         all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
@@ -398,7 +419,8 @@ pub fn all() -> Vec<Shader> {
     for kv in [KvType::F16, KvType::F32] {
         all.push(store_kv(kv));
         for softcap in [false, true] {
-            all.extend([attention(kv, softcap, 128), attention_part(kv, softcap)]);
+            all.push(attention(kv, softcap, 128));
+            all.extend([128, 256].map(|dim| attention_part(kv, softcap, [dim; 2])));
         }
     }
     all
