@@ -5,27 +5,42 @@
 
 use crate::layout::{Layout, ROWS};
 use crate::plan::act_of;
-use graph::{Graph, LoadOptions, Op};
+use graph::{Graph, LoadOptions, Op, ValueId, WeightId};
 use std::collections::HashMap;
 
 /// Products of the same activations that one dispatch may take: three results, and what it reads, are six buffers.
 const MOST_PRODUCTS: usize = 3;
 
-/// What is done together in neighbouring nodes.
+/// Nodes that a chain has at most.
+const MOST_NODES: usize = 3;
+
+/// What neighbouring nodes do together. Where they round, the last of them is the first product of the rounded value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chain {
-    /// A sum and its norm.
-    AddNorm,
-    /// A gated activation and the rounding of it for the product that follows.
+    /// A norm: behind the sum that it is of, before the product that wants it rounded, or both.
+    Norm { of_sum: bool, round: bool },
+    /// A gated activation and the rounding of it.
     GluRound,
+    /// Attention and the rounding of it.
+    AttentionRound,
     /// Two rotary embeddings by the same angles.
     Ropes,
 }
 
+impl Chain {
+    /// How many nodes it has.
+    pub(crate) fn nodes(self) -> usize {
+        match self {
+            Self::Norm { of_sum, round } => 1 + usize::from(of_sum) + usize::from(round),
+            Self::GluRound | Self::AttentionRound | Self::Ropes => 2,
+        }
+    }
+}
+
 /// What of a graph is computed together.
 pub(crate) struct Fusions {
-    /// Chains by their first node; each has two nodes.
-    pub(crate) chains: HashMap<usize, Chain>,
+    /// Chains by their first node. No node is in two.
+    chains: HashMap<usize, Chain>,
     /// Products of the same activations, in the order of their nodes. Their weights lie behind one another.
     pub(crate) products: Vec<Vec<usize>>,
 }
@@ -33,16 +48,32 @@ pub(crate) struct Fusions {
 impl Fusions {
     /// What a device that binds `max_binding` bytes can do together.
     pub(crate) fn of(graph: &Graph, options: LoadOptions, max_binding: u64) -> Self {
-        let chains =
-            (1..graph.nodes.len()).filter_map(|i| Some((i - 1, chain(graph, options, i)?)));
-        Self { chains: chains.collect(), products: products(graph, options, max_binding) }
+        let (mut chains, mut at) = (HashMap::new(), 0);
+        while at < graph.nodes.len() {
+            let chain = chain(graph, options, at);
+            chains.extend(chain.map(|chain| (at, chain)));
+            at += chain.map_or(1, Chain::nodes);
+        }
+        Self { chains, products: products(graph, options, max_binding) }
+    }
+
+    /// The chain that begins at a node.
+    pub(crate) fn chain_from(&self, first: usize) -> Option<Chain> {
+        self.chains.get(&first).copied()
+    }
+
+    /// The first node of the chain that ends at a node, and the chain.
+    pub(crate) fn chain_to(&self, last: usize) -> Option<(usize, Chain)> {
+        let ends = |first: usize| Some((first, self.chain_from(first)?));
+        (0..=last).rev().take(MOST_NODES).filter_map(ends).find(|(f, c)| f + c.nodes() == last + 1)
     }
 
     /// For each node the first and the last of those whose values must be there together with its own.
     pub(crate) fn spans(&self, n_nodes: usize) -> Vec<(usize, usize)> {
         let mut spans: Vec<_> = (0..n_nodes).map(|i| (i, i)).collect();
-        for &first in self.chains.keys() {
-            (spans[first].1, spans[first + 1].0) = (first + 1, first);
+        for (&first, chain) in &self.chains {
+            let end = first + chain.nodes();
+            spans[first..end].fill((first, end - 1));
         }
         for group in &self.products {
             let ends = (group[0], group[group.len() - 1]);
@@ -59,18 +90,35 @@ impl Fusions {
     }
 }
 
-/// What node `i` does together with the one before it.
-fn chain(graph: &Graph, options: LoadOptions, i: usize) -> Option<Chain> {
-    let (one, two) = (&graph.nodes[i - 1], &graph.nodes[i]);
-    let reads = one.output.is_some_and(|output| two.inputs.first() == Some(&output));
-    if let (Op::Add, Op::RmsNorm { .. }, true) = (&one.op, &two.op, reads) {
-        return Some(Chain::AddNorm);
-    }
-    if let (Op::Glu { .. }, Op::MatMul { w }, true) = (&one.op, &two.op, reads) {
-        return act_of(graph, options, *w).map(|_| Chain::GluRound);
-    }
-    let turns = matches!(one.op, Op::Rope { .. }) && one.op == two.op && !reads;
-    turns.then_some(Chain::Ropes)
+/// What a node does together with those that follow it.
+fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
+    // The node so far behind the first, if it reads what the one before it gives.
+    let reader = |i: usize| {
+        let node = graph.nodes.get(first + i)?;
+        let before = graph.nodes[first + i - 1].output;
+        (before.is_some() && node.inputs.first().copied() == before).then_some(&node.op)
+    };
+    // Whether that is a product that wants this value rounded.
+    let rounds = |i: usize| match reader(i) {
+        Some(Op::MatMul { w }) => act_of(graph, options, *w).is_some(),
+        Some(_) | None => false,
+    };
+    let whole_rows = |w: WeightId, out: Option<ValueId>| {
+        out.is_some_and(|out| graph.value(out).cols == graph.weight(w).n_in)
+    };
+    let (one, two) = (&graph.nodes[first], graph.nodes.get(first + 1)?);
+    let norm = match (&one.op, reader(1)) {
+        (Op::RmsNorm { w, .. }, _) => Some((false, whole_rows(*w, one.output) && rounds(1))),
+        (Op::Add, Some(Op::RmsNorm { w, .. })) => {
+            Some((true, whole_rows(*w, two.output) && rounds(2)))
+        }
+        (Op::Glu { .. }, _) if rounds(1) => return Some(Chain::GluRound),
+        (Op::Attention(_), _) if rounds(1) => return Some(Chain::AttentionRound),
+        (Op::Rope { .. }, None) if one.op == two.op => return Some(Chain::Ropes),
+        (_, _) => None,
+    };
+    let (of_sum, round) = norm?;
+    (of_sum || round).then_some(Chain::Norm { of_sum, round })
 }
 
 fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<usize>> {

@@ -2,7 +2,7 @@
 
 use crate::clock::Clock;
 use crate::device::Device;
-use crate::fuse::Fusions;
+use crate::fuse::{Chain, Fusions};
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
@@ -270,8 +270,7 @@ impl LoadedGpu {
 
     /// The nodes whose work is done where `first` stands.
     fn done_at(&self, first: usize) -> Vec<usize> {
-        let chain = self.fusions.chains.contains_key(&first);
-        let own = if chain { first..first + 2 } else { first..first + 1 };
+        let own = first..first + self.fusions.chain_from(first).map_or(1, Chain::nodes);
         let with = |i: usize| self.fusions.group_of(i).filter(|group| group[0] == i);
         let mut nodes: Vec<usize> =
             own.flat_map(|i| with(i).map_or_else(|| vec![i], <[usize]>::to_vec)).collect();

@@ -118,8 +118,8 @@ pub(crate) struct Plan {
     pub(crate) capacity: Capacity,
     /// Dispatches of each node by itself; products of the same activations stand at the first of them.
     nodes: Vec<Vec<Dispatch>>,
-    /// Dispatches of two nodes together, by the first.
-    chains: HashMap<usize, Vec<Dispatch>>,
+    /// Dispatches of nodes together, by the first, with the node after the last.
+    chains: HashMap<usize, (usize, Vec<Dispatch>)>,
     /// From the logits to the likeliest ids, and where these stand: four words for each row.
     pub(crate) argmax: Vec<Dispatch>,
     pub(crate) best: wgpu::Buffer,
@@ -144,7 +144,7 @@ impl Plan {
     /// What begins at a node, with those that follow it where `together` and it can be.
     pub(crate) fn unit(&self, first: usize, together: bool) -> Unit<'_> {
         match self.chains.get(&first).filter(|_| together) {
-            Some(dispatches) => Unit { first, end: first + 2, dispatches },
+            Some((end, dispatches)) => Unit { first, end: *end, dispatches },
             None => Unit { first, end: first + 1, dispatches: &self.nodes[first] },
         }
     }
@@ -217,16 +217,15 @@ impl Plan {
     }
 }
 
-/// What each node does by itself, and what two do together by the first of them.
-type Dispatches = (Vec<Vec<Dispatch>>, HashMap<usize, Vec<Dispatch>>);
+/// What each node does by itself, and what some do together, by the first of them with the node after the last.
+type Dispatches = (Vec<Vec<Dispatch>>, HashMap<usize, (usize, Vec<Dispatch>)>);
 
 fn dispatches(planner: &mut Planner<'_>) -> Result<Dispatches> {
     let (mut nodes, mut chains) = (Vec::new(), HashMap::new());
     for i in 0..planner.graph.nodes.len() {
         nodes.push(planner.node(i)?);
-        let before = i.checked_sub(1);
-        if let Some(&chain) = before.and_then(|first| planner.fusions.chains.get(&first)) {
-            chains.insert(i - 1, planner.chain(chain, i - 1)?);
+        if let Some((first, chain)) = planner.fusions.chain_to(i) {
+            chains.insert(first, (i + 1, planner.chain(chain, first)?));
         }
     }
     Ok((nodes, chains))

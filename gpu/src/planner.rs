@@ -5,12 +5,13 @@ use crate::fuse::{Chain, Fusions};
 use crate::kv::head_words;
 use crate::layout::{Layout, act_words};
 use crate::plan::{Dispatch, Plan, act_of, parts_bytes};
-use crate::shaders::{self, Map, Shader};
+use crate::shaders::{self, Map, Rounded, Shader};
 use crate::weights::Resident;
+use gguf::DType;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Attention, Error, ErrorKind, Graph, LoadOptions, Op, Result, RopePairs, Rows, ValueId,
-    WeightId,
+    Act, Attention, Error, ErrorKind, Graph, LoadOptions, Node, Op, Result, RopePairs, Rows,
+    ValueId, WeightId,
 };
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -21,6 +22,9 @@ const FEW: usize = 4;
 /// Steps of at least so many rows use the matrix unit, where there is one.
 const MATRIX_FROM: usize = 9;
 
+/// So many workgroups keep every device busy, whatever their size.
+const MANY_GROUPS: usize = 256;
+
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]
 enum Bound<'a> {
@@ -29,6 +33,17 @@ enum Bound<'a> {
     /// So many bytes from the start.
     Whole(&'a wgpu::Buffer, u64),
 }
+
+/// What is rounded, with what it is made of.
+#[derive(Clone, Copy)]
+enum Rounding<'a> {
+    Value,
+    Glu(Act, &'a [ValueId]),
+    Merge(&'a Attention),
+}
+
+/// Steps of any number of rows.
+const EVERY: RangeInclusive<usize> = 0..=usize::MAX;
 
 /// The grid of a dispatch: workgroups across, and rows that one takes.
 struct Grid {
@@ -43,7 +58,7 @@ struct Grid {
 impl Grid {
     /// A row of workgroups for each row.
     fn each_row(x: usize) -> Self {
-        Self { x, rows_each: 1, only: 0..=usize::MAX, chunks_of: None }
+        Self { x, rows_each: 1, only: EVERY, chunks_of: None }
     }
 }
 
@@ -166,10 +181,7 @@ impl Planner<'_> {
             Op::Add => map(Map::Add, 0.0, &[self.value(input(0)), self.value(input(1))]),
             Op::AddBias { b } => map(Map::Bias, 0.0, &[self.value(input(0)), self.vector(*b)?]),
             Op::Scale { by } => map(Map::Scale, *by, &[self.value(input(0))]),
-            Op::RmsNorm { w, eps } => {
-                let bound = [self.value(input(0)), self.vector(*w)?, self.value(out)];
-                self.rms_norm((*w, *eps), &bound, out)
-            }
+            Op::RmsNorm { .. } => self.norm(std::slice::from_ref(node), None),
             Op::Rope { table, head_dim, pairs } => {
                 self.rope((*table, *head_dim, *pairs), &[(input(0), out)])
             }
@@ -223,58 +235,103 @@ impl Planner<'_> {
         self.each_row(&shaders::argmax(), &bound, &[value.cols as u32], (value.rows, 1))
     }
 
-    /// What a node and the one behind it do together.
+    /// What the nodes of a chain do together.
     pub(crate) fn chain(&mut self, chain: Chain, first: usize) -> Result<Vec<Dispatch>> {
-        let [one, two] = [&self.graph.nodes[first], &self.graph.nodes[first + 1]];
-        let (Some(mid), Some(out)) = (one.output, two.output) else { return Ok(Vec::new()) };
-        match (chain, &one.op, &two.op) {
-            (Chain::AddNorm, _, Op::RmsNorm { w, eps }) => {
-                let [a, b] = [0, 1].map(|i| self.value(one.inputs[i]));
-                let bound = [a, b, self.vector(*w)?, self.value(mid), self.value(out)];
-                self.rms_norm((*w, *eps), &bound, out)
-            }
-            (Chain::GluRound, Op::Glu { act: glu }, Op::MatMul { w }) => {
-                let Some(act) = act_of(self.graph, self.options, *w) else { return Ok(Vec::new()) };
-                let mut all = self.round(mid, act, Some((*glu, &one.inputs)))?;
-                all.extend(self.mat_mul(first + 1)?);
+        let nodes = &self.graph.nodes[first..first + chain.nodes()];
+        let last = first + nodes.len() - 1;
+        match (chain, &nodes[0].op) {
+            (Chain::Norm { round, .. }, _) => self.norm(nodes, round.then_some(last)),
+            (Chain::GluRound, Op::Glu { act: glu }) => {
+                let Some((mid, act)) = nodes[0].output.zip(self.act_at(last)) else {
+                    return Ok(Vec::new());
+                };
+                let of = Rounding::Glu(*glu, &nodes[0].inputs);
+                let mut all = self.round(mid, act, (of, EVERY))?;
+                all.extend(self.mat_mul(last)?);
                 Ok(all)
             }
-            (Chain::Ropes, Op::Rope { table, head_dim, pairs }, _) => {
-                let values = [(one.inputs[0], mid), (two.inputs[0], out)];
-                self.rope((*table, *head_dim, *pairs), &values)
+            (Chain::AttentionRound, Op::Attention(a)) => {
+                let Some((out, act)) = nodes[0].output.zip(self.act_at(last)) else {
+                    return Ok(Vec::new());
+                };
+                let mut all = self.attention_many(a, nodes[0].inputs[0], out)?;
+                all.extend(self.round(out, act, (Rounding::Value, 2..=usize::MAX))?);
+                all.extend(self.attention_part(a, nodes[0].inputs[0])?);
+                all.extend(self.round(out, act, (Rounding::Merge(a), 1..=1))?);
+                all.extend(self.mat_mul(last)?);
+                Ok(all)
             }
-            (Chain::AddNorm | Chain::GluRound | Chain::Ropes, _, _) => Ok(Vec::new()),
+            (Chain::Ropes, Op::Rope { table, head_dim, pairs }) => {
+                let values = nodes.iter().filter_map(|n| Some((n.inputs[0], n.output?)));
+                self.rope((*table, *head_dim, *pairs), &values.collect::<Vec<_>>())
+            }
+            (Chain::GluRound | Chain::AttentionRound | Chain::Ropes, _) => Ok(Vec::new()),
         }
     }
 
-    /// A norm; the buffers say whether it is that of a sum.
-    fn rms_norm(
-        &self,
-        (w, eps): (WeightId, f32),
-        bound: &[Bound<'_>],
-        out: ValueId,
-    ) -> Result<Vec<Dispatch>> {
-        let (n, value) = (self.graph.weight(w).n_in, self.graph.value(out));
-        let params = [value.cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
-        let shader = shaders::rms_norm(n > 128, bound.len() > 3);
-        self.each_row(&shader, bound, &params, (value.rows, value.cols / n))
+    /// The rounding that the product of a node wants.
+    fn act_at(&self, node: usize) -> Option<ActFormat> {
+        let Op::MatMul { w } = self.graph.nodes[node].op else { return None };
+        act_of(self.graph, self.options, w)
     }
 
-    /// Rounds a value for the products that follow; or makes it first, a gated activation of two others.
+    /// A norm: of a sum, if `nodes` begins with one, and rounded for `product`, if there is one.
+    fn norm(&mut self, nodes: &[Node], product: Option<usize>) -> Result<Vec<Dispatch>> {
+        let of_sum = nodes[0].op == Op::Add;
+        let (summands, norm) =
+            if of_sum { (&nodes[0].inputs[..], &nodes[1]) } else { (&[][..], &nodes[0]) };
+        let (Op::RmsNorm { w, eps }, Some(out)) = (&norm.op, norm.output) else {
+            return Ok(Vec::new());
+        };
+        let act = product.and_then(|at| self.act_at(at));
+        let (n, value) = (self.graph.weight(*w).n_in, self.graph.value(out));
+        let row_words = act.map_or(0, |act| act_words(act, n));
+        let mut bound: Vec<Bound<'_>> = summands.iter().map(|&id| self.value(id)).collect();
+        if of_sum {
+            bound.extend([self.vector(*w)?, self.value(norm.inputs[0]), self.value(out)]);
+        } else {
+            bound.extend([self.value(norm.inputs[0]), self.vector(*w)?, self.value(out)]);
+        }
+        bound.extend(act.map(|_| Bound::Rows(&self.acts, row_words)));
+        let sizes = [value.cols as u32, n as u32, eps.to_bits(), (n as f32).to_bits()];
+        let params = [&sizes[..], &[row_words as u32]].concat();
+        let shader = shaders::rms_norm(n > 128 || act.is_some(), of_sum, act);
+        let mut all = self.each_row(&shader, &bound, &params, (value.rows, value.cols / n))?;
+        if let (Some(act), Some(product)) = (act, product) {
+            self.acts_of = Some((out, act));
+            all.extend(self.mat_mul(product)?);
+        }
+        Ok(all)
+    }
+
+    /// Rounds a value for the products that follow, in steps of so many rows, or makes it first.
     fn round(
         &mut self,
         x: ValueId,
         act: ActFormat,
-        glu: Option<(Act, &[ValueId])>,
+        (of, only): (Rounding<'_>, RangeInclusive<usize>),
     ) -> Result<Vec<Dispatch>> {
         let value = self.graph.value(x);
         let (n, row_words) = (value.cols, act_words(act, value.cols));
-        let inputs = glu.map_or(&[][..], |(_, inputs)| inputs);
-        let mut bound: Vec<Bound<'_>> = inputs.iter().map(|&id| self.value(id)).collect();
+        let (mut bound, mut params) = (Vec::new(), vec![n as u32, row_words as u32]);
+        let shader = shaders::quantize_act(
+            act,
+            match of {
+                Rounding::Value => Rounded::Value,
+                Rounding::Glu(glu, inputs) => {
+                    bound.extend(inputs.iter().map(|&id| self.value(id)));
+                    Rounded::Glu(glu)
+                }
+                Rounding::Merge(a) => {
+                    bound.extend([self.parts(), self.step()]);
+                    params.extend(self.merge_params(a));
+                    Rounded::Merge
+                }
+            },
+        );
         bound.extend([self.value(x), Bound::Rows(&self.acts, row_words)]);
-        let shader = shaders::quantize_act(act, glu.map(|(act, _)| act));
-        let params = [n as u32, row_words as u32];
-        let all = self.each_row(&shader, &bound, &params, (value.rows, n.div_ceil(256)))?;
+        let grid = Grid { only, ..Grid::each_row(n.div_ceil(256)) };
+        let all = self.over_rows(&shader, &bound, &params, (value.rows, grid, None))?;
         self.acts_of = Some((x, act));
         Ok(all)
     }
@@ -305,7 +362,7 @@ impl Planner<'_> {
         if let Some(act) = act
             && self.acts_of != Some((x, act))
         {
-            all.extend(self.round(x, act, None)?);
+            all.extend(self.round(x, act, (Rounding::Value, EVERY))?);
         }
         let x = if act.is_some() { Bound::Rows(&self.acts, row_words) } else { self.value(x) };
         for piece in &self.weights[w.0].pieces {
@@ -323,7 +380,7 @@ impl Planner<'_> {
             let (few, many, rows_each) = match act {
                 Some(_) => {
                     let n = outs.len();
-                    let few = shaders::mat_vec_int8(weight.dtype, n, self.device.lanes);
+                    let few = self.mat_vec(weight.dtype, n, x);
                     (few, shaders::mat_mul_int8(weight.dtype, n), 64)
                 }
                 None => {
@@ -345,6 +402,16 @@ impl Planner<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// The kernel of a product with few rows of activations over so many workgroups.
+    fn mat_vec(&self, dtype: DType, products: usize, groups: usize) -> Shader {
+        if self.device.lanes == shaders::FEW_LANES {
+            return shaders::mat_vec_int8(dtype, products);
+        }
+        // Where there are few workgroups for each multiprocessor they are large.
+        let [most, fewer] = shaders::MANY_LANES;
+        shaders::mat_vec_split(dtype, products, if groups < MANY_GROUPS { most } else { fewer })
     }
 
     fn rope(
@@ -381,7 +448,20 @@ impl Planner<'_> {
         self.over_rows(&shaders::store_kv(self.options.kv), &bound, &params, grid)
     }
 
+    /// Attention, whatever the step's rows.
     fn attention(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
+        let mut all = self.attention_many(a, q, out)?;
+        all.extend(self.attention_part(a, q)?);
+        let params = [&[a.n_head as u32], &self.merge_params(a)[..]].concat();
+        let bound = [self.parts(), self.step(), self.value(out)];
+        let one = Grid { only: 1..=1, ..Grid::each_row(a.n_head) };
+        let grid = (Rows::Tokens, one, None);
+        all.extend(self.over_rows(&shaders::attention_merge(), &bound, &params, grid)?);
+        Ok(all)
+    }
+
+    /// What the kernels of attention want to know.
+    fn attention_params(&self, a: &Attention) -> Vec<u32> {
         let spec = self.graph.kv_layers[a.kv_layer];
         let [_, positions, tables, ..] = self.plan.capacity.step_words();
         let words = |dim| head_words(self.options.kv, dim);
@@ -395,30 +475,44 @@ impl Planner<'_> {
             positions,
             tables,
         ];
-        let mut params: Vec<u32> = sizes.into_iter().map(|n| n as u32).collect();
-        params.push(a.window.unwrap_or(u32::MAX));
-        params.push(a.scale.to_bits());
-        params.push(a.softcap.unwrap_or(1.0).to_bits());
-        let dim_v = spec.head_dim_v.next_multiple_of(2);
+        let window = a.window.unwrap_or(u32::MAX);
+        let floats = [a.scale, a.softcap.unwrap_or(1.0)].map(f32::to_bits);
+        sizes.into_iter().map(|n| n as u32).chain([window]).chain(floats).collect()
+    }
+
+    /// Attention in steps of more than one row.
+    fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
+        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v.next_multiple_of(2);
         let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
         let many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
         let grid = (Rows::Tokens, many, Some(a.kv_layer));
-        let mut all = self.over_rows(&shader, &bound, &params, grid)?;
-        // A step of one token: chunks side by side, then their sum.
+        self.over_rows(&shader, &bound, &self.attention_params(a), grid)
+    }
+
+    /// In a step of one token: its chunks side by side, to be merged.
+    fn attention_part(&self, a: &Attention, q: ValueId) -> Result<Vec<Dispatch>> {
+        let spec = self.graph.kv_layers[a.kv_layer];
+        let dims = [spec.head_dim_k, spec.head_dim_v];
+        let shader = shaders::attention_part(self.options.kv, a.softcap.is_some(), dims);
+        let mut params = self.attention_params(a);
         params.push(self.plan.capacity.tables as u32);
-        let window = a.window.unwrap_or(u32::MAX);
-        let one = |chunks_of| Grid { only: 1..=1, chunks_of, ..Grid::each_row(a.n_head) };
-        let parts = Bound::Whole(&self.plan.parts, parts_bytes(self.graph, self.plan.capacity));
-        let bound = [self.value(q), self.step(), self.tables(), parts];
-        let grid = (Rows::Tokens, one(Some(window)), Some(a.kv_layer));
-        let shader = shaders::attention_part(self.options.kv, a.softcap.is_some());
-        all.extend(self.over_rows(&shader, &bound, &params, grid)?);
-        let sizes = [a.n_head, spec.head_dim_v, positions].map(|n| n as u32);
-        let params = [&sizes[..], &[window, self.plan.capacity.tables as u32]].concat();
-        let bound = [parts, self.step(), self.value(out)];
-        let grid = (Rows::Tokens, one(None), None);
-        all.extend(self.over_rows(&shaders::attention_merge(), &bound, &params, grid)?);
-        Ok(all)
+        let bound = [self.value(q), self.step(), self.tables(), self.parts()];
+        let chunks_of = Some(a.window.unwrap_or(u32::MAX));
+        let one = Grid { only: 1..=1, chunks_of, ..Grid::each_row(a.n_head) };
+        self.over_rows(&shader, &bound, &params, (Rows::Tokens, one, Some(a.kv_layer)))
+    }
+
+    /// The chunks of a step of one token.
+    fn parts(&self) -> Bound<'_> {
+        Bound::Whole(&self.plan.parts, parts_bytes(self.graph, self.plan.capacity))
+    }
+
+    /// What those that merge the chunks want to know.
+    fn merge_params(&self, a: &Attention) -> [u32; 4] {
+        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v as u32;
+        let [_, positions, ..] = self.plan.capacity.step_words();
+        let most = self.plan.capacity.tables as u32;
+        [dim_v, positions as u32, a.window.unwrap_or(u32::MAX), most]
     }
 }

@@ -5,6 +5,7 @@ use crate::matrix::{self, Matrix, Tile};
 use crate::probe::Probes;
 use crate::template::{Defines, expand, list};
 use gguf::DType;
+use graph::ints::ActFormat;
 use graph::{KvType, math};
 
 /// What one pipeline is made of.
@@ -31,6 +32,11 @@ impl Shader {
         Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: false }
     }
 }
+
+/// Lanes for each row of weights where threads cost.
+pub(crate) const FEW_LANES: usize = 8;
+/// Lanes for each row where threads cost nothing, for few rows and for many.
+pub(crate) const MANY_LANES: [usize; 2] = [32, 16];
 
 /// What an element-by-element kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,12 +79,29 @@ pub fn output_rows() -> Shader {
     Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too.
-pub fn rms_norm(wide: bool, of_sum: bool) -> Shader {
+/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too; rounded as well
+/// for the products that follow, where it is of whole rows.
+pub fn rms_norm(wide: bool, of_sum: bool, round: Option<ActFormat>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
-    let writes = 1 + u32::from(of_sum);
-    Shader { writes, ..Shader::new("rms_norm", 1 + 2 * writes, defines) }
+    let defines = match round {
+        Some(act) => rounding(defines, act, 4096).flag("ROUND", true),
+        None => defines,
+    };
+    let (sums, rounds) = (u32::from(of_sum), u32::from(round.is_some()));
+    Shader { writes: 1 + sums + rounds, ..Shader::new("rms_norm", 3 + 2 * sums + rounds, defines) }
+}
+
+/// What `round.wgsl` wants, for so many elements in a workgroup of 256 threads.
+fn rounding(defines: Defines, act: ActFormat, tile: usize) -> Defines {
+    let block = if act == ActFormat::Q8x256 { 256 } else { 32 };
+    let lanes = (256 * 256 / tile).min(64);
+    defines
+        .flag("Q8X256", block == 256)
+        .set("ROUND_BLOCKS", &(tile / block))
+        .set("ROUND_GROUPS", &(tile / 4))
+        .set("ROUND_LANES", &lanes)
+        .set("ROUND_LIST", &list(64 / lanes))
 }
 
 /// RoPE of one value, or of two by the same angles.
@@ -87,14 +110,24 @@ pub fn rope(two: bool) -> Shader {
     Shader { writes, ..Shader::new("rope", 1 + 2 * writes, Defines::new().flag("TWO", two)) }
 }
 
-/// Rounding of activations: of a value, or of a gated activation that is written too.
-pub fn quantize_act(act: graph::ints::ActFormat, glu: Option<graph::Act>) -> Shader {
-    let k = act == graph::ints::ActFormat::Q8x256;
-    let defines = Defines::new()
-        .flag("Q8X256", k)
-        .flag("GLU", glu.is_some())
-        .flag("SILU", glu == Some(graph::Act::Silu));
-    let writes = 1 + u32::from(glu.is_some());
+/// What is rounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rounded {
+    /// A value.
+    Value,
+    /// A gated activation, which is written too.
+    Glu(graph::Act),
+    /// The merged chunks of a token's attention, which are written too.
+    Merge,
+}
+
+/// Rounding of activations.
+pub fn quantize_act(act: ActFormat, of: Rounded) -> Shader {
+    let defines = rounding(Defines::new(), act, 256)
+        .flag("GLU", matches!(of, Rounded::Glu(_)))
+        .flag("SILU", of == Rounded::Glu(graph::Act::Silu))
+        .flag("MERGE", of == Rounded::Merge);
+    let writes = 1 + u32::from(of != Rounded::Value);
     Shader { writes, ..Shader::new("quantize_act", 2 * writes, defines) }
 }
 
@@ -118,10 +151,38 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul_int8", dtype, products)
 }
 
-/// The same for few rows of activations, with so many lanes for each row of weights.
-pub fn mat_vec_int8(dtype: DType, products: usize, lanes: usize) -> Shader {
+/// The same for few rows of activations, with [`FEW_LANES`] for each row of weights: they take whole blocks.
+pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_vec_int8", dtype, products);
-    let defines = shader.defines.set("LANES", &lanes).set("THREADS", &(32 * lanes));
+    let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
+    Shader { defines, ..shader }
+}
+
+/// The same with more lanes, which take parts of blocks.
+pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
+    let shader = int8("mat_vec_split", dtype, products);
+    let Layout::Quant(q) = Layout::of(dtype) else { return shader };
+    // A part is two units, which have one word of scales; formats of one unit a block are not split. The workgroup's
+    // memory, 32 KiB, holds two or four words for each row and block of a round.
+    let part = q.units().min(2);
+    let round = if q.scales == Scales::Two { 64 } else { 128 };
+    let steps = if part == 1 { 4 } else { 2 };
+    let defines = shader
+        .defines
+        .flag("SPLIT", part < q.units())
+        .flag("SUMS", q.scales == Scales::Two && !q.mins)
+        .set("LANES", &lanes)
+        .set("THREADS", &(32 * lanes))
+        .set("ROUND", &round)
+        .set("ROUND_WORDS", &(32 * round))
+        .set("ROUND_LIST", &list(round / lanes))
+        .set("PARTS", &(q.units() / part))
+        .set("PART_UNITS", &part)
+        .set("PART_LIST", &list(part))
+        .set("STEPS", &steps)
+        .set("STEP_LIST", &list(steps))
+        .set("UNIT_RUNS", &(32 / q.form.sub.min(32)))
+        .set("WORD_LIST", &list(q.unit_words));
     Shader { defines, ..shader }
 }
 
@@ -153,9 +214,16 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     Shader { kv: true, ..Shader::new("attention", 4, defines) }
 }
 
-/// The chunks of attention by themselves, for a step of one token.
-pub fn attention_part(kv: KvType, softcap: bool) -> Shader {
+/// The chunks of attention by themselves, for a step of one token. Small heads of f16 of `[dim_k, dim_v]` elements are
+/// asked for at once.
+pub fn attention_part(kv: KvType, softcap: bool, [dim_k, dim_v]: [usize; 2]) -> Shader {
+    let small = kv == KvType::F16 && dim_k.is_multiple_of(2) && dim_k.max(dim_v) <= 128;
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
+    let defines = if small {
+        defines.flag("AHEAD", true).set("K_LIST", &list(dim_k / 2)).set("V_LIST", &list(64))
+    } else {
+        defines
+    };
     Shader { kv: true, ..Shader::new("attention_part", 4, defines) }
 }
 
@@ -278,11 +346,13 @@ fn file(name: &str) -> Option<&'static str> {
         "attention" => include_str!("kernels/attention.wgsl"),
         "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
         "attention_part" => include_str!("kernels/attention_part.wgsl"),
+        "codes" => include_str!("kernels/codes.wgsl"),
         "copy" => include_str!("kernels/copy.wgsl"),
         "dot" => include_str!("kernels/dot.wgsl"),
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
         "exp" => include_str!("kernels/exp.wgsl"),
         "float" => include_str!("kernels/float.wgsl"),
+        "merge" => include_str!("kernels/merge.wgsl"),
         "limits" => include_str!("kernels/limits.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_coop" => include_str!("kernels/mat_mul_coop.wgsl"),
@@ -291,8 +361,12 @@ fn file(name: &str) -> Option<&'static str> {
         "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
         "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
         "probe_coop" => include_str!("kernels/probe_coop.wgsl"),
+        "mat_vec_split" => include_str!("kernels/mat_vec_split.wgsl"),
+        "mat_vec_sums" => include_str!("kernels/mat_vec_sums.wgsl"),
         "probe" => include_str!("kernels/probe.wgsl"),
         "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
+        "round" => include_str!("kernels/round.wgsl"),
+        "round_memory" => include_str!("kernels/round_memory.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
         "rope" => include_str!("kernels/rope.wgsl"),
         "score" => include_str!("kernels/score.wgsl"),
@@ -332,23 +406,17 @@ fn literal(x: f32) -> String {
 
 /// Every shader that a model can ask for.
 pub fn all() -> Vec<Shader> {
-    use graph::ints::ActFormat::{Q8x32, Q8x256};
+    use ActFormat::{Q8x32, Q8x256};
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
-    all.extend([
-        columns(),
-        output_rows(),
-        rms_norm(false, false),
-        rms_norm(true, false),
-        rms_norm(false, true),
-        rms_norm(true, true),
-        rope(false),
-        rope(true),
-        attention_merge(),
-        argmax(),
-    ]);
-    for glu in [None, Some(graph::Act::Silu), Some(graph::Act::GeluTanh)] {
-        all.extend([quantize_act(Q8x32, glu), quantize_act(Q8x256, glu)]);
+    all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
+    let glus = [graph::Act::Silu, graph::Act::GeluTanh].map(Rounded::Glu);
+    for of in [Rounded::Value, Rounded::Merge].into_iter().chain(glus) {
+        all.extend([Q8x32, Q8x256].map(|act| quantize_act(act, of)));
+    }
+    for of_sum in [false, true] {
+        all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
+        all.extend([Q8x32, Q8x256].map(|act| rms_norm(true, of_sum, Some(act))));
     }
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
@@ -364,15 +432,16 @@ pub fn all() -> Vec<Shader> {
                 }
             }
             for products in 1..=3 {
-                all.push(mat_mul_int8(dtype, products));
-                all.extend([8, 32].map(|lanes| mat_vec_int8(dtype, products, lanes)));
+                all.extend([mat_mul_int8(dtype, products), mat_vec_int8(dtype, products)]);
+                all.extend(MANY_LANES.map(|lanes| mat_vec_split(dtype, products, lanes)));
             }
         }
     }
     for kv in [KvType::F16, KvType::F32] {
         all.push(store_kv(kv));
         for softcap in [false, true] {
-            all.extend([attention(kv, softcap, 128), attention_part(kv, softcap)]);
+            all.push(attention(kv, softcap, 128));
+            all.extend([128, 256].map(|dim| attention_part(kv, softcap, [dim; 2])));
         }
     }
     all

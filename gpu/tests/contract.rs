@@ -10,6 +10,7 @@
 mod few;
 
 use few::Few;
+use gguf::DType;
 use gpu::record::{Call, GUARD};
 use gpu::{Api, Gpu};
 use graph::cases::{self, Case, Cut, Tapped};
@@ -109,7 +110,13 @@ fn products_of_many_lanes_have_the_reference_bits() {
             println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
             continue;
         };
-        for case in share(cases::all().unwrap()).filter(|case| case.graph.kv_layers.is_empty()) {
+        // Rows of several rounds of blocks, and products of so many rows that each has fewer lanes.
+        let mut products = cases::all().unwrap();
+        for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
+            products.push(cases::product(dtype, 131 * dtype.block_len(), 48).unwrap());
+            products.push(cases::product(dtype, 3 * dtype.block_len(), 8208).unwrap());
+        }
+        for case in share(products).filter(|case| case.graph.kv_layers.is_empty()) {
             let options = LoadOptions::default();
             let expected = record(&Reference, &case, options, Cut::Batch(512));
             let got = record(&gpu, &case, options, Cut::Chunks(1));

@@ -311,9 +311,15 @@ fn chosen() -> Vec<(Case, Vec<Cut>)> {
     .collect()
 }
 
-fn record(gpu: &gpu::Gpu) -> (Vec<Shader>, Vec<(usize, Call)>) {
+/// Calls on a device, and of products on it where it takes the kernels with many lanes.
+fn record(gpu: &gpu::Gpu, wide: Option<&gpu::Gpu>) -> (Vec<Shader>, Vec<(usize, Call)>) {
     let few = Few::default();
-    for (case, cuts) in chosen() {
+    let mut all: Vec<_> = chosen().into_iter().map(|(case, cuts)| (gpu, case, cuts)).collect();
+    if let Some(wide) = wide {
+        let products = chosen().into_iter().filter(|(case, _)| case.name.starts_with("products"));
+        all.extend(products.map(|(case, cuts)| (wide, case, cuts)));
+    }
+    for (gpu, case, cuts) in all {
         let no_cache = case.graph.kv_layers.is_empty();
         for options in cases::options() {
             for &cut in cuts.iter().filter(|_| !no_cache || options.kv == KvType::F16) {
@@ -366,7 +372,8 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     };
     let gpu = adapter.open(2).unwrap();
     let start = std::time::Instant::now();
-    let (shaders, calls) = record(&gpu);
+    let wide = adapter.open_wide(2).unwrap();
+    let (shaders, calls) = record(&gpu, wide.as_ref());
     let keep = std::env::var_os("KARAT_MSL_KEEP").map(PathBuf::from);
     let dir = keep.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("msl"));
     std::fs::create_dir_all(&dir).unwrap();

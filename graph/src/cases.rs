@@ -219,6 +219,17 @@ pub fn norms(n: usize) -> Result<Case> {
     let two = c.builder.get_rows(tables[1], "two")?;
     let sum = c.builder.add(one, two, "sum")?;
     let x = c.builder.rms_norm(norm, 1e-5, sum, "norm")?;
+    if n.is_multiple_of(256) {
+        // Products that want the norms rounded, of a sum and by itself.
+        c.product(DType::Q4_K, x, 33, "of_norm")?;
+        let y = c.builder.rms_norm(norm, 1e-6, sum, "other")?;
+        c.product(DType::Q8_0, y, 33, "of_other")?;
+        let sum = c.builder.add(one, sum, "more")?;
+        let y = c.builder.rms_norm(norm, 1e-6, sum, "of_more")?;
+        c.product(DType::Q5_1, y, 33, "of_more_out")?;
+        let y = c.builder.rms_norm(norm, 1e-6, sum, "last")?;
+        c.product(DType::Q6_K, y, 33, "of_last")?;
+    }
     let x = c.builder.add(x, sum, "again")?;
     let x = c.builder.output_rows(x, "rows")?;
     c.product(DType::F32, x, 5, "result_output")?;
@@ -357,7 +368,10 @@ fn layer(
         softcap: spec.softcap,
     };
     let cur = c.builder.attention(attention, q, named("kqv_out"))?;
-    let cur = c.product(DType::F16, cur, n_embd, &named("attn_out"))?;
+    // In the decoder's format where its blocks fit.
+    let fits = (spec.n_head * dv).is_multiple_of(spec.dtype.block_len());
+    let dtype = if fits { spec.dtype } else { DType::F16 };
+    let cur = c.product(dtype, cur, n_embd, &named("attn_out"))?;
     let x = c.builder.add(cur, x, named("ffn_inp"))?;
     let norm = c.weight(DType::F32, n_embd, 1, 1.0);
     let cur = c.builder.rms_norm(norm, 1e-5, x, named("ffn_norm"))?;
@@ -384,7 +398,7 @@ pub fn all() -> Result<Vec<Case>> {
         }
         cases.push(products(dtype, columns[columns.len() - 1], 1e5)?);
     }
-    for n in [2047, 2048, 5000] {
+    for n in [2047, 2048, 4608, 5000] {
         cases.push(norms(n)?);
     }
     cases.push(likeliest()?);
@@ -428,6 +442,14 @@ pub fn decoders() -> Result<Vec<Case>> {
             n_head: 3,
             n_head_kv: 1,
             head_dim: 20,
+            ..plain
+        },
+        Decoder {
+            dtype: DType::Q5_K,
+            first_position: 700,
+            n_head: 4,
+            n_head_kv: 2,
+            head_dim: 68,
             ..plain
         },
         Decoder {

@@ -1,8 +1,10 @@
-// Meaning: graph/src/ops/rms_norm.rs; with ADD the norm of a sum, which is written to `x`. One workgroup for each group
-// of `n` columns: chain i of 64 sums the squares of the elements i, i + 64, …; then the halving tree. WIDE: 256 threads
-// bring 2048 elements at a time to the workgroup's memory, from where 64 of them sum, and all write the result. With 64
-// threads that read for themselves a row of 4096 took 51 us on an H100: each read waited for the one before.
-struct Params { rows: u32, row0: u32, cols: u32, n: u32, eps: f32, n_f32: f32 }
+// Meaning: graph/src/ops/rms_norm.rs; with ADD the norm of a sum, which is written to `x`; with ROUND also rounded for the
+// products that follow. One workgroup for each group of `n` columns: chain i of 64 sums the squares of the elements i,
+// i + 64, …; then the halving tree. WIDE: 256 threads hold 4096 elements at a time in registers, and in the workgroup's
+// memory, from where 64 of them sum.
+// Tried, a row of 4096 on an H100: 64 threads that read for themselves took 51 us, each read waiting for the one before;
+// tiles of 2048 of which the row was read again to be written, 14 us.
+struct Params { rows: u32, row0: u32, cols: u32, n: u32, eps: f32, n_f32: f32, row_words: u32 }
 var<immediate> p: Params;
 #if ADD
 @group(0) @binding(0) var<storage, read> a: array<f32>;
@@ -10,24 +12,32 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> w: array<f32>;
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
+#if ROUND
+@group(0) @binding(5) var<storage, read_write> acts: array<u32>;
+#endif
 #else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> w: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#if ROUND
+@group(0) @binding(3) var<storage, read_write> acts: array<u32>;
+#endif
 #endif
 #include float
 
 var<workgroup> lanes: array<f32, 64>;
 #if WIDE
-var<workgroup> tile: array<f32, 2048>;
+const TILE: u32 = 4096u;
+var<workgroup> tile: array<f32, 4096>;
+#endif
+#if ROUND
+#include round_memory
 #endif
 
-// An element of x. Of a sum each is asked for once, and read again by the thread that asked.
+// An element of x. Of a sum it is still to be written.
 fn element(i: u32) -> f32 {
 #if ADD
-    let v = keep(a[i] + b[i]);
-    x[i] = v;
-    return v;
+    return keep(a[i] + b[i]);
 #else
     return x[i];
 #endif
@@ -38,28 +48,68 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let at = wg.y * p.cols + wg.x * p.n;
     var sum = 0.0;
 #if WIDE
-    for (var first = 0u; first < p.n; first += 2048u) {
-        let count = min(p.n - first, 2048u);
-        if count == 2048u {
-#for K 0 1 2 3 4 5 6 7
-            let v{{K}} = element(at + first + t + {{K}}u * 256u);
+    // This thread's elements of a tile, 256 apart, and their weights.
+    var v: array<f32, 16>;
+    var by: array<f32, 16>;
+    for (var first = 0u; first < p.n; first += TILE) {
+        let count = min(p.n - first, TILE);
+        // Everything is asked for before anything is written: a write could be to what is read next.
+#for Q 0 1 2 3
+        if {{Q}}u * 1024u < count {
+#for K 0 1 2 3
+            v[4 * {{Q}} + {{K}}] = element(at + first + min(t + {{Q}}u * 1024u + {{K}}u * 256u, count - 1u));
 #endfor
-#for K 0 1 2 3 4 5 6 7
-            tile[t + {{K}}u * 256u] = v{{K}};
-#endfor
-        } else {
-            for (var i = t; i < count; i += 256u) { tile[i] = element(at + first + i); }
         }
+#endfor
+        if p.n <= TILE {
+#for Q 0 1 2 3
+            if {{Q}}u * 1024u < count {
+#for K 0 1 2 3
+                by[4 * {{Q}} + {{K}}] = w[min(t + {{Q}}u * 1024u + {{K}}u * 256u, count - 1u)];
+#endfor
+            }
+#endfor
+        }
+        workgroupBarrier();
+#for Q 0 1 2 3
+        if {{Q}}u * 1024u < count {
+#for K 0 1 2 3
+            {
+                let i = t + {{Q}}u * 1024u + {{K}}u * 256u;
+                if i < count {
+                    tile[i] = v[4 * {{Q}} + {{K}}];
+#if ADD
+                    x[at + first + i] = v[4 * {{Q}} + {{K}}];
+#endif
+                }
+            }
+#endfor
+        }
+#endfor
         workgroupBarrier();
         if t < 64u {
-            for (var i = t; i < count; i += 64u) { sum = fused(tile[i], tile[i], sum); }
+            var i = t;
+#if SOFT_FMA
+#else
+            for (; i + 960u < count; i += 1024u) {
+#for K 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+                let e{{K}} = tile[i + {{K}}u * 64u];
+#endfor
+#for K 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15
+                sum = fused(e{{K}}, e{{K}}, sum);
+#endfor
+            }
+#endif
+            for (; i < count; i += 64u) { sum = fused(tile[i], tile[i], sum); }
         }
-        workgroupBarrier();
     }
     if t < 64u { lanes[t] = sum; }
 #else
     for (var i = t; i < p.n; i += 64u) {
         let v = element(at + i);
+#if ADD
+        x[at + i] = v;
+#endif
         sum = fused(v, v, sum);
     }
     lanes[t] = sum;
@@ -70,20 +120,48 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     workgroupBarrier();
 #endfor
     let scale = quotient(1.0, root(keep(quotient(lanes[0], p.n_f32)) + p.eps));
-    var i = t;
 #if WIDE
-    // Eight elements are asked for before the first is written: a write could be to what is read next.
-    for (; i + 1792u < p.n; i += 2048u) {
-#for K 0 1 2 3 4 5 6 7
-        let x{{K}} = x[at + i + {{K}}u * 256u];
-        let w{{K}} = w[i + {{K}}u * 256u];
+    for (var first = 0u; first < p.n; first += TILE) {
+        let count = min(p.n - first, TILE);
+        if p.n > TILE {
+#for Q 0 1 2 3
+            if {{Q}}u * 1024u < count {
+#for K 0 1 2 3
+                {
+                    let i = first + min(t + {{Q}}u * 1024u + {{K}}u * 256u, count - 1u);
+                    v[4 * {{Q}} + {{K}}] = element(at + i);
+                    by[4 * {{Q}} + {{K}}] = w[i];
+                }
 #endfor
-#for K 0 1 2 3 4 5 6 7
-        out[at + i + {{K}}u * 256u] = keep(x{{K}} * scale) * w{{K}};
+            }
 #endfor
+        }
+#for Q 0 1 2 3
+        if {{Q}}u * 1024u < count {
+#for K 0 1 2 3
+            {
+                let i = t + {{Q}}u * 1024u + {{K}}u * 256u;
+                if i < count {
+                    let y = keep(v[4 * {{Q}} + {{K}}] * scale) * by[4 * {{Q}} + {{K}}];
+                    out[at + first + i] = y;
+#if ROUND
+                    tile[i] = y;
+#endif
+                }
+            }
+#endfor
+        }
+#endfor
+#if ROUND
+        let row_at = wg.y * p.row_words;
+#include round
+        workgroupBarrier();
+#endif
+    }
+#else
+    for (var i = t; i < p.n; i += 64u) {
+        let x_i = x[at + i];
+        out[at + i] = keep(x_i * scale) * w[i];
     }
 #endif
-    for (; i < p.n; i += {{THREADS}}u) {
-        out[at + i] = keep(x[at + i] * scale) * w[i];
-    }
 }

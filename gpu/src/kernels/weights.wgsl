@@ -53,23 +53,34 @@ fn codes(base: u32, u: u32, j: u32, r: u32) -> u32 {
 #endif
 }
 
-// The f32 scale of the block.
-fn block_d(base: u32, r: u32) -> f32 {
-    let at = base + {{FULL}}u * 32u;
-#if D_F32
-    return bitcast<f32>(w[at + r] ^ no_bits());
-#endif
+// The word of the block that holds the f32 scale of row `r`, and what is added.
+fn d_word(base: u32, r: u32) -> u32 {
 #if D_ONE
-    return f16_to_f32((w[at + (r >> 1u)] >> ((r & 1u) * 16u)) & 0xffffu);
-#endif
-#if D_TWO
-    return f16_to_f32(w[at + r] & 0xffffu);
+    return w[base + {{FULL}}u * 32u + (r >> 1u)];
+#else
+    return w[base + {{FULL}}u * 32u + r];
 #endif
 }
 
+// The f32 scale in that word.
+fn d_of(word: u32, r: u32) -> f32 {
+#if D_F32
+    return bitcast<f32>(word ^ no_bits());
+#endif
+#if D_ONE
+    return f16_to_f32((word >> ((r & 1u) * 16u)) & 0xffffu);
+#endif
+#if D_TWO
+    return f16_to_f32(word & 0xffffu);
+#endif
+}
+
+fn block_d(base: u32, r: u32) -> f32 { return d_of(d_word(base, r), r); }
+
 #if D_TWO
 // What is added, or the f32 scale of the minimums.
-fn block_m(base: u32, r: u32) -> f32 { return f16_to_f32(w[base + {{FULL}}u * 32u + r] >> 16u); }
+fn m_of(word: u32) -> f32 { return f16_to_f32(word >> 16u); }
+fn block_m(base: u32, r: u32) -> f32 { return m_of(d_word(base, r)); }
 #endif
 
 #if SCALES

@@ -1,0 +1,45 @@
+// Element `d` of the result of head `head`, from its chunks in order: graph/src/ops/attention.rs `merge`. Needs exp.wgsl,
+// `pieces` and `step` as attention_part.wgsl has them, and the parameters.
+fn merged(head: u32, d: u32) -> f32 {
+    let last = step[p.positions_at];
+    let first = last + 1u - min(last + 1u, p.window);
+    let n = last / 64u - first / 64u + 1u;
+    let each = p.dim_v + 2u;
+    let begin = head * p.most_chunks * each;
+    var most = pieces[begin];
+    var sum = pieces[begin + 1u];
+    var acc = pieces[begin + 2u + d];
+#if SOFT_FMA
+    for (var i = 1u; i < n; i++) {
+        let at = begin + i * each;
+        var new_most = most;
+        if pieces[at] > most { new_most = pieces[at]; }
+        // One copy of exp in the code.
+        var exps = vec2<f32>(most - new_most, pieces[at] - new_most);
+        for (var e = 0u; e < 2u; e++) { exps[e] = exponential(exps[e]); }
+        sum = fused(sum, exps.x, pieces[at + 1u] * exps.y);
+        acc = fused(acc, exps.x, pieces[at + 2u + d] * exps.y);
+        most = new_most;
+    }
+#else
+    for (var i = 1u; i < n; i += 4u) {
+        // Four chunks are asked for before the first is used.
+#for K 0 1 2 3
+        let at{{K}} = begin + min(i + {{K}}u, n - 1u) * each;
+        let next{{K}} = vec3<f32>(pieces[at{{K}}], pieces[at{{K}} + 1u], pieces[at{{K}} + 2u + d]);
+#endfor
+#for K 0 1 2 3
+        if i + {{K}}u < n {
+            var new_most = most;
+            if next{{K}}.x > most { new_most = next{{K}}.x; }
+            let a = exponential(most - new_most);
+            let b = exponential(next{{K}}.x - new_most);
+            sum = fused(sum, a, keep(next{{K}}.y * b));
+            acc = fused(acc, a, keep(next{{K}}.z * b));
+            most = new_most;
+        }
+#endfor
+    }
+#endif
+    return acc * quotient(1.0, sum);
+}
