@@ -51,7 +51,9 @@ pub(crate) fn lay_open(
     kv: &GpuKv,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let Some((params, grid)) = dispatch.sized(sizes) else { return Ok(()) };
+    let Some((rows, grid)) = dispatch.sized(sizes) else { return Ok(()) };
+    let (words, n) = dispatch.params(rows);
+    let params = words[..n].to_vec();
     let shader = &dispatch.shader;
     if sink.wants(shader, &params, grid) {
         sink.call(read_and_written(device, (dispatch, kv), (params, grid))?);

@@ -359,7 +359,7 @@ fn check_that_harm_is_found(build: &Build, shaders: &[Shader], calls: &[(usize, 
     let best = Probes::best();
     let harms: [(&str, Change); 2] = [
         ("no barrier", |text| text.replace("metal::threadgroup_barrier(", "(void)(")),
-        ("out of range", |text| text.replace("out[at", "out[1u + at")),
+        ("out of range", |text| text.replace(" out[", " out[1u + ")),
     ];
     for (name, change) in harms {
         let variant = Variant { name, probes: best, checked: false, fast: false, change };
