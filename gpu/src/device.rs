@@ -37,6 +37,14 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
+/// What was asked of a device, and where its answer will stand.
+pub(crate) struct Asked {
+    index: wgpu::SubmissionIndex,
+    staging: Option<wgpu::Buffer>,
+    bytes: u64,
+    mapped: Arc<Mutex<Option<std::result::Result<(), wgpu::BufferAsyncError>>>>,
+}
+
 /// An opened device.
 pub(crate) struct Device {
     pub(crate) name: String,
@@ -408,37 +416,55 @@ impl Device {
     /// Runs what was encoded, then reads `words` f32 of a buffer from a byte on. `staging` is kept between calls.
     pub(crate) fn read(
         &self,
-        mut encoder: wgpu::CommandEncoder,
-        (from, offset): (&wgpu::Buffer, u64),
+        encoder: wgpu::CommandEncoder,
+        place: (&wgpu::Buffer, u64),
         words: usize,
         staging: &mut Option<wgpu::Buffer>,
     ) -> Result<Vec<f32>> {
+        let asked = self.ask((None, encoder), place, words, staging)?;
+        self.answer(asked)
+    }
+
+    /// The first half of [`Device::read`]: submits, behind commands that may be ready already, and waits for nothing.
+    pub(crate) fn ask(
+        &self,
+        (ready, mut encoder): (Option<wgpu::CommandBuffer>, wgpu::CommandEncoder),
+        (from, offset): (&wgpu::Buffer, u64),
+        words: usize,
+        staging: &mut Option<wgpu::Buffer>,
+    ) -> Result<Asked> {
         let bytes = words as u64 * 4;
         if staging.as_ref().is_none_or(|s| s.size() < bytes) {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             *staging = Some(self.buffer_for("read-back", bytes.next_power_of_two(), usage)?);
         }
-        let Some(staging) = staging else { return Ok(Vec::new()) };
-        if words == 0 {
-            self.submit(encoder)?;
-            return Ok(Vec::new());
-        }
-        encoder.copy_buffer_to_buffer(from, offset, staging, 0, bytes);
-        let index = self.queue.submit([encoder.finish()]);
-        let slice = staging.slice(..bytes);
         let mapped = Arc::new(Mutex::new(None));
-        let answer = Arc::clone(&mapped);
-        slice.map_async(wgpu::MapMode::Read, move |result| {
-            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
-        });
-        self.wait(index)?;
-        let result = mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let staging = staging.clone().filter(|_| words > 0);
+        if let Some(staging) = &staging {
+            encoder.copy_buffer_to_buffer(from, offset, staging, 0, bytes);
+        }
+        let index = self.queue.submit(ready.into_iter().chain([encoder.finish()]));
+        if let Some(staging) = &staging {
+            let answer = Arc::clone(&mapped);
+            staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
+                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+            });
+        }
+        Ok(Asked { index, staging, bytes, mapped })
+    }
+
+    /// The second half: waits, and reads.
+    pub(crate) fn answer(&self, asked: Asked) -> Result<Vec<f32>> {
+        self.wait(asked.index)?;
+        let Some(staging) = asked.staging else { return Ok(Vec::new()) };
+        let result = asked.mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
         let lost = |why: String| Error::new(ErrorKind::DeviceLost, format!("{}: {why}", self.name));
         match result {
             Some(Ok(())) => {}
             Some(Err(e)) => return Err(lost(format!("results cannot be read: {e}"))),
             None => return Err(lost("results did not arrive".to_owned())),
         }
+        let slice = staging.slice(..asked.bytes);
         let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;
         let values =
             view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

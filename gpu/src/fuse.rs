@@ -11,6 +11,9 @@ use std::collections::HashMap;
 /// Products of the same activations that one dispatch may take: three results, and what it reads, are six buffers.
 const MOST_PRODUCTS: usize = 3;
 
+/// Buffers of a kernel that turns and stores, the cache's among them.
+const MOST_BUFFERS: u32 = 10;
+
 /// Nodes that a chain has at most.
 const MOST_NODES: usize = 3;
 
@@ -23,8 +26,8 @@ pub(crate) enum Chain {
     GluRound,
     /// Attention and the rounding of it.
     AttentionRound,
-    /// Two rotary embeddings by the same angles.
-    Ropes,
+    /// Two rotary embeddings by the same angles, and the storing of the second.
+    Ropes { store: bool },
 }
 
 impl Chain {
@@ -32,7 +35,8 @@ impl Chain {
     pub(crate) fn nodes(self) -> usize {
         match self {
             Self::Norm { of_sum, round } => 1 + usize::from(of_sum) + usize::from(round),
-            Self::GluRound | Self::AttentionRound | Self::Ropes => 2,
+            Self::GluRound | Self::AttentionRound => 2,
+            Self::Ropes { store } => 2 + usize::from(store),
         }
     }
 }
@@ -46,11 +50,18 @@ pub(crate) struct Fusions {
 }
 
 impl Fusions {
-    /// What a device that binds `max_binding` bytes can do together.
-    pub(crate) fn of(graph: &Graph, options: LoadOptions, max_binding: u64) -> Self {
+    /// What a device can do together that binds so many bytes, and so many buffers for a kernel.
+    pub(crate) fn of(
+        graph: &Graph,
+        options: LoadOptions,
+        (max_binding, buffers): (u64, u32),
+    ) -> Self {
         let (mut chains, mut at) = (HashMap::new(), 0);
         while at < graph.nodes.len() {
-            let chain = chain(graph, options, at);
+            let mut chain = chain(graph, options, at);
+            if let Some(Chain::Ropes { store }) = &mut chain {
+                *store &= buffers >= MOST_BUFFERS;
+            }
             chains.extend(chain.map(|chain| (at, chain)));
             at += chain.map_or(1, Chain::nodes);
         }
@@ -114,7 +125,15 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
         }
         (Op::Glu { .. }, _) if rounds(1) => return Some(Chain::GluRound),
         (Op::Attention(_), _) if rounds(1) => return Some(Chain::AttentionRound),
-        (Op::Rope { .. }, None) if one.op == two.op => return Some(Chain::Ropes),
+        (Op::Rope { head_dim, .. }, None) if one.op == two.op => {
+            let store = match reader(2) {
+                Some(Op::StoreKv { kv_layer }) => {
+                    graph.kv_layers[*kv_layer].head_dim_k == *head_dim
+                }
+                Some(_) | None => false,
+            };
+            return Some(Chain::Ropes { store });
+        }
         (_, _) => None,
     };
     let (of_sum, round) = norm?;

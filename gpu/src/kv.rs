@@ -2,6 +2,7 @@
 
 use crate::device::Device;
 use graph::{Error, ErrorKind, Graph, KV_BLOCK, KvLayer, KvType, Result};
+use std::sync::Arc;
 
 /// Words of one head of `dim` elements at one position.
 pub(crate) fn head_words(kv: KvType, dim: usize) -> usize {
@@ -32,6 +33,8 @@ pub(crate) fn bytes(graph: &Graph, kv: KvType, n_blocks: usize) -> u64 {
 pub(crate) struct GpuKv {
     pub(crate) n_blocks: usize,
     pub(crate) layers: Vec<LayerKv>,
+    /// Which cache it is.
+    pub(crate) id: Arc<()>,
 }
 
 /// The cache of one layer.
@@ -63,6 +66,6 @@ impl GpuKv {
             let bind = device.bind_kv(&[(&halves[0].0, 0, sizes[0]), (&halves[1].0, 0, sizes[1])]);
             layers.push(LayerKv { bind, halves });
         }
-        Ok(Self { n_blocks, layers })
+        Ok(Self { n_blocks, layers, id: Arc::default() })
     }
 }

@@ -259,7 +259,8 @@ impl Gpu {
             self.supports(&graph, node, options)
                 .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
         }
-        let fusions = fuse::Fusions::of(&graph, options, self.device.max_binding());
+        let buffers = self.device.limits.max_storage_buffers_per_shader_stage;
+        let fusions = fuse::Fusions::of(&graph, options, (self.device.max_binding(), buffers));
         let loaded = (&*graph, &fusions);
         let weights = weights::load(&self.device, loaded, file, self.threads, progress)?;
         Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), (graph, fusions), weights, options))

@@ -1,7 +1,7 @@
 //! What a step submits: for each node its dispatches, with pipelines and bind groups made once. A step of more rows
 //! than the plan was made for gets a new plan.
 
-use crate::device::{Device, Pipeline};
+use crate::device::{Device, MAX_PARAMS, Pipeline};
 use crate::fuse::Fusions;
 use crate::kv::LayerKv;
 use crate::layout::act_words;
@@ -63,12 +63,12 @@ pub(crate) struct Dispatch {
 }
 
 impl Dispatch {
-    /// Its parameters and grid in a step of so many tokens and outputs, the last token standing at `last`; `None`
-    /// where it has nothing to do.
+    /// Its rows, the first of them, and its grid in a step of so many tokens and outputs, the last token standing at
+    /// `last`; `None` where it has nothing to do.
     pub(crate) fn sized(
         &self,
         (tokens, outputs, last): (usize, usize, u32),
-    ) -> Option<(Vec<u32>, [u32; 3])> {
+    ) -> Option<([u32; 2], [u32; 3])> {
         let all = match self.rows {
             Rows::Tokens => tokens,
             Rows::Outputs => outputs,
@@ -77,13 +77,21 @@ impl Dispatch {
         if rows == 0 || self.x == 0 || !self.only.contains(&all) {
             return None;
         }
-        let mut params = self.params.clone();
-        (params[0], params[1]) = (rows as u32, self.first_row as u32);
         let chunks = self.chunks_of.map_or(1, |window| {
             let first = graph::ops::attention::first_visible(last, Some(window));
             last / KV_BLOCK as u32 - first / KV_BLOCK as u32 + 1
         });
-        Some((params, [self.x, rows.div_ceil(self.rows_each) as u32, chunks]))
+        let grid = [self.x, rows.div_ceil(self.rows_each) as u32, chunks];
+        Some(([rows as u32, self.first_row as u32], grid))
+    }
+
+    /// Its parameters for these rows. Every dispatch of every step asks: no allocation.
+    pub(crate) fn params(&self, rows: [u32; 2]) -> ([u32; MAX_PARAMS as usize / 4], usize) {
+        let mut words = [0; MAX_PARAMS as usize / 4];
+        let n = self.params.len();
+        words[..n].copy_from_slice(&self.params);
+        words[..2].copy_from_slice(&rows);
+        (words, n)
     }
 
     /// Encodes it, as far as it has something to do.
@@ -93,13 +101,14 @@ impl Dispatch {
         sizes: (usize, usize, u32),
         kv: &[LayerKv],
     ) {
-        let Some((params, [x, y, z])) = self.sized(sizes) else { return };
+        let Some((rows, [x, y, z])) = self.sized(sizes) else { return };
+        let (params, n) = self.params(rows);
         pass.set_pipeline(&self.pipeline.pipeline);
         pass.set_bind_group(0, &self.bind, &[]);
         if let Some(layer) = self.kv {
             pass.set_bind_group(1, &kv[layer].bind, &[]);
         }
-        pass.set_immediates(0, bytemuck::cast_slice(&params));
+        pass.set_immediates(0, bytemuck::cast_slice(&params[..n]));
         pass.dispatch_workgroups(x, y, z);
     }
 }

@@ -261,11 +261,12 @@ impl Planner<'_> {
                 all.extend(self.mat_mul(last)?);
                 Ok(all)
             }
-            (Chain::Ropes, Op::Rope { table, head_dim, pairs }) => {
+            (Chain::Ropes { store: true }, Op::Rope { .. }) => self.rope_store(nodes),
+            (Chain::Ropes { .. }, Op::Rope { table, head_dim, pairs }) => {
                 let values = nodes.iter().filter_map(|n| Some((n.inputs[0], n.output?)));
                 self.rope((*table, *head_dim, *pairs), &values.collect::<Vec<_>>())
             }
-            (Chain::GluRound | Chain::AttentionRound | Chain::Ropes, _) => Ok(Vec::new()),
+            (Chain::GluRound | Chain::AttentionRound | Chain::Ropes { .. }, _) => Ok(Vec::new()),
         }
     }
 
@@ -432,6 +433,37 @@ impl Planner<'_> {
         bound.extend(values.iter().map(|(_, out)| self.value(*out)));
         let grid = (Rows::Tokens, groups.iter().sum());
         self.each_row(&shaders::rope(values.len() > 1), &bound, &params, grid)
+    }
+
+    /// Queries and keys are turned, and keys and values stored.
+    fn rope_store(&self, nodes: &[Node]) -> Result<Vec<Dispatch>> {
+        let [turn_q, turn_k, store] = nodes else { return Ok(Vec::new()) };
+        let (Op::Rope { table, pairs, .. }, &Op::StoreKv { kv_layer }) = (&turn_q.op, &store.op)
+        else {
+            return Ok(Vec::new());
+        };
+        let (Some(out_q), Some(out_k)) = (turn_q.output, turn_k.output) else {
+            return Ok(Vec::new());
+        };
+        let spec = self.graph.kv_layers[kv_layer];
+        let [_, positions, tables, ..] = self.plan.capacity.step_words();
+        let words = |dim| head_words(self.options.kv, dim);
+        let (words_k, words_v) = (words(spec.head_dim_k), words(spec.head_dim_v));
+        let n = self.graph.rope_tables[*table].freqs.len();
+        let cols = self.graph.value(out_q).cols;
+        let split_k = cols.div_ceil(64);
+        let split_v = split_k + (spec.n_head_kv * words_k).div_ceil(64);
+        let adjacent = usize::from(*pairs == RopePairs::Adjacent);
+        let sizes = [cols, spec.head_dim_k, n, adjacent, spec.n_head_kv, spec.head_dim_v];
+        let more = [words_k, words_v, positions, tables, split_k, split_v];
+        let params: Vec<u32> = sizes.into_iter().chain(more).map(|n| n as u32).collect();
+        let mut bound = vec![Bound::Rows(&self.plan.angles[*table], 2 * n.max(1))];
+        let values = [turn_q.inputs[0], turn_k.inputs[0], store.inputs[1]];
+        bound.extend(values.map(|id| self.value(id)));
+        bound.extend([self.step(), self.tables(), self.value(out_q), self.value(out_k)]);
+        let x = split_v + (spec.n_head_kv * words_v).div_ceil(64);
+        let grid = (Rows::Tokens, Grid::each_row(x), Some(kv_layer));
+        self.over_rows(&shaders::rope_store(self.options.kv), &bound, &params, grid)
     }
 
     fn store_kv(&self, layer: usize, k: ValueId, v: ValueId) -> Result<Vec<Dispatch>> {

@@ -35,10 +35,10 @@ pub trait Sink: Send {
 }
 
 impl Call {
-    /// Which of its buffers a kernel writes: the last ones of group 0, or the cache.
+    /// Which of its buffers a kernel writes: the last ones of group 0, and those of the cache where it stores.
     pub fn outputs(shader: &Shader) -> Vec<usize> {
         let n = shader.buffers as usize;
-        if shader.writes > 0 { (n - shader.writes as usize..n).collect() } else { vec![n, n + 1] }
+        (n - shader.writes as usize..if shader.stores() { n + 2 } else { n }).collect()
     }
 }
 
@@ -51,7 +51,9 @@ pub(crate) fn lay_open(
     kv: &GpuKv,
     sink: &mut dyn Sink,
 ) -> Result<()> {
-    let Some((params, grid)) = dispatch.sized(sizes) else { return Ok(()) };
+    let Some((rows, grid)) = dispatch.sized(sizes) else { return Ok(()) };
+    let (words, n) = dispatch.params(rows);
+    let params = words[..n].to_vec();
     let shader = &dispatch.shader;
     if sink.wants(shader, &params, grid) {
         sink.call(read_and_written(device, (dispatch, kv), (params, grid))?);

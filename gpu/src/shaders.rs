@@ -31,6 +31,11 @@ impl Shader {
     fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
         Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: false }
     }
+
+    /// Whether the cache is written.
+    pub fn stores(&self) -> bool {
+        ["rope_store", "store_kv"].contains(&self.file)
+    }
 }
 
 /// Lanes for each row of weights where threads cost.
@@ -205,6 +210,12 @@ pub fn store_kv(kv: KvType) -> Shader {
     Shader { writes: 0, kv: true, ..Shader::new("store_kv", 4, defines) }
 }
 
+/// RoPE of queries and keys, and storing keys and values: eight buffers and the cache's two.
+pub fn rope_store(kv: KvType) -> Shader {
+    let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
+    Shader { writes: 2, kv: true, ..Shader::new("rope_store", 8, defines) }
+}
+
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
 pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     let defines = Defines::new()
@@ -369,6 +380,7 @@ fn file(name: &str) -> Option<&'static str> {
         "round_memory" => include_str!("kernels/round_memory.wgsl"),
         "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
         "rope" => include_str!("kernels/rope.wgsl"),
+        "rope_store" => include_str!("kernels/rope_store.wgsl"),
         "score" => include_str!("kernels/score.wgsl"),
         "store_kv" => include_str!("kernels/store_kv.wgsl"),
         "weights" => include_str!("kernels/weights.wgsl"),
@@ -438,7 +450,7 @@ pub fn all() -> Vec<Shader> {
         }
     }
     for kv in [KvType::F16, KvType::F32] {
-        all.push(store_kv(kv));
+        all.extend([store_kv(kv), rope_store(kv)]);
         for softcap in [false, true] {
             all.push(attention(kv, softcap, 128));
             all.extend([128, 256].map(|dim| attention_part(kv, softcap, [dim; 2])));

@@ -249,6 +249,33 @@ fn a_tap_changes_nothing_and_a_changed_value_is_read() {
 }
 
 #[test]
+fn a_step_that_was_encoded_ahead_is_the_one_that_follows() {
+    // A prompt up to a chunk's end, then single tokens: on one cache, on another in between, and from before again.
+    let case = &cases::decoders().unwrap()[0];
+    let token = |i: u32| vec![case.prompts[0][i as usize % case.prompts[0].len()]];
+    let mut steps = vec![(0, 0, (0..61).flat_map(token).collect::<Vec<_>>())];
+    steps.extend((61..67).map(|at| (0, at, token(at))));
+    steps.extend((0..3).flat_map(|at| [(1, at, token(at + 5)), (0, 67 + at, token(at))]));
+    steps.extend((62..66).map(|at| (0, at, token(at + 9))));
+    for gpu in devices() {
+        let mut logits = Vec::new();
+        for backend in [&Reference as &dyn Backend, &gpu] {
+            let (graph, options) = (Arc::clone(&case.graph), LoadOptions::default());
+            let mut loaded = backend.load(graph, &case.file, options, &mut |_| {}).unwrap();
+            let mut caches = [loaded.new_kv(4).unwrap(), loaded.new_kv(4).unwrap()];
+            let run = |(cache, at, tokens): &(usize, u32, Vec<u32>)| {
+                let step = graph::Step::single(tokens, *at);
+                loaded.run(&step, &mut caches[*cache], &mut graph::NoTap).unwrap()
+            };
+            logits.push(steps.iter().map(run).collect::<Vec<_>>());
+        }
+        for (i, (got, expected)) in logits[1].iter().zip(&logits[0]).enumerate() {
+            assert!(got == expected, "{}: step {i}, {:?}", gpu.name(), &steps[i]);
+        }
+    }
+}
+
+#[test]
 fn a_nan_or_infinite_input_reaches_the_logits() {
     struct Poison(f32);
     impl graph::Tap for Poison {
