@@ -19,7 +19,9 @@ const WIDE: u32 = 32;
 /// What shaders for a matrix unit want.
 const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
     .union(wgpu::Features::SHADER_F16)
-    .union(wgpu::Features::SUBGROUP);
+    .union(wgpu::Features::SHADER_I16)
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::SUBGROUP_BARRIER);
 /// Bytes that are uploaded in one go.
 const UPLOAD: usize = 16 << 20;
 

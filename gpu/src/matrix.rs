@@ -17,9 +17,9 @@ pub struct Matrix {
     pub subgroup: u32,
 }
 
-/// The units that devices are known to have: NVIDIA's and Apple's.
-pub(crate) fn known() -> [Matrix; 2] {
-    [16, 8].map(|size| Matrix { size, subgroup: 32 })
+/// The units that devices are known to have: NVIDIA's, AMD's and Apple's shapes, and Mesa's in software.
+pub(crate) fn known() -> [Matrix; 3] {
+    [(16, 32), (8, 32), (8, 8)].map(|(size, subgroup)| Matrix { size, subgroup })
 }
 
 /// What a workgroup multiplies: `sub_rows` by `sub_tokens` subgroups, each with 32 rows of weights and 32 tokens.
@@ -38,13 +38,13 @@ const F16_WHOLE: u32 = 1 << 11;
 const F32_WHOLE: u32 = 1 << 24;
 
 impl Matrix {
-    /// The tile of a workgroup that may share so many bytes.
-    pub(crate) fn tile(self, shared_memory: u32) -> Tile {
-        let sub_rows = if self.subgroup >= 32 { 2 } else { 1 };
-        let sub_tokens = if shared_memory >= 40 << 10 { 2 } else { 1 };
-        // As many threads as rows, at least.
-        let sub_tokens = sub_tokens.max(SUB / self.subgroup);
-        Tile { sub_rows, sub_tokens }
+    /// The tile of a workgroup: as many threads as rows, at least.
+    pub(crate) fn tile(self) -> Tile {
+        if self.subgroup >= SUB {
+            Tile { sub_rows: 2, sub_tokens: 2 }
+        } else {
+            Tile { sub_rows: 1, sub_tokens: SUB / self.subgroup }
+        }
     }
 }
 
@@ -105,38 +105,52 @@ impl Exact {
 }
 
 /// The constants of `mat_mul_coop.wgsl` beside the format's.
-pub(crate) fn defines(dtype: DType, matrix: Matrix, tile: Tile) -> Defines {
+pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
     let Some(form) = form(dtype) else { return Defines::new() };
-    let Exact { bias, shift, span } = Exact::of(&form);
-    let (rows, tokens) = (tile.rows(), tile.tokens());
-    let threads = tile.sub_rows * tile.sub_tokens * matrix.subgroup;
-    let outs = rows * tokens / threads;
-    let split = shift > 0;
-    let single = !split && span == form.block;
-    let steps = |n: u32| (0..n).step_by(matrix.size as usize).map(|k| k.to_string());
-    let list_of = |n: u32| steps(n).collect::<Vec<_>>().join(" ");
-    let is_signed = form.table.is_some() || form.bits == 8;
-    let by_sixteen = form.sub == 16;
-    let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
-    Defines::new()
-        .flag("SPLIT", split)
-        .flag("SINGLE", single)
-        .set("SIZE", &matrix.size)
+    let tile = matrix.tile();
+    let (size, rows, tokens) = (matrix.size, tile.rows(), tile.tokens());
+    let subgroups = tile.sub_rows * tile.sub_tokens;
+    let threads = subgroups * matrix.subgroup;
+    let each = size * size / matrix.subgroup;
+    // Fragments begin at every `size`-th number, counted in fours.
+    let steps = |n: u32| -> String {
+        let fours = (0..n).step_by(size as usize).map(|k| (k / 4).to_string());
+        fours.collect::<Vec<_>>().join(" ")
+    };
+    let pieces = |n: u32| list(n.div_ceil(threads) as usize);
+    by_format(&form)
+        .set("SIZE", &size)
         .set("ROWS", &rows)
         .set("TOKENS", &tokens)
         .set("TWO_ROWS", &(2 * rows))
         .set("TWO_TOKENS", &(2 * tokens))
         .set("THREADS", &threads)
-        .set("A_LEN", &(rows * 40))
-        .set("X_LEN", &(tokens * 40))
-        .set("C_LEN", &(tokens * (rows + 4)))
+        .set("A_LEN", &(rows * 10))
+        .set("X_LEN", &(tokens * 10))
+        .set("MINS_LEN", &(rows * 6))
+        .set("SUMS_LEN", &(tokens * 6))
+        .set("C_LEN", &(subgroups * size * (size + 4)))
+        .set("A_LIST", &pieces(2 * rows))
+        .set("X_LIST", &pieces(2 * tokens))
+        .set("TOKEN_LIST", &pieces(tokens))
         .set("SUB_ROWS", &tile.sub_rows)
-        .set("FRAGMENTS", &(SUB / matrix.size))
-        .set("FRAGMENT_LIST", &list((SUB / matrix.size) as usize))
-        .set("OUTS", &outs)
-        .set("OUT_LIST", &list(outs as usize))
-        .set("STEPS", &list_of(32))
-        .set("SUM_STEPS", &list_of(16))
+        .set("FRAGMENTS", &(SUB / size))
+        .set("FRAGMENT_LIST", &list((SUB / size) as usize))
+        .set("EACH", &each)
+        .set("EACH_LIST", &list(each as usize))
+        .set("STEPS", &steps(32))
+        .set("SUM_STEPS", &steps(16))
+}
+
+fn by_format(form: &Form) -> Defines {
+    let Exact { bias, shift, span } = Exact::of(form);
+    let split = shift > 0;
+    let is_signed = form.table.is_some() || form.bits == 8;
+    let by_sixteen = form.sub == 16;
+    let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
+    Defines::new()
+        .flag("SPLIT", split)
+        .flag("SINGLE", !split && span == form.block)
         .set("SPAN_UNITS", &(span / 32))
         // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.
         .set("SUM_TYPE", if !split && form.block / span == 2 { "f32" } else { "i32" })
@@ -145,8 +159,10 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix, tile: Tile) -> Defines {
         .set("SHIFT", &shift)
         .set("LOW_MASK", &mask((1 << shift) - 1))
         .set("HIGH_MASK", &mask(255 >> shift))
-        .set("HALF_RUN", if by_sixteen { "2u * u + h" } else { "u" })
-        .set("MIN_RUN", if by_sixteen { "s" } else { "s >> 1u" })
+        .set("FIRST_RUN", if by_sixteen { "a_h{{I}}" } else { "0u" })
+        .set("NEXT_RUN", if by_sixteen { "2u * next_u + a_h{{I}}" } else { "next_u" })
+        .flag("MIN_TWICE", !by_sixteen)
+        .set("MIN_WORDS", &(form.block / form.sub / 4))
 }
 
 #[cfg(test)]

@@ -394,8 +394,8 @@ impl Planner<'_> {
             let over = grid(rows_each, FEW + 1..=int8_most);
             all.extend(self.over_rows(&many, &bound, &params, over)?);
             if let Some(matrix) = matrix {
-                let tile = matrix.tile(self.device.limits.max_compute_workgroup_storage_size);
-                let shader = shaders::mat_mul_coop(weight.dtype, outs.len(), matrix, tile);
+                let tile = matrix.tile();
+                let shader = shaders::mat_mul_coop(weight.dtype, outs.len(), matrix);
                 let (rows_each, only) = (tile.tokens() as usize, MATRIX_FROM..=usize::MAX);
                 let x = piece.count.div_ceil(tile.rows() as usize);
                 let grid = (rows, Grid { x, rows_each, only, chunks_of: None }, None);

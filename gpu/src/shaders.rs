@@ -1,7 +1,7 @@
 //! The kernels' files, and how each is specialised: one `Shader` is one pipeline.
 
 use crate::layout::{Layout, Quant, Scales};
-use crate::matrix::{self, Matrix, Tile};
+use crate::matrix::{self, Matrix};
 use crate::probe::Probes;
 use crate::template::{Defines, expand, list};
 use gguf::DType;
@@ -192,9 +192,9 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
 }
 
 /// The same for many rows on a device with a matrix unit.
-pub(crate) fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix, tile: Tile) -> Shader {
+pub fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix) -> Shader {
     let shader = int8("mat_mul_coop", dtype, products);
-    let defines = shader.defines.with(&matrix::defines(dtype, matrix, tile));
+    let defines = shader.defines.with(&matrix::defines(dtype, matrix));
     Shader { defines, matrix: true, ..shader }
 }
 
@@ -358,12 +358,17 @@ fn file(name: &str) -> Option<&'static str> {
         "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
         "attention_part" => include_str!("kernels/attention_part.wgsl"),
         "codes" => include_str!("kernels/codes.wgsl"),
+        "coop_mins" => include_str!("kernels/coop_mins.wgsl"),
+        "coop_next" => include_str!("kernels/coop_next.wgsl"),
+        "coop_stage" => include_str!("kernels/coop_stage.wgsl"),
+        "coop_sums" => include_str!("kernels/coop_sums.wgsl"),
         "copy" => include_str!("kernels/copy.wgsl"),
         "dot" => include_str!("kernels/dot.wgsl"),
         "elementwise" => include_str!("kernels/elementwise.wgsl"),
         "exp" => include_str!("kernels/exp.wgsl"),
         "float" => include_str!("kernels/float.wgsl"),
         "merge" => include_str!("kernels/merge.wgsl"),
+        "halves" => include_str!("kernels/halves.wgsl"),
         "limits" => include_str!("kernels/limits.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_coop" => include_str!("kernels/mat_mul_coop.wgsl"),
@@ -440,7 +445,7 @@ pub fn all() -> Vec<Shader> {
         if graph::ints::form(dtype).is_some() {
             for matrix in matrix::known() {
                 for products in [1, 3] {
-                    all.push(mat_mul_coop(dtype, products, matrix, matrix.tile(32 << 10)));
+                    all.push(mat_mul_coop(dtype, products, matrix));
                 }
             }
             for products in 1..=3 {

@@ -1,24 +1,31 @@
 enable f16;
+enable wgpu_int16;
 enable wgpu_cooperative_matrix;
 // Meaning: graph/src/ops/mat_mul.rs, `dot_int8`, on matrix units: {{ROWS}} rows of weights by {{TOKENS}} rows of rounded
-// activations in a workgroup, {{SIZE}} x {{SIZE}} fragments. Quants, times their integer scale, are f16 numbers, and the sums of
-// a span of elements are below 2^24, so f32 holds each exactly in whatever order the unit adds (gpu/src/matrix.rs says how
-// long a span may be; the probe of the device asks whether its unit keeps to that). Spans join as integers, blocks in order.
+// activations in a workgroup, {{SIZE}} x {{SIZE}} fragments. Quants, times their integer scale, are f16 numbers, and the sums
+// of a span of elements are below 2^24, so f32 holds each exactly in whatever order the unit adds (gpu/src/matrix.rs says how
+// long a span may be; a probe of the device asks whether its unit keeps to that). Spans join as integers, blocks in order.
+// Tried, 4096 x 4096 in Q4_K by 512 tokens on an H100, where the packed dot products of mat_mul_int8.wgsl take 580 us: numbers
+// made through unpack2x16float and stored one by one, 630 us; as below, from their bits and four at a time, the sums of a
+// fragment through a place of its own, the next unit asked for ahead, 223 us; 64 x 128 in a workgroup 308, 128 x 64 282.
 #include float
 #include weights
 #include dot
+#include halves
 
 const ROWS: u32 = {{ROWS}}u;
 const TOKENS: u32 = {{TOKENS}}u;
 const THREADS: u32 = {{THREADS}}u;
-// Rows of a stage stand 40 apart, so that the rows of a fragment lie in different banks; so do the columns of the sums.
-const PITCH: u32 = 40u;
-const SUMS: u32 = {{ROWS}}u + 4u;
-var<workgroup> a: array<f16, {{A_LEN}}>;
+// In fours of numbers: rows of a stage stand 40 apart, of minimums 24, so that those of a fragment lie in different banks.
+const PITCH: u32 = 10u;
+const MIN_PITCH: u32 = 6u;
+const SUMS: u32 = {{SIZE}}u + 4u;
+var<workgroup> a: array<vec4<f16>, {{A_LEN}}>;
 #if SPLIT
-var<workgroup> a_high: array<f16, {{A_LEN}}>;
+var<workgroup> a_high: array<vec4<f16>, {{A_LEN}}>;
 #endif
-var<workgroup> x: array<f16, {{X_LEN}}>;
+var<workgroup> x: array<vec4<f16>, {{X_LEN}}>;
+// A fragment of sums for each subgroup.
 var<workgroup> c: array<f32, {{C_LEN}}>;
 // Scales of this block and the next, by turns.
 var<workgroup> d_rows: array<f32, {{TWO_ROWS}}>;
@@ -26,97 +33,73 @@ var<workgroup> d_tokens: array<f32, {{TWO_TOKENS}}>;
 #if D_TWO
 var<workgroup> m_rows: array<f32, {{TWO_ROWS}}>;
 #if MINS
+var<workgroup> mins: array<vec4<f16>, {{MINS_LEN}}>;
+var<workgroup> sums: array<vec4<f16>, {{SUMS_LEN}}>;
 #else
 var<workgroup> s_tokens: array<f32, {{TWO_TOKENS}}>;
 #endif
 #endif
 
-// Four bytes as numbers, less what they were stored with: 1024 + b is a number whose lowest bits are b.
-fn numbers(bytes: u32, less: f16) -> vec4<f16> {
-    let low = (bytes & 0xffu) | ((bytes & 0xff00u) << 8u) | 0x64006400u;
-    let high = ((bytes >> 16u) & 0xffu) | ((bytes >> 8u) & 0xff0000u) | 0x64006400u;
-    return vec4<f16>(vec2<f16>(unpack2x16float(low)), vec2<f16>(unpack2x16float(high))) - vec4<f16>(less);
-}
-
 @compute @workgroup_size({{THREADS}})
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32,
-    @builtin(subgroup_id) subgroup: u32) {
+    @builtin(subgroup_id) subgroup: u32, @builtin(subgroup_invocation_id) lane: u32) {
     let last_tile = (p.count - 1u) >> 5u;
-    // The part of the tile that this subgroup multiplies, and the row and the tokens that this thread adds up.
+    // The part of the tile that this subgroup multiplies, and of each of its fragments the row and the first token that
+    // this thread adds up.
     let sub_row = (subgroup % {{SUB_ROWS}}u) * {{FRAGMENTS}}u * {{SIZE}}u;
     let sub_token = (subgroup / {{SUB_ROWS}}u) * {{FRAGMENTS}}u * {{SIZE}}u;
-    let own_row = t % ROWS;
-    let own_token = (t / ROWS) * {{OUTS}}u;
-    var acc: array<f32, {{OUTS}}>;
+    let own_row = lane % {{SIZE}}u;
+    let own_token = (lane / {{SIZE}}u) * {{EACH}}u;
+    let region = subgroup * {{SIZE}}u * SUMS;
+    let own = region + own_token * SUMS + own_row;
+#for R {{FRAGMENT_LIST}}
+#for T {{FRAGMENT_LIST}}
+    var acc_{{R}}_{{T}}: array<f32, {{EACH}}>;
 #if SINGLE
 #else
-    var isum: array<{{SUM_TYPE}}, {{OUTS}}>;
+    var isum_{{R}}_{{T}}: array<{{SUM_TYPE}}, {{EACH}}>;
 #endif
 #if MINS
-    var msum: array<f32, {{OUTS}}>;
+    var msum_{{R}}_{{T}}: array<f32, {{EACH}}>;
 #endif
-    for (var b = 0u; b < p.blocks; b++) {
-        let turn = b & 1u;
-        for (var i = t; i < ROWS; i += THREADS) {
-            let base = (min(wg.x * (ROWS / 32u) + (i >> 5u), last_tile) * p.blocks + b) * {{BLOCK_WORDS}}u;
-            d_rows[turn * ROWS + i] = block_d(base, i & 31u);
+#endfor
+#endfor
+    // What this thread brings to the workgroup: half a unit, 16 elements, of a row of weights and of activations
+    // (neighbouring threads have neighbouring rows of weights, and the two halves of an activation), and scales.
+#for I {{A_LIST}}
+    let a_r{{I}} = (t + {{I}}u * THREADS) % ROWS;
+    let a_h{{I}} = (t + {{I}}u * THREADS) / ROWS;
+    let a_tile{{I}} = min(wg.x * (ROWS / 32u) + (a_r{{I}} >> 5u), last_tile) * p.blocks;
+    var w_next{{I}} = half_words(a_tile{{I}} * {{BLOCK_WORDS}}u, 0u, a_h{{I}} & 1u, a_r{{I}} & 31u);
+#if SCALES
+    var scale_next{{I}} = run_scale(a_tile{{I}} * {{BLOCK_WORDS}}u, {{FIRST_RUN}}, a_r{{I}} & 31u);
+#endif
+#endfor
+    let x_h = t & 1u;
+#for I {{X_LIST}}
+    let x_token{{I}} = (t + {{I}}u * THREADS) >> 1u;
+    let x_row{{I}} = min(wg.y * TOKENS + x_token{{I}}, p.rows - 1u) * p.row_words;
+    var x_next{{I}} = quads[(x_row{{I}} >> 2u) + x_h];
+#endfor
+    let d_tile = min(wg.x * (ROWS / 32u) + ((t % ROWS) >> 5u), last_tile) * p.blocks;
+    var d_next = block_d(d_tile * {{BLOCK_WORDS}}u, t & 31u);
 #if D_TWO
-            m_rows[turn * ROWS + i] = block_m(base, i & 31u);
+    var m_next = block_m(d_tile * {{BLOCK_WORDS}}u, t & 31u);
 #endif
-        }
-        for (var i = t; i < TOKENS; i += THREADS) {
-            let scales = min(wg.y * TOKENS + i, p.rows - 1u) * p.row_words + p.n_in / 4u + p.n_in / 16u;
-            d_tokens[turn * TOKENS + i] = bitcast<f32>(acts[scales + b]);
+#for I {{TOKEN_LIST}}
+    let s_at{{I}} = min(wg.y * TOKENS + t + {{I}}u * THREADS, p.rows - 1u) * p.row_words + p.n_in / 4u + p.n_in / 16u;
+    var d_a_next{{I}} = acts[s_at{{I}}];
 #if D_TWO
 #if MINS
 #else
-            s_tokens[turn * TOKENS + i] = bitcast<f32>(acts[scales + p.blocks + b]);
+    var s_a_next{{I}} = acts[s_at{{I}} + p.blocks];
 #endif
 #endif
-        }
+#endfor
+    for (var b = 0u; b < p.blocks; b++) {
+        let turn = b & 1u;
 #if MINS
-        // The minimums and the sums of sixteen activations: one more product, of 16 elements.
-        for (var i = t; i < ROWS; i += THREADS) {
-            let base = (min(wg.x * (ROWS / 32u) + (i >> 5u), last_tile) * p.blocks + b) * {{BLOCK_WORDS}}u;
-            for (var s = 0u; s < 16u; s++) { a[i * PITCH + s] = f16(run_min(base, {{MIN_RUN}}, i & 31u)); }
-        }
-        for (var i = t; i < TOKENS; i += THREADS) {
-            let sums = min(wg.y * TOKENS + i, p.rows - 1u) * p.row_words + p.n_in / 4u + b * 16u;
-            for (var s = 0u; s < 16u; s++) { x[i * PITCH + s] = f16(i32(acts[sums + s])); }
-        }
-        workgroupBarrier();
-        {
-#for R {{FRAGMENT_LIST}}
-#for T {{FRAGMENT_LIST}}
-            var m_{{R}}_{{T}}: coop_mat{{SIZE}}x{{SIZE}}<f32, C>;
-#endfor
-#endfor
-#for K {{SUM_STEPS}}
-            {
-#for R {{FRAGMENT_LIST}}
-                let w_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a[(sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
-#endfor
-#for T {{FRAGMENT_LIST}}
-                let x_{{T}} = coopLoad<coop_mat{{SIZE}}x{{SIZE}}<f16, B>>(&x[(sub_token + {{T}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
-#endfor
-#for R {{FRAGMENT_LIST}}
-#for T {{FRAGMENT_LIST}}
-                m_{{R}}_{{T}} = coopMultiplyAdd(w_{{R}}, x_{{T}}, m_{{R}}_{{T}});
-#endfor
-#endfor
-            }
-#endfor
-#for R {{FRAGMENT_LIST}}
-#for T {{FRAGMENT_LIST}}
-            let at_{{R}}_{{T}} = (sub_token + {{T}}u * {{SIZE}}u) * SUMS + sub_row + {{R}}u * {{SIZE}}u;
-            coopStore(m_{{R}}_{{T}}, &c[at_{{R}}_{{T}}], SUMS);
-#endfor
-#endfor
-        }
-        workgroupBarrier();
-#for J {{OUT_LIST}}
-        msum[{{J}}] = c[(own_token + {{J}}u) * SUMS + own_row];
-#endfor
+#include coop_mins
 #endif
         for (var first = 0u; first < {{UNITS}}u; first += {{SPAN_UNITS}}u) {
 #for R {{FRAGMENT_LIST}}
@@ -128,54 +111,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #endfor
             for (var u = first; u < first + {{SPAN_UNITS}}u; u++) {
-                // Half a unit, 16 elements, of each row: neighbouring threads have neighbouring rows of weights, and
-                // the two halves of an activation.
-                for (var i = t; i < 2u * ROWS; i += THREADS) {
-                    let r = i % ROWS;
-                    let h = i / ROWS;
-                    let base = (min(wg.x * (ROWS / 32u) + (r >> 5u), last_tile) * p.blocks + b) * {{BLOCK_WORDS}}u;
-                    let to = r * PITCH + h * 16u;
-#if SCALES
-                    let scale = f16(run_scale(base, {{HALF_RUN}}, r & 31u));
-#endif
-#for J 0 1 2 3
-                    {
-                        let bytes = codes(base, u, h * 4u + {{J}}u, r & 31u){{TO_UNSIGNED}};
-#if SPLIT
-                        let v = numbers(bytes & {{LOW_MASK}}, 1024.0h) * scale;
-                        let high = numbers((bytes >> {{SHIFT}}u) & {{HIGH_MASK}}, {{LESS}}) * scale;
-#for I 0 1 2 3
-                        a_high[to + 4u * {{J}}u + {{I}}u] = high[{{I}}];
-#endfor
-#else
-#if SCALES
-                        let v = numbers(bytes, {{LESS}}) * scale;
-#else
-                        let v = numbers(bytes, {{LESS}});
-#endif
-#endif
-#for I 0 1 2 3
-                        a[to + 4u * {{J}}u + {{I}}u] = v[{{I}}];
-#endfor
-                    }
-#endfor
-                }
-                for (var i = t; i < 2u * TOKENS; i += THREADS) {
-                    let token = i >> 1u;
-                    let h = i & 1u;
-                    let row = min(wg.y * TOKENS + token, p.rows - 1u) * p.row_words;
-                    let q = quads[(row >> 2u) + (b * {{UNITS}}u + u) * 2u + h];
-                    let to = token * PITCH + h * 16u;
-#for J 0 1 2 3
-                    {
-                        let v = numbers(q[{{J}}] ^ 0x80808080u, 1152.0h);
-#for I 0 1 2 3
-                        x[to + 4u * {{J}}u + {{I}}u] = v[{{I}}];
-#endfor
-                    }
-#endfor
-                }
+#include coop_stage
                 workgroupBarrier();
+#include coop_next
 #for K {{STEPS}}
                 {
 #for T {{FRAGMENT_LIST}}
@@ -203,63 +141,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
                 workgroupBarrier();
             }
-#if SPLIT
-#for R {{FRAGMENT_LIST}}
-#for T {{FRAGMENT_LIST}}
-            let high_{{R}}_{{T}} = (sub_token + {{T}}u * {{SIZE}}u) * SUMS + sub_row + {{R}}u * {{SIZE}}u;
-            coopStore(h_{{R}}_{{T}}, &c[high_{{R}}_{{T}}], SUMS);
-#endfor
-#endfor
-            workgroupBarrier();
-#for J {{OUT_LIST}}
-            isum[{{J}}] += i32(c[(own_token + {{J}}u) * SUMS + own_row]) << {{SHIFT}}u;
-#endfor
-            workgroupBarrier();
-#endif
-#for R {{FRAGMENT_LIST}}
-#for T {{FRAGMENT_LIST}}
-            let at_{{R}}_{{T}} = (sub_token + {{T}}u * {{SIZE}}u) * SUMS + sub_row + {{R}}u * {{SIZE}}u;
-            coopStore(m_{{R}}_{{T}}, &c[at_{{R}}_{{T}}], SUMS);
-#endfor
-#endfor
-            workgroupBarrier();
-#if SINGLE
-#else
-#for J {{OUT_LIST}}
-            isum[{{J}}] += {{SUM_TYPE}}(c[(own_token + {{J}}u) * SUMS + own_row]);
-#endfor
-#endif
+#include coop_sums
         }
-        let d_row = d_rows[turn * ROWS + own_row];
-#if D_TWO
-        let m_row = m_rows[turn * ROWS + own_row];
-#endif
-#for J {{OUT_LIST}}
-        {
-            let d_token = d_tokens[turn * TOKENS + own_token + {{J}}u];
-#if SINGLE
-            let sum = c[(own_token + {{J}}u) * SUMS + own_row];
-#else
-            let sum = f32(isum[{{J}}]);
-            isum[{{J}}] = {{SUM_TYPE}}(0);
-#endif
-            let v = fused(keep(d_row * d_token), sum, acc[{{J}}]);
-#if D_TWO
-#if MINS
-            acc[{{J}}] = fused(-keep(m_row * d_token), msum[{{J}}], v);
-#else
-            acc[{{J}}] = fused(m_row, s_tokens[turn * TOKENS + own_token + {{J}}u], v);
-#endif
-#else
-            acc[{{J}}] = v;
-#endif
-        }
-#endfor
     }
-    let row = wg.x * ROWS + own_row;
-    let token = wg.y * TOKENS + own_token;
-    if row >= p.count { return; }
-#for J {{OUT_LIST}}
-    if token + {{J}}u < p.rows { store(token + {{J}}u, row, acc[{{J}}]); }
+#for R {{FRAGMENT_LIST}}
+#for T {{FRAGMENT_LIST}}
+    {
+        let row = wg.x * ROWS + sub_row + {{R}}u * {{SIZE}}u + own_row;
+        let token = wg.y * TOKENS + sub_token + {{T}}u * {{SIZE}}u + own_token;
+        if row < p.count {
+#for J {{EACH_LIST}}
+            if token + {{J}}u < p.rows { store(token + {{J}}u, row, acc_{{R}}_{{T}}[{{J}}]); }
+#endfor
+        }
+    }
+#endfor
 #endfor
 }

@@ -12,7 +12,9 @@ pub(crate) fn parse(source: &str) -> (naga::Module, ModuleInfo) {
     // What a device with a matrix unit has; every device has immediates.
     let matrix = Capabilities::SHADER_FLOAT16
         | Capabilities::SHADER_FLOAT16_IN_FLOAT32
+        | Capabilities::SHADER_INT16
         | Capabilities::SUBGROUP
+        | Capabilities::SUBGROUP_BARRIER
         | Capabilities::COOPERATIVE_MATRIX;
     let capabilities = Capabilities::IMMEDIATES | matrix;
     options.capabilities = capabilities;

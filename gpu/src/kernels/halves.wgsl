@@ -1,0 +1,59 @@
+// Sixteen elements of a row of weights, as a matrix unit takes them. Needs weights.wgsl.
+
+// The words of half a unit of one row: its elements 16h .. 16h + 15.
+fn half_words(base: u32, u: u32, h: u32, r: u32) -> vec4<u32> {
+    let at = u * {{UNIT_WORDS}}u;
+#if BITS_8
+    let w = at + 4u * h;
+    return vec4<u32>(word(base, w, r), word(base, w + 1u, r), word(base, w + 2u, r), word(base, w + 3u, r));
+#endif
+#if BITS_6
+    return vec4<u32>(word(base, at + 2u * h, r), word(base, at + 2u * h + 1u, r), word(base, at + 4u + h, r), 0u);
+#endif
+#if BITS_5
+    return vec4<u32>(word(base, at + 2u * h, r), word(base, at + 2u * h + 1u, r), word(base, at + 4u, r), 0u);
+#endif
+#if BITS_4
+    return vec4<u32>(word(base, at + 2u * h, r), word(base, at + 2u * h + 1u, r), 0u, 0u);
+#endif
+#if BITS_3
+    return vec4<u32>(word(base, at + h, r), word(base, at + 2u, r), 0u, 0u);
+#endif
+#if BITS_2
+    return vec4<u32>(word(base, at + h, r), 0u, 0u, 0u);
+#endif
+}
+
+// The codes of its elements 4j .. 4j + 3, a byte each.
+fn half_codes(words: vec4<u32>, h: u32, j: u32) -> u32 {
+#if BITS_8
+    return words[j];
+#endif
+#if BITS_6
+    return ((words[j >> 1u] >> (4u * (j & 1u))) & 0x0f0f0f0fu) | ((words.z >> (2u * j)) & 0x03030303u) << 4u;
+#endif
+#if BITS_5
+    return ((words[j >> 1u] >> (4u * (j & 1u))) & 0x0f0f0f0fu) | ((words.z >> (4u * h + j)) & 0x01010101u) << 4u;
+#endif
+#if BITS_4
+    let low = (words[j >> 1u] >> (4u * (j & 1u))) & 0x0f0f0f0fu;
+#if TABLE
+    return look_up(low);
+#else
+    return low;
+#endif
+#endif
+#if BITS_3
+    return ((words.x >> (2u * j)) & 0x03030303u) | ((words.y >> (4u * h + j)) & 0x01010101u) << 2u;
+#endif
+#if BITS_2
+    return (words.x >> (2u * j)) & 0x03030303u;
+#endif
+}
+
+// Four bytes as numbers, less what they were stored with: 1024 + b is a number whose lowest bits are b.
+fn numbers(bytes: u32, less: f16) -> vec4<f16> {
+    let low = (bytes & 0xffu) | ((bytes & 0xff00u) << 8u) | 0x64006400u;
+    let high = ((bytes >> 16u) & 0xffu) | ((bytes >> 8u) & 0xff0000u) | 0x64006400u;
+    return bitcast<vec4<f16>>(vec4<u16>(u16(low), u16(low >> 16u), u16(high), u16(high >> 16u))) - vec4<f16>(less);
+}
