@@ -171,7 +171,8 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
     // memory, 32 KiB, holds two or four words for each row and block of a round.
     let part = q.units().min(2);
     let round = if q.scales == Scales::Two { 64 } else { 128 };
-    let steps = if part == 1 { 4 } else { 2 };
+    // What a lane has under way at once. 1024 threads have 64 registers each on most devices: half as much.
+    let steps = if part == 1 { 64 } else { 32 } / lanes;
     let defines = shader
         .defines
         .flag("SPLIT", part < q.units())

@@ -422,6 +422,7 @@ pub fn decoders() -> Result<Vec<Case>> {
     };
     let adjacent =
         Decoder { pairs: RopePairs::Adjacent, n_head: 7, n_head_kv: 1, head_dim: 68, ..plain };
+    let fours = Decoder { n_head: 4, n_head_kv: 2, ..plain };
     for spec in [
         plain,
         adjacent,
@@ -444,14 +445,7 @@ pub fn decoders() -> Result<Vec<Case>> {
             head_dim: 20,
             ..plain
         },
-        Decoder {
-            dtype: DType::Q5_K,
-            first_position: 700,
-            n_head: 4,
-            n_head_kv: 2,
-            head_dim: 68,
-            ..plain
-        },
+        Decoder { dtype: DType::Q5_K, first_position: 700, head_dim: 68, ..fours },
         Decoder {
             dtype: DType::Q5_0,
             first_position: 10_000,
@@ -459,14 +453,7 @@ pub fn decoders() -> Result<Vec<Case>> {
             window: Some(200),
             ..plain
         },
-        Decoder {
-            dtype: DType::Q4_1,
-            first_position: 3000,
-            n_head: 4,
-            n_head_kv: 2,
-            window: Some(700),
-            ..plain
-        },
+        Decoder { dtype: DType::Q4_1, first_position: 3000, window: Some(700), ..fours },
     ] {
         cases.push(decoder(spec)?);
     }

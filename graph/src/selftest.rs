@@ -40,12 +40,13 @@ enum Build {
     Rows(DType, usize),
     /// A product by the formats of all that take the same activations, by itself or behind a gated activation.
     Products(Vec<DType>, usize, Option<Act>),
-    /// A norm of groups, by itself or of a sum.
+    /// A norm of groups, by itself or of a sum, and the format of the product behind it.
     Norm {
         cols: usize,
         n: usize,
         eps: f32,
         of_sum: bool,
+        product: Option<DType>,
     },
     Rope {
         of: crate::RopeTable,
@@ -53,7 +54,13 @@ enum Build {
         pairs: crate::RopePairs,
         cols: Vec<usize>,
     },
-    Attention(Attention, crate::KvLayer),
+    /// Attention, the rotary embedding of its queries and keys, and the format of the product behind it.
+    Attention {
+        a: Attention,
+        layer: crate::KvLayer,
+        rope: Option<(crate::RopeTable, crate::RopePairs)>,
+        product: Option<DType>,
+    },
     Map(Op, usize),
 }
 
@@ -74,8 +81,10 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             let (n, eps) = (graph.weight(*w).n_in, *eps);
             let of_sum = before.is_some_and(|node| node.op == Op::Add && reads(node.output));
             let with = if of_sum { "ADD + " } else { "" };
-            let name = format!("{with}{kind} {cols} by {n}, eps {eps:e}");
-            (name, Build::Norm { cols, n, eps, of_sum })
+            let product = product_behind(graph, i);
+            let before = product.map_or(String::new(), |dtype| format!(", before {dtype}"));
+            let name = format!("{with}{kind} {cols} by {n}, eps {eps:e}{before}");
+            (name, Build::Norm { cols, n, eps, of_sum, product })
         }
         Op::Rope { table, head_dim, pairs } => {
             if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
@@ -90,7 +99,7 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         }
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
-        Op::Attention(a) => attention(graph, a),
+        Op::Attention(a) => attention(graph, i, a),
         Op::Add => (format!("{kind} {cols}"), Build::Map(Op::Add, cols)),
         Op::AddBias { b } => {
             let name = format!("{kind} bias {} {cols}", graph.weight(*b).dtype);
@@ -134,8 +143,16 @@ fn products(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     Some((name, Build::Products(dtypes, n_in, glu)))
 }
 
+/// The format of the product that reads what a node gives, if it is the next node.
+fn product_behind(graph: &Graph, i: usize) -> Option<DType> {
+    let (node, next) = (&graph.nodes[i], graph.nodes.get(i + 1)?);
+    let reads = node.output.is_some() && next.inputs.first() == node.output.as_ref();
+    let Op::MatMul { w } = next.op else { return None };
+    reads.then(|| graph.weight(w).dtype)
+}
+
 /// Attention with its cache.
-fn attention(graph: &Graph, a: &Attention) -> (String, Build) {
+fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
     let layer = graph.kv_layers[a.kv_layer];
     let kind = Op::Attention(*a).kind();
     let mut name =
@@ -149,7 +166,26 @@ fn attention(graph: &Graph, a: &Attention) -> (String, Build) {
     if let Some(cap) = a.softcap {
         name += &format!(", cap {cap}");
     }
-    (name, Build::Attention(Attention { kv_layer: 0, ..*a }, layer))
+    // Queries and keys that are turned just before the keys are stored.
+    let rope = match &graph.nodes[i.saturating_sub(3)..i] {
+        [q, k, store] if q.op == k.op && matches!(store.op, Op::StoreKv { .. }) => {
+            if let Op::Rope { table, pairs, .. } = q.op {
+                Some((graph.rope_tables[table].clone(), pairs))
+            } else {
+                None
+            }
+        }
+        _ => None,
+    };
+    if rope.is_some() {
+        name += ", behind RoPE";
+    }
+    let product = product_behind(graph, i);
+    if let Some(dtype) = product {
+        name += &format!(", before {dtype}");
+    }
+    let a = Attention { kv_layer: 0, ..*a };
+    (name, Build::Attention { a, layer, rope, product })
 }
 
 impl Build {
@@ -193,14 +229,15 @@ impl Build {
                 }
                 first.unwrap_or(x)
             }
-            Self::Norm { cols, n, eps, of_sum } => {
+            Self::Norm { cols, n, eps, of_sum, product } => {
                 let mut x = input(c, cols, "x")?;
                 if of_sum {
                     let other = input(c, cols, "other")?;
                     x = c.builder.add(x, other, "sum")?;
                 }
                 let w = c.weight(DType::F32, n, 1, 1.0);
-                c.builder.rms_norm(w, eps, x, "norm")?
+                let x = c.builder.rms_norm(w, eps, x, "norm")?;
+                behind(c, x, product)?
             }
             Self::Rope { of, head_dim, pairs, cols } => {
                 let table = c.builder.rope_table(of);
@@ -213,13 +250,19 @@ impl Build {
                 }
                 last
             }
-            Self::Attention(a, layer) => {
+            Self::Attention { a, layer, rope, product } => {
                 let kv_layer = c.builder.kv_layer(layer);
-                let q = input(c, a.n_head * layer.head_dim_k, "q")?;
-                let k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
+                let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
+                let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
                 let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
+                if let Some((table, pairs)) = rope {
+                    let table = c.builder.rope_table(table);
+                    q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_turned")?;
+                    k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_turned")?;
+                }
                 c.builder.store_kv(kv_layer, k, v)?;
-                c.builder.attention(a, q, "kqv_out")?
+                let x = c.builder.attention(a, q, "kqv_out")?;
+                behind(c, x, product)?
             }
             Self::Map(op, cols) => {
                 let x = input(c, cols, "x")?;
@@ -227,6 +270,11 @@ impl Build {
             }
         })
     }
+}
+
+/// A value, or a product of it where it stands before one.
+fn behind(c: &mut CaseBuilder, x: ValueId, product: Option<DType>) -> Result<ValueId> {
+    product.map_or(Ok(x), |dtype| c.product(dtype, x, ROWS[0], "out"))
 }
 
 /// An op that computes element by element, or moves them.
