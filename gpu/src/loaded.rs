@@ -6,15 +6,16 @@ use crate::fuse::Fusions;
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
+use crate::traffic::Count;
 use crate::weights::Resident;
 use graph::{
     Best, Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, NoTap, Node, Op, Result, Rows,
-    Step, Tap, Timing, ValueId,
+    Step, Tap, Timing, Traffic, ValueId,
 };
 use std::sync::Arc;
 
 /// Tokens and outputs of a step, and the position of its last token.
-type Sizes = (usize, usize, u32);
+pub(crate) type Sizes = (usize, usize, u32);
 
 pub(crate) struct LoadedGpu {
     device: Arc<Device>,
@@ -25,6 +26,8 @@ pub(crate) struct LoadedGpu {
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
     clock: Option<Clock>,
+    /// What the timed steps moved.
+    traffic: Traffic,
     profiling: bool,
     /// Where every dispatch is laid open, in tests.
     sink: Option<Box<dyn Sink>>,
@@ -47,6 +50,7 @@ impl LoadedGpu {
             staging: None,
             sink: None,
             clock: None,
+            traffic: Traffic::default(),
             profiling: false,
         }
     }
@@ -160,6 +164,8 @@ impl LoadedGpu {
             }
         }
         let mut encoder = if self.profiling {
+            let of = (&*graph, self.options.kv);
+            self.traffic.add(Count::new(of, &self.weights, (plan, step, sizes)).all());
             self.timed(plan, sizes, kv)?
         } else {
             self.untimed(plan, (step, sizes), kv, tap)?
@@ -314,6 +320,11 @@ impl Loaded for LoadedGpu {
     fn profile(&mut self, on: bool) {
         self.profiling = on && self.device.has_clock();
         self.clock = None;
+        self.traffic = Traffic::default();
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.profiling.then_some(self.traffic)
     }
 
     fn timings(&self) -> Vec<Timing> {
