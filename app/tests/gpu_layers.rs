@@ -8,8 +8,9 @@
 //! prompts of `../shared/oracle` and 64 tokens, which is what the GPU backend is accepted by. `KARAT_GPU_DEVICE=text`
 //! takes the devices whose name holds the text, `KARAT_GPU_FORMAT=Q6_K` and `KARAT_GPU_LAYERS=15` one format and one
 //! cut, so that a proof can be spread over processes. `KARAT_TEST_MODEL` and `KARAT_TEST_ORACLE` say where the model (in
-//! Q4_1, from which the others are made) and the folder `oracle` are, `TMPDIR` where the other formats are put: the test
-//! needs nothing else than its program. `bench/gpu/proof.sh` runs it.
+//! Q4_1, from which the others are made) and the folder `oracle` are, `TMPDIR` where the other formats are put,
+//! `KARAT_TEST_THREADS` how many threads the CPU's side has: the test needs nothing else than its program.
+//! `bench/gpu/proof.sh` runs it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "the figures are what the proof is run for")]
@@ -42,8 +43,10 @@ fn wanted(name: &str, this: &str) -> bool {
     std::env::var(name).map_or(true, |value| value.eq_ignore_ascii_case(this))
 }
 
+/// Those of the CPU's side.
 fn threads() -> usize {
-    std::thread::available_parallelism().map_or(2, usize::from).min(16)
+    let given = std::env::var("KARAT_TEST_THREADS").ok().and_then(|n| n.parse().ok());
+    given.unwrap_or_else(|| std::thread::available_parallelism().map_or(2, usize::from).min(16))
 }
 
 /// The default model, or `None` with a line.

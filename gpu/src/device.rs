@@ -168,6 +168,11 @@ impl Device {
         enough
     }
 
+    /// Binds no more than so many bytes at once.
+    pub(crate) fn narrow(&mut self, bytes: u64) {
+        self.limits.max_storage_buffer_binding_size = bytes;
+    }
+
     /// The error that a callback left, if any. A lost device stays lost.
     pub(crate) fn check(&self) -> Result<()> {
         let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,6 +280,8 @@ impl Device {
     /// Bytes that one binding may cover, a multiple of every alignment.
     pub(crate) fn max_binding(&self) -> u64 {
         let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        // Shaders count bytes in 32 bits.
+        let limit = limit.min(u64::from(u32::MAX));
         limit - limit % 65536
     }
 

@@ -205,6 +205,16 @@ impl Adapter {
         Ok(Some(self.gpu(device, threads)))
     }
 
+    /// The same on a device that binds no more than so many bytes at once, to test what is taken in pieces.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_narrow(&self, threads: usize, binding: u64) -> Result<Gpu> {
+        let mut device = device::Device::open(&self.adapter)?;
+        device.narrow(binding);
+        Ok(self.gpu(device, threads))
+    }
+
     fn gpu(&self, device: device::Device, threads: usize) -> Gpu {
         Gpu { device: Arc::new(device), info: Arc::new(self.info()), threads: threads.max(1) }
     }

@@ -10,6 +10,7 @@
 mod few;
 
 use few::Few;
+use gguf::DType;
 use gpu::record::{Call, GUARD};
 use gpu::{Api, Gpu};
 use graph::cases::{self, Case, Cut, Tapped};
@@ -144,6 +145,40 @@ fn products_of_many_lanes_have_the_reference_bits() {
             let difference = got.first_difference(&expected, &case.graph);
             assert_eq!(difference, None, "{}: {}", gpu.name(), case.name);
         }
+    }
+}
+
+#[test]
+fn what_is_larger_than_a_binding_is_taken_in_pieces() {
+    let binding = 512 << 10;
+    for adapter in gpu::adapters(Api::Any) {
+        let gpu = adapter.open_narrow(2, binding).unwrap();
+        for dtype in [DType::F32, DType::BF16, DType::Q8_0, DType::Q4_K, DType::Q6_K] {
+            let case = cases::large(dtype).unwrap();
+            let weight = &case.graph.weights[0];
+            assert!((dtype.row_bytes(weight.n_in) * weight.n_out) as u64 > binding, "{dtype}");
+            let options = LoadOptions::default();
+            let expected = record(&Reference, &case, options, Cut::Batch(512));
+            for cut in [Cut::Batch(512), Cut::Chunks(1)] {
+                let got = record(&gpu, &case, options, cut);
+                let difference = got.first_difference(&expected, &case.graph);
+                assert_eq!(difference, None, "{}: {} {cut:?}", gpu.name(), case.name);
+            }
+        }
+        // A cache of one layer must fit in a binding, and says so.
+        let case = &cases::decoders().unwrap()[0];
+        let loaded =
+            gpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {});
+        let error = loaded.unwrap().new_kv(1000).err().unwrap();
+        assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
+        assert!(error.to_string().contains("binds 524288"), "{error}");
+        // Rows that fit in no binding are refused when the model is run, by their width.
+        let gpu = adapter.open_narrow(2, 64 << 10).unwrap();
+        let case = cases::large(DType::Q8_0).unwrap();
+        let loaded =
+            gpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {});
+        let error = case.record(&mut *loaded.unwrap(), Cut::Chunks(1)).err().unwrap();
+        assert!(error.to_string().contains("values of 1024 columns"), "{error}");
     }
 }
 

@@ -441,6 +441,20 @@ pub fn awkward() -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// Weights that are large for their columns, the table for logits and embedding among them, and more rows than 64: what a
+/// device with small bindings must take in pieces. No value has more than 1024 columns.
+pub fn large(dtype: DType) -> Result<Case> {
+    let n = 1024;
+    let mut c = CaseBuilder::new(u64::from(dtype.id()), n);
+    let table = c.weight(dtype, n, n, 1.0);
+    let x = c.builder.get_rows(table, "embd")?;
+    let y = c.product(dtype, x, n, "out")?;
+    let x = c.builder.add(x, y, "sum")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    c.builder.mat_mul(table, x, "result_output")?;
+    c.finish(format!("large {dtype}"), &[70, 1, 4], 0)
+}
+
 /// The cases that have every op.
 pub fn decoders() -> Result<Vec<Case>> {
     let mut cases = Vec::new();
