@@ -442,9 +442,8 @@ pub fn awkward() -> Result<Vec<Case>> {
 }
 
 /// Weights that are large for their columns, the table for logits and embedding among them, and more rows than 64: what a
-/// device with small bindings must take in pieces. No value has more than 1024 columns.
-pub fn large(dtype: DType) -> Result<Case> {
-    let n = 1024;
+/// device with small bindings must take in pieces. Values have `n` columns, or fewer.
+pub fn large(dtype: DType, n: usize) -> Result<Case> {
     let mut c = CaseBuilder::new(u64::from(dtype.id()), n);
     let table = c.weight(dtype, n, n, 1.0);
     let x = c.builder.get_rows(table, "embd")?;
