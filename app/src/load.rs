@@ -1,9 +1,10 @@
 //! From the flags to a model that is ready to run: file, tokenizer, plan of the memory, weights.
 
 use crate::bar::{LoadBar, Unit};
+use crate::budget::Budget;
 use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{check, devices, memory, sources, text};
+use crate::{check, devices, sources, text};
 use anyhow::{Context as _, Result};
 use graph::split::Split;
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
@@ -52,6 +53,10 @@ pub(crate) struct LoadArgs {
     /// Which GPU: its number in `karat devices`, or a part of its name [default: the first]
     #[arg(long, value_name = "GPU")]
     device: Option<String>,
+    /// Mebibytes that the model may take on the GPU; more is refused before anything is loaded [default: as many as the
+    /// machine has free]
+    #[arg(long, value_name = "MIB")]
+    gpu_memory: Option<u64>,
     /// Compute on a GPU although its kernels fail their self-test (`karat check`), or have not passed it
     #[arg(long)]
     unchecked: bool,
@@ -378,7 +383,7 @@ impl LoadArgs {
         };
         let mut args = Self { backend, ..self.clone() };
         if matches!(backend, BackendName::Cpu | BackendName::Reference) {
-            (args.device, args.gpu_layers) = (None, None);
+            (args.device, args.gpu_layers, args.gpu_memory) = (None, None, None);
         }
         args.backend(n_layer).map(Some)
     }
@@ -435,10 +440,8 @@ impl LoadArgs {
     /// The GPU that is asked for.
     fn gpu(&self) -> Result<Option<gpu::Gpu>> {
         let api = match self.backend {
-            BackendName::Cpu | BackendName::Reference
-                if self.device.is_some() || self.gpu_layers.is_some() =>
-            {
-                let flag = if self.device.is_some() { "--device" } else { "--gpu-layers" };
+            BackendName::Cpu | BackendName::Reference if self.gpu_flag().is_some() => {
+                let flag = self.gpu_flag().unwrap_or_default();
                 let what =
                     format!("{flag}: only with --backend gpu, vulkan, metal, dx12 or hybrid-f32");
                 return Err(failure(Code::Usage, what));
@@ -453,6 +456,27 @@ impl LoadArgs {
         devices::open(api, self.device.as_deref(), self.threads()).map(Some)
     }
 
+    /// A flag that means nothing without a GPU, if one was given.
+    fn gpu_flag(&self) -> Option<&'static str> {
+        let given = [
+            ("--device", self.device.is_some()),
+            ("--gpu-layers", self.gpu_layers.is_some()),
+            ("--gpu-memory", self.gpu_memory.is_some()),
+        ];
+        given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+    }
+
+    /// How many of a model's layers, the output among them, lie on the GPU; 0 without one.
+    fn on_gpu(&self, n_layer: usize) -> usize {
+        let all = n_layer + 1;
+        let default = match self.backend {
+            BackendName::Cpu | BackendName::Reference => return 0,
+            BackendName::HybridF32 => all.div_ceil(2),
+            BackendName::Gpu | BackendName::Vulkan | BackendName::Metal | BackendName::Dx12 => all,
+        };
+        self.gpu_layers.unwrap_or(default).min(all)
+    }
+
     /// CPU and GPU with their layers.
     fn assemble(&self, gpu: Option<gpu::Gpu>, n_layer: usize) -> Result<Box<dyn Backend>> {
         if let BackendName::Reference = self.backend {
@@ -460,9 +484,7 @@ impl LoadArgs {
         }
         let cpu = cpu::Cpu::new(self.threads());
         let Some(gpu) = gpu else { return Ok(Box::new(cpu)) };
-        let all = n_layer + 1;
-        let half = matches!(self.backend, BackendName::HybridF32).then_some(all.div_ceil(2));
-        let on_gpu = self.gpu_layers.or(half).unwrap_or(all).min(all);
+        let (all, on_gpu) = (n_layer + 1, self.on_gpu(n_layer));
         if on_gpu == all {
             return Ok(Box::new(gpu));
         }
@@ -503,7 +525,9 @@ struct Plan {
 impl Plan {
     fn new(args: &LoadArgs, spec: &Spec, file: &gguf::File) -> Result<Self> {
         let load = args.options();
-        let limit = memory::available().unwrap_or(u64::MAX);
+        let n_layer = spec.layers.len();
+        let budget = Budget::new(args.gpu_memory, args.on_gpu(n_layer), n_layer);
+        let limit = budget.of_most();
         let n_ctx = match args.ctx_size {
             Some(0) => spec.n_ctx_train,
             Some(n) => n,
@@ -533,8 +557,7 @@ impl Plan {
             engine.n_ctx = fits;
             graph = model::graph(spec, file, fits)?;
         }
-        let memory = model::check_memory(&graph, load, &engine, limit)
-            .inspect_err(|_| print_budget(&Memory::estimate(&graph, load, &engine), limit))?;
+        let memory = budget.check(&graph, load, &engine)?;
         Ok(Self { graph: Arc::new(graph), load, engine, memory })
     }
 
@@ -561,20 +584,6 @@ fn load_graph(
     });
     bar.finish();
     Ok(loaded.map_err(model::Error::from)?)
-}
-
-/// What the memory is needed for, a line each.
-fn print_budget(memory: &Memory, limit: u64) {
-    let rows = [
-        ("weights", memory.weights),
-        ("KV cache", memory.kv),
-        ("work", memory.work),
-        ("together", memory.total()),
-        ("available", limit),
-    ];
-    for (what, bytes) in rows {
-        say("memory", &format!("{what:<10}{:>14}", text::bytes(bytes)));
-    }
 }
 
 /// Refuses weights that are no numbers, by tensor and block.

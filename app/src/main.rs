@@ -3,6 +3,7 @@
 
 mod answer;
 mod bar;
+mod budget;
 mod check;
 mod commands;
 mod config;

@@ -70,6 +70,71 @@ fn a_device_that_is_not_there_is_6() {
 }
 
 #[test]
+fn a_machine_without_devices_is_6_and_never_the_cpu() {
+    let Some(model) = default_model() else { return };
+    let without = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        // Vulkan's loader takes its drivers from here and nowhere else.
+        command.env("VK_DRIVER_FILES", "/nowhere").env("VK_ICD_FILENAMES", "/nowhere");
+        command.env("NODEVICE_SELECT", "1").args(args).output().unwrap()
+    };
+    if !cfg!(target_os = "linux") {
+        eprintln!("skipped: there is more than Vulkan here");
+        return;
+    }
+    let devices = without(&["devices"]);
+    assert!(devices.status.success() && devices.stdout.starts_with(b"no GPU: no driver"));
+    for backend in ["gpu", "vulkan", "hybrid-f32"] {
+        let output = without(&["run", "-m", &model, "--backend", backend, "hi"]);
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{text}");
+        assert!(text.starts_with("error: no ") && text.lines().count() == 1, "{text}");
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_model_that_is_larger_than_its_gpu_memory_is_5_with_the_sum() {
+    let (Some(model), false) = (default_model(), devices().is_empty()) else { return };
+    let run = |args: &[&str]| {
+        let base = ["run", "-m", &model, "-c", "256", "-n", "1", "--temp", "0", "--unchecked"];
+        karat(&[&base, args, &["hi"]].concat())
+    };
+    let refused = |args: &[&str], part: &str| {
+        let output = run(&[&["--backend", "gpu"], args].concat());
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{text}");
+        assert!(text.contains(part) && text.contains("model does not fit: weights"), "{text}");
+        assert!(text.contains("together") && text.contains("8.0 MiB may be used"), "{text}");
+    };
+    refused(&["--gpu-memory", "8"], "");
+    refused(&["--gpu-memory", "8", "-ngl", "1"], "on the GPU: ");
+    let fits = run(&["--backend", "gpu", "--gpu-memory", "100", "-ngl", "1"]);
+    assert!(fits.status.success(), "{}", String::from_utf8_lossy(&fits.stderr));
+    let usage = run(&["--gpu-memory", "100"]);
+    assert_eq!(usage.status.code(), Some(2), "{}", String::from_utf8_lossy(&usage.stderr));
+}
+
+#[test]
+fn nearly_all_bytes_of_a_token_are_weights_cache_and_logits() {
+    let (Some(model), false) = (default_model(), devices().is_empty()) else { return };
+    let flags = ["--backend", "gpu", "--ops", "--json", "-r", "1", "-p", "8", "-n", "2"];
+    let output = karat(&[&["bench", "-m", &model, "--unchecked"], &flags[..]].concat());
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tests = report["tests"].as_array().unwrap();
+    let token = tests.iter().find(|test| test["name"] == "tg2").unwrap();
+    let moved = &token["ops"]["moved"];
+    eprintln!("{moved}");
+    let of = |name: &str| moved[name].as_f64().unwrap();
+    assert!(of("needed") >= 0.95, "{moved}");
+    // The model is read once, in whole tiles.
+    assert!((1.0..1.05).contains(&(of("weights") / of("of_model"))), "{moved}");
+    assert!(of("dispatches") > 100.0 && of("dispatches") < 600.0, "{moved}");
+}
+
+#[test]
 fn a_real_model_gives_the_cpu_s_answer() {
     let Some(model) = default_model() else { return };
     let answer = |backend: &[&str]| {

@@ -33,6 +33,14 @@ fn set(fault: &Fault, kind: ErrorKind, what: String) {
     fault.get_or_insert((kind, what));
 }
 
+/// The device is lost, whatever else went wrong.
+fn set_lost(fault: &Fault, what: String) {
+    let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
+    if !matches!(*fault, Some((ErrorKind::DeviceLost, _))) {
+        *fault = Some((ErrorKind::DeviceLost, what));
+    }
+}
+
 /// A kernel, compiled.
 pub(crate) struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
@@ -184,7 +192,7 @@ impl Device {
         let sink = Arc::clone(&fault);
         device.set_device_lost_callback(move |reason, message| {
             // Dropping the device calls this too, when nobody listens any more.
-            set(&sink, ErrorKind::DeviceLost, format!("device lost ({reason:?}): {message}"));
+            set_lost(&sink, format!("device lost ({reason:?}): {message}"));
         });
         let kv_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some("kv"),
@@ -219,16 +227,38 @@ impl Device {
         enough
     }
 
-    /// The error that a callback left, if any.
+    /// Binds no more than so many bytes at once.
+    pub(crate) fn narrow(&mut self, bytes: u64) {
+        self.limits.max_storage_buffer_binding_size = bytes;
+    }
+
+    /// The error that a callback left, if any. A lost device stays lost.
     pub(crate) fn check(&self) -> Result<()> {
-        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match fault {
+        let mut fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = match &*fault {
+            Some((ErrorKind::DeviceLost, _)) => fault.clone(),
+            Some(_) | None => fault.take(),
+        };
+        match found {
             None => Ok(()),
             Some((kind, what)) => {
                 let what = what.split_whitespace().collect::<Vec<_>>().join(" ");
                 Err(Error::new(kind, format!("{}: {what}", self.name)))
             }
         }
+    }
+
+    /// As [`crate::Gpu::lose`].
+    pub(crate) fn lose(&self) {
+        self.device.destroy();
+        set_lost(&self.fault, "device lost: given up".to_owned());
+    }
+
+    /// As [`crate::Gpu::held_bytes`].
+    pub(crate) fn held_bytes(&self) -> Option<u64> {
+        // What was dropped is freed when the device looks.
+        self.device.poll(wgpu::PollType::Poll).ok()?;
+        Some(self.device.generate_allocator_report()?.total_allocated_bytes)
     }
 
     /// The compiled form of a shader, made at its first use.
@@ -312,6 +342,8 @@ impl Device {
     /// Bytes that one binding may cover, a multiple of every alignment.
     pub(crate) fn max_binding(&self) -> u64 {
         let limit = self.limits.max_storage_buffer_binding_size.min(self.limits.max_buffer_size);
+        // Shaders count bytes in 32 bits.
+        let limit = limit.min(u64::from(u32::MAX));
         limit - limit % 65536
     }
 
@@ -402,17 +434,30 @@ impl Device {
 
     /// Runs what was encoded and waits for it.
     pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) -> Result<()> {
+        self.submit_for(encoder, PATIENCE)
+    }
+
+    /// The same with another patience.
+    pub(crate) fn submit_for(
+        &self,
+        encoder: wgpu::CommandEncoder,
+        patience: Duration,
+    ) -> Result<()> {
         let index = self.queue.submit([encoder.finish()]);
-        self.wait(index)
+        self.wait_for(index, patience)
     }
 
     pub(crate) fn wait(&self, index: wgpu::SubmissionIndex) -> Result<()> {
-        let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(PATIENCE) };
-        let polled = self.device.poll(wait);
-        self.check()?;
-        polled.map(|_| ()).map_err(|e| {
-            Error::new(ErrorKind::DeviceLost, format!("{}: {e} after {PATIENCE:?}", self.name))
-        })
+        self.wait_for(index, PATIENCE)
+    }
+
+    /// A device that does not answer in time is lost: nobody knows what its buffers will hold.
+    fn wait_for(&self, index: wgpu::SubmissionIndex, patience: Duration) -> Result<()> {
+        let wait = wgpu::PollType::Wait { submission_index: Some(index), timeout: Some(patience) };
+        if let Err(e) = self.device.poll(wait) {
+            set_lost(&self.fault, format!("device lost: {e} after {patience:?}"));
+        }
+        self.check()
     }
 
     /// Runs what was encoded, then reads `words` f32 of a buffer from a byte on. `staging` is kept between calls.

@@ -16,6 +16,7 @@ pub mod probe;
 pub mod record;
 pub mod shaders;
 pub mod template;
+mod traffic;
 mod trust;
 mod weights;
 
@@ -77,7 +78,23 @@ pub struct Info {
     pub max_threads: u32,
     /// Bytes that a workgroup may share.
     pub shared_memory: u32,
+    /// Buffers that a kernel may bind, and bytes of parameters.
+    pub per_kernel: (u32, u32),
+    /// Workgroups along one dimension of a grid.
+    pub max_groups: u32,
+    /// What it can do beyond the least, of what bears on kernels.
+    pub features: Vec<&'static str>,
 }
+
+/// Names of the features that [`Info`] tells of.
+const FEATURES: [(wgpu::Features, &str); 6] = [
+    (wgpu::Features::IMMEDIATES, "immediate data"),
+    (wgpu::Features::TIMESTAMP_QUERY, "timestamps"),
+    (wgpu::Features::SHADER_F16, "f16"),
+    (wgpu::Features::SUBGROUP, "subgroups"),
+    (wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, "mappable buffers"),
+    (wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX, "cooperative matrices"),
+];
 
 /// A device that was found.
 pub struct Adapter {
@@ -100,6 +117,8 @@ pub fn adapters(api: Api) -> Vec<Adapter> {
     let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
     descriptor.backends = api.backends();
     descriptor.flags = wgpu::InstanceFlags::empty();
+    // A driver that would go on in the host's memory when its own is full says that there is none left instead.
+    descriptor.memory_budget_thresholds.for_resource_creation = Some(97);
     let instance = wgpu::Instance::new(descriptor);
     let mut adapters: Vec<_> = pollster::block_on(instance.enumerate_adapters(api.backends()))
         .into_iter()
@@ -145,6 +164,7 @@ impl Adapter {
     /// What it is.
     pub fn info(&self) -> Info {
         let (info, limits) = (self.adapter.get_info(), self.adapter.limits());
+        let has = self.adapter.features();
         Info {
             name: info.name,
             api: backend_name(info.backend),
@@ -161,6 +181,9 @@ impl Adapter {
             max_binding: limits.max_storage_buffer_binding_size,
             max_threads: limits.max_compute_invocations_per_workgroup,
             shared_memory: limits.max_compute_workgroup_storage_size,
+            per_kernel: (limits.max_storage_buffers_per_shader_stage, limits.max_immediate_size),
+            max_groups: limits.max_compute_workgroups_per_dimension,
+            features: FEATURES.iter().filter(|(f, _)| has.contains(*f)).map(|(_, n)| *n).collect(),
         }
     }
 
@@ -183,6 +206,16 @@ impl Adapter {
             return Ok(None);
         }
         Ok(Some(self.gpu(device, threads)))
+    }
+
+    /// The same on a device that binds no more than so many bytes at once, to test what is taken in pieces.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_narrow(&self, threads: usize, binding: u64) -> Result<Gpu> {
+        let mut device = device::Device::open(&self.adapter)?;
+        device.narrow(binding);
+        Ok(self.gpu(device, threads))
     }
 
     fn gpu(&self, device: device::Device, threads: usize) -> Gpu {
@@ -212,6 +245,29 @@ impl Gpu {
     /// What it is.
     pub fn info(&self) -> &Info {
         &self.info
+    }
+
+    /// Threads that share the work on a row of weights in a step of few rows.
+    pub fn lanes(&self) -> usize {
+        self.device.lanes
+    }
+
+    /// Bytes that are held on the device by everything that uses it, as far as the driver's allocator says.
+    pub fn held_bytes(&self) -> Option<u64> {
+        self.device.held_bytes()
+    }
+
+    /// Gives the device up, for a test: to whatever uses it, it is lost.
+    pub fn lose(&self) {
+        self.device.lose();
+    }
+
+    /// Gives the device work and waits for no time at all, for a test of what happens when one does not answer.
+    ///
+    /// # Errors
+    /// That it did not answer.
+    pub fn hang(&self) -> Result<()> {
+        limits::hang(&self.device)
     }
 
     /// A version of the kernels as this device gets them: another text, or another choice, is another version.

@@ -4,7 +4,7 @@
 use crate::device::Device;
 use crate::shaders::{self, Limit};
 use graph::{Limits, Result};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes that are read in a round: more than the caches hold.
 const BYTES: u64 = 512 << 20;
@@ -54,4 +54,23 @@ pub(crate) fn measure(device: &Device) -> Result<Limits> {
         int8: rate(Limit::Int8, GROUPS, threads * 64.0)?,
         f32: rate(Limit::F32, GROUPS, threads * 16.0)?,
     })
+}
+
+/// Submits more and more until the device does not answer at once.
+pub(crate) fn hang(device: &Device) -> Result<()> {
+    let pipeline = device.pipeline(&shaders::limit(Limit::Int8))?;
+    let (input, output) = (device.buffer("limits", 16)?, device.buffer("limits", 16)?);
+    let bind = device.bind(&pipeline, &[(&input, 0, 16), (&output, 0, 16)]);
+    for rounds in (0..16).map(|i| 1 << i) {
+        let mut encoder = device.encoder();
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            pass.set_pipeline(&pipeline.pipeline);
+            pass.set_bind_group(0, &bind, &[]);
+            pass.set_immediates(0, bytemuck::cast_slice(&[1, 0, rounds, 1]));
+            pass.dispatch_workgroups(GROUPS, 1, 1);
+        }
+        device.submit_for(encoder, Duration::ZERO)?;
+    }
+    Ok(())
 }

@@ -6,10 +6,11 @@ use crate::fuse::{Chain, Fusions};
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
+use crate::traffic::Count;
 use crate::weights::Resident;
 use graph::{
     Best, Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, NoTap, Node, Op, Result, Rows,
-    Step, Tap, Timing, ValueId,
+    Step, Tap, Timing, Traffic, ValueId,
 };
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use std::sync::Arc;
 const AT_ONCE: usize = 2048;
 
 /// Tokens and outputs of a step, and the position of its last token.
-type Sizes = (usize, usize, u32);
+pub(crate) type Sizes = (usize, usize, u32);
 
 /// A step that was encoded before it was asked for: while the device computes a token, the host has time for the next.
 struct Ahead {
@@ -35,6 +36,8 @@ pub(crate) struct LoadedGpu {
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
     clock: Option<Clock>,
+    /// What the timed steps moved.
+    traffic: Traffic,
     profiling: bool,
     ahead: Option<Ahead>,
     /// The block tables that the plan's buffer holds.
@@ -60,6 +63,7 @@ impl LoadedGpu {
             staging: None,
             sink: None,
             clock: None,
+            traffic: Traffic::default(),
             profiling: false,
             ahead: None,
             tables: Vec::new(),
@@ -199,6 +203,8 @@ impl LoadedGpu {
         let mut encoder = if ready.is_some() {
             self.device.encoder()
         } else if self.profiling {
+            let of = (&*graph, self.options.kv);
+            self.traffic.add(Count::new(of, &self.weights, (plan, step, sizes)).all());
             self.timed(plan, sizes, kv)?
         } else {
             self.untimed(plan, (step, sizes), kv, (tap, &wanted))?
@@ -363,6 +369,11 @@ impl Loaded for LoadedGpu {
     fn profile(&mut self, on: bool) {
         self.profiling = on && self.device.has_clock();
         self.clock = None;
+        self.traffic = Traffic::default();
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.profiling.then_some(self.traffic)
     }
 
     fn timings(&self) -> Vec<Timing> {

@@ -368,7 +368,9 @@ impl Planner<'_> {
         let x = if act.is_some() { Bound::Rows(&self.acts, row_words) } else { self.value(x) };
         for piece in &self.weights[w.0].pieces {
             let sizes = [n_in, blocks, n_out, piece.first, piece.count, row_words];
-            let params: Vec<u32> = sizes.iter().chain(&ends[..]).map(|&n| n as u32).collect();
+            let mut params: Vec<u32> = sizes.iter().chain(&ends[..]).map(|&n| n as u32).collect();
+            // In f32 there is one product, and nothing is rounded; else there are two ends before the last.
+            params.resize(if act.is_some() { 8 } else { 5 }, 0);
             let w = Bound::Whole(&piece.buffer, piece.bytes);
             // Rounded activations are bound as words and as fours of words.
             let mut bound = if act.is_some() { vec![w, x, x] } else { vec![w, x] };

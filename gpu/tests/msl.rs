@@ -276,7 +276,7 @@ fn encode(calls: &[(usize, Call)]) -> Vec<u8> {
     for (shader, call) in calls {
         words.push(*shader as u32);
         words.extend(call.grid);
-        // A kernel may declare more parameters than are set.
+        // They are checked in steps of 64 bytes.
         let mut params = call.params.clone();
         params.resize(16, 0);
         list(&mut words, &params);
@@ -350,6 +350,18 @@ fn record(gpu: &gpu::Gpu, wide: Option<&gpu::Gpu>) -> (Vec<Shader>, Vec<(usize, 
     (shaders, numbered)
 }
 
+/// The parameters that the host side sets are those that the shader declares, no more and no fewer.
+fn check_parameters(shaders: &[Shader], calls: &[(usize, Call)]) {
+    let declared = shaders.iter().map(|shader| {
+        let source = shaders::source(shader, Probes::best()).unwrap();
+        translate::params_bytes(&translate::parse(&source).0).unwrap()
+    });
+    let declared: Vec<u32> = declared.collect();
+    for (s, call) in calls {
+        assert_eq!(call.params.len() as u32 * 4, declared[*s], "{:?}", shaders[*s]);
+    }
+}
+
 /// The norm's calls with its barriers taken out, and with a word written past the end, are found to be wrong.
 fn check_that_harm_is_found(build: &Build, shaders: &[Shader], calls: &[(usize, Call)]) {
     let norm = shaders.iter().position(|s| s.file == "rms_norm").unwrap();
@@ -381,6 +393,7 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     let start = std::time::Instant::now();
     let wide = adapter.open_wide(2).unwrap();
     let (shaders, calls) = record(&gpu, wide.as_ref());
+    check_parameters(&shaders, &calls);
     let keep = std::env::var_os("KARAT_MSL_KEEP").map(PathBuf::from);
     let dir = keep.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("msl"));
     std::fs::create_dir_all(&dir).unwrap();

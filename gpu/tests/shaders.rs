@@ -10,7 +10,7 @@ use gpu::probe::Probes;
 use gpu::shaders::{self, Shader};
 use naga::back::{hlsl, spv};
 use naga::valid::ModuleInfo;
-use translate::{parse, to_msl};
+use translate::{params_bytes, parse, to_msl};
 
 /// Everything trusted, nothing, and each alone.
 fn devices() -> Vec<Probes> {
@@ -42,11 +42,7 @@ fn check_bindings(shader: &Shader, module: &naga::Module) {
         expected.extend([(1, 0, true), (1, 1, true)]);
     }
     assert_eq!(found, expected, "{shader:?}");
-    let immediates = module
-        .global_variables
-        .iter()
-        .find(|(_, variable)| variable.space == naga::AddressSpace::Immediate)
-        .map(|(_, variable)| module.types[variable.ty].inner.size(module.to_ctx()));
+    let immediates = params_bytes(module);
     assert!(immediates.is_some_and(|bytes| bytes <= 64), "{shader:?}: {immediates:?} bytes");
 }
 

@@ -105,6 +105,11 @@ pub trait Loaded: Send {
     fn timings(&self) -> Vec<Timing> {
         Vec::new()
     }
+
+    /// What the steps that were timed had moved; `None` from a backend that does not count.
+    fn traffic(&self) -> Option<Traffic> {
+        None
+    }
 }
 
 /// The likeliest id of a row of logits.
@@ -140,6 +145,32 @@ pub struct Limits {
     pub int8: f64,
     /// Fused multiply-adds a second in f32.
     pub f32: f64,
+}
+
+/// What steps had moved between a device and its memory: of each dispatch the bytes that it reads and writes, each once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Kernels that were started.
+    pub dispatches: u64,
+    /// Bytes of weights.
+    pub weights: u64,
+    /// Bytes of the cache.
+    pub kv: u64,
+    /// Bytes of logits.
+    pub logits: u64,
+    /// Bytes of all other values.
+    pub other: u64,
+}
+
+impl Traffic {
+    /// With those of other dispatches.
+    pub fn add(&mut self, other: Self) {
+        self.dispatches += other.dispatches;
+        self.weights += other.weights;
+        self.kv += other.kv;
+        self.logits += other.logits;
+        self.other += other.other;
+    }
 }
 
 /// The time that a backend spent on one node, or on several that it computes together.

@@ -290,6 +290,13 @@ pub struct Decoder {
 
 /// Two layers with every op there is: all dimensions distinct, grouped heads, partial RoPE, QK norms, biases.
 pub fn decoder(spec: Decoder) -> Result<Case> {
+    // Far positions cost a long attention for each token: fewer of them.
+    let lengths: &[usize] =
+        if spec.first_position > 0 { &[19, 1, 4] } else { &[KV_BLOCK + 9, 1, 20] };
+    decoder_of(spec, lengths)
+}
+
+fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     let (n_vocab, n_embd) = (101, spec.dtype.block_len().max(96));
     let n_ff = if spec.dtype.block_len() > 32 { spec.dtype.block_len() } else { 160 };
     let mut c = CaseBuilder::new(spec.n_head as u64 * 1000 + spec.head_dim as u64, n_vocab);
@@ -320,9 +327,6 @@ pub fn decoder(spec: Decoder) -> Result<Case> {
         d.size,
         d.first_position
     );
-    // Far positions cost a long attention for each token: fewer of them.
-    let lengths: &[usize] =
-        if spec.first_position > 0 { &[19, 1, 4] } else { &[KV_BLOCK + 9, 1, 20] };
     c.finish(name, lengths, spec.first_position)
 }
 
@@ -403,6 +407,65 @@ pub fn all() -> Result<Vec<Case>> {
     }
     cases.push(likeliest()?);
     Ok(cases)
+}
+
+/// Sizes about those at which kernels change: lanes, tiles, workgroups, blocks of the cache, groups of rows.
+pub const AWKWARD: [usize; 24] =
+    [1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 127, 128, 129, 511, 512, 513];
+
+/// Rows and columns of every size of [`AWKWARD`]: products in every format, and a decoder for the other ops. Each prompt
+/// is to be run by itself in one step ([`Cut::Chunks`]).
+pub fn awkward() -> Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for dtype in DType::ALL {
+        let n_in = match dtype.block_len() {
+            1 => 33,
+            32 => 96,
+            n => n,
+        };
+        let mut rows = CaseBuilder::new(u64::from(dtype.id()), 37);
+        let table = rows.weight(DType::F32, n_in, 37, 1.0);
+        let x = rows.builder.get_rows(table, "embd")?;
+        let x = rows.builder.output_rows(x, "rows")?;
+        rows.product(dtype, x, 37, "result_output")?;
+        cases.push(rows.finish(format!("rows {dtype} n_in {n_in}"), &AWKWARD, 0)?);
+        let mut columns = CaseBuilder::new(u64::from(dtype.id()) + 1, 37);
+        let table = columns.weight(dtype, n_in, 37, 1.0);
+        let x = columns.builder.get_rows(table, "embd")?;
+        for n_out in AWKWARD {
+            columns.product(dtype, x, n_out, &format!("out_{n_out}"))?;
+        }
+        let x = columns.builder.output_rows(x, "rows")?;
+        columns.product(dtype, x, 37, "result_output")?;
+        cases.push(columns.finish(format!("columns {dtype} n_in {n_in}"), &[9, 1], 0)?);
+    }
+    let spec = Decoder {
+        dtype: DType::Q4_1,
+        n_head: 3,
+        n_head_kv: 1,
+        head_dim: 20,
+        pairs: RopePairs::Halves,
+        window: Some(100),
+        softcap: None,
+        act: Act::Silu,
+        size: 1.0,
+        first_position: 0,
+    };
+    cases.push(decoder_of(spec, &AWKWARD)?);
+    Ok(cases)
+}
+
+/// Weights that are large for their columns, the table for logits and embedding among them, and more rows than 64: what a
+/// device with small bindings must take in pieces. Values have `n` columns, or fewer.
+pub fn large(dtype: DType, n: usize) -> Result<Case> {
+    let mut c = CaseBuilder::new(u64::from(dtype.id()), n);
+    let table = c.weight(dtype, n, n, 1.0);
+    let x = c.builder.get_rows(table, "embd")?;
+    let y = c.product(dtype, x, n, "out")?;
+    let x = c.builder.add(x, y, "sum")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    c.builder.mat_mul(table, x, "result_output")?;
+    c.finish(format!("large {dtype}"), &[70, 1, 4], 0)
 }
 
 /// The cases that have every op.

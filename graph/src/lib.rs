@@ -17,7 +17,7 @@ mod step;
 mod tapped;
 
 pub use backend::{
-    Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing,
+    Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing, Traffic,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{

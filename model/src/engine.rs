@@ -2,7 +2,7 @@
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
-use graph::{Best, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing};
+use graph::{Best, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing, Traffic};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -120,6 +120,11 @@ impl Engine {
     /// What was timed: [`Loaded::timings`].
     pub fn timings(&self) -> Vec<Timing> {
         self.loaded.timings()
+    }
+
+    /// What the timed steps moved: [`Loaded::traffic`].
+    pub fn traffic(&self) -> Option<Traffic> {
+        self.loaded.traffic()
     }
 
     /// Starts an empty sequence.

@@ -28,6 +28,13 @@ struct Row {
     max_binding: u64,
     max_threads: u32,
     shared_memory: u32,
+    buffers_per_kernel: u32,
+    parameter_bytes: u32,
+    max_groups: u32,
+    /// Beyond the least, of what bears on kernels.
+    features: Vec<&'static str>,
+    /// Threads that share the work on a row of weights in a step of few rows: which kernels of products are used.
+    lanes: Option<usize>,
     /// `exact`, or which kernels are used instead; or why the device cannot be used.
     arithmetic: String,
     usable: bool,
@@ -55,10 +62,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (number, adapter) in devices::list(Api::Any) {
         let info = adapter.info();
-        let opened = adapter.open(1);
-        let usable = opened.is_ok();
-        let arithmetic =
-            opened.map_or_else(|e| format!("cannot be used: {e}"), |gpu| arithmetic(&gpu));
+        let (lanes, arithmetic) = match adapter.open(1) {
+            Ok(gpu) => (Some(gpu.lanes()), arithmetic(&gpu)),
+            Err(e) => (None, format!("cannot be used: {e}")),
+        };
         rows.push(Row {
             number,
             name: info.name,
@@ -71,8 +78,13 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             max_binding: info.max_binding,
             max_threads: info.max_threads,
             shared_memory: info.shared_memory,
+            buffers_per_kernel: info.per_kernel.0,
+            parameter_bytes: info.per_kernel.1,
+            max_groups: info.max_groups,
+            features: info.features,
+            lanes,
             arithmetic,
-            usable,
+            usable: lanes.is_some(),
         });
     }
     let mut out = Out::new(Controls::Escaped);
@@ -93,7 +105,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             row.max_threads,
             bytes(u64::from(row.shared_memory))
         ))?;
+        out.line(&format!(
+            "               {} buffers and {} bytes of parameters for a kernel, {} workgroups in a row",
+            row.buffers_per_kernel, row.parameter_bytes, row.max_groups
+        ))?;
         out.line(&format!("   subgroups   {} to {} threads", row.subgroup_min, row.subgroup_max))?;
+        out.line(&format!("   features    {}", row.features.join(", ")))?;
+        if let Some(lanes) = row.lanes {
+            out.line(&format!("   kernels     {lanes} threads for a row of weights"))?;
+        }
         out.line(&format!("   arithmetic  {}", one_line(&row.arithmetic)))?;
     }
     Ok(())

@@ -26,6 +26,13 @@ pub(crate) fn parse(source: &str) -> (naga::Module, ModuleInfo) {
     (module, info)
 }
 
+/// Bytes of the parameters that a shader declares.
+pub(crate) fn params_bytes(module: &naga::Module) -> Option<u32> {
+    let mut globals = module.global_variables.iter().map(|(_, variable)| variable);
+    let params = globals.find(|variable| variable.space == naga::AddressSpace::Immediate)?;
+    Some(module.types[params.ty].inner.size(module.to_ctx()))
+}
+
 /// The text that Metal's compiler gets, with the options of wgpu-hal 30 (`metal/device.rs`): slots are the immediates, the
 /// buffers in order, then their sizes. `checked` as for `create_shader_module`, otherwise as for a trusted one.
 pub(crate) fn to_msl(shader: &Shader, probes: Probes, checked: bool) -> String {

@@ -6,7 +6,8 @@ use super::plan::Shape;
 use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use graph::{
-    Arithmetic, Attention, Graph, KvType, Limits, LoadOptions, Node, Op, Rows, Timing, Value,
+    Arithmetic, Attention, Graph, KvType, Limits, LoadOptions, Node, Op, Rows, Timing, Traffic,
+    Value,
 };
 
 /// The least that a node has to do in a test. Whole numbers, as f64: sums of them do not overflow, and no file's sizes
@@ -70,8 +71,58 @@ pub(super) struct Ops {
     total: OpTime,
     /// Time between the ops.
     outside: OpTime,
+    /// What a step moved, where the backend counts that.
+    moved: Option<Moved>,
     /// What took longest, first.
     ops: Vec<OpTime>,
+}
+
+/// What a step moved between the device and its memory, as its dispatches are bound; each byte once for each dispatch.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(super) struct Moved {
+    dispatches: f64,
+    /// Bytes, as the device holds them.
+    weights: f64,
+    kv: f64,
+    logits: f64,
+    other: f64,
+    /// Weights, cache and logits of all bytes.
+    needed: f64,
+    /// Bytes of the model's weights in the file.
+    of_model: f64,
+}
+
+impl Moved {
+    fn new(traffic: Traffic, steps: usize, graph: &Graph) -> Self {
+        let each = |bytes: u64| bytes as f64 / steps.max(1) as f64;
+        let Traffic { weights, kv, logits, other, .. } = traffic;
+        let needed = weights as f64 + kv as f64 + logits as f64;
+        let bytes = |w: &graph::Weight| w.dtype.row_bytes(w.n_in) as f64 * w.n_out as f64;
+        Self {
+            dispatches: each(traffic.dispatches),
+            weights: each(weights),
+            kv: each(kv),
+            logits: each(logits),
+            other: each(other),
+            needed: needed / (needed + other as f64).max(1.0),
+            of_model: graph.weights.iter().map(bytes).sum(),
+        }
+    }
+
+    fn line(&self) -> String {
+        let mb = |bytes: f64| format!("{} MB", number(bytes / 1e6));
+        format!(
+            "a step: {} dispatches; weights {} (the model has {}), cache {}, logits {}, other values {}: {} of the bytes \
+             are weights, cache and logits",
+            number(self.dispatches),
+            mb(self.weights),
+            mb(self.of_model),
+            mb(self.kv),
+            mb(self.logits),
+            mb(self.other),
+            percent(self.needed)
+        )
+    }
 }
 
 /// What was measured.
@@ -80,6 +131,8 @@ pub(super) struct Measured<'a> {
     pub(super) shapes: &'a [Shape],
     /// The time of their nodes.
     pub(super) timings: &'a [Timing],
+    /// What they moved.
+    pub(super) traffic: Option<Traffic>,
     /// Seconds of the whole run.
     pub(super) wall: f64,
 }
@@ -146,6 +199,9 @@ impl Ops {
             steps: measured.shapes.len(),
             total: row(&all),
             outside: row(&outside),
+            moved: measured
+                .traffic
+                .map(|traffic| Moved::new(traffic, measured.shapes.len(), graph)),
             ops: groups.iter().map(row).collect(),
         }
     }
@@ -158,7 +214,8 @@ impl Ops {
     /// `128 steps; limits …`.
     pub(super) fn title(&self) -> String {
         let s = if self.steps == 1 { "" } else { "s" };
-        format!("{} step{s}; {}", self.steps, self.limits.line())
+        let moved = self.moved.as_ref().map(|moved| format!("; {}", moved.line()));
+        format!("{} step{s}; {}{}", self.steps, self.limits.line(), moved.unwrap_or_default())
     }
 
     /// For people.
@@ -472,10 +529,18 @@ mod tests {
             timing(&[6], 5_000),
         ];
         let shapes = [Shape { spans: vec![(0, 1)], outputs: 1 }];
-        let measured = Measured { shapes: &shapes, timings: &timings, wall: 20e-6 };
+        let traffic = Traffic { dispatches: 7, weights: 6400, kv: 2000, logits: 600, other: 1000 };
+        let (traffic, wall) = (Some(traffic), 20e-6);
+        let measured = Measured { shapes: &shapes, timings: &timings, traffic, wall };
         let probe = super::super::limit::Probe::new(2);
         let ops = Ops::new((&graph, load()), &measured, (&LIMITS, probe.shown(&LIMITS)));
         assert!(ops.title().starts_with("1 step; limits of"), "{}", ops.title());
+        assert!(
+            ops.title().ends_with("90.0 % of the bytes are weights, cache and logits"),
+            "{}",
+            ops.title()
+        );
+        assert!(ops.title().contains("a step: 7"), "{}", ops.title());
         let first = &ops.ops[0];
         assert_eq!(
             (first.op.as_str(), first.what.as_str(), first.format.as_str()),

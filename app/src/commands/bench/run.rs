@@ -9,7 +9,7 @@ use crate::exit::{Code, failure};
 use crate::interrupt::Answering;
 use crate::load::Model;
 use anyhow::Result;
-use graph::{LoadOptions, NoTap, Timing};
+use graph::{Limits, LoadOptions, NoTap, Timing, Traffic};
 use model::{SeqId, Wanted, Work};
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -58,6 +58,7 @@ pub(super) struct Bench<'a> {
 struct Run {
     seconds: f64,
     timings: Vec<Timing>,
+    traffic: Option<Traffic>,
 }
 
 /// Whether a run shall be timed node by node.
@@ -140,10 +141,7 @@ impl Bench<'_> {
                 let what = format!("--ops: {} has no timestamps", self.model.info.backend);
                 return Err(failure(Code::Device, what));
             }
-            let shapes = test.shapes(self.model.engine.options().n_batch);
-            let measured = Measured { shapes: &shapes, timings: &run.timings, wall: run.seconds };
-            let of = (self.model.engine.graph(), self.load);
-            ops = Some(Ops::new(of, &measured, (&limits, shown)));
+            ops = Some(self.taken_apart(test, &run, (&limits, shown)));
         }
         let (n_prompt, n_gen) = match test.kind {
             Kind::Prompt(n) => (n, 0),
@@ -160,6 +158,14 @@ impl Bench<'_> {
             of_limit: ops.as_ref().map(Ops::of_limit),
             ops,
         }))
+    }
+
+    /// Where the time of a run went.
+    fn taken_apart(&self, test: &Test, run: &Run, limits: (&Limits, Shown)) -> Ops {
+        let Run { seconds: wall, ref timings, traffic } = *run;
+        let shapes = test.shapes(self.model.engine.options().n_batch);
+        let measured = Measured { shapes: &shapes, timings, traffic, wall };
+        Ops::new((self.model.engine.graph(), self.load), &measured, limits)
     }
 
     /// The fastest of as many runs again, timed node by node: the limits are the best of several measurements too.
@@ -203,9 +209,10 @@ impl Bench<'_> {
             Kind::Generate { tokens, .. } => self.generate(sequences, tokens, progress)?,
         };
         let seconds = start.elapsed().as_secs_f64();
-        let timings = self.model.engine.timings();
-        self.model.engine.profile(false);
-        Ok(done.is_continue().then_some(Run { seconds, timings }))
+        let engine = &mut self.model.engine;
+        let (timings, traffic) = (engine.timings(), engine.traffic());
+        engine.profile(false);
+        Ok(done.is_continue().then_some(Run { seconds, timings, traffic }))
     }
 
     /// Brings a sequence to `depth` positions; what is there already is kept.

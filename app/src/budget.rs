@@ -1,0 +1,104 @@
+//! Whether a model fits: on the GPU by what the user grants it, else in the machine's memory. Asked before anything is
+//! loaded.
+
+use crate::exit::say;
+use crate::{memory, text};
+use anyhow::{Context as _, Result};
+use graph::{Graph, LoadOptions};
+use model::{EngineOptions, Memory};
+
+/// Bytes that may be used, and where the layers lie.
+pub(crate) struct Budget {
+    host: u64,
+    /// Where it is granted.
+    gpu: Option<u64>,
+    /// Layers before those on the GPU; `None` where all are there, or none.
+    layers: Option<usize>,
+    /// Whether all are there.
+    all_on_gpu: bool,
+}
+
+impl Budget {
+    /// For a model of `n_layer` layers of which `on_gpu`, the output among them, lie on the GPU.
+    pub(crate) fn new(gpu_mib: Option<u64>, on_gpu: usize, n_layer: usize) -> Self {
+        let all = n_layer + 1;
+        Self {
+            host: memory::available().unwrap_or(u64::MAX),
+            gpu: gpu_mib.map(|mib| mib.saturating_mul(1 << 20)).filter(|_| on_gpu > 0),
+            layers: (0 < on_gpu && on_gpu < all).then(|| all - on_gpu),
+            all_on_gpu: on_gpu == all,
+        }
+    }
+
+    /// Bytes for the whole model, where it lies in one memory or the sum is all that is known.
+    pub(crate) fn of_most(&self) -> u64 {
+        match self.gpu {
+            Some(gpu) if self.all_on_gpu => gpu,
+            Some(gpu) => self.host.saturating_add(gpu),
+            None => self.host,
+        }
+    }
+
+    /// What the model takes.
+    ///
+    /// # Errors
+    /// Exit 5 with the sum where that is more than there is.
+    pub(crate) fn check(
+        &self,
+        graph: &Graph,
+        load: LoadOptions,
+        engine: &EngineOptions,
+    ) -> Result<Memory> {
+        if let (Some(gpu), Some(layers)) = (self.gpu, self.layers) {
+            let halves = graph::split::cut(graph, layers)?;
+            fits(&halves.tail, load, engine, gpu).context("on the GPU")?;
+            fits(&halves.head, load, engine, self.host).context("on the CPU")?;
+            return Ok(Memory::estimate(graph, load, engine));
+        }
+        fits(graph, load, engine, self.of_most())
+    }
+}
+
+fn fits(graph: &Graph, load: LoadOptions, engine: &EngineOptions, limit: u64) -> Result<Memory> {
+    let memory = model::check_memory(graph, load, engine, limit)
+        .inspect_err(|_| print(&Memory::estimate(graph, load, engine), limit))?;
+    Ok(memory)
+}
+
+/// What the memory is needed for, a line each.
+fn print(memory: &Memory, limit: u64) {
+    let rows = [
+        ("weights", memory.weights),
+        ("KV cache", memory.kv),
+        ("work", memory.work),
+        ("together", memory.total()),
+        ("available", limit),
+    ];
+    for (what, bytes) in rows {
+        say("memory", &format!("{what:<10}{:>14}", text::bytes(bytes)));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_side_has_its_own_memory() {
+        let case = &graph::cases::decoders().unwrap()[0];
+        let (graph, load) = (&case.graph, LoadOptions::default());
+        let engine = EngineOptions { n_ctx: 64 << 10, n_batch: 16, n_seqs: 1 };
+        let n_layer = graph.kv_layers.len();
+        // The cache alone is 64 Ki positions of two layers with 3 heads of 24 and 20 elements in f16: 33 MiB.
+        let check =
+            |mib, on_gpu| Budget::new(Some(mib), on_gpu, n_layer).check(graph, load, &engine);
+        let refused = |mib, on_gpu| format!("{:#}", check(mib, on_gpu).unwrap_err());
+        assert!(refused(30, n_layer + 1).starts_with("model does not fit: weights"));
+        assert!(check(40, n_layer + 1).is_ok());
+        assert!(refused(10, 2).starts_with("on the GPU: model does not fit: weights"));
+        // Half of the cache; and what nothing lies on may be as small as it likes.
+        assert!(check(20, 2).is_ok());
+        assert!(check(0, 0).is_ok());
+    }
+}

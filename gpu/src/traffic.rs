@@ -1,0 +1,114 @@
+//! What a step moves between the device and its memory, from what its dispatches bind: every byte that a dispatch reads or
+//! writes counts once, however many workgroups share it.
+
+use crate::kv::head_words;
+use crate::layout::{Layout, ROWS};
+use crate::loaded::Sizes;
+use crate::plan::{Dispatch, Plan};
+use crate::weights::Resident;
+use graph::ops::attention::first_visible;
+use graph::{Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};
+use std::collections::BTreeMap;
+
+/// What a step needs to be counted.
+pub(crate) struct Count<'a> {
+    pub(crate) graph: &'a Graph,
+    pub(crate) kv: KvType,
+    pub(crate) plan: &'a Plan,
+    pub(crate) step: &'a Step,
+    pub(crate) sizes: Sizes,
+    weights: Vec<&'a wgpu::Buffer>,
+}
+
+impl<'a> Count<'a> {
+    pub(crate) fn new(
+        (graph, kv): (&'a Graph, KvType),
+        weights: &'a [Resident],
+        (plan, step, sizes): (&'a Plan, &'a Step, Sizes),
+    ) -> Self {
+        let vectors = weights.iter().filter_map(|w| w.vector.as_ref().map(|(buffer, _)| buffer));
+        let pieces = weights.iter().flat_map(|w| &w.pieces).map(|piece| &piece.buffer);
+        Self { graph, kv, plan, step, sizes, weights: vectors.chain(pieces).collect() }
+    }
+
+    /// Of the whole step; the logits are copied once more, to be sent back.
+    pub(crate) fn all(&self) -> Traffic {
+        let mut all = Traffic { logits: self.logits(self.sizes.1), ..Traffic::default() };
+        for unit in self.plan.units() {
+            for dispatch in unit.dispatches {
+                all.add(self.dispatch(&self.graph.nodes[unit.first], dispatch));
+            }
+        }
+        all
+    }
+
+    fn logits(&self, rows: usize) -> u64 {
+        (self.graph.n_vocab * rows) as u64 * 4
+    }
+
+    fn dispatch(&self, node: &Node, dispatch: &Dispatch) -> Traffic {
+        let Some((params, _)) = dispatch.sized(self.sizes) else { return Traffic::default() };
+        let rows = u64::from(params[0]);
+        let mut moved = Traffic { dispatches: 1, ..Traffic::default() };
+        let mut seen = Vec::new();
+        for (buffer, offset, bytes) in &dispatch.ranges {
+            // Rounded activations are bound twice, as words and as fours of them.
+            if seen.contains(&(buffer, offset)) {
+                continue;
+            }
+            seen.push((buffer, offset));
+            let of_rows = bytes * rows / dispatch.most_rows as u64;
+            if self.weights.contains(&buffer) {
+                let rows_of = if let Op::GetRows { table } = node.op { Some(table) } else { None };
+                moved.weights += rows_of.map_or(*bytes, |table| rows * self.row_bytes(table));
+            } else if dispatch.rows == Rows::Outputs && of_rows == self.logits(rows as usize) {
+                moved.logits += of_rows;
+            } else if *buffer == self.plan.parts {
+                // The chunks that there are, of the room for a whole context.
+                let chunks = u64::from(self.sizes.2) / KV_BLOCK as u64 + 1;
+                moved.other += bytes * chunks / self.plan.capacity.tables as u64;
+            } else if node.op == Op::OutputRows {
+                // Reads as many rows as it writes, of more.
+                moved.other += rows * self.cols(node) * 4;
+            } else {
+                moved.other += of_rows;
+            }
+        }
+        if let Some(layer) = dispatch.kv {
+            let stores = dispatch.shader.writes == 0;
+            moved.kv += self.position_bytes(layer) * if stores { rows } else { self.seen(layer) };
+        }
+        moved
+    }
+
+    fn cols(&self, node: &Node) -> u64 {
+        node.output.map_or(0, |id| self.graph.value(id).cols as u64)
+    }
+
+    /// Bytes of one row of a table.
+    fn row_bytes(&self, table: WeightId) -> u64 {
+        let weight = self.graph.weight(table);
+        (Layout::of(weight.dtype).tile_words(weight.n_in) * 4 / ROWS) as u64
+    }
+
+    /// Bytes of one position of a layer's cache.
+    fn position_bytes(&self, layer: usize) -> u64 {
+        let spec = self.graph.kv_layers[layer];
+        let words = head_words(self.kv, spec.head_dim_k) + head_words(self.kv, spec.head_dim_v);
+        (spec.n_head_kv * words) as u64 * 4
+    }
+
+    /// Positions that the tokens of the step see in a layer, of all sequences.
+    fn seen(&self, layer: usize) -> u64 {
+        let window = self.graph.nodes.iter().find_map(|node| {
+            let Op::Attention(a) = &node.op else { return None };
+            a.window.filter(|_| a.kv_layer == layer)
+        });
+        let mut spans: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
+        for (&seq, &at) in self.step.seqs.iter().zip(&self.step.positions) {
+            let span = spans.entry(seq).or_insert((at, at));
+            *span = (span.0.min(at), span.1.max(at));
+        }
+        spans.values().map(|&(one, last)| u64::from(last + 1 - first_visible(one, window))).sum()
+    }
+}
