@@ -15,6 +15,7 @@ pub mod probe;
 pub mod record;
 pub mod shaders;
 pub mod template;
+mod watch;
 mod weights;
 
 use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Node, Op, Result};

@@ -6,6 +6,7 @@ use crate::fuse::Fusions;
 use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
+use crate::watch::{Wanted, Watch};
 use crate::weights::Resident;
 use graph::{
     Best, Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, NoTap, Node, Op, Result, Rows,
@@ -24,6 +25,8 @@ pub(crate) struct LoadedGpu {
     options: LoadOptions,
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
+    /// Where values lie that a tap watches.
+    watched: Option<wgpu::Buffer>,
     clock: Option<Clock>,
     profiling: bool,
     /// Where every dispatch is laid open, in tests.
@@ -45,6 +48,7 @@ impl LoadedGpu {
             options,
             plan: None,
             staging: None,
+            watched: None,
             sink: None,
             clock: None,
             profiling: false,
@@ -161,6 +165,8 @@ impl LoadedGpu {
         }
         let mut encoder = if self.profiling {
             self.timed(plan, sizes, kv)?
+        } else if tap.watches() && !tap.isolates() {
+            self.watched(plan, (step, sizes), kv, tap)?
         } else {
             self.untimed(plan, (step, sizes), kv, tap)?
         };
@@ -196,6 +202,37 @@ impl LoadedGpu {
         let read = self.steps(&plan, (step, best), kv, tap);
         self.plan = Some(plan);
         read
+    }
+
+    /// One submission, with copies of the values that the tap wants.
+    fn watched(
+        &mut self,
+        plan: &Plan,
+        (step, sizes): (&Step, Sizes),
+        kv: &GpuKv,
+        tap: &mut dyn Tap,
+    ) -> Result<wgpu::CommandEncoder> {
+        let graph = Arc::clone(&self.graph);
+        let wanted = |node: &Node| -> Wanted {
+            let id = node.output.filter(|id| tap.wants(node, graph.value(*id)))?;
+            Some((id, self.rows(id, step) * graph.value(id).cols))
+        };
+        let wanted: Vec<Wanted> = graph.nodes.iter().map(wanted).collect();
+        let buffers = (&mut self.watched, &mut self.staging);
+        let mut watch = Watch::new((&self.device, &graph), &wanted, buffers)?;
+        let mut encoder = self.device.encoder();
+        for unit in plan.units() {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                unit.dispatches.iter().for_each(|d| d.encode(&mut pass, sizes, &kv.layers));
+            }
+            for (i, wanted) in wanted.iter().enumerate().take(unit.end).skip(unit.first) {
+                if let Some((id, words)) = *wanted {
+                    encoder = watch.keep(encoder, (i, plan.buffer(id), words), tap)?;
+                }
+            }
+        }
+        watch.bring(encoder, tap)
     }
 
     /// One submission, but for values that the tap wants.

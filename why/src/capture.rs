@@ -114,4 +114,8 @@ impl Tap for Recorder<'_> {
     fn isolates(&self) -> bool {
         self.alone
     }
+
+    fn watches(&self) -> bool {
+        self.feed.is_none()
+    }
 }

@@ -1,6 +1,7 @@
 //! What sort of fault makes this error: each hypothesis computes what the op would give if it were so, from the side's own
 //! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
 
+use crate::exact::slot;
 use graph::compare::nmse;
 use graph::ops::{attention, elementwise, rope};
 use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
@@ -80,6 +81,8 @@ pub enum Kind {
     NotFinite,
     /// Single elements only.
     FewElements,
+    /// As near to f64 as a right result is, but not the reference's bits: another order of a sum, or a product fused or not.
+    Rounding,
     /// Two runs differ.
     Race,
     /// None of these.
@@ -124,6 +127,7 @@ impl std::fmt::Display for Kind {
             Self::OtherTokens => write!(f, "embedding of other token ids"),
             Self::NotFinite => write!(f, "NaN or infinity out of finite inputs"),
             Self::FewElements => write!(f, "single elements"),
+            Self::Rounding => write!(f, "rounding: right in f64, but not the contract's bits"),
             Self::Race => write!(f, "race: two runs differ"),
             Self::Unknown => write!(f, "unknown"),
         }
@@ -152,8 +156,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) right: &'a [f32],
     pub(crate) found: &'a [f32],
     pub(crate) cols: usize,
-    /// Keys and values of all positions, for attention.
-    pub(crate) past: Option<&'a [Vec<f32>; 2]>,
+    /// Keys and values by slot of the cache, for attention.
+    pub(crate) cache: Option<&'a [Vec<f32>; 2]>,
     /// The values of this step so far, by [`graph::ValueId`]; empty where not yet made.
     pub(crate) others: &'a [Vec<f32>],
     /// The side's value of the step before.
@@ -515,16 +519,16 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
-    let (Some([k, v]), Some(q)) = (scene.past, scene.inputs.first()) else { return };
+    let (Some([k, v]), Some(q)) = (scene.cache, scene.inputs.first()) else { return };
     let spec = scene.graph.kv_layers[a.kv_layer];
     let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
     let group = a.n_head / n_kv.max(1);
-    let n = k.len() / (n_kv * dk).max(1);
-    // Positions are places in the history only for one sequence that began at 0.
+    // Hypotheses are about one sequence.
     let Some(&last) = scene.step.positions.last() else { return };
-    if n != last as usize + 1 || scene.step.seqs.iter().any(|&s| s != 0) {
+    if scene.step.seqs.iter().any(|&s| s != 0) {
         return;
     }
+    let step = scene.step;
     let run = |a: &graph::Attention,
                map: &dyn Fn(usize) -> usize,
                seen: &dyn Fn(u32) -> u32,
@@ -533,7 +537,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
         for (t, q) in q.chunks(a.n_head * dk).enumerate() {
             let own = scene.step.positions[t];
             for (h, q) in q.chunks(dk).enumerate() {
-                let at = |p: u32, dim: usize| (place(own, p) as usize * n_kv + map(h)) * dim;
+                let at = |p: u32, dim: usize| (slot(step, 0, place(own, p)) * n_kv + map(h)) * dim;
                 let head = attention::head(
                     a,
                     q,

@@ -1,5 +1,5 @@
 //! `karat why`: names the op that is wrong. Two sides, each a backend of ours or a recorded trace, are judged op by op on
-//! their own inputs against `graph::reference`; what is wrong gets a kind, and what only follows from it is told apart.
+//! their own inputs against `graph::reference` and the op in f64; what is wrong gets a kind, and what only follows from it is told apart.
 //!
 //! [`capture`](capture()) records a side, [`judge`](judge()) measures it, [`combine`] makes the verdicts, [`Report`] is the
 //! plain result. [`laws`](laws()) holds one backend against itself.
@@ -8,6 +8,7 @@
 mod bound;
 mod capture;
 mod error;
+mod exact;
 mod html;
 mod judge;
 mod kind;
