@@ -17,11 +17,11 @@ mod report;
 mod trace;
 
 pub use bound::Tolerance;
-pub use capture::{Values, capture, capture_alone, greedy, logits, value_bytes};
+pub use capture::{Values, capture, capture_alone, greedy, likeliest, logits, value_bytes};
 pub use error::{Error, ErrorKind, Result};
 pub use html::html;
 pub use judge::{Here, Measured, Side, Wrong, judge};
 pub use kind::{Kind, Sureness};
 pub use laws::{Broken, Law, laws};
-pub use report::{Report, Row, Verdict, Worst, combine};
+pub use report::{Capture, Report, Row, Verdict, Worst, combine};
 pub use trace::Trace;

@@ -82,8 +82,21 @@ pub struct Report {
     pub steps: Vec<usize>,
     /// All ops, in the order in which they ran.
     pub rows: Vec<Row>,
+    /// For each step the likeliest id of side A's logits and of side B's.
+    pub ids: Vec<[Option<u32>; 2]>,
+    /// What watching side B costs.
+    pub capture: Option<Capture>,
     /// What else was found: a run that differs from itself, or from an unobserved one.
     pub remarks: Vec<String>,
+}
+
+/// The same steps with every value captured, and as in production.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Capture {
+    /// Seconds with all values, the best of some runs.
+    pub watched: f64,
+    /// Seconds without.
+    pub plain: f64,
 }
 
 impl Report {

@@ -110,11 +110,17 @@ fn other_side(x: f64) -> f64 {
     (at(4.0 * U) - at(-4.0 * U)).abs()
 }
 
-/// Integers inside a block are exact in any order; then each block's steps are rounded, and lanes joined.
+/// Integers inside a block are exact in any order; then each block's steps are rounded, and lanes joined. Another engine
+/// may multiply the codes as they are stored and take their offset away in lanes of other elements, as ggml does with
+/// Q6_K: what is added up is larger then.
 fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
     let Weight { dtype, n_in, .. } = *weight;
     let acts: Vec<Act> = x.chunks(n_in).map(|x| Act::new(form.act, x, tolerance)).collect();
     let blocks = n_in / form.block;
+    let offset = match tolerance {
+        Tolerance::Bits => 0,
+        Tolerance::Rounding => i32::from(form.offset),
+    };
     let by = gamma(2 * blocks + 16);
     let mut ints = vec![Ints::new(); blocks];
     let mut rows = Vec::with_capacity(acts.len() * weight.n_out);
@@ -125,7 +131,7 @@ fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tol
         for act in &acts {
             let (mut value, mut size, mut free) = (0.0, 0.0, 0.0);
             for (b, w) in ints.iter().enumerate() {
-                let block = product(form, w, (act, b));
+                let block = product(form, w, (act, b), offset);
                 value += block.value;
                 size += block.size;
                 free += block.free;
@@ -151,17 +157,17 @@ struct Block {
     free: f64,
 }
 
-fn product(form: Form, w: &Ints, (act, b): (&Act, usize)) -> Block {
+fn product(form: Form, w: &Ints, (act, b): (&Act, usize), offset: i32) -> Block {
     let a = &act.row.q[b * form.block..][..form.block];
     let (mut dots, mut sizes, mut mins, mut min_sizes) = (0i32, 0i32, 0i32, 0i32);
     for (sub, a) in a.chunks(16).enumerate() {
         let q = &w.q[16 * sub..][..a.len()];
         let (mut dot, mut size, mut sum) = (0i32, 0i32, 0i32);
         for i in 0..a.len() {
-            let product = i32::from(a[i]) * i32::from(q[i]);
-            dot += product;
-            size += product.abs();
-            sum += i32::from(a[i]);
+            let (a, q) = (i32::from(a[i]), i32::from(q[i]));
+            dot += a * q;
+            size += a.abs() * if offset > 0 { q + 2 * offset } else { q.abs() };
+            sum += a;
         }
         dots += i32::from(w.scale[sub]) * dot;
         sizes += i32::from(w.scale[sub]).abs() * size;

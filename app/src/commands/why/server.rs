@@ -186,8 +186,8 @@ pub(super) fn run(
             &json!({"sides": [name, server.base], "server": kind, "near": NEAR, "rows": rows}),
         )?;
     } else {
-        out.line(&format!("sides   A {name}"))?;
-        out.line(&format!("        B {}", text::one_line(&server.base)))?;
+        out.line(&format!("sides    A {name}"))?;
+        out.line(&format!("         B {}", text::one_line(&server.base)))?;
         for row in &rows {
             let piece = text::quoted(parts.tokenizer.piece(row.theirs));
             let verdict = if row.right { "RIGHT" } else { "WRONG" };
