@@ -145,6 +145,8 @@ impl Tap for Bench<'_> {
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let Some(v) = node.output else { return };
         let index = self.makers[v.0];
+        // The oracle may run another graph, if it is wrong.
+        let node = &self.graph.nodes[index];
         self.remember(node);
         let here = match self.found.get(index).and_then(Option::as_ref) {
             Some(found) if found.len() == data.len() => {
@@ -227,7 +229,7 @@ fn verdict(scene: Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
     let near = exact.allows_all(found);
     if !exact.allows_all(reference) {
         let right = exact.rounded();
-        let scene = |found| Scene { right: &right, found, ..scene };
+        let scene = |found| Scene { right: &right, found, ..scene.clone() };
         return if near {
             Here::ReferenceOff(Box::new(explained(&scene(reference), exact, Tolerance::Rounding)))
         } else {
@@ -251,7 +253,17 @@ fn verdict(scene: Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
 /// Distances of all elements from the right ones of a scene, and what they look like.
 fn explained(scene: &Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Wrong {
     let Scene { right, found, cols, .. } = *scene;
-    let (kind, sureness) = kind::explain(scene);
+    // What is within its bound is no part of the fault's shape.
+    let shown: Vec<f32> = match tolerance {
+        Tolerance::Bits => right.to_vec(),
+        Tolerance::Rounding => {
+            let or = |(i, &right): (usize, &f32)| {
+                if exact.allows(i, found[i]) { found[i] } else { right }
+            };
+            right.iter().enumerate().map(or).collect()
+        }
+    };
+    let (kind, sureness) = kind::explain(&Scene { right: &shown, ..scene.clone() });
     let mut wrong = Wrong {
         elements: 0,
         max_error: 0.0,

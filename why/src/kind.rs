@@ -2,6 +2,7 @@
 //! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
 
 use crate::exact::slot;
+use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
 use graph::ops::{attention, elementwise, rope};
 use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
@@ -55,6 +56,8 @@ pub enum Kind {
     Activation,
     /// Nibbles are read low, high, low, high.
     NibbleOrder,
+    /// The elements of a block are read in another order.
+    ElementOrder,
     /// Columns from here on are left out of the sum.
     SumTail(usize),
     /// Columns of the result from here on.
@@ -114,6 +117,7 @@ impl std::fmt::Display for Kind {
             Self::GateUpSwapped => write!(f, "gate and up swapped"),
             Self::Activation => write!(f, "wrong activation"),
             Self::NibbleOrder => write!(f, "nibble order"),
+            Self::ElementOrder => write!(f, "order of the elements in a block"),
             Self::SumTail(at) => write!(f, "columns from {at} on left out of the sum"),
             Self::ColumnTail(at) => write!(f, "columns from {at} on only"),
             Self::RowTail(at) => write!(f, "rows from {at} on only"),
@@ -147,6 +151,7 @@ pub enum Sureness {
 }
 
 /// All there is to know of a wrong op.
+#[derive(Clone)]
 pub(crate) struct Scene<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) file: &'a gguf::File,
@@ -442,6 +447,7 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let (Some(all), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
     let error = |t: usize| -> f64 {
         let range = t * n_out..(t + 1) * n_out;
         nmse(&scene.found[range.clone()], &scene.right[range])
@@ -457,15 +463,14 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
     if scene.test_part(Kind::WeightTransposed, part, &sum(&|r, k| k * n_out + r, n_in), hear) {
         return;
     }
-    // In its block element j of the low half stands at 2j, of the high half at 2j + 1, where nibbles are read in turn.
-    for half in [16, 32] {
-        let in_turn = |r: usize, k: usize| {
-            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
-            r * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
+    for (kind, order) in ORDERS {
+        let rows = bytes.chunks(weight.dtype.row_bytes(n_in));
+        let Some(all) = rows_in(weight, rows, order) else { continue };
+        let dot = |w: &[f32]| -> f64 {
+            w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
         };
-        if n_in.is_multiple_of(2 * half)
-            && scene.test_part(Kind::NibbleOrder, part, &sum(&in_turn, n_in), hear)
-        {
+        let would: Vec<f32> = all.chunks(n_in).map(|w| dot(w) as f32).collect();
+        if scene.test_part(kind, part, &would, hear) {
             return;
         }
     }
@@ -604,6 +609,7 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let Some(all) = vector(scene, table) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
     let tokens = &scene.step.tokens;
     let gather = |at: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
         let row = |&id: &u32| (0..n_in).map(move |i| (id as usize, i));
@@ -612,17 +618,15 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
     if scene.test(Kind::WeightTransposed, &gather(&|id, i| i * n_out + id), hear) {
         return;
     }
-    for half in [16, 32] {
-        let in_turn = |id: usize, k: usize| {
-            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
-            id * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
-        };
-        if scene.test(Kind::NibbleOrder, &gather(&in_turn), hear) {
+    for (kind, order) in ORDERS {
+        let row_bytes = weight.dtype.row_bytes(n_in);
+        let rows = tokens.iter().map(|&id| &bytes[id as usize * row_bytes..][..row_bytes]);
+        if rows_in(weight, rows, order).is_some_and(|would| scene.test(kind, &would, hear)) {
             return;
         }
     }
     let is_a_row = |found: &[f32]| all.chunks(n_in).any(|row| row == found);
-    if n_out <= 4096 && scene.found.chunks(n_in).all(is_a_row) {
+    if scene.found.chunks(n_in).all(is_a_row) {
         hear(Kind::OtherTokens, Sureness::Certain);
         return;
     }

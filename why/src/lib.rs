@@ -13,6 +13,7 @@ mod html;
 mod judge;
 mod kind;
 mod laws;
+mod orders;
 mod report;
 mod trace;
 

@@ -48,7 +48,7 @@ fn floats((weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) ->
     let (mut row, mut sizes) = (vec![0.0; n_in], vec![0.0; n_in]);
     let (mut rows, n) = (Vec::new(), x.len() / n_in);
     for bytes in bytes.chunks(weight.dtype.row_bytes(n_in)) {
-        decode(weight.dtype, bytes, &mut row, &mut sizes);
+        decode(weight.dtype, bytes, &|i| i, (&mut row, &mut sizes));
         let all = sizes.iter().sum::<f64>() * lost;
         for x in x.chunks(n_in) {
             let (mut dot, mut size) = (0.0, 0.0);

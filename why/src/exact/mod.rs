@@ -7,7 +7,7 @@ mod elementwise;
 mod mat_mul;
 mod rms_norm;
 mod rope;
-mod weights;
+pub(crate) mod weights;
 
 use crate::Tolerance;
 use crate::bound::Exact;

@@ -5,8 +5,14 @@ use gguf::DType;
 use graph::Weight;
 use graph::ints::{Ints, MinTerm, form};
 
-/// One row of a weight: `out` gets its elements, `sizes` what is added up for each. Float formats are exact.
-pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f64], sizes: &mut [f64]) {
+/// One row of a weight: `out` gets its elements, `sizes` what is added up for each. Place i of a block has the code at
+/// `order(i)`, which is i where all is right. Float formats are exact.
+pub(crate) fn decode(
+    dtype: DType,
+    bytes: &[u8],
+    order: &dyn Fn(usize) -> usize,
+    (out, sizes): (&mut [f64], &mut [f64]),
+) {
     let Some(form) = form(dtype) else {
         let mut row = vec![0.0; out.len()];
         dtype.dequantize(bytes, &mut row);
@@ -20,7 +26,7 @@ pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f64], sizes: &mut [f
         ints.unpack(dtype, block);
         let (d, m) = (f64::from(ints.d), f64::from(ints.m));
         for i in 0..form.block {
-            let product = d * f64::from(ints.scale[i / 16]) * f64::from(ints.q[i]);
+            let product = d * f64::from(ints.scale[i / 16]) * f64::from(ints.q[order(i)]);
             let added = match form.min {
                 MinTerm::None => 0.0,
                 MinTerm::Sum => m,
@@ -39,7 +45,8 @@ pub(super) fn rows(weight: &Weight, bytes: &[u8], rows: &[u32]) -> Exact {
     let (mut row, mut sizes) = (vec![0.0; n], vec![0.0; n]);
     let mut exact = Exact::with_room(rows.len() * n);
     for &at in rows {
-        decode(weight.dtype, &bytes[at as usize * row_bytes..][..row_bytes], &mut row, &mut sizes);
+        let bytes = &bytes[at as usize * row_bytes..][..row_bytes];
+        decode(weight.dtype, bytes, &|i| i, (&mut row, &mut sizes));
         for (&v, &size) in row.iter().zip(&sizes) {
             exact.push(v, size * by + if by > 0.0 { TINY } else { 0.0 }, size);
         }

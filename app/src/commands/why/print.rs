@@ -36,29 +36,7 @@ pub(super) fn print(report: &Report, all: bool, (parts, steps): (&Parts, &[Step]
     let [a, b] = &report.sides;
     out.line(&format!("sides    A {a}"))?;
     out.line(&format!("         B {b}"))?;
-    let counts: Vec<String> = [
-        Verdict::Right,
-        Verdict::WrongHere,
-        Verdict::Propagated,
-        Verdict::ReferenceOff,
-        Verdict::Unmeasured,
-    ]
-    .into_iter()
-    .filter(|&verdict| report.count(verdict) > 0)
-    .map(|verdict| format!("{} {}", report.count(verdict), verdict.name()))
-    .collect();
-    let tokens: Vec<String> = report.steps.iter().map(usize::to_string).collect();
-    let (checked, elements) = report.checked();
-    out.line(&format!(
-        "ops      {} in steps of {} tokens: {}",
-        report.rows.len(),
-        tokens.join(" + "),
-        counts.join(", ")
-    ))?;
-    out.line(&format!(
-        "         {checked} of {elements} elements checked, {} %",
-        100.0 * checked as f64 / elements.max(1) as f64
-    ))?;
+    counts(&mut out, report)?;
     ids(&mut out, report, parts)?;
     if let Some(why::Capture { watched, plain }) = report.capture {
         let (ratio, ms) = (watched / plain, |s: f64| s * 1e3);
@@ -94,6 +72,34 @@ pub(super) fn print(report: &Report, all: bool, (parts, steps): (&Parts, &[Step]
         let near: Vec<String> = prompt.iter().take(8).map(pieces).collect();
         out.line(&format!("  prompt     {}", near.join(" ")))?;
     }
+    Ok(())
+}
+
+/// Verdicts, and what was looked at.
+fn counts(out: &mut Out, report: &Report) -> Result<()> {
+    let counts: Vec<String> = [
+        Verdict::Right,
+        Verdict::WrongHere,
+        Verdict::Propagated,
+        Verdict::ReferenceOff,
+        Verdict::Unmeasured,
+    ]
+    .into_iter()
+    .filter(|&verdict| report.count(verdict) > 0)
+    .map(|verdict| format!("{} {}", report.count(verdict), verdict.name()))
+    .collect();
+    let tokens: Vec<String> = report.steps.iter().map(usize::to_string).collect();
+    let (checked, elements) = report.checked();
+    out.line(&format!(
+        "ops      {} in steps of {} tokens: {}",
+        report.rows.len(),
+        tokens.join(" + "),
+        counts.join(", ")
+    ))?;
+    out.line(&format!(
+        "         {checked} of {elements} elements checked, {} %",
+        100.0 * checked as f64 / elements.max(1) as f64
+    ))?;
     Ok(())
 }
 
