@@ -42,18 +42,19 @@ pub(crate) struct Prompted {
 }
 
 impl PromptArgs {
-    /// What is said of the template.
-    fn template(&self) -> &'static str {
-        if self.chat {
-            "the prompt in the model's chat template"
-        } else {
-            "none: --chat puts the prompt in one"
-        }
-    }
-
     /// The prompt as it was given.
     fn text(&self) -> &str {
         &self.prompt
+    }
+
+    /// The prompt in the model's chat template, where that is asked for.
+    fn rendered(&self, parts: &Parts) -> Result<Option<String>> {
+        if !self.chat {
+            return Ok(None);
+        }
+        let messages = [Message::new("user", self.prompt.as_str())];
+        let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
+        Ok(Some(ChatTemplate::from_tokenizer(&parts.tokenizer)?.render(&chat)?))
     }
 
     /// Opens the model and encodes the prompt.
@@ -179,7 +180,13 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     load::check_tensors(&parts.file)?;
     let n = parts.file.tensors().len();
     walk("file", &format!("{}: {n} tensors, no NaN and no infinity", text::path(&parts.path)))?;
-    walk("template", args.prompt.template())?;
+    let template = match args.prompt.rendered(parts)? {
+        Some(text) => {
+            format!("{} characters: {}", text.chars().count(), text::quoted(text.as_bytes()))
+        }
+        None => "none; --chat puts the prompt in the model's".to_owned(),
+    };
+    walk("template", &template)?;
     walk("tokens", &format!("{}: {}", ids.len(), list(ids)))?;
     if args.laws {
         return laws::laws(args, parts, ids);
