@@ -23,6 +23,6 @@ pub use error::{Error, ErrorKind, Result};
 pub use html::html;
 pub use judge::{Here, Measured, Side, Wrong, judge};
 pub use kind::{Kind, Sureness};
-pub use laws::{Broken, Law, laws};
+pub use laws::{Broken, Law, alike, laws};
 pub use report::{Capture, Report, Row, Verdict, Worst, combine};
 pub use trace::Trace;

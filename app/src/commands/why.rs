@@ -106,7 +106,8 @@ pub(crate) struct Args {
     /// Run side B so many times and compare the bits
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = load::positive)]
     repeat: usize,
-    /// Hold --backend against itself instead: cuts, batches, prefix reuse, layers on the GPU
+    /// Hold --backend against itself instead, layer by layer and bit by bit: one by one, in chunks, batched with
+    /// strangers, after prefix reuse, with other numbers of layers on the GPU
     #[arg(long, conflicts_with_all = ["b", "go_on"])]
     laws: bool,
     /// Print every op, not only what is wrong

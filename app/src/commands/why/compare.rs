@@ -132,7 +132,7 @@ fn judge(parts: &Parts, side: Side<'_>, what: &'static str) -> Result<Vec<Measur
     Ok(measured?)
 }
 
-pub(super) fn same(a: &[f32], b: &[f32]) -> bool {
+fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(&a, &b)| graph::compare::same_bits(a, b))
 }
 

@@ -1,12 +1,11 @@
 //! `karat why --laws`: a backend against itself.
 
 use super::Args;
-use super::compare::same;
 use crate::exit::{Code, failure, say};
 use crate::load::Parts;
 use crate::out::{Controls, Out};
+use crate::text;
 use anyhow::Result;
-use graph::Step;
 use why::Law;
 
 /// `--laws`.
@@ -24,19 +23,13 @@ pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
         rows.push((name(law), holds));
     };
     let mut broken = why::laws(&mut *loaded, ids, &mut hear)?;
-    let mut whole = Step::single(ids, 0);
-    whole.outputs = (0..ids.len() as u32).collect();
-    let steps = [whole];
     for n in [1, n_layer.div_ceil(2)] {
         let Some(split) = args.load.with_gpu_layers(n) else { continue };
-        let expected = why::logits(&mut *loaded, &steps)?;
         let mut other = parts.load(&*split.backend(n_layer)?)?;
-        let got = why::logits(&mut *other, &steps)?;
-        let holds = same(&expected[0], &got[0]);
-        hear(Law::GpuLayers(n), holds);
-        if !holds {
-            broken.push(why::Broken { law: Law::GpuLayers(n), position: 0, col: 0 });
-        }
+        let law = Law::GpuLayers(n);
+        let first = why::alike((&mut *loaded, &mut *other), ids, law)?;
+        hear(law, first.is_none());
+        broken.extend(first);
     }
     if args.json {
         let all: Vec<_> = rows
@@ -50,10 +43,11 @@ pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
         None => Ok(()),
         Some(first) => {
             let what = format!(
-                "{}: {} laws broken, the first {} at position {}, column {}",
+                "{}: {} laws broken, the first {} in {} at position {}, column {}",
                 backend.name(),
                 broken.len(),
                 name(first.law),
+                text::one_line(&first.value),
                 first.position,
                 first.col
             );
