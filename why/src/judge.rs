@@ -219,12 +219,12 @@ impl Bench<'_> {
                 None
             },
         };
-        verdict(scene, &exact, self.tolerance)
+        verdict(&scene, &exact, self.tolerance)
     }
 }
 
 /// Who is right: the side, the reference, both or neither.
-fn verdict(scene: Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
+fn verdict(scene: &Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
     let (reference, found) = (scene.right, scene.found);
     let near = exact.allows_all(found);
     if !exact.allows_all(reference) {
@@ -243,7 +243,7 @@ fn verdict(scene: Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
     if right {
         return Here::Right;
     }
-    let mut wrong = explained(&scene, exact, tolerance);
+    let mut wrong = explained(scene, exact, tolerance);
     if near && wrong.sureness != Sureness::Certain {
         (wrong.kind, wrong.sureness) = (Kind::Rounding, Sureness::Certain);
     }
