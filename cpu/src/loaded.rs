@@ -44,6 +44,8 @@ struct Work {
     free: Vec<Vec<f32>>,
     /// Whether the tap wants the node's value.
     wanted: Vec<bool>,
+    /// Whether it wants each op alone.
+    alone: bool,
     acts: Acts,
     /// What `acts` holds.
     acts_of: Option<(ValueId, ActFormat)>,
@@ -317,7 +319,11 @@ impl LoadedCpu {
         let Some(id) = node.output else { return };
         let plan = Arc::clone(&self.plan);
         let x = node.inputs.first().copied().unwrap_or(id);
-        match &plan.jobs[i] {
+        let job = if self.work.alone { &Job::Alone } else { &plan.jobs[i] };
+        if self.work.alone {
+            self.work.acts_of = None;
+        }
+        match job {
             Job::Done => {}
             Job::Products(all) => self.together(all, (x, step), values),
             Job::Glu { products, .. } if self.seen(products) => {
@@ -452,6 +458,7 @@ impl Loaded for LoadedCpu {
         self.work.free.resize(self.plan.n_slots, Vec::new());
         self.work.acts_of = None;
         self.work.angles.iter_mut().for_each(Vec::clear);
+        self.work.alone = tap.isolates();
         self.work.wanted.clear();
         self.work.wanted.extend(
             graph.nodes.iter().map(|n| n.output.is_some_and(|v| tap.wants(n, graph.value(v)))),

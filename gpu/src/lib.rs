@@ -18,6 +18,7 @@ pub mod shaders;
 pub mod template;
 mod traffic;
 mod trust;
+mod watch;
 mod weights;
 
 use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Node, Op, Result};

@@ -7,6 +7,7 @@ use crate::kv::{self, GpuKv};
 use crate::plan::{Capacity, Plan};
 use crate::record::{self, Sink};
 use crate::traffic::Count;
+use crate::watch::{Wanted, Watch};
 use crate::weights::Resident;
 use graph::{
     Best, Error, ErrorKind, Graph, Kv, Limits, LoadOptions, Loaded, NoTap, Node, Op, Result, Rows,
@@ -35,6 +36,8 @@ pub(crate) struct LoadedGpu {
     options: LoadOptions,
     plan: Option<Plan>,
     staging: Option<wgpu::Buffer>,
+    /// Where values lie that a tap watches.
+    watched: Option<wgpu::Buffer>,
     clock: Option<Clock>,
     /// What the timed steps moved.
     traffic: Traffic,
@@ -61,6 +64,7 @@ impl LoadedGpu {
             options,
             plan: None,
             staging: None,
+            watched: None,
             sink: None,
             clock: None,
             traffic: Traffic::default(),
@@ -206,6 +210,8 @@ impl LoadedGpu {
             let of = (&*graph, self.options.kv);
             self.traffic.add(Count::new(of, &self.weights, (plan, step, sizes)).all());
             self.timed(plan, sizes, kv)?
+        } else if tap.watches() && !isolates && !plain {
+            self.watched(plan, (step, sizes), kv, (tap, &wanted))?
         } else {
             self.untimed(plan, (step, sizes), kv, (tap, &wanted))?
         };
@@ -256,6 +262,34 @@ impl LoadedGpu {
         let read = self.steps(&plan, (step, best), kv, tap);
         self.plan = Some(plan);
         read
+    }
+
+    /// One submission, with copies of the values that the tap wants.
+    fn watched(
+        &mut self,
+        plan: &Plan,
+        (step, sizes): (&Step, Sizes),
+        kv: &GpuKv,
+        (tap, wanted): (&mut dyn Tap, &[Option<ValueId>]),
+    ) -> Result<wgpu::CommandEncoder> {
+        let graph = Arc::clone(&self.graph);
+        let sized = |id: ValueId| (id, self.rows(id, step) * graph.value(id).cols);
+        let wanted: Vec<Wanted> = wanted.iter().map(|id| id.map(sized)).collect();
+        let buffers = (&mut self.watched, &mut self.staging);
+        let mut watch = Watch::new((&self.device, &graph), &wanted, buffers)?;
+        let mut encoder = self.device.encoder();
+        for unit in plan.units() {
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                unit.dispatches.iter().for_each(|d| d.encode(&mut pass, sizes, &kv.layers));
+            }
+            for (i, wanted) in wanted.iter().enumerate().take(unit.end).skip(unit.first) {
+                if let Some((id, words)) = *wanted {
+                    encoder = watch.keep(encoder, (i, plan.buffer(id), words), tap)?;
+                }
+            }
+        }
+        watch.bring(encoder, tap)
     }
 
     /// One submission, but for values that the tap wants.

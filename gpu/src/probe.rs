@@ -17,6 +17,8 @@ pub struct Probes {
     pub div: bool,
     /// `sqrt` rounds to nearest.
     pub sqrt: bool,
+    /// `unpack2x16float` gives every f16's number.
+    pub half: bool,
     /// Numbers below 2^-126 are kept by `+` and `·`.
     pub denormals: bool,
 }
@@ -24,12 +26,12 @@ pub struct Probes {
 impl Probes {
     /// Nothing can be trusted but `+`, `·` and integers.
     pub fn worst() -> Self {
-        Self { fma: false, div: false, sqrt: false, denormals: false }
+        Self { fma: false, div: false, sqrt: false, half: false, denormals: false }
     }
 
     /// Everything can be trusted.
     pub fn best() -> Self {
-        Self { fma: true, div: true, sqrt: true, denormals: true }
+        Self { fma: true, div: true, sqrt: true, half: true, denormals: true }
     }
 
     /// What the shaders are made with.
@@ -38,6 +40,7 @@ impl Probes {
             .flag("SOFT_FMA", !self.fma)
             .flag("SOFT_DIV", !self.div)
             .flag("SOFT_SQRT", !self.sqrt)
+            .flag("SOFT_HALF", !self.half)
             .flag("SOFT", !(self.fma && self.div && self.sqrt))
     }
 }
@@ -143,6 +146,15 @@ fn rest(i: usize, [a, b, c]: [f32; 3]) -> u32 {
     }
 }
 
+/// Eight of all f16 after one another, as `probe.wgsl` puts the numbers together. Of a NaN there are many kinds.
+fn halves(i: usize) -> u32 {
+    let bits = |h: u16| {
+        let x = half::f16::from_bits(h).to_f32();
+        if x.is_nan() { 1 } else { x.to_bits() }
+    };
+    (0..8).fold(0, |all: u32, k| all.wrapping_mul(0x0100_0193) ^ bits((8 * i + k) as u16))
+}
+
 /// What IEEE says of one operation on three operands.
 type Exact = fn(usize, [f32; 3]) -> u32;
 
@@ -162,6 +174,7 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
     let fma: Exact = |_, [a, b, c]| a.mul_add(b, c).to_bits();
     let div: Exact = |i, [a, b, _]| (if i % 2 == 1 { a / 127.0 } else { a / b }).to_bits();
     let sqrt: Exact = |_, [a, _, _]| a.abs().sqrt().to_bits();
+    let half: Exact = |i, _| halves(i);
     // Whether the device's own operation is exact; else ours must be.
     let trusted = |probe: Probe, name: &str, exact: Exact| -> Result<bool> {
         let native = measure(device, &shaders::probe(probe, true), &operands)?;
@@ -184,6 +197,7 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
         fma: trusted(Probe::Fma, "fma", fma)?,
         div: trusted(Probe::Div, "division", div)?,
         sqrt: trusted(Probe::Sqrt, "square root", sqrt)?,
+        half: trusted(Probe::Half, "f16", half)?,
         denormals,
     })
 }

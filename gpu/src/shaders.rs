@@ -279,6 +279,8 @@ pub enum Probe {
     Div,
     /// `sqrt`
     Sqrt,
+    /// From f16.
+    Half,
     /// What has no variant of ours: sums, products, conversions, rounding, packed dot products.
     Rest,
 }
@@ -289,6 +291,7 @@ pub fn probe(probe: Probe, native: bool) -> Shader {
         Probe::Fma => "FMA",
         Probe::Div => "DIV",
         Probe::Sqrt => "SQRT",
+        Probe::Half => "HALF",
         Probe::Rest => "REST",
     };
     Shader { native, ..Shader::new("probe", 2, Defines::new().flag(flag, true)) }
@@ -436,7 +439,7 @@ pub fn all() -> Vec<Shader> {
         all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
         all.extend([Q8x32, Q8x256].map(|act| rms_norm(true, of_sum, Some(act))));
     }
-    for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Rest] {
+    for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Half, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
     }
     all.extend(matrix::known().map(probe_coop));

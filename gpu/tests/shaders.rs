@@ -21,6 +21,7 @@ fn devices() -> Vec<Probes> {
         Probes { fma: true, ..none },
         Probes { div: true, ..none },
         Probes { sqrt: true, ..none },
+        Probes { half: true, ..none },
     ]
 }
 

@@ -197,6 +197,12 @@ pub trait Tap {
     fn isolates(&self) -> bool {
         false
     }
+
+    /// Whether it only looks, and leaves every value as it is: a device may then copy the values as the step runs, and
+    /// bring them all at its end, in order.
+    fn watches(&self) -> bool {
+        false
+    }
 }
 
 /// The tap that wants nothing.

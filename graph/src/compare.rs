@@ -99,6 +99,10 @@ impl Tap for RecordingTap<'_> {
             self.recording.rows.insert(key, row.to_vec());
         }
     }
+
+    fn watches(&self) -> bool {
+        true
+    }
 }
 
 /// Where two recordings part.

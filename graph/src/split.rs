@@ -210,6 +210,14 @@ impl Tap for PartTap<'_> {
             self.tap.value(&node, value, data);
         }
     }
+
+    fn isolates(&self) -> bool {
+        self.tap.isolates()
+    }
+
+    fn watches(&self) -> bool {
+        self.tap.watches()
+    }
 }
 
 impl Loaded for LoadedSplit {

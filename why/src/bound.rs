@@ -1,113 +1,101 @@
-//! How far a right value may be from the reference: not at all for karat's own backends; for strangers what their order
-//! of sums, their tables and their f16 steps explain, element by element.
-
-use gguf::DType;
-use graph::{Arithmetic, Graph, LoadOptions, Node, Op, Step};
-use std::collections::HashMap;
+//! What is demanded of a side, and the rounding-error bounds that every op's evaluation in f64 uses (Higham, Accuracy
+//! and Stability of Numerical Algorithms, chapter 3).
 
 /// What is demanded of a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tolerance {
     /// The reference's bits: karat's own backends.
     Bits,
-    /// The reference within a bound for each element: other engines.
+    /// Within a bound of the op in f64, for each element: other engines, which may sum in another order.
     Rounding,
 }
 
-/// The unit roundoff of f32, doubled: bounds are generous by that.
-const EPS: f32 = 1.2e-7;
+/// The unit roundoff of f32: one rounding is wrong by this share at most.
+pub(crate) const U: f64 = 1.0 / (1u64 << 24) as f64;
+/// Of f16.
+pub(crate) const U_F16: f64 = 1.0 / 2048.0;
+/// Of bf16.
+pub(crate) const U_BF16: f64 = 1.0 / 256.0;
+/// No f32 is trusted below this: devices flush denormals.
+pub(crate) const TINY: f64 = f32::MIN_POSITIVE as f64;
 
-/// Norms of weights' rows, found once.
-pub(crate) struct Bounds<'a> {
-    graph: &'a Graph,
-    file: &'a gguf::File,
-    options: LoadOptions,
-    norms: HashMap<usize, Vec<f32>>,
+/// `γ_k = k·u / (1 − k·u)`: by what share of `Σ|a·b|` a sum may be wrong whose terms are rounded k times each.
+pub(crate) fn gamma(k: usize) -> f64 {
+    let ku = k as f64 * U;
+    ku / (1.0 - ku)
 }
 
-impl<'a> Bounds<'a> {
-    pub(crate) fn new(graph: &'a Graph, file: &'a gguf::File, options: LoadOptions) -> Self {
-        Self { graph, file, options, norms: HashMap::new() }
+/// An op in f64, and for each element how far a right result in f32 may be from it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Exact {
+    pub(crate) value: Vec<f64>,
+    pub(crate) bound: Vec<f64>,
+}
+
+impl Exact {
+    pub(crate) fn with_room(n: usize) -> Self {
+        Self { value: Vec::with_capacity(n), bound: Vec::with_capacity(n) }
     }
 
-    /// The bound of each element of a node's value. By Cauchy and Schwarz `Σ|w·x| ≤ ‖w‖·‖x‖`, which needs one pass over
-    /// a weight and not one for each token.
-    pub(crate) fn of(
-        &mut self,
-        node: &Node,
-        (inputs, step): (&[&[f32]], &Step),
-        right: &[f32],
-    ) -> graph::Result<Vec<f32>> {
-        let cols = node.output.map_or(1, |v| self.graph.value(v).cols.max(1));
-        let relative = |by: f32| right.iter().map(|r| r.abs() * by + f32::MIN_POSITIVE).collect();
-        Ok(match &node.op {
-            Op::Input | Op::OutputRows | Op::Columns { .. } => vec![0.0; right.len()],
-            Op::GetRows { .. } | Op::Scale { .. } => relative(4.0 * EPS),
-            Op::Add | Op::AddBias { .. } => relative(4.0 * EPS),
-            // exp and tanh are tables or polynomials elsewhere; GELU is an f16 table in ggml.
-            Op::Glu { act: graph::Act::Silu } => relative(64.0 * EPS),
-            Op::Glu { act: graph::Act::GeluTanh } => {
-                let up = inputs.get(1).copied().unwrap_or_default();
-                right.iter().zip(up).map(|(r, u)| (r.abs() + u.abs()) * 2e-3).collect()
-            }
-            Op::Softcap { .. } => relative(64.0 * EPS),
-            Op::RmsNorm { .. } => relative(64.0 * EPS),
-            Op::Rope { .. } => rope(step, right, cols),
-            // K and V are f16 there, and ggml adds up V in f16.
-            Op::Attention(_) => by_row(right, cols, 1.0 / 64.0),
-            Op::MatMul { w } => {
-                let weight = self.graph.weight(*w);
-                let int8 = self.options.arithmetic == Arithmetic::Int8
-                    && !matches!(weight.dtype, DType::F32 | DType::F16 | DType::BF16);
-                // Rounding to 8 bits may fall the other way at a tie.
-                let by = if int8 { 2e-4 } else { EPS * 16.0 + EPS * (weight.n_in as f32).sqrt() };
-                let x = inputs.first().copied().unwrap_or_default();
-                let n_in = weight.n_in;
-                let norms = self.norms(w.0)?;
-                let mut bounds = Vec::with_capacity(right.len());
-                for x in x.chunks(n_in) {
-                    let norm = x.iter().map(|v| v * v).sum::<f32>().sqrt();
-                    bounds.extend(norms.iter().map(|w| w * norm * by));
-                }
-                bounds
-            }
-            Op::StoreKv { .. } => Vec::new(),
-        })
+    /// One element. Where f32 may overflow on the way to it (`size` is what is added up), nothing is demanded.
+    pub(crate) fn push(&mut self, value: f64, bound: f64, size: f64) {
+        self.value.push(value);
+        self.bound.push(if size < f64::from(f32::MAX) { bound } else { f64::INFINITY });
     }
 
-    fn norms(&mut self, w: usize) -> graph::Result<&[f32]> {
-        if !self.norms.contains_key(&w) {
-            let weight = &self.graph.weights[w];
-            let bytes = graph::backend::read_weight(self.file, weight)?;
-            let mut row = vec![0.0; weight.n_in];
-            let mut norms = Vec::with_capacity(weight.n_out);
-            for bytes in bytes.chunks(weight.dtype.row_bytes(weight.n_in)) {
-                weight.dtype.dequantize(bytes, &mut row);
-                norms.push(row.iter().map(|v| v * v).sum::<f32>().sqrt());
-            }
-            self.norms.insert(w, norms);
+    /// The distance of an element; infinite where one of both is no number.
+    pub(crate) fn error(&self, i: usize, found: f32) -> f64 {
+        let value = self.value[i];
+        match (value.is_finite(), found.is_finite()) {
+            (true, true) => (f64::from(found) - value).abs(),
+            (false, false) => 0.0,
+            (true, false) | (false, true) => f64::INFINITY,
         }
-        Ok(self.norms.get(&w).map_or(&[], Vec::as_slice))
+    }
+
+    /// Whether an element is as near as a right result is.
+    pub(crate) fn allows(&self, i: usize, found: f32) -> bool {
+        let (value, bound) = (self.value[i], self.bound[i]);
+        if !value.is_finite() {
+            return !found.is_finite();
+        }
+        let overflows = value.abs() + bound >= f64::from(f32::MAX);
+        self.error(i, found) <= bound || (overflows && !found.is_finite())
+    }
+
+    /// Whether all are.
+    pub(crate) fn allows_all(&self, found: &[f32]) -> bool {
+        found.len() == self.value.len() && (0..found.len()).all(|i| self.allows(i, found[i]))
+    }
+
+    /// Rounded to f32.
+    pub(crate) fn rounded(&self) -> Vec<f32> {
+        self.value.iter().map(|&v| v as f32).collect()
     }
 }
 
-/// A share of the largest element of the row.
-fn by_row(right: &[f32], cols: usize, by: f32) -> Vec<f32> {
-    let mut bounds = Vec::with_capacity(right.len());
-    for row in right.chunks(cols) {
-        let most = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        bounds.extend(std::iter::repeat_n(most * by, row.len()));
-    }
-    bounds
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Angles are made by repeated products in f32 elsewhere: their error grows with the position.
-fn rope(step: &Step, right: &[f32], cols: usize) -> Vec<f32> {
-    let mut bounds = Vec::with_capacity(right.len());
-    for (row, &position) in right.chunks(cols).zip(&step.positions) {
-        let most = row.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let by = EPS * (32.0 + 4.0 * position as f32);
-        bounds.extend(std::iter::repeat_n(most * by, row.len()));
+    #[test]
+    fn an_element_is_within_its_bound_or_not() {
+        let mut exact = Exact::default();
+        exact.push(1.0, 1e-6, 1.0);
+        exact.push(f64::NAN, f64::NAN, f64::NAN);
+        exact.push(f64::from(f32::MAX), 1e32, 1.0);
+        exact.push(5.0, 1e-6, 1e39);
+        assert!(exact.allows(0, 1.0 + f32::EPSILON) && !exact.allows(0, 1.0001));
+        assert!(!exact.allows(0, f32::NAN) && !exact.allows(0, f32::INFINITY));
+        assert!(exact.allows(1, f32::NAN) && exact.allows(1, f32::INFINITY));
+        assert!(!exact.allows(1, 0.0), "a number where there is none");
+        assert!(exact.allows(2, f32::INFINITY) && !exact.allows(2, 0.0));
+        assert!(exact.allows(3, f32::INFINITY) && exact.allows(3, 0.0));
     }
-    bounds
+
+    #[test]
+    fn gamma_is_a_little_more_than_k_roundings() {
+        assert!(gamma(1) > U && gamma(1) < U * 1.001);
+        assert!((gamma(1000) / (1000.0 * U) - 1.0).abs() < 1e-3);
+    }
 }

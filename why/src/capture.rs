@@ -11,6 +11,17 @@ pub struct Values {
     pub steps: Vec<Vec<Option<Vec<f32>>>>,
 }
 
+impl Values {
+    /// The likeliest id of each step's last output, where the logits are known and are numbers.
+    pub fn ids(&self, n_vocab: usize) -> Vec<Option<u32>> {
+        let id = |nodes: &Vec<Option<Vec<f32>>>| {
+            let best = Best::of(nodes.last()?.as_ref()?.chunks(n_vocab.max(1)).next_back()?);
+            best.not_finite.is_none().then_some(best.id)
+        };
+        self.steps.iter().map(id).collect()
+    }
+}
+
 /// Bytes that the values of these steps take.
 pub fn value_bytes(graph: &Graph, steps: &[Step]) -> usize {
     let of = |step: &Step| -> usize {
@@ -57,6 +68,13 @@ fn recorded(
 pub fn logits(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Vec<f32>>> {
     let mut kv = loaded.new_kv(blocks(steps))?;
     let run = |step: &Step| Ok(loaded.run(step, &mut kv, &mut NoTap)?);
+    steps.iter().map(run).collect()
+}
+
+/// The likeliest id of each step's last output, as the backend's own greedy decoding picks it.
+pub fn likeliest(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Option<u32>>> {
+    let mut kv = loaded.new_kv(blocks(steps))?;
+    let run = |step: &Step| Ok(loaded.run_greedy(step, &mut kv)?.last().map(|best| best.id));
     steps.iter().map(run).collect()
 }
 
@@ -113,5 +131,9 @@ impl Tap for Recorder<'_> {
 
     fn isolates(&self) -> bool {
         self.alone
+    }
+
+    fn watches(&self) -> bool {
+        self.feed.is_none()
     }
 }

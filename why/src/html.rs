@@ -40,6 +40,7 @@ mod tests {
             name: "</script><b>x".to_owned(),
             op: "ADD",
             verdict: Verdict::Right,
+            elements: 1,
             checked: 1,
             wrong: None,
         };

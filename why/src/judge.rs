@@ -1,8 +1,10 @@
 //! Is a value right, given what the side itself fed the op? The reference runs over the side's values: after each op its
-//! result is compared with the side's and replaced by it, so that every op is evaluated on the side's own inputs.
+//! result is compared with the side's and replaced by it, so that every op is evaluated on the side's own inputs. Both
+//! are held against the op in f64 too: where only the reference is far from that, it is the reference that is wrong.
 
-use crate::bound::Bounds;
+use crate::bound::Exact;
 use crate::capture::{blocks, makers};
+use crate::exact::{self, Cache, Given};
 use crate::kind::{self, Kind, Scene, Sureness};
 use crate::{Result, Tolerance, Values, Worst};
 use graph::compare::same_bits;
@@ -20,6 +22,8 @@ pub enum Here {
     Right,
     /// Not all.
     Wrong(Box<Wrong>),
+    /// All, but not the reference's: how that is wrong.
+    ReferenceOff(Box<Wrong>),
     /// The side does not have the value.
     Unmeasured,
 }
@@ -29,11 +33,11 @@ pub enum Here {
 pub struct Wrong {
     /// Elements over their bound.
     pub elements: usize,
-    /// Largest distance from the reference; infinite where one of both is no number.
+    /// Largest distance from what is right; infinite where one of both is no number.
     pub max_error: f64,
     /// Normalised mean squared error.
     pub nmse: f64,
-    /// Elements that are NaN or infinite here and not in the reference, or the other way round.
+    /// Elements that are NaN or infinite and should not be, or the other way round.
     pub not_finite: usize,
     /// The worst elements.
     pub worst: Vec<Worst>,
@@ -52,6 +56,8 @@ pub struct Measured {
     pub step: usize,
     /// Index of the node.
     pub node: usize,
+    /// Elements of its value; all were looked at, or none.
+    pub elements: usize,
     /// What was found.
     pub here: Here,
 }
@@ -86,8 +92,8 @@ pub fn judge(
     let mut bench = Bench {
         graph,
         file,
+        options,
         tolerance,
-        bounds: Bounds::new(graph, file, options),
         makers: makers(graph),
         step: &Step::default(),
         at: 0,
@@ -95,7 +101,7 @@ pub fn judge(
         fed: None,
         heard,
         current: vec![Vec::new(); graph.values.len()],
-        past: vec![Default::default(); graph.kv_layers.len()],
+        cache: Cache::new(graph, blocks(steps)),
         measured: Vec::new(),
         failed: None,
     };
@@ -115,8 +121,8 @@ pub fn judge(
 struct Bench<'a> {
     graph: &'a Graph,
     file: &'a gguf::File,
+    options: LoadOptions,
     tolerance: Tolerance,
-    bounds: Bounds<'a>,
     makers: Vec<usize>,
     step: &'a Step,
     at: usize,
@@ -125,8 +131,8 @@ struct Bench<'a> {
     heard: &'a mut dyn FnMut(usize),
     /// The side's values of this step, and of the step before where they are not yet made.
     current: Vec<Vec<f32>>,
-    /// For each layer the side's keys and values of all steps, position after position.
-    past: Vec<[Vec<f32>; 2]>,
+    /// The side's keys and values of all steps.
+    cache: Cache,
     measured: Vec<Measured>,
     failed: Option<graph::Error>,
 }
@@ -139,6 +145,8 @@ impl Tap for Bench<'_> {
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let Some(v) = node.output else { return };
         let index = self.makers[v.0];
+        // The oracle may run another graph, if it is wrong.
+        let node = &self.graph.nodes[index];
         self.remember(node);
         let here = match self.found.get(index).and_then(Option::as_ref) {
             Some(found) if found.len() == data.len() => {
@@ -155,7 +163,7 @@ impl Tap for Bench<'_> {
         };
         self.current[v.0] = data.to_vec();
         (self.heard)(self.measured.len() + 1);
-        self.measured.push(Measured { step: self.at, node: index, here });
+        self.measured.push(Measured { step: self.at, node: index, elements: data.len(), here });
     }
 }
 
@@ -163,15 +171,12 @@ impl Bench<'_> {
     /// Before attention: the keys and values of this step, which its store has put into the cache.
     fn remember(&mut self, node: &Node) {
         let Op::Attention(a) = node.op else { return };
-        let store = self
-            .graph
-            .nodes
-            .iter()
-            .find(|node| matches!(node.op, Op::StoreKv { kv_layer } if kv_layer == a.kv_layer));
-        if let Some([k, v]) = store.map(|node| node.inputs.as_slice()) {
-            let (k, v) = (self.current[k.0].clone(), self.current[v.0].clone());
-            self.past[a.kv_layer][0].extend(k);
-            self.past[a.kv_layer][1].extend(v);
+        let stores =
+            |node: &&Node| matches!(node.op, Op::StoreKv { kv_layer } if kv_layer == a.kv_layer);
+        let store = self.graph.nodes.iter().find(stores);
+        for (which, v) in store.into_iter().flat_map(|node| &node.inputs).enumerate() {
+            let at = (a.kv_layer, which);
+            self.cache.store(at, self.step, self.options.kv, &self.current[v.0]);
         }
     }
 
@@ -179,25 +184,23 @@ impl Bench<'_> {
         &mut self,
         (node, v): (&Node, usize),
         value: &Value,
-        (right, found): (&[f32], &[f32]),
+        (reference, found): (&[f32], &[f32]),
     ) -> Here {
         let inputs: Vec<&[f32]> =
             node.inputs.iter().map(|v| self.current[v.0].as_slice()).collect();
-        let bounds = match self.tolerance {
-            Tolerance::Bits if right.iter().zip(found).all(|(&r, &f)| same_bits(r, f)) => {
-                return Here::Right;
-            }
-            Tolerance::Bits => None,
-            Tolerance::Rounding => match self.bounds.of(node, (&inputs, self.step), right) {
-                Ok(bounds) => Some(bounds),
-                Err(error) => {
-                    self.failed.get_or_insert(error);
-                    return Here::Unmeasured;
-                }
-            },
+        let given = Given {
+            node,
+            inputs: &inputs,
+            step: self.step,
+            cache: &self.cache,
+            tolerance: self.tolerance,
         };
-        let Some(mut wrong) = errors(value.cols, (right, found), bounds.as_deref()) else {
-            return Here::Right;
+        let exact = match exact::evaluate((self.graph, self.file, self.options), &given) {
+            Ok(exact) => exact,
+            Err(error) => {
+                self.failed.get_or_insert(error);
+                return Here::Unmeasured;
+            }
         };
         let scene = Scene {
             graph: self.graph,
@@ -205,20 +208,62 @@ impl Bench<'_> {
             node,
             step: self.step,
             inputs,
-            right,
+            right: reference,
             found,
             cols: value.cols.max(1),
             others: &self.current,
             before: Some(&self.current[v]),
-            past: if let Op::Attention(a) = node.op { Some(&self.past[a.kv_layer]) } else { None },
+            cache: if let Op::Attention(a) = node.op {
+                Some(&self.cache.layers[a.kv_layer])
+            } else {
+                None
+            },
         };
-        (wrong.kind, wrong.sureness) = kind::explain(&scene);
-        Here::Wrong(Box::new(wrong))
+        verdict(&scene, &exact, self.tolerance)
     }
 }
 
-/// Distances of all elements; `None` if all are within their bound.
-fn errors(cols: usize, (right, found): (&[f32], &[f32]), bounds: Option<&[f32]>) -> Option<Wrong> {
+/// Who is right: the side, the reference, both or neither.
+fn verdict(scene: &Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Here {
+    let (reference, found) = (scene.right, scene.found);
+    let near = exact.allows_all(found);
+    if !exact.allows_all(reference) {
+        let right = exact.rounded();
+        let scene = |found| Scene { right: &right, found, ..scene.clone() };
+        return if near {
+            Here::ReferenceOff(Box::new(explained(&scene(reference), exact, Tolerance::Rounding)))
+        } else {
+            Here::Wrong(Box::new(explained(&scene(found), exact, Tolerance::Rounding)))
+        };
+    }
+    let right = match tolerance {
+        Tolerance::Bits => reference.iter().zip(found).all(|(&r, &f)| same_bits(r, f)),
+        Tolerance::Rounding => near,
+    };
+    if right {
+        return Here::Right;
+    }
+    let mut wrong = explained(scene, exact, tolerance);
+    if near && wrong.sureness != Sureness::Certain {
+        (wrong.kind, wrong.sureness) = (Kind::Rounding, Sureness::Certain);
+    }
+    Here::Wrong(Box::new(wrong))
+}
+
+/// Distances of all elements from the right ones of a scene, and what they look like.
+fn explained(scene: &Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Wrong {
+    let Scene { right, found, cols, .. } = *scene;
+    // What is within its bound is no part of the fault's shape.
+    let shown: Vec<f32> = match tolerance {
+        Tolerance::Bits => right.to_vec(),
+        Tolerance::Rounding => {
+            let or = |(i, &right): (usize, &f32)| {
+                if exact.allows(i, found[i]) { found[i] } else { right }
+            };
+            right.iter().enumerate().map(or).collect()
+        }
+    };
+    let (kind, sureness) = kind::explain(&Scene { right: &shown, ..scene.clone() });
     let mut wrong = Wrong {
         elements: 0,
         max_error: 0.0,
@@ -226,25 +271,25 @@ fn errors(cols: usize, (right, found): (&[f32], &[f32]), bounds: Option<&[f32]>)
         not_finite: 0,
         worst: Vec::new(),
         histogram: vec![0; 19],
-        kind: Kind::Unknown,
-        sureness: Sureness::Guess,
+        kind,
+        sureness,
     };
     let mut all: Vec<(f64, usize)> = Vec::new();
     for (i, (&r, &f)) in right.iter().zip(found).enumerate() {
-        let parity = r.is_finite() == f.is_finite();
-        let error = if same_bits(r, f) {
-            0.0
-        } else if r.is_finite() && f.is_finite() {
-            (f64::from(r) - f64::from(f)).abs()
-        } else {
-            f64::INFINITY
+        let error = match tolerance {
+            Tolerance::Bits if same_bits(r, f) => 0.0,
+            Tolerance::Bits if r.is_finite() && f.is_finite() => {
+                (f64::from(r) - f64::from(f)).abs()
+            }
+            Tolerance::Bits => f64::INFINITY,
+            Tolerance::Rounding => exact.error(i, f),
         };
-        wrong.not_finite += usize::from(!parity);
+        wrong.not_finite += usize::from(r.is_finite() != f.is_finite());
         let bucket = if error == 0.0 { -9.0 } else { error.log10().floor().clamp(-9.0, 9.0) };
         wrong.histogram[(bucket + 9.0) as usize] += 1;
-        let within = match bounds {
-            None => same_bits(r, f),
-            Some(bounds) => error <= f64::from(bounds.get(i).copied().unwrap_or(0.0)),
+        let within = match tolerance {
+            Tolerance::Bits => same_bits(r, f),
+            Tolerance::Rounding => exact.allows(i, f),
         };
         if !within {
             wrong.elements += 1;
@@ -252,21 +297,15 @@ fn errors(cols: usize, (right, found): (&[f32], &[f32]), bounds: Option<&[f32]>)
             all.push((error, i));
         }
     }
-    if wrong.elements == 0 {
-        return None;
-    }
     all.sort_by(|a, b| b.0.total_cmp(&a.0));
     let worst = |&(_, i): &(f64, usize)| Worst {
-        row: i / cols.max(1),
-        col: i % cols.max(1),
-        found: shown(found[i]),
-        right: shown(right[i]),
+        row: i / cols,
+        col: i % cols,
+        found: format!("{:e}", found[i]),
+        right: format!("{:e}", right[i]),
+        exact: format!("{:.9e}", exact.value[i]),
+        bound: format!("{:.1e}", exact.bound[i]),
     };
     wrong.worst = all.iter().take(WORST).map(worst).collect();
-    Some(wrong)
-}
-
-/// With all digits; JSON has no NaN.
-fn shown(x: f32) -> String {
-    format!("{x:e}")
+    wrong
 }

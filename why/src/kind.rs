@@ -1,6 +1,8 @@
 //! What sort of fault makes this error: each hypothesis computes what the op would give if it were so, from the side's own
 //! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
 
+use crate::exact::slot;
+use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
 use graph::ops::{attention, elementwise, rope};
 use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
@@ -54,6 +56,8 @@ pub enum Kind {
     Activation,
     /// Nibbles are read low, high, low, high.
     NibbleOrder,
+    /// The elements of a block are read in another order.
+    ElementOrder,
     /// Columns from here on are left out of the sum.
     SumTail(usize),
     /// Columns of the result from here on.
@@ -80,6 +84,8 @@ pub enum Kind {
     NotFinite,
     /// Single elements only.
     FewElements,
+    /// As near to f64 as a right result is, but not the reference's bits: another order of a sum, or a product fused or not.
+    Rounding,
     /// Two runs differ.
     Race,
     /// None of these.
@@ -111,6 +117,7 @@ impl std::fmt::Display for Kind {
             Self::GateUpSwapped => write!(f, "gate and up swapped"),
             Self::Activation => write!(f, "wrong activation"),
             Self::NibbleOrder => write!(f, "nibble order"),
+            Self::ElementOrder => write!(f, "order of the elements in a block"),
             Self::SumTail(at) => write!(f, "columns from {at} on left out of the sum"),
             Self::ColumnTail(at) => write!(f, "columns from {at} on only"),
             Self::RowTail(at) => write!(f, "rows from {at} on only"),
@@ -124,6 +131,7 @@ impl std::fmt::Display for Kind {
             Self::OtherTokens => write!(f, "embedding of other token ids"),
             Self::NotFinite => write!(f, "NaN or infinity out of finite inputs"),
             Self::FewElements => write!(f, "single elements"),
+            Self::Rounding => write!(f, "rounding: right in f64, but not the contract's bits"),
             Self::Race => write!(f, "race: two runs differ"),
             Self::Unknown => write!(f, "unknown"),
         }
@@ -143,6 +151,7 @@ pub enum Sureness {
 }
 
 /// All there is to know of a wrong op.
+#[derive(Clone)]
 pub(crate) struct Scene<'a> {
     pub(crate) graph: &'a Graph,
     pub(crate) file: &'a gguf::File,
@@ -152,8 +161,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) right: &'a [f32],
     pub(crate) found: &'a [f32],
     pub(crate) cols: usize,
-    /// Keys and values of all positions, for attention.
-    pub(crate) past: Option<&'a [Vec<f32>; 2]>,
+    /// Keys and values by slot of the cache, for attention.
+    pub(crate) cache: Option<&'a [Vec<f32>; 2]>,
     /// The values of this step so far, by [`graph::ValueId`]; empty where not yet made.
     pub(crate) others: &'a [Vec<f32>],
     /// The side's value of the step before.
@@ -438,6 +447,7 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let (Some(all), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
     let error = |t: usize| -> f64 {
         let range = t * n_out..(t + 1) * n_out;
         nmse(&scene.found[range.clone()], &scene.right[range])
@@ -453,15 +463,14 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
     if scene.test_part(Kind::WeightTransposed, part, &sum(&|r, k| k * n_out + r, n_in), hear) {
         return;
     }
-    // In its block element j of the low half stands at 2j, of the high half at 2j + 1, where nibbles are read in turn.
-    for half in [16, 32] {
-        let in_turn = |r: usize, k: usize| {
-            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
-            r * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
+    for (kind, order) in ORDERS {
+        let rows = bytes.chunks(weight.dtype.row_bytes(n_in));
+        let Some(all) = rows_in(weight, rows, order) else { continue };
+        let dot = |w: &[f32]| -> f64 {
+            w.iter().zip(x).map(|(&w, &x)| f64::from(w) * f64::from(x)).sum()
         };
-        if n_in.is_multiple_of(2 * half)
-            && scene.test_part(Kind::NibbleOrder, part, &sum(&in_turn, n_in), hear)
-        {
+        let would: Vec<f32> = all.chunks(n_in).map(|w| dot(w) as f32).collect();
+        if scene.test_part(kind, part, &would, hear) {
             return;
         }
     }
@@ -515,16 +524,16 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
 }
 
 fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
-    let (Some([k, v]), Some(q)) = (scene.past, scene.inputs.first()) else { return };
+    let (Some([k, v]), Some(q)) = (scene.cache, scene.inputs.first()) else { return };
     let spec = scene.graph.kv_layers[a.kv_layer];
     let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
     let group = a.n_head / n_kv.max(1);
-    let n = k.len() / (n_kv * dk).max(1);
-    // Positions are places in the history only for one sequence that began at 0.
+    // Hypotheses are about one sequence.
     let Some(&last) = scene.step.positions.last() else { return };
-    if n != last as usize + 1 || scene.step.seqs.iter().any(|&s| s != 0) {
+    if scene.step.seqs.iter().any(|&s| s != 0) {
         return;
     }
+    let step = scene.step;
     let run = |a: &graph::Attention,
                map: &dyn Fn(usize) -> usize,
                seen: &dyn Fn(u32) -> u32,
@@ -533,7 +542,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
         for (t, q) in q.chunks(a.n_head * dk).enumerate() {
             let own = scene.step.positions[t];
             for (h, q) in q.chunks(dk).enumerate() {
-                let at = |p: u32, dim: usize| (place(own, p) as usize * n_kv + map(h)) * dim;
+                let at = |p: u32, dim: usize| (slot(step, 0, place(own, p)) * n_kv + map(h)) * dim;
                 let head = attention::head(
                     a,
                     q,
@@ -600,6 +609,7 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let Some(all) = vector(scene, table) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
     let tokens = &scene.step.tokens;
     let gather = |at: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
         let row = |&id: &u32| (0..n_in).map(move |i| (id as usize, i));
@@ -608,17 +618,15 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
     if scene.test(Kind::WeightTransposed, &gather(&|id, i| i * n_out + id), hear) {
         return;
     }
-    for half in [16, 32] {
-        let in_turn = |id: usize, k: usize| {
-            let (block, j) = (k / (2 * half) * (2 * half), k % (2 * half));
-            id * n_in + (block + j / 2 + j % 2 * half).min(n_in - 1)
-        };
-        if scene.test(Kind::NibbleOrder, &gather(&in_turn), hear) {
+    for (kind, order) in ORDERS {
+        let row_bytes = weight.dtype.row_bytes(n_in);
+        let rows = tokens.iter().map(|&id| &bytes[id as usize * row_bytes..][..row_bytes]);
+        if rows_in(weight, rows, order).is_some_and(|would| scene.test(kind, &would, hear)) {
             return;
         }
     }
     let is_a_row = |found: &[f32]| all.chunks(n_in).any(|row| row == found);
-    if n_out <= 4096 && scene.found.chunks(n_in).all(is_a_row) {
+    if scene.found.chunks(n_in).all(is_a_row) {
         hear(Kind::OtherTokens, Sureness::Certain);
         return;
     }

@@ -1,9 +1,11 @@
-//! One backend against itself: however a text is cut into steps, whoever shares them and the cache, the logits have the
-//! same bits.
+//! One backend against itself: however a text is cut into steps, whoever shares them and the cache, what every layer
+//! gives and the logits have the same bits.
 
 use crate::Result;
-use graph::{Graph, KV_BLOCK, Kv, Loaded, NoTap, Step};
+use graph::{Graph, KV_BLOCK, Kv, Loaded, Node, Rows, Step, Tap, Value};
 use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A law.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
@@ -28,8 +30,10 @@ pub enum Law {
 pub struct Broken {
     /// Which.
     pub law: Law,
-    /// First position whose logits differ.
-    pub position: usize,
+    /// The first value that differs: what a layer gives, or the logits.
+    pub value: String,
+    /// First position at which it differs.
+    pub position: u32,
     /// First column that differs there.
     pub col: usize,
 }
@@ -44,9 +48,8 @@ pub fn laws(
     tokens: &[u32],
     heard: &mut dyn FnMut(Law, bool),
 ) -> Result<Vec<Broken>> {
-    let n_vocab = loaded.graph().n_vocab;
-    let n = tokens.len().clamp(KV_BLOCK + 9, KV_BLOCK * BLOCKS as usize);
-    let text: Vec<u32> = tokens.iter().copied().cycle().take(n).collect();
+    let text = long(tokens);
+    let n = text.len();
     let expected = Run::new(loaded)?.chunks(&text, n)?;
     let mut broken = Vec::new();
     let all = [
@@ -58,7 +61,7 @@ pub fn laws(
         Law::PrefixReuse,
     ];
     for law in all {
-        let mut run = Run::new(loaded)?;
+        let run = Run::new(loaded)?;
         let got = match law {
             Law::Again | Law::GpuLayers(_) => run.chunks(&text, n)?,
             Law::OneByOne => run.chunks(&text, 1)?,
@@ -66,56 +69,115 @@ pub fn laws(
             Law::WithStrangers => run.with_strangers(&text)?,
             Law::PrefixReuse => run.prefix_reuse(&text)?,
         };
-        let differs = |(i, &e): (usize, &u32)| (got.get(i) != Some(&e)).then_some(i);
-        let first = expected.iter().enumerate().find_map(differs);
+        let first = first_other(loaded.graph(), law, (&expected, &got));
         heard(law, first.is_none());
-        if let Some(at) = first {
-            broken.push(Broken { law, position: at / n_vocab, col: at % n_vocab });
-        }
+        broken.extend(first);
     }
     Ok(broken)
 }
 
-/// A backend with a fresh cache of room for two texts.
+/// Holds two backends of one graph against each other, as a law has it.
+///
+/// # Errors
+/// Where one of them cannot run a step.
+pub fn alike(
+    (one, other): (&mut dyn Loaded, &mut dyn Loaded),
+    tokens: &[u32],
+    law: Law,
+) -> Result<Option<Broken>> {
+    let text = long(tokens);
+    let expected = Run::new(one)?.chunks(&text, text.len())?;
+    let got = Run::new(other)?.chunks(&text, text.len())?;
+    Ok(first_other(one.graph(), law, (&expected, &got)))
+}
+
+/// A text that fills a cache block and some.
+fn long(tokens: &[u32]) -> Vec<u32> {
+    let n = tokens.len().clamp(KV_BLOCK + 9, KV_BLOCK * BLOCKS as usize);
+    tokens.iter().copied().cycle().take(n).collect()
+}
+
+/// Bits by value, in the order in which they are made, and position.
+type Seen = BTreeMap<(usize, u32), Vec<u32>>;
+
+fn first_other(graph: &Graph, law: Law, (expected, got): (&Seen, &Seen)) -> Option<Broken> {
+    let (&(value, position), _) = expected.iter().find(|(key, row)| got.get(key) != Some(row))?;
+    let key = (value, position);
+    let other = |i: &usize| got.get(&key).and_then(|row| row.get(*i)) != Some(&expected[&key][*i]);
+    let col = (0..expected[&key].len()).find(other).unwrap_or(0);
+    Some(Broken { law, value: graph.values[value].name.clone(), position, col })
+}
+
+/// A backend with a fresh cache of room for two texts, and what it has given so far.
 struct Run<'a> {
     loaded: &'a mut dyn Loaded,
+    graph: Arc<Graph>,
     kv: Kv,
+    seen: Seen,
 }
 
 /// Blocks of each text.
 const BLOCKS: u32 = 64;
 
-fn bits(logits: &[f32]) -> impl Iterator<Item = u32> + '_ {
-    logits.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() })
+/// Watches the last value of each layer, and the logits, of one sequence.
+struct Layers<'a> {
+    graph: &'a Graph,
+    step: &'a Step,
+    seq: u32,
+    seen: &'a mut Seen,
+}
+
+impl Tap for Layers<'_> {
+    fn wants(&mut self, node: &Node, value: &Value) -> bool {
+        let layer = |name: &str| name.rsplit_once('-').and_then(|(_, n)| n.parse::<u32>().ok());
+        let behind = node.output.and_then(|v| self.graph.values.get(v.0 + 1));
+        behind.is_none_or(|behind| {
+            layer(&value.name).is_some() && layer(&behind.name) != layer(&value.name)
+        })
+    }
+
+    fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
+        let Some(v) = node.output else { return };
+        for (i, row) in data.chunks(value.cols.max(1)).enumerate() {
+            let token = match value.rows {
+                Rows::Tokens => i,
+                Rows::Outputs => self.step.outputs[i] as usize,
+            };
+            if self.step.seqs[token] == self.seq {
+                let bits = row.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() });
+                self.seen.insert((v.0, self.step.positions[token]), bits.collect());
+            }
+        }
+    }
+
+    fn watches(&self) -> bool {
+        true
+    }
 }
 
 impl<'a> Run<'a> {
     fn new(loaded: &'a mut dyn Loaded) -> Result<Self> {
-        let kv = loaded.new_kv(2 * BLOCKS as usize)?;
-        Ok(Self { loaded, kv })
+        let (graph, kv) = (Arc::clone(loaded.graph()), loaded.new_kv(2 * BLOCKS as usize)?);
+        Ok(Self { loaded, graph, kv, seen: Seen::new() })
     }
 
-    fn graph(&self) -> &Graph {
-        self.loaded.graph()
+    /// Runs a step in which the text is this sequence; all its tokens give logits.
+    fn step(&mut self, mut step: Step, seq: u32) -> Result<()> {
+        step.outputs = (0..step.tokens.len() as u32).collect();
+        let mut tap = Layers { graph: &self.graph, step: &step, seq, seen: &mut self.seen };
+        self.loaded.run(&step, &mut self.kv, &mut tap)?;
+        Ok(())
     }
 
-    fn step(&mut self, step: &Step) -> Result<Vec<f32>> {
-        Ok(self.loaded.run(step, &mut self.kv, &mut NoTap)?)
-    }
-
-    fn chunks(&mut self, text: &[u32], len: usize) -> Result<Vec<u32>> {
-        let mut all = Vec::new();
+    fn chunks(mut self, text: &[u32], len: usize) -> Result<Seen> {
         for (i, chunk) in text.chunks(len).enumerate() {
-            let mut step = Step::single(chunk, (i * len) as u32);
-            step.outputs = (0..chunk.len() as u32).collect();
-            all.extend(bits(&self.step(&step)?));
+            self.step(Step::single(chunk, (i * len) as u32), 0)?;
         }
-        Ok(all)
+        Ok(self.seen)
     }
 
     /// The text as the second sequence of steps of 17, the first being the text backwards.
-    fn with_strangers(&mut self, text: &[u32]) -> Result<Vec<u32>> {
-        let (n_vocab, mut all) = (self.graph().n_vocab, Vec::new());
+    fn with_strangers(mut self, text: &[u32]) -> Result<Seen> {
         let stranger: Vec<u32> = text.iter().rev().copied().collect();
         for start in (0..text.len()).step_by(17) {
             let end = text.len().min(start + 17);
@@ -127,25 +189,20 @@ impl<'a> Run<'a> {
                 let first = BLOCKS * s as u32;
                 step.tables.push((first..first + end.div_ceil(KV_BLOCK) as u32).collect());
             }
-            step.outputs = (0..step.tokens.len() as u32).collect();
-            let logits = self.step(&step)?;
-            all.extend(bits(&logits[(end - start) * n_vocab..]));
+            self.step(step, 1)?;
         }
-        Ok(all)
+        Ok(self.seen)
     }
 
     /// The text, then only what is behind its first block again, in a sequence that shares that block.
-    fn prefix_reuse(&mut self, text: &[u32]) -> Result<Vec<u32>> {
-        let n_vocab = self.graph().n_vocab;
-        let mut all = self.chunks(text, text.len())?;
-        all.truncate(KV_BLOCK * n_vocab);
-        let rest = &text[KV_BLOCK..];
-        let mut step = Step::single(rest, KV_BLOCK as u32);
-        step.outputs = (0..rest.len() as u32).collect();
+    fn prefix_reuse(mut self, text: &[u32]) -> Result<Seen> {
+        self.step(Step::single(text, 0), 0)?;
+        self.seen.retain(|&(_, position), _| (position as usize) < KV_BLOCK);
+        let mut step = Step::single(&text[KV_BLOCK..], KV_BLOCK as u32);
         for block in step.tables[0].iter_mut().skip(1) {
             *block += BLOCKS;
         }
-        all.extend(bits(&self.step(&step)?));
-        Ok(all)
+        self.step(step, 0)?;
+        Ok(self.seen)
     }
 }

@@ -1,5 +1,5 @@
 //! `karat why`: names the op that is wrong. Two sides, each a backend of ours or a recorded trace, are judged op by op on
-//! their own inputs against `graph::reference`; what is wrong gets a kind, and what only follows from it is told apart.
+//! their own inputs against `graph::reference` and the op in f64; what is wrong gets a kind, and what only follows from it is told apart.
 //!
 //! [`capture`](capture()) records a side, [`judge`](judge()) measures it, [`combine`] makes the verdicts, [`Report`] is the
 //! plain result. [`laws`](laws()) holds one backend against itself.
@@ -8,19 +8,21 @@
 mod bound;
 mod capture;
 mod error;
+mod exact;
 mod html;
 mod judge;
 mod kind;
 mod laws;
+mod orders;
 mod report;
 mod trace;
 
 pub use bound::Tolerance;
-pub use capture::{Values, capture, capture_alone, greedy, logits, value_bytes};
+pub use capture::{Values, capture, capture_alone, greedy, likeliest, logits, value_bytes};
 pub use error::{Error, ErrorKind, Result};
 pub use html::html;
 pub use judge::{Here, Measured, Side, Wrong, judge};
 pub use kind::{Kind, Sureness};
-pub use laws::{Broken, Law, laws};
-pub use report::{Report, Row, Verdict, Worst, combine};
+pub use laws::{Broken, Law, alike, laws};
+pub use report::{Capture, Report, Row, Verdict, Worst, combine};
 pub use trace::Trace;

@@ -14,7 +14,7 @@ pub enum Verdict {
     WrongHere,
     /// Right for what it was given, which an earlier fault has touched.
     Propagated,
-    /// Side A is wrong here, and B is not.
+    /// Side A or karat's reference is wrong here, and B is not.
     ReferenceOff,
     /// There is no value to look at; never counted as right.
     Unmeasured,
@@ -40,10 +40,14 @@ pub struct Worst {
     pub row: usize,
     /// Column.
     pub col: usize,
-    /// The side's value.
+    /// The side's value. Numbers are text with all their digits: JSON has no NaN.
     pub found: String,
     /// What the op gives on the side's own inputs.
     pub right: String,
+    /// The same in f64.
+    pub exact: String,
+    /// How far from that a right value in f32 may be.
+    pub bound: String,
 }
 
 /// One op of one step.
@@ -61,9 +65,11 @@ pub struct Row {
     pub op: &'static str,
     /// The verdict.
     pub verdict: Verdict,
-    /// Elements looked at, of all: all or none.
+    /// Elements of the value.
+    pub elements: usize,
+    /// Elements looked at: all or none.
     pub checked: usize,
-    /// How it is wrong.
+    /// How it is wrong; of REFERENCE-OFF how side A or the reference is.
     pub wrong: Option<Wrong>,
 }
 
@@ -76,8 +82,21 @@ pub struct Report {
     pub steps: Vec<usize>,
     /// All ops, in the order in which they ran.
     pub rows: Vec<Row>,
+    /// For each step the likeliest id of side A's logits and of side B's.
+    pub ids: Vec<[Option<u32>; 2]>,
+    /// What watching side B costs.
+    pub capture: Option<Capture>,
     /// What else was found: a run that differs from itself, or from an unobserved one.
     pub remarks: Vec<String>,
+}
+
+/// The same steps with every value captured, and as in production.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Capture {
+    /// Seconds with all values, the best of some runs.
+    pub watched: f64,
+    /// Seconds without.
+    pub plain: f64,
 }
 
 impl Report {
@@ -89,6 +108,12 @@ impl Report {
     /// How many rows have a verdict.
     pub fn count(&self, verdict: Verdict) -> usize {
         self.rows.iter().filter(|row| row.verdict == verdict).count()
+    }
+
+    /// Elements looked at, and all there are.
+    pub fn checked(&self) -> (usize, usize) {
+        let sum = |of: fn(&Row) -> usize| self.rows.iter().map(of).sum();
+        (sum(|row| row.checked), sum(|row| row.elements))
     }
 
     /// The rows to blame, in order.
@@ -127,16 +152,15 @@ pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
             }
             let Some(v) = node.output else { continue };
             let Some(b) = found.next_if(|m| (m.step, m.node) == (step, index)) else { continue };
-            let a_wrong = a
-                .iter()
-                .find(|m| (m.step, m.node) == (step, index))
-                .is_some_and(|m| matches!(m.here, Here::Wrong(_)));
-            let verdict = match (&b.here, a_wrong) {
-                (Here::Unmeasured, _) => Verdict::Unmeasured,
-                (Here::Wrong(_), _) => Verdict::WrongHere,
-                (Here::Right, true) => Verdict::ReferenceOff,
-                (Here::Right, false) if touched => Verdict::Propagated,
-                (Here::Right, false) => Verdict::Right,
+            let of_a = a.iter().find(|m| (m.step, m.node) == (step, index));
+            let (verdict, wrong) = match (&b.here, of_a.map(|m| &m.here)) {
+                (Here::Unmeasured, _) => (Verdict::Unmeasured, None),
+                (Here::Wrong(wrong), _) => (Verdict::WrongHere, Some(wrong)),
+                (Here::ReferenceOff(wrong), _) | (Here::Right, Some(Here::Wrong(wrong))) => {
+                    (Verdict::ReferenceOff, Some(wrong))
+                }
+                (Here::Right, _) if touched => (Verdict::Propagated, None),
+                (Here::Right, _) => (Verdict::Right, None),
             };
             tainted[v.0] = touched || verdict == Verdict::WrongHere;
             let value = graph.value(v);
@@ -147,11 +171,9 @@ pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
                 name: value.name.clone(),
                 op: node.op.kind(),
                 verdict,
-                checked: if matches!(b.here, Here::Unmeasured) { 0 } else { value.cols },
-                wrong: match &b.here {
-                    Here::Wrong(wrong) => Some((**wrong).clone()),
-                    Here::Right | Here::Unmeasured => None,
-                },
+                elements: b.elements,
+                checked: if matches!(b.here, Here::Unmeasured) { 0 } else { b.elements },
+                wrong: wrong.map(|wrong| (**wrong).clone()),
             });
         }
     }

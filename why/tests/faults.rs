@@ -174,6 +174,23 @@ fn the_reference_keeps_all_laws() {
     assert_eq!((broken, heard), (vec![], 6));
 }
 
+/// A law that is broken is told with the first layer that differs.
+#[test]
+fn a_broken_law_names_the_layer() {
+    let case = &cases::decoders().unwrap()[0];
+    let at = case.graph.values.iter().position(|value| value.name == "l_out-0").unwrap();
+    let cols = case.graph.values[at].cols;
+    // A kernel for one row that is wrong; a text in chunks of three has one row left.
+    let mut wrong = Tapped::new(load(case), move |node: &Node, _, data: &mut [f32]| {
+        if node.output.is_some_and(|v| v.0 == at) && data.len() == cols {
+            data[5] += 1.0;
+        }
+    });
+    let broken = why::laws(&mut wrong, &case.prompts[0], &mut |_, _| {}).unwrap();
+    let told = |law, position| why::Broken { law, value: "l_out-0".to_owned(), position, col: 5 };
+    assert_eq!(broken, [told(why::Law::Chunks(3), 72), told(why::Law::OneByOne, 0)]);
+}
+
 /// What was written is read again, bit for bit.
 #[test]
 fn a_trace_keeps_every_value() {

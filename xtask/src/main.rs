@@ -62,8 +62,9 @@ fn dispatch(args: &[String]) -> Result<bool> {
 
 /// The table of app/tests/faultlab.rs.
 fn faultlab() -> Result<bool> {
-    let args = ["test", "--release", "-p", "karat", "--test", "faultlab", "--", "--nocapture"];
-    Ok(proc::run(root(), proc::cargo(&args).arg("--test-threads=1"))?.ok())
+    let mut command = proc::cargo(&["test", "--release", "-p", "karat", "--features", "faultlab"]);
+    command.args(["--test", "faultlab", "--", "--nocapture", "--test-threads=1"]);
+    Ok(proc::run(root(), &mut command)?.ok())
 }
 
 fn main() -> ExitCode {

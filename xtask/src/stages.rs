@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// The model that real-model tests load; a name of the catalogue.
 const MODEL: &str = "smollm2:135m";
+/// The feature that the fault lab is behind.
+const LAB: &str = "karat/faultlab";
 /// Exit code of `karat` for file, network and integrity errors.
 const EXIT_IO: i32 = 4;
 const NEON_TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -145,7 +147,8 @@ fn tidy_stage(cx: &Context) -> Result<Outcome> {
 
 fn clippy(cx: &Context) -> Result<Outcome> {
     tools::ensure_component(cx.root, "clippy", "cargo-clippy")?;
-    cx.cargo(&["clippy", "--release", "--workspace", "--all-targets"], &["--", "-D", "warnings"])
+    let lint = ["clippy", "--release", "--workspace", "--all-targets", "--features", LAB];
+    cx.cargo(&lint, &["--", "-D", "warnings"])
 }
 
 fn deny(cx: &Context) -> Result<Outcome> {
@@ -219,7 +222,7 @@ fn model(cx: &Context) -> Result<Outcome> {
 fn tests(cx: &Context) -> Result<Outcome> {
     // Where there is none, the test that needs it says so.
     tools::ensure_clang(cx.root);
-    cx.cargo(&["test", "--release", "--workspace", "--no-fail-fast"], &[])
+    cx.cargo(&["test", "--release", "--workspace", "--features", LAB, "--no-fail-fast"], &[])
 }
 
 fn swiftshader(cx: &Context) -> Result<Outcome> {

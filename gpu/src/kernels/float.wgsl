@@ -192,6 +192,7 @@ fn root(a: f32) -> f32 { return keep(sqrt(a)); }
 
 // The f32 of an f16's bits, which stand in the low half of `h`.
 fn f16_to_f32(h: u32) -> f32 {
+#if SOFT_HALF
     let sign = (h & 0x8000u) << 16u;
     let e = (h >> 10u) & 31u;
     let m = h & 1023u;
@@ -200,6 +201,9 @@ fn f16_to_f32(h: u32) -> f32 {
     let plain = ((e + 112u) << 23u) | (m << 13u);
     let huge = 0x7f800000u | (m << 13u);
     return bitcast<f32>(sign | select(select(plain, huge, e == 31u), tiny, e == 0u));
+#else
+    return unpack2x16float(h).x;
+#endif
 }
 
 // The bits of the f16 nearest to x, ties to even; 65520 and more are infinite.

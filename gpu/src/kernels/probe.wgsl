@@ -22,6 +22,15 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if SQRT
     out[i] = bitcast<u32>(root(abs(a)));
 #endif
+#if HALF
+    // All 65536, eight in a place.
+    var all = 0u;
+    for (var k = 0u; k < 8u; k++) {
+        let bits = bitcast<u32>(f16_to_f32(8u * i + k));
+        all = (all * 0x01000193u) ^ select(bits, 1u, (bits & 0x7fffffffu) > 0x7f800000u);
+    }
+    out[i] = all;
+#endif
 #if REST
     // Sum, product, conversions, rounding, packed dot product: which one is told by the place.
     let which = i % 8u;

@@ -114,6 +114,14 @@ impl Server {
         Ok(Some(ids.filter_map(|id| Some(id.as_u64()? as u32)).collect()))
     }
 
+    /// A user's message in the server's chat template.
+    fn template(&self, message: &str) -> Result<String> {
+        let body = json!({"messages": [{"role": "user", "content": message}]});
+        let answer = self.post("/apply-template", &body)?;
+        let prompt = answer["prompt"].as_str();
+        prompt.map(str::to_owned).ok_or_else(|| self.wrong("/apply-template", "no prompt"))
+    }
+
     /// A greedy answer of `n` tokens.
     fn answer(&self, ids: &[u32], prompt: &str, n: usize, parts: &Parts) -> Result<Vec<Place>> {
         if self.tells_ids {
@@ -158,14 +166,19 @@ pub(super) fn run(
     json: bool,
 ) -> Result<()> {
     let Prompted { parts, ids } = prompted;
-    let prompt = args.text();
-    if args.chat {
-        return Err(failure(Code::Usage, "--chat: not with a server, which has its own template"));
+    let mut prompt = args.text().to_owned();
+    if let Some(ours) = args.rendered(parts)? {
+        if !server.tells_ids {
+            let what = "--chat: only with llama.cpp's server, which tells what its template makes of a message";
+            return Err(failure(Code::Usage, what));
+        }
+        prompt = server.template(&prompt)?;
+        check_template(&prompt, &ours)?;
     }
-    if let Some(theirs) = server.tokens(prompt)? {
+    if let Some(theirs) = server.tokens(&prompt)? {
         check_ids(&theirs, ids)?;
     }
-    let places = server.answer(ids, prompt, args.n_predict + 1, parts)?;
+    let places = server.answer(ids, &prompt, args.n_predict + 1, parts)?;
     if places.is_empty() {
         return Err(server.wrong("", "no log-probabilities in its answer"));
     }
@@ -186,8 +199,8 @@ pub(super) fn run(
             &json!({"sides": [name, server.base], "server": kind, "near": NEAR, "rows": rows}),
         )?;
     } else {
-        out.line(&format!("sides   A {name}"))?;
-        out.line(&format!("        B {}", text::one_line(&server.base)))?;
+        out.line(&format!("sides    A {name}"))?;
+        out.line(&format!("         B {}", text::one_line(&server.base)))?;
         for row in &rows {
             let piece = text::quoted(parts.tokenizer.piece(row.theirs));
             let verdict = if row.right { "RIGHT" } else { "WRONG" };
@@ -198,6 +211,22 @@ pub(super) fn run(
         }
     }
     verdict(&rows)
+}
+
+/// A template that makes another text ends the walk.
+fn check_template(theirs: &str, ours: &str) -> Result<()> {
+    if theirs == ours {
+        return Ok(());
+    }
+    let at = theirs.chars().zip(ours.chars()).take_while(|(a, b)| a == b).count();
+    let show =
+        |text: &str| text::quoted(text.chars().skip(at).take(24).collect::<String>().as_bytes());
+    let what = format!(
+        "template: at character {at} the server has {}, karat {}",
+        show(theirs),
+        show(ours)
+    );
+    Err(failure(Code::Device, what))
 }
 
 /// Ids of the prompt that are not ours end the walk.

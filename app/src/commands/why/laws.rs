@@ -1,0 +1,72 @@
+//! `karat why --laws`: a backend against itself.
+
+use super::Args;
+use crate::exit::{Code, failure, say};
+use crate::load::Parts;
+use crate::out::{Controls, Out};
+use crate::text;
+use anyhow::Result;
+use why::Law;
+
+/// `--laws`.
+pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
+    let n_layer = parts.graph.kv_layers.len();
+    let backend = args.load.backend(n_layer)?;
+    let mut loaded = parts.load(&*backend)?;
+    let mut out = Out::new(Controls::Escaped);
+    let mut rows: Vec<(String, bool)> = Vec::new();
+    let mut hear = |law: Law, holds: bool| {
+        if !args.json {
+            let said = out.line(&format!("law      {:<24}{}", name(law), word(holds)));
+            said.unwrap_or_else(|error| say("warning", &error.to_string()));
+        }
+        rows.push((name(law), holds));
+    };
+    let mut broken = why::laws(&mut *loaded, ids, &mut hear)?;
+    for n in [1, n_layer.div_ceil(2)] {
+        let Some(split) = args.load.with_gpu_layers(n) else { continue };
+        let mut other = parts.load(&*split.backend(n_layer)?)?;
+        let law = Law::GpuLayers(n);
+        let first = why::alike((&mut *loaded, &mut *other), ids, law)?;
+        hear(law, first.is_none());
+        broken.extend(first);
+    }
+    if args.json {
+        let all: Vec<_> = rows
+            .iter()
+            .map(|(law, holds)| serde_json::json!({"law": law, "holds": holds}))
+            .collect();
+        let report = serde_json::json!({"backend": backend.name(), "laws": all, "broken": broken});
+        Out::new(Controls::Escaped).json(&report)?;
+    }
+    match broken.first() {
+        None => Ok(()),
+        Some(first) => {
+            let what = format!(
+                "{}: {} laws broken, the first {} in {} at position {}, column {}",
+                backend.name(),
+                broken.len(),
+                name(first.law),
+                text::one_line(&first.value),
+                first.position,
+                first.col
+            );
+            Err(failure(Code::Device, what))
+        }
+    }
+}
+
+fn word(holds: bool) -> &'static str {
+    if holds { "holds" } else { "BROKEN" }
+}
+
+fn name(law: Law) -> String {
+    match law {
+        Law::Again => "again".to_owned(),
+        Law::OneByOne => "one by one".to_owned(),
+        Law::Chunks(n) => format!("chunks of {n}"),
+        Law::WithStrangers => "batched with strangers".to_owned(),
+        Law::PrefixReuse => "after prefix reuse".to_owned(),
+        Law::GpuLayers(n) => format!("{n} layers on the GPU"),
+    }
+}

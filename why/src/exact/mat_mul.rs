@@ -1,0 +1,193 @@
+//! `y = x Wᵀ`: exact integers and scale steps in f64 for `int8`, products of decoded weights otherwise.
+
+use super::weights::decode;
+use crate::Tolerance;
+use crate::bound::{Exact, TINY, U, U_BF16, U_F16, gamma};
+use gguf::DType;
+use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
+use graph::math::round_f16;
+use graph::ops::quantize_act::{ActRow, quantize_act};
+use graph::{Arithmetic, Weight};
+
+/// `x` is `[n, n_in]`.
+pub(super) fn mat_mul(
+    arithmetic: Arithmetic,
+    (weight, bytes): (&Weight, &[u8]),
+    x: &[f32],
+    tolerance: Tolerance,
+) -> Exact {
+    match form(weight.dtype).filter(|_| arithmetic == Arithmetic::Int8) {
+        Some(form) => int8(form, (weight, bytes), x, tolerance),
+        None => floats((weight, bytes), x, tolerance),
+    }
+}
+
+/// Elements of each token's outputs are made row by row.
+fn transposed(rows: &[(f64, f64, f64)], n: usize) -> Exact {
+    let mut exact = Exact::with_room(rows.len());
+    for t in 0..n {
+        for &(value, bound, size) in rows.iter().skip(t).step_by(n) {
+            exact.push(value, bound, size);
+        }
+    }
+    exact
+}
+
+/// A product of n terms is rounded n times at most, whatever the order; a decoded weight some times before. Other
+/// engines round the activations to the weight's type where that is f16 or bf16.
+fn floats((weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
+    let n_in = weight.n_in;
+    let as_weight = match (weight.dtype, tolerance) {
+        (DType::F16, Tolerance::Rounding) => U_F16,
+        (DType::BF16, Tolerance::Rounding) => U_BF16,
+        (_, Tolerance::Rounding | Tolerance::Bits) => 0.0,
+    };
+    let by = gamma(n_in + 8) + as_weight;
+    // What f16 leaves of a number too small for it.
+    let lost = if as_weight > 0.0 { U / 2.0 } else { 0.0 };
+    let (mut row, mut sizes) = (vec![0.0; n_in], vec![0.0; n_in]);
+    let (mut rows, n) = (Vec::new(), x.len() / n_in);
+    for bytes in bytes.chunks(weight.dtype.row_bytes(n_in)) {
+        decode(weight.dtype, bytes, &|i| i, (&mut row, &mut sizes));
+        let all = sizes.iter().sum::<f64>() * lost;
+        for x in x.chunks(n_in) {
+            let (mut dot, mut size) = (0.0, 0.0);
+            for i in 0..n_in {
+                let x = f64::from(x[i]);
+                dot += row[i] * x;
+                size += sizes[i] * x.abs();
+            }
+            rows.push((dot, size * by + all + TINY, size));
+        }
+    }
+    transposed(&rows, n)
+}
+
+/// One token's rounded activations, and what another engine may make of them.
+struct Act {
+    row: ActRow,
+    /// Elements that stand so near between two integers that another order of the same steps rounds them to the other.
+    ties: Vec<usize>,
+    /// For each block by what share its scale, and by how much its sum, may be rounded to the other side in f16.
+    scale: Vec<f64>,
+    sum: Vec<f64>,
+}
+
+/// Three roundings of a number up to 127.
+const TIE: f64 = 127.0 * 4.0 * U;
+
+impl Act {
+    fn new(format: ActFormat, x: &[f32], tolerance: Tolerance) -> Self {
+        let row = quantize_act(format, x);
+        let (block, blocks) = (x.len() / row.d.len().max(1), row.d.len());
+        let mut act =
+            Self { row, ties: Vec::new(), scale: vec![0.0; blocks], sum: vec![0.0; blocks] };
+        if tolerance == Tolerance::Bits {
+            return act;
+        }
+        for (b, x) in x.chunks(block.max(1)).enumerate() {
+            let most = f64::from(x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
+            for (i, &v) in x.iter().enumerate() {
+                let place = f64::from(v) * 127.0 / most;
+                if (place.abs().fract() - 0.5).abs() < TIE {
+                    act.ties.push(b * block + i);
+                }
+            }
+            if format == ActFormat::Q8x32 {
+                let d = most / 127.0;
+                act.scale[b] = other_side(d) / d.max(TINY);
+                let q = &act.row.q[b * block..][..x.len()];
+                act.sum[b] = other_side(d * q.iter().map(|&q| f64::from(q)).sum::<f64>());
+            }
+        }
+        act
+    }
+}
+
+/// How far apart the f16 on both sides of a number are, if some roundings of f32 decide between them.
+fn other_side(x: f64) -> f64 {
+    let at = |by: f64| f64::from(round_f16((x * (1.0 + by)) as f32));
+    (at(4.0 * U) - at(-4.0 * U)).abs()
+}
+
+/// Integers inside a block are exact in any order; then each block's steps are rounded, and lanes joined. Another engine
+/// may multiply the codes as they are stored and take their offset away in lanes of other elements, as ggml does with
+/// Q6_K: what is added up is larger then.
+fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
+    let Weight { dtype, n_in, .. } = *weight;
+    let acts: Vec<Act> = x.chunks(n_in).map(|x| Act::new(form.act, x, tolerance)).collect();
+    let blocks = n_in / form.block;
+    let offset = match tolerance {
+        Tolerance::Bits => 0,
+        Tolerance::Rounding => i32::from(form.offset),
+    };
+    let by = gamma(2 * blocks + 16);
+    let mut ints = vec![Ints::new(); blocks];
+    let mut rows = Vec::with_capacity(acts.len() * weight.n_out);
+    for row in bytes.chunks(dtype.row_bytes(n_in)) {
+        for (ints, block) in ints.iter_mut().zip(row.chunks(dtype.block_bytes())) {
+            ints.unpack(dtype, block);
+        }
+        for act in &acts {
+            let (mut value, mut size, mut free) = (0.0, 0.0, 0.0);
+            for (b, w) in ints.iter().enumerate() {
+                let block = product(form, w, (act, b), offset);
+                value += block.value;
+                size += block.size;
+                free += block.free;
+            }
+            for &i in &act.ties {
+                let (w, b, at) = (&ints[i / form.block], i / form.block, i % form.block);
+                let q = f64::from(w.q[at]) * f64::from(w.scale[at / 16]) * f64::from(w.d);
+                let min = f64::from(w.m) * f64::from(w.min[at / 16].max(1));
+                free += (q.abs() + min.abs()) * f64::from(act.row.d[b].abs());
+            }
+            rows.push((value, size * by + free + TINY, size));
+        }
+    }
+    transposed(&rows, acts.len())
+}
+
+/// One block of a product.
+struct Block {
+    value: f64,
+    /// `Σ|w·a|`
+    size: f64,
+    /// What f16 may decide the other way.
+    free: f64,
+}
+
+fn product(form: Form, w: &Ints, (act, b): (&Act, usize), offset: i32) -> Block {
+    let a = &act.row.q[b * form.block..][..form.block];
+    let (mut dots, mut sizes, mut mins, mut min_sizes) = (0i32, 0i32, 0i32, 0i32);
+    for (sub, a) in a.chunks(16).enumerate() {
+        let q = &w.q[16 * sub..][..a.len()];
+        let (mut dot, mut size, mut sum) = (0i32, 0i32, 0i32);
+        for i in 0..a.len() {
+            let (a, q) = (i32::from(a[i]), i32::from(q[i]));
+            dot += a * q;
+            size += a.abs() * if offset > 0 { q + 2 * offset } else { q.abs() };
+            sum += a;
+        }
+        dots += i32::from(w.scale[sub]) * dot;
+        sizes += i32::from(w.scale[sub]).abs() * size;
+        mins += i32::from(w.min[sub]) * sum;
+        min_sizes += i32::from(w.min[sub]) * sum.abs();
+    }
+    let d = f64::from(w.d) * f64::from(act.row.d[b]);
+    let (value, size) = (d * f64::from(dots), d.abs() * f64::from(sizes));
+    let free = size * act.scale[b];
+    match form.min {
+        MinTerm::None => Block { value, size, free },
+        MinTerm::Sum => {
+            let (m, s) = (f64::from(w.m), act.row.s.get(b).map_or(0.0, |&s| f64::from(s)));
+            let free = free + m.abs() * act.sum[b];
+            Block { value: value + m * s, size: size + (m * s).abs(), free }
+        }
+        MinTerm::Subs => {
+            let m = f64::from(w.m) * f64::from(act.row.d[b]);
+            let added = m.abs() * f64::from(min_sizes);
+            Block { value: value - m * f64::from(mins), size: size + added, free }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Every op in f64, on the inputs that a side gave it, with a bound for each element: `|err| ≤ γ_k·Σ|a·b|`. It is what
+//! other engines are held to, and who is asked where a side and `graph::reference` differ. Plain loops, a file for each
+//! op. What an op's definition rounds (activations to 8 bits, the cache to f16) is rounded by `graph`'s rule.
+
+mod attention;
+mod elementwise;
+mod mat_mul;
+mod rms_norm;
+mod rope;
+pub(crate) mod weights;
+
+use crate::Tolerance;
+use crate::bound::Exact;
+use graph::{Graph, KV_BLOCK, KvType, LoadOptions, Node, Op, Result, Step, math};
+
+/// Where an op stands and what it is given.
+pub(crate) struct Given<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) inputs: &'a [&'a [f32]],
+    pub(crate) step: &'a Step,
+    /// For attention: keys and values.
+    pub(crate) cache: &'a Cache,
+    /// Other engines have more freedom than an order of sums: tables, f16 on the way.
+    pub(crate) tolerance: Tolerance,
+}
+
+/// The keys and values that a side has stored: for each layer K and V, `[slot][n_head_kv · head_dim]`, rounded to the
+/// cache's type.
+#[derive(Default)]
+pub(crate) struct Cache {
+    pub(crate) layers: Vec<[Vec<f32>; 2]>,
+}
+
+/// Row of the cache that holds a position of a sequence.
+pub(crate) fn slot(step: &Step, seq: u32, position: u32) -> usize {
+    let p = position as usize;
+    step.tables[seq as usize][p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
+}
+
+impl Cache {
+    pub(crate) fn new(graph: &Graph, blocks: usize) -> Self {
+        let of = |layer: &graph::KvLayer| {
+            let rows = blocks * KV_BLOCK * layer.n_head_kv;
+            [vec![0.0; rows * layer.head_dim_k], vec![0.0; rows * layer.head_dim_v]]
+        };
+        Self { layers: graph.kv_layers.iter().map(of).collect() }
+    }
+
+    /// Stores a step's rows of K (0) or V (1).
+    pub(crate) fn store(
+        &mut self,
+        (layer, which): (usize, usize),
+        step: &Step,
+        kv: KvType,
+        rows: &[f32],
+    ) {
+        let width = rows.len() / step.tokens.len().max(1);
+        for (t, row) in rows.chunks(width.max(1)).enumerate() {
+            let at = slot(step, step.seqs[t], step.positions[t]) * width;
+            for (dst, &v) in self.layers[layer][which][at..at + width].iter_mut().zip(row) {
+                *dst = match kv {
+                    KvType::F16 => math::round_f16(v),
+                    KvType::F32 => v,
+                };
+            }
+        }
+    }
+}
+
+/// The evaluation of a node's value.
+///
+/// # Errors
+/// Where the file's weights cannot be read.
+pub(crate) fn evaluate(
+    (graph, file, options): (&Graph, &gguf::File, LoadOptions),
+    given: &Given<'_>,
+) -> Result<Exact> {
+    let Given { node, inputs, step, tolerance, .. } = *given;
+    let input = |i: usize| inputs.get(i).copied().unwrap_or_default();
+    let cols = node.output.map_or(1, |v| graph.value(v).cols.max(1));
+    let bytes = |w: graph::WeightId| graph::backend::read_weight(file, graph.weight(w));
+    let vector = |w| Ok::<_, graph::Error>(weights::rows(graph.weight(w), &bytes(w)?, &[0]).value);
+    let moved = |values: &[f32]| Exact {
+        value: values.iter().map(|&v| f64::from(v)).collect(),
+        bound: vec![0.0; values.len()],
+    };
+    Ok(match &node.op {
+        Op::Input => moved(&step.inputs),
+        Op::OutputRows => {
+            let row = |&row: &u32| input(0)[row as usize * cols..][..cols].to_vec();
+            moved(&step.outputs.iter().flat_map(row).collect::<Vec<f32>>())
+        }
+        Op::Columns { start } => {
+            let from = graph.value(node.inputs[0]).cols;
+            let rows = input(0).chunks(from).flat_map(|row| row[*start..*start + cols].to_vec());
+            moved(&rows.collect::<Vec<f32>>())
+        }
+        Op::GetRows { table } => weights::rows(graph.weight(*table), &bytes(*table)?, &step.tokens),
+        Op::Scale { by } => elementwise::scale(input(0), *by),
+        Op::Add => elementwise::add(input(0), input(1)),
+        Op::AddBias { b } => elementwise::add_bias(input(0), &vector(*b)?),
+        Op::Glu { act } => elementwise::glu(*act, (input(0), input(1)), tolerance),
+        Op::Softcap { cap } => elementwise::softcap(input(0), *cap),
+        Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &vector(*w)?, *eps),
+        Op::Rope { table, head_dim, pairs } => {
+            let table = &graph.rope_tables[*table];
+            let row = (cols, *head_dim, *pairs);
+            rope::rope(input(0), row, (table, &step.positions), tolerance)
+        }
+        Op::MatMul { w } => {
+            let weight = (graph.weight(*w), &*bytes(*w)?);
+            mat_mul::mat_mul(options.arithmetic, weight, input(0), tolerance)
+        }
+        Op::Attention(a) => {
+            let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
+            let spec = graph.kv_layers[a.kv_layer];
+            attention::attention(a, (spec, &given.cache.layers[a.kv_layer]), (step, input(0)), f16)
+        }
+        Op::StoreKv { .. } => Exact::default(),
+    })
+}

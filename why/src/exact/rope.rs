@@ -1,0 +1,39 @@
+//! Rotary position embedding: pairs turn by `position · freq`.
+
+use crate::Tolerance;
+use crate::bound::{Exact, TINY, U};
+use graph::{RopePairs, RopeTable};
+
+/// Turns the heads of every row; elements past the pairs stay. ggml makes its angles by repeated products in f32: that of
+/// pair i is rounded some i times.
+pub(super) fn rope(
+    x: &[f32],
+    (cols, head_dim, pairs): (usize, usize, RopePairs),
+    (table, positions): (&RopeTable, &[u32]),
+    tolerance: Tolerance,
+) -> Exact {
+    let n = table.freqs.len();
+    let mut exact =
+        Exact { value: x.iter().map(|&v| f64::from(v)).collect(), bound: vec![0.0; x.len()] };
+    for (row, &position) in positions.iter().enumerate() {
+        for (i, &freq) in table.freqs.iter().enumerate() {
+            let angle = f64::from(position) * freq;
+            let (sin, cos) = (angle.sin() * table.mscale, angle.cos() * table.mscale);
+            let wrong = match tolerance {
+                Tolerance::Bits => 0.0,
+                Tolerance::Rounding => angle.abs() * (i + 8) as f64 * U,
+            };
+            for head in (row * cols..(row + 1) * cols).step_by(head_dim) {
+                let (a, b) = match pairs {
+                    RopePairs::Adjacent => (head + 2 * i, head + 2 * i + 1),
+                    RopePairs::Halves => (head + i, head + i + n),
+                };
+                let (x0, x1) = (f64::from(x[a]), f64::from(x[b]));
+                let bound = (x0.abs() + x1.abs()) * table.mscale.abs() * (4.0 * U + wrong) + TINY;
+                (exact.value[a], exact.value[b]) = (x0 * cos - x1 * sin, x0 * sin + x1 * cos);
+                (exact.bound[a], exact.bound[b]) = (bound, bound);
+            }
+        }
+    }
+    exact
+}
