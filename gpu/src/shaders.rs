@@ -400,7 +400,10 @@ fn file(name: &str) -> Option<&'static str> {
 /// The WGSL of a shader on a device with these probes.
 pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
     let probes = if shader.native { Probes::best() } else { probes };
-    expand(shader.file, &shader.defines.clone().with(&constants()).with(&probes.defines()), &file)
+    let defines = shader.defines.clone().with(&constants()).with(&probes.defines());
+    // An fma of integers is long: where nothing waits for memory, hundreds in line only cost.
+    let defines = if probes.fma { defines } else { defines.without("AHEAD") };
+    expand(shader.file, &defines, &file)
 }
 
 /// The contract's constants, to the bit.

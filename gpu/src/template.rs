@@ -29,6 +29,12 @@ impl Defines {
         self
     }
 
+    /// Without a flag or a constant.
+    pub fn without(mut self, name: &str) -> Self {
+        self.0.remove(name);
+        self
+    }
+
     /// All of `other` too.
     pub fn with(mut self, other: &Self) -> Self {
         self.0.extend(other.0.clone());
