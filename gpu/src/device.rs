@@ -105,7 +105,9 @@ fn offered(adapter: &wgpu::Adapter) -> Option<Matrix> {
                 && p.cr_type == wgpu::CooperativeScalarType::F32
         })
     };
-    [16, 8].into_iter().find(|&size| has(size)).map(|size| Matrix { size, subgroup })
+    let matrix = Matrix { size: [16, 8].into_iter().find(|&size| has(size))?, subgroup };
+    let room = adapter.limits().max_compute_workgroup_storage_size;
+    (matrix.shared_memory() <= room).then_some(matrix)
 }
 
 fn cannot(name: &str, why: impl std::fmt::Display) -> Error {

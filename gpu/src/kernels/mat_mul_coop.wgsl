@@ -27,7 +27,7 @@ var<workgroup> a_high: array<vec4<f16>, {{A_LEN}}>;
 var<workgroup> x: array<vec4<f16>, {{X_LEN}}>;
 // A fragment of sums for each subgroup.
 var<workgroup> c: array<f32, {{C_LEN}}>;
-// Scales of this block and the next, by turns.
+// Scales and minimums of this block and the next, by turns.
 var<workgroup> d_rows: array<f32, {{TWO_ROWS}}>;
 var<workgroup> d_tokens: array<f32, {{TWO_TOKENS}}>;
 #if D_TWO
@@ -58,9 +58,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if SINGLE
 #else
     var isum_{{R}}_{{T}}: array<{{SUM_TYPE}}, {{EACH}}>;
-#endif
-#if MINS
-    var msum_{{R}}_{{T}}: array<f32, {{EACH}}>;
 #endif
 #endfor
 #endfor
@@ -98,9 +95,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
     for (var b = 0u; b < p.blocks; b++) {
         let turn = b & 1u;
-#if MINS
-#include coop_mins
-#endif
         for (var first = 0u; first < {{UNITS}}u; first += {{SPAN_UNITS}}u) {
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -111,16 +105,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #endfor
             for (var u = first; u < first + {{SPAN_UNITS}}u; u++) {
+                // Units stand by turns in one half of the stage and the other, so that one barrier in each is enough.
+                let half = (b * {{UNITS}}u + u) & 1u;
+                let a_half = half * ROWS * PITCH;
+                let x_half = half * TOKENS * PITCH;
 #include coop_stage
                 workgroupBarrier();
 #include coop_next
 #for K {{STEPS}}
                 {
 #for T {{FRAGMENT_LIST}}
-                    let x_{{T}} = coopLoad<coop_mat{{SIZE}}x{{SIZE}}<f16, B>>(&x[(sub_token + {{T}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let x_{{T}} = coopLoad<coop_mat{{SIZE}}x{{SIZE}}<f16, B>>(&x[x_half + (sub_token + {{T}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
-                    let w_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a[(sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let w_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a[a_half + (sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -129,7 +127,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #if SPLIT
 #for R {{FRAGMENT_LIST}}
-                    let v_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a_high[(sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let v_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a_high[a_half + (sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -139,10 +137,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
                 }
 #endfor
-                workgroupBarrier();
             }
 #include coop_sums
         }
+#if MINS
+#include coop_mins
+#endif
     }
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
