@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// row of activations.
 const FEW: usize = 4;
 
+/// Steps of at least so many tokens for each sequence have neighbours' attention done together.
+const NEIGHBOURS: usize = 16;
+
 /// So many workgroups keep every device busy, whatever their size.
 const MANY_GROUPS: usize = 256;
 
@@ -50,13 +53,15 @@ struct Grid {
     /// Only for steps of so many rows.
     only: RangeInclusive<usize>,
     /// As in [`Dispatch`].
+    each_seq: RangeInclusive<usize>,
+    /// As in [`Dispatch`].
     chunks_of: Option<u32>,
 }
 
 impl Grid {
     /// A row of workgroups for each row.
     fn each_row(x: usize) -> Self {
-        Self { x, rows_each: 1, only: EVERY, chunks_of: None }
+        Self { x, rows_each: 1, only: EVERY, each_seq: EVERY, chunks_of: None }
     }
 }
 
@@ -139,6 +144,7 @@ impl Planner<'_> {
                 x: grid.x as u32,
                 rows_each: grid.rows_each,
                 only: grid.only.clone(),
+                each_seq: grid.each_seq.clone(),
                 chunks_of: grid.chunks_of,
             });
         }
@@ -373,7 +379,7 @@ impl Planner<'_> {
             bound.extend(outs.iter().map(|&out| self.value(out)));
             let x = piece.count.div_ceil(32);
             let grid = |rows_each: usize, only: RangeInclusive<usize>| {
-                (rows, Grid { x, rows_each, only, chunks_of: None }, None)
+                (rows, Grid { rows_each, only, ..Grid::each_row(x) }, None)
             };
             // The kernel for few rows, the one for many, and the rows that one workgroup of it takes.
             let (few, many, rows_each) = match act {
@@ -502,12 +508,34 @@ impl Planner<'_> {
 
     /// Attention in steps of more than one row.
     fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
-        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v.next_multiple_of(2);
-        let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
+        let spec = self.graph.kv_layers[a.kv_layer];
+        let dims = [spec.head_dim_k, spec.head_dim_v];
+        let (kv, capped) = (self.options.kv, a.softcap.is_some());
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
-        let many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
+        let mut params = self.attention_params(a);
+        let mut all = Vec::new();
+        let mut many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
+        let wide = self.device.lanes != shaders::FEW_LANES;
+        if let Some(shader) = shaders::attention_tile(kv, capped, dims).filter(|_| wide) {
+            many.each_seq = 0..=NEIGHBOURS - 1;
+            // The heads of a KV head that one workgroup takes, with as many tokens as there is room for.
+            let splits = (a.n_head / spec.n_head_kv).div_ceil(shaders::TILE_QUERIES);
+            let heads = (a.n_head / spec.n_head_kv).div_ceil(splits);
+            let tiles = Grid {
+                only: 2..=usize::MAX,
+                rows_each: shaders::TILE_QUERIES / heads,
+                each_seq: NEIGHBOURS..=usize::MAX,
+                ..Grid::each_row(spec.n_head_kv * splits)
+            };
+            params.push(heads as u32);
+            let grid = (Rows::Tokens, tiles, Some(a.kv_layer));
+            all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+            params.pop();
+        }
+        let shader = shaders::attention(kv, capped, spec.head_dim_v.next_multiple_of(2));
         let grid = (Rows::Tokens, many, Some(a.kv_layer));
-        self.over_rows(&shader, &bound, &self.attention_params(a), grid)
+        all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+        Ok(all)
     }
 
     /// In a step of one token: its chunks side by side, to be merged.
