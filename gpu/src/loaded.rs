@@ -4,7 +4,7 @@ use crate::clock::Clock;
 use crate::device::Device;
 use crate::fuse::{Chain, Fusions};
 use crate::kv::{self, GpuKv};
-use crate::plan::{Capacity, Plan};
+use crate::plan::{Capacity, Plan, Sizes};
 use crate::record::{self, Sink};
 use crate::traffic::Count;
 use crate::watch::{Wanted, Watch};
@@ -17,9 +17,6 @@ use std::sync::Arc;
 
 /// Words that are written together, whether they have changed or not.
 const AT_ONCE: usize = 2048;
-
-/// Tokens and outputs of a step, and the position of its last token.
-pub(crate) type Sizes = (usize, usize, u32);
 
 /// A step that was encoded before it was asked for: while the device computes a token, the host has time for the next.
 struct Ahead {
@@ -189,7 +186,7 @@ impl LoadedGpu {
         self.upload(plan, step);
         let graph = Arc::clone(&self.graph);
         let last = step.positions.last().copied().unwrap_or(0);
-        let sizes = (step.tokens.len(), step.outputs.len(), last);
+        let sizes = (step.tokens.len(), step.outputs.len(), last, step.tables.len());
         if let Some(sink) = &mut self.sink {
             let ends = if best { &plan.argmax[..] } else { &[] };
             for dispatch in plan.units().flat_map(|unit| unit.dispatches).chain(ends) {
@@ -229,7 +226,7 @@ impl LoadedGpu {
         let commands = (ready, encoder);
         let asked = self.device.ask(commands, (place, 0), words, &mut self.staging)?;
         if plain && (sizes.0, sizes.1) == (1, 1) {
-            self.ahead = Some(self.encode_ahead(plan, (1, 1, sizes.2 + 1), kv));
+            self.ahead = Some(self.encode_ahead(plan, (1, 1, sizes.2 + 1, 1), kv));
         }
         self.device.answer(asked)
     }

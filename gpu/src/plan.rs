@@ -41,6 +41,9 @@ impl Capacity {
     }
 }
 
+/// Tokens and outputs of a step, the position of its last token, and its sequences.
+pub(crate) type Sizes = (usize, usize, u32, usize);
+
 /// One dispatch.
 pub(crate) struct Dispatch {
     pub(crate) shader: Shader,
@@ -58,23 +61,25 @@ pub(crate) struct Dispatch {
     pub(crate) rows_each: usize,
     /// Only for steps of so many rows.
     pub(crate) only: RangeInclusive<usize>,
+    /// Only for steps of so many tokens for each sequence.
+    pub(crate) each_seq: RangeInclusive<usize>,
     /// One workgroup deep, or one for each chunk of 64 positions that a window of so many sees.
     pub(crate) chunks_of: Option<u32>,
 }
 
 impl Dispatch {
-    /// Its rows, the first of them, and its grid in a step of so many tokens and outputs, the last token standing at
-    /// `last`; `None` where it has nothing to do.
+    /// Its rows, the first of them, and its grid in a step; `None` where it has nothing to do.
     pub(crate) fn sized(
         &self,
-        (tokens, outputs, last): (usize, usize, u32),
+        (tokens, outputs, last, seqs): Sizes,
     ) -> Option<([u32; 2], [u32; 3])> {
         let all = match self.rows {
             Rows::Tokens => tokens,
             Rows::Outputs => outputs,
         };
         let rows = all.saturating_sub(self.first_row).min(self.most_rows);
-        if rows == 0 || self.x == 0 || !self.only.contains(&all) {
+        let wanted = self.only.contains(&all) && self.each_seq.contains(&(tokens / seqs.max(1)));
+        if rows == 0 || self.x == 0 || !wanted {
             return None;
         }
         let chunks = self.chunks_of.map_or(1, |window| {
@@ -95,12 +100,7 @@ impl Dispatch {
     }
 
     /// Encodes it, as far as it has something to do.
-    pub(crate) fn encode(
-        &self,
-        pass: &mut wgpu::ComputePass<'_>,
-        sizes: (usize, usize, u32),
-        kv: &[LayerKv],
-    ) {
+    pub(crate) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, sizes: Sizes, kv: &[LayerKv]) {
         let Some((rows, [x, y, z])) = self.sized(sizes) else { return };
         let (params, n) = self.params(rows);
         pass.set_pipeline(&self.pipeline.pipeline);

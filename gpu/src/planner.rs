@@ -22,6 +22,9 @@ const FEW: usize = 4;
 /// Steps of at least so many rows use the matrix unit, where there is one.
 const MATRIX_FROM: usize = 9;
 
+/// Steps of at least so many tokens for each sequence have neighbours' attention done together.
+const NEIGHBOURS: usize = 16;
+
 /// So many workgroups keep every device busy, whatever their size.
 const MANY_GROUPS: usize = 256;
 
@@ -52,13 +55,15 @@ struct Grid {
     /// Only for steps of so many rows.
     only: RangeInclusive<usize>,
     /// As in [`Dispatch`].
+    each_seq: RangeInclusive<usize>,
+    /// As in [`Dispatch`].
     chunks_of: Option<u32>,
 }
 
 impl Grid {
     /// A row of workgroups for each row.
     fn each_row(x: usize) -> Self {
-        Self { x, rows_each: 1, only: EVERY, chunks_of: None }
+        Self { x, rows_each: 1, only: EVERY, each_seq: EVERY, chunks_of: None }
     }
 }
 
@@ -141,6 +146,7 @@ impl Planner<'_> {
                 x: grid.x as u32,
                 rows_each: grid.rows_each,
                 only: grid.only.clone(),
+                each_seq: grid.each_seq.clone(),
                 chunks_of: grid.chunks_of,
             });
         }
@@ -375,36 +381,41 @@ impl Planner<'_> {
             // Rounded activations are bound as words and as fours of words.
             let mut bound = if act.is_some() { vec![w, x, x] } else { vec![w, x] };
             bound.extend(outs.iter().map(|&out| self.value(out)));
-            let x = piece.count.div_ceil(32);
-            let grid = |rows_each: usize, only: RangeInclusive<usize>| {
-                (rows, Grid { x, rows_each, only, chunks_of: None }, None)
-            };
-            // The kernel for few rows, the one for many, and the rows that one workgroup of it takes.
-            let (few, many, rows_each) = match act {
-                Some(_) => {
-                    let n = outs.len();
-                    let few = self.mat_vec(weight.dtype, n, x);
-                    (few, shaders::mat_mul_int8(weight.dtype, n), 64)
-                }
-                None => {
-                    (shaders::mat_vec_f32(weight.dtype), shaders::mat_mul_f32(weight.dtype), 32)
-                }
-            };
-            all.extend(self.over_rows(&few, &bound, &params, grid(1, 1..=FEW))?);
-            let matrix = self.device.matrix.filter(|_| act.is_some());
-            let int8_most = if matrix.is_some() { MATRIX_FROM - 1 } else { usize::MAX };
-            let over = grid(rows_each, FEW + 1..=int8_most);
-            all.extend(self.over_rows(&many, &bound, &params, over)?);
-            if let Some(matrix) = matrix {
-                let tile = matrix.tile();
-                let shader = shaders::mat_mul_coop(weight.dtype, outs.len(), matrix);
-                let (rows_each, only) = (tile.tokens() as usize, MATRIX_FROM..=usize::MAX);
-                let x = piece.count.div_ceil(tile.rows() as usize);
-                let grid = (rows, Grid { x, rows_each, only, chunks_of: None }, None);
-                all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+            let kernels = self.products(weight.dtype, outs.len(), piece.count, act.is_some());
+            for (shader, grid) in kernels {
+                all.extend(self.over_rows(&shader, &bound, &params, (rows, grid, None))?);
             }
         }
         Ok(all)
+    }
+
+    /// The kernels of a product with `count` rows of weights: each for so many rows of activations, of which a workgroup
+    /// takes some.
+    fn products(
+        &self,
+        dtype: DType,
+        outs: usize,
+        count: usize,
+        rounded: bool,
+    ) -> Vec<(Shader, Grid)> {
+        let tiles = count.div_ceil(32);
+        let grid = |x: usize, rows_each: usize, only: RangeInclusive<usize>| Grid {
+            rows_each,
+            only,
+            ..Grid::each_row(x)
+        };
+        if !rounded {
+            return vec![
+                (shaders::mat_vec_f32(dtype), grid(tiles, 1, 1..=FEW)),
+                (shaders::mat_mul_f32(dtype), grid(tiles, 32, FEW + 1..=usize::MAX)),
+            ];
+        }
+        let few = (self.mat_vec(dtype, outs, tiles), grid(tiles, 1, 1..=FEW));
+        let many = |most| (shaders::mat_mul_int8(dtype, outs), grid(tiles, 64, FEW + 1..=most));
+        let Some(matrix) = self.device.matrix else { return vec![few, many(usize::MAX)] };
+        let (shader, tile) = (shaders::mat_mul_coop(dtype, outs, matrix), matrix.tile());
+        let (x, tokens) = (count.div_ceil(tile.rows() as usize), tile.tokens() as usize);
+        vec![few, many(MATRIX_FROM - 1), (shader, grid(x, tokens, MATRIX_FROM..=usize::MAX))]
     }
 
     /// The kernel of a product with few rows of activations over so many workgroups.
@@ -516,12 +527,34 @@ impl Planner<'_> {
 
     /// Attention in steps of more than one row.
     fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
-        let dim_v = self.graph.kv_layers[a.kv_layer].head_dim_v.next_multiple_of(2);
-        let shader = shaders::attention(self.options.kv, a.softcap.is_some(), dim_v);
+        let spec = self.graph.kv_layers[a.kv_layer];
+        let dims = [spec.head_dim_k, spec.head_dim_v];
+        let (kv, capped) = (self.options.kv, a.softcap.is_some());
         let bound = [self.value(q), self.step(), self.tables(), self.value(out)];
-        let many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
+        let mut params = self.attention_params(a);
+        let mut all = Vec::new();
+        let mut many = Grid { only: 2..=usize::MAX, ..Grid::each_row(a.n_head) };
+        let wide = self.device.lanes != shaders::FEW_LANES;
+        if let Some(shader) = shaders::attention_tile(kv, capped, dims).filter(|_| wide) {
+            many.each_seq = 0..=NEIGHBOURS - 1;
+            // The heads of a KV head that one workgroup takes, with as many tokens as there is room for.
+            let splits = (a.n_head / spec.n_head_kv).div_ceil(shaders::TILE_QUERIES);
+            let heads = (a.n_head / spec.n_head_kv).div_ceil(splits);
+            let tiles = Grid {
+                only: 2..=usize::MAX,
+                rows_each: shaders::TILE_QUERIES / heads,
+                each_seq: NEIGHBOURS..=usize::MAX,
+                ..Grid::each_row(spec.n_head_kv * splits)
+            };
+            params.push(heads as u32);
+            let grid = (Rows::Tokens, tiles, Some(a.kv_layer));
+            all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+            params.pop();
+        }
+        let shader = shaders::attention(kv, capped, spec.head_dim_v.next_multiple_of(2));
         let grid = (Rows::Tokens, many, Some(a.kv_layer));
-        self.over_rows(&shader, &bound, &self.attention_params(a), grid)
+        all.extend(self.over_rows(&shader, &bound, &params, grid)?);
+        Ok(all)
     }
 
     /// In a step of one token: its chunks side by side, to be merged.

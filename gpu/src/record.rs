@@ -3,7 +3,7 @@
 
 use crate::device::Device;
 use crate::kv::GpuKv;
-use crate::plan::Dispatch;
+use crate::plan::{Dispatch, Sizes};
 use crate::shaders::Shader;
 use graph::Result;
 
@@ -47,7 +47,7 @@ impl Call {
 pub(crate) fn lay_open(
     device: &Device,
     dispatch: &Dispatch,
-    sizes: (usize, usize, u32),
+    sizes: Sizes,
     kv: &GpuKv,
     sink: &mut dyn Sink,
 ) -> Result<()> {

@@ -226,6 +226,31 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
     Shader { kv: true, ..Shader::new("attention", 4, defines) }
 }
 
+/// Queries of a workgroup of [`attention_tile`].
+pub(crate) const TILE_QUERIES: usize = 32;
+
+/// The same for many tokens where threads cost nothing, for heads of `[dim_k, dim_v]` elements; `None` where they are too
+/// large or no multiple of four.
+pub fn attention_tile(kv: KvType, softcap: bool, dims: [usize; 2]) -> Option<Shader> {
+    if dims.into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
+        return None;
+    }
+    let halves = kv == KvType::F16;
+    // A tile is 2048 elements: words that each of the 128 threads loads four at a time, and positions of V.
+    let loads = if halves { 2 } else { 4 };
+    let passes = dims[1].div_ceil(64);
+    let rows = if passes == 3 { 8 } else { 32 / passes };
+    let defines = Defines::new()
+        .flag("KV_F16", halves)
+        .flag("SOFTCAP", softcap)
+        .set("LOADS", &list(loads))
+        .set("K_FOURS", &(4 * loads))
+        .set("V_FOURS", &(dims[1] / 4))
+        .set("V_LIST", &list(passes))
+        .set("V_ROWS", &rows);
+    Some(Shader { kv: true, ..Shader::new("attention_tile", 4, defines) })
+}
+
 /// The chunks of attention by themselves, for a step of one token. Small heads of f16 of `[dim_k, dim_v]` elements are
 /// asked for at once.
 pub fn attention_part(kv: KvType, softcap: bool, [dim_k, dim_v]: [usize; 2]) -> Shader {
@@ -361,6 +386,7 @@ fn file(name: &str) -> Option<&'static str> {
         "attention" => include_str!("kernels/attention.wgsl"),
         "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
         "attention_part" => include_str!("kernels/attention_part.wgsl"),
+        "attention_tile" => include_str!("kernels/attention_tile.wgsl"),
         "codes" => include_str!("kernels/codes.wgsl"),
         "coop_mins" => include_str!("kernels/coop_mins.wgsl"),
         "coop_next" => include_str!("kernels/coop_next.wgsl"),
@@ -374,6 +400,7 @@ fn file(name: &str) -> Option<&'static str> {
         "merge" => include_str!("kernels/merge.wgsl"),
         "halves" => include_str!("kernels/halves.wgsl"),
         "limits" => include_str!("kernels/limits.wgsl"),
+        "fours" => include_str!("kernels/fours.wgsl"),
         "get_rows" => include_str!("kernels/get_rows.wgsl"),
         "mat_mul_coop" => include_str!("kernels/mat_mul_coop.wgsl"),
         "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
@@ -392,6 +419,8 @@ fn file(name: &str) -> Option<&'static str> {
         "rope_store" => include_str!("kernels/rope_store.wgsl"),
         "score" => include_str!("kernels/score.wgsl"),
         "store_kv" => include_str!("kernels/store_kv.wgsl"),
+        "tile_scores" => include_str!("kernels/tile_scores.wgsl"),
+        "tile_values" => include_str!("kernels/tile_values.wgsl"),
         "weights" => include_str!("kernels/weights.wgsl"),
         _ => return None,
     })
@@ -407,7 +436,7 @@ pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
 }
 
 /// The contract's constants, to the bit.
-fn constants() -> Defines {
+pub fn constants() -> Defines {
     let mut defines = Defines::new()
         .set("LOG2_E", &literal(math::LOG2_E))
         .set("ROUND_MAGIC", &literal(math::ROUND_MAGIC))
@@ -466,6 +495,9 @@ pub fn all() -> Vec<Shader> {
         for softcap in [false, true] {
             all.push(attention(kv, softcap, 128));
             all.extend([128, 256].map(|dim| attention_part(kv, softcap, [dim; 2])));
+            all.extend(
+                [64, 128, 256].into_iter().filter_map(|dim| attention_tile(kv, softcap, [dim; 2])),
+            );
         }
     }
     all

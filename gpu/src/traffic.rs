@@ -3,8 +3,7 @@
 
 use crate::kv::head_words;
 use crate::layout::{Layout, ROWS};
-use crate::loaded::Sizes;
-use crate::plan::{Dispatch, Plan};
+use crate::plan::{Dispatch, Plan, Sizes};
 use crate::weights::Resident;
 use graph::ops::attention::first_visible;
 use graph::{Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};

@@ -191,6 +191,57 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
 }
 
 #[test]
+fn attention_of_many_lanes_has_the_reference_bits() {
+    // Lavapipe ends every loop of a thread after 65535 rounds of all of them, and fma made of integers takes many: far
+    // positions are left to real GPUs, which run these kernels in every other test.
+    let mut all = cases::decoders().unwrap();
+    all.retain(|case| case.first_position < 1000);
+    // Heads that fill tiles, and groups that no workgroup takes at once.
+    let plain = cases::Decoder {
+        dtype: DType::Q8_0,
+        n_head: 8,
+        n_head_kv: 2,
+        head_dim: 128,
+        pairs: graph::RopePairs::Halves,
+        window: None,
+        softcap: None,
+        act: graph::Act::Silu,
+        size: 1.0,
+        first_position: 0,
+    };
+    for spec in [
+        plain,
+        cases::Decoder { n_head: 40, n_head_kv: 1, head_dim: 36, window: Some(37), ..plain },
+        cases::Decoder { n_head: 2, head_dim: 196, softcap: Some(3.0), ..plain },
+        cases::Decoder { n_head: 3, n_head_kv: 1, head_dim: 256, window: Some(60), ..plain },
+        cases::Decoder { n_head: 4, head_dim: 132, first_position: 400, window: Some(99), ..plain },
+    ] {
+        all.push(cases::decoder(spec).unwrap());
+    }
+    let all: Vec<Case> = share(all).collect();
+    for adapter in gpu::adapters(Api::Any) {
+        let Some(gpu) = adapter.open_wide(2).unwrap() else {
+            println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
+            continue;
+        };
+        let mut runs = 0;
+        for case in &all {
+            for kv in [KvType::F16, KvType::F32] {
+                let options = LoadOptions { kv, ..LoadOptions::default() };
+                let expected = record(&Reference, case, options, Cut::Batch(512));
+                for cut in [Cut::Batch(512), Cut::Batch(17), Cut::Chunks(30)] {
+                    let got = record(&gpu, case, options, cut);
+                    let difference = got.first_difference(&expected, &case.graph);
+                    assert_eq!(difference, None, "{}: {} {kv:?} {cut:?}", gpu.name(), case.name);
+                    runs += 1;
+                }
+            }
+        }
+        println!("{}: {runs} runs with many lanes", gpu.name());
+    }
+}
+
+#[test]
 fn decoders_have_the_reference_bits_under_every_cut() {
     let cuts = [Cut::Chunks(512), Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(17), Cut::Batch(512)];
     check(cases::decoders().unwrap(), &cuts);

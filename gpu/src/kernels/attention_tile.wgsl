@@ -1,0 +1,182 @@
+// Meaning: graph/src/ops/attention.rs. For steps of many tokens on GPUs: one workgroup of 128 threads for 32 queries, the
+// heads of one KV head in neighbouring tokens, so that what is read and converted of K and V serves them all. A thread
+// has four queries (`quad`); of the scores it has four positions of a chunk, of the weighted sums every 16th four elements.
+// K passes through workgroup memory in tiles of 32 elements, V in tiles of {{V_ROWS}} positions; a tile is asked for
+// before the one before it is used. Tokens of one sequence are done together, sequences one after the other.
+struct Params { rows: u32, row0: u32, n_head: u32, group: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32,
+    positions_at: u32, tables_at: u32, window: u32, scale: f32, cap: f32, heads: u32 }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> step: array<u32>;
+@group(0) @binding(2) var<storage, read> tables: array<u32>;
+@group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
+@group(1) @binding(0) var<storage, read_write> cache_k: array<vec4<u32>>;
+@group(1) @binding(1) var<storage, read_write> cache_v: array<vec4<u32>>;
+#include exp
+
+// For each position of the chunk eight fours of queries.
+var<workgroup> weight: array<vec4<f32>, 512>;
+var<workgroup> tile: array<vec4<f32>, 512>;
+// Rows of eight fours and one that keeps banks apart; row r + 8 i is query 4 r + i.
+var<workgroup> queries: array<vec4<f32>, 288>;
+// Of the threads with the same queries: maxima, then sums.
+var<workgroup> shares: array<vec4<f32>, 128>;
+
+const LOWEST: f32 = -3.4028234663852886e38;
+
+#include fours
+
+@compute @workgroup_size(128)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let splits = (p.group + p.heads - 1u) / p.heads;
+    let heads_kv = p.n_head / p.group;
+    let head_kv = wg.x / splits;
+    let head0 = (wg.x % splits) * p.heads;
+    let heads = min(p.heads, p.group - head0);
+    // The last tokens, which see most, come first.
+    let each = 32u / p.heads;
+    let row0 = ((p.rows + each - 1u) / each - 1u - wg.y) * each;
+    let tokens = min(each, p.rows - row0);
+    let positions_at = p.positions_at + p.row0 + row0;
+    let tables_at = p.tables_at + p.row0 + row0;
+    let quad = (t & 3u) + 4u * (t >> 6u);
+    let lane = (t >> 2u) & 15u;
+    // Where the thread's queries stand: token, and head of all tokens' heads. A place that is none has no token.
+#for I 0 1 2 3
+    let of{{I}} = select(32u, (4u * quad + {{I}}u) / p.heads, (4u * quad + {{I}}u) % p.heads < heads);
+    let to{{I}} = (row0 + of{{I}}) * p.n_head + head_kv * p.group + head0 + (4u * quad + {{I}}u) % p.heads;
+#for N {{V_LIST}}
+    var acc{{I}}_{{N}} = vec4<f32>(0.0);
+#endfor
+#endfor
+    // Where the two queries stand of which the thread takes a part into workgroup memory.
+#for L 0 1
+    let ask{{L}} = (t >> 3u) + 16u * {{L}}u;
+    let q_at{{L}} = ((row0 + min(ask{{L}} / p.heads, tokens - 1u)) * p.n_head + head_kv * p.group + head0
+        + min(ask{{L}} % p.heads, heads - 1u)) * (p.dim_k / 4u);
+    let q_to{{L}} = ((ask{{L}} >> 2u) + 8u * (ask{{L}} & 3u)) * 9u + (t & 7u);
+#endfor
+    let v_each = {{V_ROWS}}u * p.words_v / 4u;
+    var most = vec4<f32>(0.0);
+    var sum = vec4<f32>(0.0);
+    var begin = 0u;
+    while begin < tokens {
+        // The tokens of the same sequence that follow; the least and the greatest of their first and last positions.
+        let table = step[tables_at + begin];
+        var end = begin;
+        var least = vec2<u32>(0xffffffffu);
+        var greatest = vec2<u32>(0u);
+        while end < tokens && step[tables_at + end] == table {
+            let last = step[positions_at + end];
+            let ends = vec2<u32>(last + 1u - min(last + 1u, p.window), last);
+            least = min(least, ends);
+            greatest = max(greatest, ends);
+            end++;
+        }
+        // A query of another sequence sees nothing.
+        var first = vec4<u32>(64u);
+        var last = vec4<u32>(0u);
+#for I 0 1 2 3
+        if of{{I}} >= begin && of{{I}} < end {
+            last[{{I}}] = step[positions_at + of{{I}}];
+            first[{{I}}] = last[{{I}}] + 1u - min(last[{{I}}] + 1u, p.window);
+        }
+#endfor
+        let chunks = greatest.y / 64u;
+        var at = tables[table + least.x / 64u] * heads_kv + head_kv;
+        for (var chunk = least.x / 64u; chunk <= chunks; chunk++) {
+            let next = tables[table + min(chunk + 1u, chunks)] * heads_kv + head_kv;
+            let base = chunk * 64u;
+            let k_end = p.words_k * 16u - 1u;
+#for I 0 1 2 3
+            var s{{I}} = vec4<f32>(0.0);
+#endfor
+#for L {{LOADS}}
+            var w{{L}} = cache_k[at * p.words_k * 16u + min(t + {{L}}u * 128u, k_end)];
+#endfor
+#for L 0 1
+            var x{{L}} = q[q_at{{L}} + min(t & 7u, p.dim_k / 4u - 1u)];
+#endfor
+#include tile_scores
+            // The places of the chunk that any query sees, and the tile of V that the first of them is in.
+            let v_from = max(least.x, base) - base;
+            let v_to = min(greatest.y - base, 63u);
+            let v_first = v_from / {{V_ROWS}}u * {{V_ROWS}}u;
+            let v_at = at * p.words_v * 16u;
+#for L {{LOADS}}
+            w{{L}} = cache_v[v_at + v_first * p.words_v / 4u + min(t + {{L}}u * 128u, v_each - 1u)];
+#endfor
+            let place = vec4<u32>(base + 4u * lane) + vec4<u32>(0u, 1u, 2u, 3u);
+            var chunk_most = vec4<f32>(LOWEST);
+#for I 0 1 2 3
+            let seen{{I}} = (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}]));
+            s{{I}} = keep4(keep4(s{{I}}) * p.scale);
+#if SOFTCAP
+            for (var i = 0u; i < 4u; i++) { s{{I}}[i] = keep(capped(s{{I}}[i], p.cap)); }
+#endif
+            s{{I}} = select(vec4<f32>(LOWEST), s{{I}}, seen{{I}});
+#for J 0 1 2 3
+            if s{{I}}[{{J}}] > chunk_most[{{I}}] { chunk_most[{{I}}] = s{{I}}[{{J}}]; }
+#endfor
+#endfor
+            shares[lane * 8u + quad] = chunk_most;
+            workgroupBarrier();
+            for (var i = 0u; i < 16u; i++) {
+                let other = shares[i * 8u + quad];
+                chunk_most = select(chunk_most, other, other > chunk_most);
+            }
+#for I 0 1 2 3
+            s{{I}} = weigh(s{{I}}, chunk_most[{{I}}], seen{{I}});
+#endfor
+#for J 0 1 2 3
+            weight[(4u * lane + {{J}}u) * 8u + quad] = vec4<f32>(s0[{{J}}], s1[{{J}}], s2[{{J}}], s3[{{J}}]);
+#endfor
+            workgroupBarrier();
+            // The upper levels of the halving tree: positions that are equal modulo 16.
+            let upper = keep4(weight[lane * 8u + quad] + weight[lane * 8u + 256u + quad]);
+            let lower = keep4(weight[lane * 8u + 128u + quad] + weight[lane * 8u + 384u + quad]);
+            shares[lane * 8u + quad] = keep4(upper + lower);
+#for I 0 1 2 3
+#for N {{V_LIST}}
+            var part{{I}}_{{N}} = vec4<f32>(0.0);
+#endfor
+#endfor
+            // Whether every query sees all of the chunk; else, what each sees of it.
+            let whole = base >= greatest.x && base + 63u <= least.y;
+            let begins = max(first, vec4<u32>(base)) - base;
+            let more = min(last - base, vec4<u32>(63u)) - begins;
+#include tile_values
+            // The rest of the tree, and the merge.
+#for I 0 1 2 3
+            let sum{{I}} = keep4(keep4(shares[{{I}}u * 8u + quad] + shares[({{I}}u + 8u) * 8u + quad])
+                + keep4(shares[({{I}}u + 4u) * 8u + quad] + shares[({{I}}u + 12u) * 8u + quad]));
+#endfor
+            let chunk_sum = keep4(keep4(sum0 + sum2) + keep4(sum1 + sum3));
+            let takes = (vec4<u32>(chunk) >= first / 64u) & (vec4<u32>(chunk) <= last / 64u);
+            let starts = vec4<u32>(chunk) == first / 64u;
+            let new_most = select(most, chunk_most, starts | (chunk_most > most));
+            let a = exponential4(most - new_most);
+            let b = exponential4(chunk_most - new_most);
+            sum = select(sum, select(fused4(sum, a, chunk_sum * b), chunk_sum, starts), takes);
+            most = select(most, new_most, takes);
+#for I 0 1 2 3
+            if takes[{{I}}] {
+#for N {{V_LIST}}
+                if !starts[{{I}}] { part{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(a[{{I}}]), part{{I}}_{{N}} * b[{{I}}]); }
+                acc{{I}}_{{N}} = part{{I}}_{{N}};
+#endfor
+            }
+#endfor
+            at = next;
+        }
+        begin = end;
+    }
+#for I 0 1 2 3
+    if of{{I}} < tokens {
+        let inverse = quotient(1.0, sum[{{I}}]);
+#for N {{V_LIST}}
+        if lane + 16u * {{N}}u < {{V_FOURS}}u { out[to{{I}} * {{V_FOURS}}u + lane + 16u * {{N}}u] = acc{{I}}_{{N}} * inverse; }
+#endfor
+    }
+#endfor
+}
