@@ -6,7 +6,7 @@
 
 use crate::template::{Defines, list};
 use gguf::DType;
-use graph::ints::{Form, MinTerm, form};
+use graph::ints::{Form, form};
 
 /// A device's matrix unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ impl Matrix {
         let tile = self.tile();
         let (rows, tokens) = (tile.rows(), tile.tokens());
         let subgroups = tile.sub_rows * tile.sub_tokens;
-        let stage = (rows + tokens) * 160 + (rows * 160).max((rows + tokens) * 96);
+        let stage = (rows + tokens) * 80 + (rows * 80).max((rows + tokens) * 48);
         stage + subgroups * self.size * (self.size + 4) * 4 + (rows + tokens) * 16
     }
 }
@@ -135,10 +135,10 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
         .set("TWO_ROWS", &(2 * rows))
         .set("TWO_TOKENS", &(2 * tokens))
         .set("THREADS", &threads)
-        .set("A_LEN", &(rows * 20))
-        .set("X_LEN", &(tokens * 20))
-        .set("MINS_LEN", &(rows * 12))
-        .set("SUMS_LEN", &(tokens * 12))
+        .set("A_LEN", &(rows * 10))
+        .set("X_LEN", &(tokens * 10))
+        .set("MINS_LEN", &(rows * 6))
+        .set("SUMS_LEN", &(tokens * 6))
         .set("C_LEN", &(subgroups * size * (size + 4)))
         .set("A_LIST", &pieces(2 * rows))
         .set("X_LIST", &pieces(2 * tokens))
@@ -161,7 +161,6 @@ fn by_format(form: &Form) -> Defines {
     Defines::new()
         .flag("SPLIT", split)
         .flag("SINGLE", !split && span == form.block)
-        .flag("SUMS_ADDED", form.min == MinTerm::Sum)
         .set("SPAN_UNITS", &(span / 32))
         // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.
         .set("SUM_TYPE", if !split && form.block / span == 2 { "f32" } else { "i32" })

@@ -1,7 +1,7 @@
 // Part of mat_mul_coop.wgsl: what this thread holds goes to the workgroup's memory, as numbers.
 #for I {{A_LIST}}
 if t + {{I}}u * THREADS < 2u * ROWS {
-    let to = a_half + a_r{{I}} * PITCH + a_h{{I}} * 4u;
+    let to = a_r{{I}} * PITCH + a_h{{I}} * 4u;
 #if SCALES
     let scale = f16(scale_next{{I}});
 #endif
@@ -24,7 +24,7 @@ if t + {{I}}u * THREADS < 2u * ROWS {
 #endfor
 #for I {{X_LIST}}
 if t + {{I}}u * THREADS < 2u * TOKENS {
-    let to = x_half + x_token{{I}} * PITCH + x_h * 4u;
+    let to = x_token{{I}} * PITCH + x_h * 4u;
 #for J 0 1 2 3
     x[to + {{J}}u] = numbers(x_next{{I}}[{{J}}] ^ 0x80808080u, 1152.0h);
 #endfor
@@ -48,22 +48,4 @@ if u == 0u {
 #endif
     }
 #endfor
-#if MINS
-    for (var i = t; i < {{MIN_WORDS}}u * ROWS; i += THREADS) {
-        let r = i % ROWS;
-        let k = i / ROWS;
-        let base = (min(wg.x * (ROWS / 32u) + (r >> 5u), last_tile) * p.blocks + b) * {{BLOCK_WORDS}}u;
-        let v = numbers(word(base, {{MINS_AT}}u + k, r & 31u), 1024.0h);
-#if MIN_TWICE
-        mins[(turn * ROWS + r) * MIN_PITCH + 2u * k] = v.xxyy;
-        mins[(turn * ROWS + r) * MIN_PITCH + 2u * k + 1u] = v.zzww;
-#else
-        mins[(turn * ROWS + r) * MIN_PITCH + k] = v;
-#endif
-    }
-    for (var i = t; i < 4u * TOKENS; i += THREADS) {
-        let row = min(wg.y * TOKENS + (i >> 2u), p.rows - 1u) * p.row_words + p.n_in / 4u;
-        sums[(turn * TOKENS + (i >> 2u)) * MIN_PITCH + (i & 3u)] = vec4<f16>(vec4<i32>(quads[(row >> 2u) + 4u * b + (i & 3u)]));
-    }
-#endif
 }

@@ -25,15 +25,19 @@ subgroupBarrier();
         let row = turn * ROWS + sub_row + {{R}}u * {{SIZE}}u + own_row;
         let token = turn * TOKENS + sub_token + {{T}}u * {{SIZE}}u + own_token;
         let d_row = d_rows[row];
-#if SUMS_ADDED
+#if D_TWO
         let m_row = m_rows[row];
 #endif
 #for J {{EACH_LIST}}
         {
             let d_token = d_tokens[token + {{J}}u];
             let v = fused(keep(d_row * d_token), f32(sum_{{J}}), acc_{{R}}_{{T}}[{{J}}]);
-#if SUMS_ADDED
+#if D_TWO
+#if MINS
+            acc_{{R}}_{{T}}[{{J}}] = fused(-keep(m_row * d_token), msum_{{R}}_{{T}}[{{J}}], v);
+#else
             acc_{{R}}_{{T}}[{{J}}] = fused(m_row, s_tokens[token + {{J}}u], v);
+#endif
 #else
             acc_{{R}}_{{T}}[{{J}}] = v;
 #endif

@@ -7,7 +7,8 @@ enable wgpu_cooperative_matrix;
 // long a span may be; a probe of the device asks whether its unit keeps to that). Spans join as integers, blocks in order.
 // Tried, 4096 x 4096 in Q4_K by 512 tokens on an H100, where the packed dot products of mat_mul_int8.wgsl take 580 us: numbers
 // made through unpack2x16float and stored one by one, 630 us; as below, from their bits and four at a time, the sums of a
-// fragment through a place of its own, the next unit asked for ahead, 223 us; 64 x 128 in a workgroup 308, 128 x 64 282.
+// fragment through a place of its own, the next unit asked for ahead, 223 us; 64 x 128 in a workgroup 308, 128 x 64 282; a
+// stage of two halves and one barrier a unit 368; the minimums staged with the first unit, multiplied behind the last 375.
 #include float
 #include weights
 #include dot
@@ -27,7 +28,7 @@ var<workgroup> a_high: array<vec4<f16>, {{A_LEN}}>;
 var<workgroup> x: array<vec4<f16>, {{X_LEN}}>;
 // A fragment of sums for each subgroup.
 var<workgroup> c: array<f32, {{C_LEN}}>;
-// Scales and minimums of this block and the next, by turns.
+// Scales of this block and the next, by turns.
 var<workgroup> d_rows: array<f32, {{TWO_ROWS}}>;
 var<workgroup> d_tokens: array<f32, {{TWO_TOKENS}}>;
 #if D_TWO
@@ -58,6 +59,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if SINGLE
 #else
     var isum_{{R}}_{{T}}: array<{{SUM_TYPE}}, {{EACH}}>;
+#endif
+#if MINS
+    var msum_{{R}}_{{T}}: array<f32, {{EACH}}>;
 #endif
 #endfor
 #endfor
@@ -95,6 +99,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
     for (var b = 0u; b < p.blocks; b++) {
         let turn = b & 1u;
+#if MINS
+#include coop_mins
+#endif
         for (var first = 0u; first < {{UNITS}}u; first += {{SPAN_UNITS}}u) {
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -105,20 +112,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #endfor
             for (var u = first; u < first + {{SPAN_UNITS}}u; u++) {
-                // Units stand by turns in one half of the stage and the other, so that one barrier in each is enough.
-                let half = (b * {{UNITS}}u + u) & 1u;
-                let a_half = half * ROWS * PITCH;
-                let x_half = half * TOKENS * PITCH;
 #include coop_stage
                 workgroupBarrier();
 #include coop_next
 #for K {{STEPS}}
                 {
 #for T {{FRAGMENT_LIST}}
-                    let x_{{T}} = coopLoad<coop_mat{{SIZE}}x{{SIZE}}<f16, B>>(&x[x_half + (sub_token + {{T}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let x_{{T}} = coopLoad<coop_mat{{SIZE}}x{{SIZE}}<f16, B>>(&x[(sub_token + {{T}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
-                    let w_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a[a_half + (sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let w_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a[(sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -127,7 +130,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #if SPLIT
 #for R {{FRAGMENT_LIST}}
-                    let v_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a_high[a_half + (sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
+                    let v_{{R}} = coopLoadT<coop_mat{{SIZE}}x{{SIZE}}<f16, A>>(&a_high[(sub_row + {{R}}u * {{SIZE}}u) * PITCH + {{K}}u], PITCH);
 #endfor
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
@@ -137,12 +140,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
                 }
 #endfor
+                workgroupBarrier();
             }
 #include coop_sums
         }
-#if MINS
-#include coop_mins
-#endif
     }
 #for R {{FRAGMENT_LIST}}
 #for T {{FRAGMENT_LIST}}
