@@ -215,6 +215,12 @@ impl Device {
         }
     }
 
+    /// Compiles every shader with naga's checks from now on.
+    pub(crate) fn check_shaders(&mut self) {
+        self.checked = true;
+        self.pipelines = Mutex::default();
+    }
+
     /// Whether the device was opened with what shaders for a matrix unit want.
     pub(crate) fn can_ask_for_matrices(&self) -> bool {
         self.device.features().contains(MATRIX_FEATURES)

@@ -219,6 +219,16 @@ impl Adapter {
         Ok(self.gpu(device, threads))
     }
 
+    /// The same with naga's checks in every shader, to test that form of the kernels too.
+    ///
+    /// # Errors
+    /// As [`Adapter::open`].
+    pub fn open_checked(&self, threads: usize) -> Result<Gpu> {
+        let mut device = device::Device::open(&self.adapter)?;
+        device.check_shaders();
+        Ok(self.gpu(device, threads))
+    }
+
     fn gpu(&self, device: device::Device, threads: usize) -> Gpu {
         Gpu { device: Arc::new(device), info: Arc::new(self.info()), threads: threads.max(1) }
     }

@@ -143,6 +143,8 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
         .set("A_LIST", &pieces(2 * rows))
         .set("X_LIST", &pieces(2 * tokens))
         .set("TOKEN_LIST", &pieces(tokens))
+        .set("MIN_LIST", &pieces((form.block / form.sub / 4) as u32 * rows))
+        .set("SUM_LIST", &pieces(4 * tokens))
         .set("SUB_ROWS", &tile.sub_rows)
         .set("FRAGMENTS", &(SUB / size))
         .set("FRAGMENT_LIST", &list((SUB / size) as usize))

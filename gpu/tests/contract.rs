@@ -191,6 +191,26 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
 }
 
 #[test]
+fn shaders_with_checks_have_the_reference_bits() {
+    // The checks bound every index and loop. Where they change nothing, nothing was out of bounds.
+    let cases = share(cases::all().unwrap()).step_by(3);
+    let cases: Vec<Case> = cases.filter(|case| case.first_position == 0).collect();
+    for adapter in gpu::adapters(Api::Any) {
+        let gpu = adapter.open_checked(2).unwrap();
+        for (i, case) in cases.iter().enumerate() {
+            let options = cases::options()[i % cases::options().len()];
+            let expected = record(&Reference, case, options, Cut::Batch(512));
+            for cut in [Cut::Batch(512), Cut::Chunks(1)] {
+                let got = record(&gpu, case, options, cut);
+                let difference = got.first_difference(&expected, &case.graph);
+                assert_eq!(difference, None, "{}: {} {cut:?}", gpu.name(), case.name);
+            }
+        }
+        println!("{}: {} cases with checks", gpu.name(), cases.len());
+    }
+}
+
+#[test]
 fn attention_of_many_lanes_has_the_reference_bits() {
     // Lavapipe ends every loop of a thread after 65535 rounds of all of them, and fma made of integers takes many: far
     // positions are left to real GPUs, which run these kernels in every other test.

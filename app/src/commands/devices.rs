@@ -35,6 +35,8 @@ struct Row {
     features: Vec<&'static str>,
     /// Threads that share the work on a row of weights in a step of few rows: which kernels of products are used.
     lanes: Option<usize>,
+    /// Rows and columns of a fragment of the matrix unit that multiplies prompts.
+    matrix: Option<u32>,
     /// `exact`, or which kernels are used instead; or why the device cannot be used.
     arithmetic: String,
     usable: bool,
@@ -43,7 +45,12 @@ struct Row {
 /// Which kernels the probes select.
 fn arithmetic(gpu: &gpu::Gpu) -> String {
     let probes = gpu.probes();
-    let native = [("fma", probes.fma), ("division", probes.div), ("square root", probes.sqrt)];
+    let native = [
+        ("fma", probes.fma),
+        ("division", probes.div),
+        ("square root", probes.sqrt),
+        ("f16", probes.half),
+    ];
     let ours: Vec<&str> =
         native.iter().filter(|(_, exact)| !exact).map(|(name, _)| *name).collect();
     let mut text = if ours.is_empty() {
@@ -62,9 +69,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let mut rows = Vec::new();
     for (number, adapter) in devices::list(Api::Any) {
         let info = adapter.info();
-        let (lanes, arithmetic) = match adapter.open(1) {
-            Ok(gpu) => (Some(gpu.lanes()), arithmetic(&gpu)),
-            Err(e) => (None, format!("cannot be used: {e}")),
+        let (lanes, matrix, arithmetic) = match adapter.open(1) {
+            Ok(gpu) => (Some(gpu.lanes()), gpu.matrix(), arithmetic(&gpu)),
+            Err(e) => (None, None, format!("cannot be used: {e}")),
         };
         rows.push(Row {
             number,
@@ -83,6 +90,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             max_groups: info.max_groups,
             features: info.features,
             lanes,
+            matrix: matrix.map(|matrix| matrix.size),
             arithmetic,
             usable: lanes.is_some(),
         });
@@ -112,7 +120,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         out.line(&format!("   subgroups   {} to {} threads", row.subgroup_min, row.subgroup_max))?;
         out.line(&format!("   features    {}", row.features.join(", ")))?;
         if let Some(lanes) = row.lanes {
-            out.line(&format!("   kernels     {lanes} threads for a row of weights"))?;
+            let prompts = match row.matrix {
+                Some(n) => format!("matrix units of {n} x {n} for prompts"),
+                None => "packed products for prompts".to_owned(),
+            };
+            out.line(&format!("   kernels     {lanes} threads for a row of weights, {prompts}"))?;
         }
         out.line(&format!("   arithmetic  {}", one_line(&row.arithmetic)))?;
     }

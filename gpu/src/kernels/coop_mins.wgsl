@@ -1,21 +1,19 @@
 // Part of mat_mul_coop.wgsl: what the minimums of a block give, into `msum`s.
 // The minimums and the sums of sixteen activations: one more product, of 16 elements.
-for (var i = t; i < {{MIN_WORDS}}u * ROWS; i += THREADS) {
-    let r = i % ROWS;
-    let k = i / ROWS;
-    let base = (min(wg.x * (ROWS / 32u) + (r >> 5u), last_tile) * p.blocks + b) * {{BLOCK_WORDS}}u;
-    let v = numbers(word(base, {{MINS_AT}}u + k, r & 31u), 1024.0h);
+#for I {{MIN_LIST}}
+if t + {{I}}u * THREADS < {{MIN_WORDS}}u * ROWS {
+    let v = numbers(min_next{{I}}, 1024.0h);
 #if MIN_TWICE
-    mins[r * MIN_PITCH + 2u * k] = v.xxyy;
-    mins[r * MIN_PITCH + 2u * k + 1u] = v.zzww;
+    mins[min_r{{I}} * MIN_PITCH + 2u * min_k{{I}}] = v.xxzz;
+    mins[min_r{{I}} * MIN_PITCH + 2u * min_k{{I}} + 1u] = v.yyww;
 #else
-    mins[r * MIN_PITCH + k] = v;
+    mins[min_r{{I}} * MIN_PITCH + min_k{{I}}] = v.xzyw;
 #endif
 }
-for (var i = t; i < 4u * TOKENS; i += THREADS) {
-    let row = min(wg.y * TOKENS + (i >> 2u), p.rows - 1u) * p.row_words + p.n_in / 4u;
-    sums[(i >> 2u) * MIN_PITCH + (i & 3u)] = vec4<f16>(vec4<i32>(quads[(row >> 2u) + 4u * b + (i & 3u)]));
-}
+#endfor
+#for I {{SUM_LIST}}
+sums[((t + {{I}}u * THREADS) >> 2u) * MIN_PITCH + (t & 3u)] = vec4<f16>(sum_next{{I}});
+#endfor
 workgroupBarrier();
 {
 #for R {{FRAGMENT_LIST}}

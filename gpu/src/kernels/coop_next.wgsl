@@ -26,4 +26,12 @@ if next_u == 0u {
 #endif
 #endif
 #endfor
+#if MINS
+#for I {{MIN_LIST}}
+    min_next{{I}} = word((min_tile{{I}} + next_b) * {{BLOCK_WORDS}}u, {{MINS_AT}}u + min_k{{I}}, min_r{{I}} & 31u);
+#endfor
+#for I {{SUM_LIST}}
+    sum_next{{I}} = vec4<i32>(quads[sum_at{{I}} + 4u * next_b]);
+#endfor
+#endif
 }

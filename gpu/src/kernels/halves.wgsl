@@ -51,9 +51,10 @@ fn half_codes(words: vec4<u32>, h: u32, j: u32) -> u32 {
 #endif
 }
 
-// Four bytes as numbers, less what they were stored with: 1024 + b is a number whose lowest bits are b.
+// Four bytes as numbers, less what they were stored with: 1024 + b is a number whose lowest bits are b. They come in the
+// order 0, 2, 1, 3, which is as good, since weights and activations both do.
 fn numbers(bytes: u32, less: f16) -> vec4<f16> {
-    let low = (bytes & 0xffu) | ((bytes & 0xff00u) << 8u) | 0x64006400u;
-    let high = ((bytes >> 16u) & 0xffu) | ((bytes >> 8u) & 0xff0000u) | 0x64006400u;
-    return bitcast<vec4<f16>>(vec4<u16>(u16(low), u16(low >> 16u), u16(high), u16(high >> 16u))) - vec4<f16>(less);
+    let even = (bytes & 0x00ff00ffu) | 0x64006400u;
+    let odd = ((bytes >> 8u) & 0x00ff00ffu) | 0x64006400u;
+    return bitcast<vec4<f16>>(vec4<u16>(u16(even), u16(even >> 16u), u16(odd), u16(odd >> 16u))) - vec4<f16>(less);
 }

@@ -5,10 +5,11 @@ enable wgpu_cooperative_matrix;
 // activations in a workgroup, {{SIZE}} x {{SIZE}} fragments. Quants, times their integer scale, are f16 numbers, and the sums
 // of a span of elements are below 2^24, so f32 holds each exactly in whatever order the unit adds (gpu/src/matrix.rs says how
 // long a span may be; a probe of the device asks whether its unit keeps to that). Spans join as integers, blocks in order.
-// Tried, 4096 x 4096 in Q4_K by 512 tokens on an H100, where the packed dot products of mat_mul_int8.wgsl take 580 us: numbers
-// made through unpack2x16float and stored one by one, 630 us; as below, from their bits and four at a time, the sums of a
-// fragment through a place of its own, the next unit asked for ahead, 223 us; 64 x 128 in a workgroup 308, 128 x 64 282; a
-// stage of two halves and one barrier a unit 368; the minimums staged with the first unit, multiplied behind the last 375.
+// Tried, 4096 x 4096 in Q4_K by 512 tokens on an H100, where the packed products of mat_mul_int8.wgsl take 580 us: numbers
+// made by unpack2x16float and stored one by one, 630; made of bits, stored in fours, a fragment's sums through a place of its
+// own, the next unit asked for ahead, 223; the next minimums too, and bytes 0, 2, 1, 3 for 0, 1, 2, 3, 202 (Q8_0 289, Q6_K
+// 287). Slower: 64 x 128 in a workgroup, 308; 128 x 64, 282; a stage of two halves and one barrier a unit, 368; minimums
+// multiplied behind the units instead of before them, 375.
 #include float
 #include weights
 #include dot
@@ -97,6 +98,19 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
 #endif
 #endfor
+#if MINS
+#for I {{MIN_LIST}}
+    let min_r{{I}} = (t + {{I}}u * THREADS) % ROWS;
+    let min_k{{I}} = min((t + {{I}}u * THREADS) / ROWS, {{MIN_WORDS}}u - 1u);
+    let min_tile{{I}} = min(wg.x * (ROWS / 32u) + (min_r{{I}} >> 5u), last_tile) * p.blocks;
+    var min_next{{I}} = word(min_tile{{I}} * {{BLOCK_WORDS}}u, {{MINS_AT}}u + min_k{{I}}, min_r{{I}} & 31u);
+#endfor
+#for I {{SUM_LIST}}
+    let sum_at{{I}} =
+        ((min(wg.y * TOKENS + ((t + {{I}}u * THREADS) >> 2u), p.rows - 1u) * p.row_words + p.n_in / 4u) >> 2u) + (t & 3u);
+    var sum_next{{I}} = vec4<i32>(quads[sum_at{{I}}]);
+#endfor
+#endif
     for (var b = 0u; b < p.blocks; b++) {
         let turn = b & 1u;
 #if MINS
