@@ -109,12 +109,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let place = vec4<u32>(base + 4u * lane) + vec4<u32>(0u, 1u, 2u, 3u);
             var chunk_most = vec4<f32>(LOWEST);
 #for I 0 1 2 3
-            let seen{{I}} = (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}]));
             s{{I}} = keep4(keep4(s{{I}}) * p.scale);
 #if SOFTCAP
             for (var i = 0u; i < 4u; i++) { s{{I}}[i] = keep(capped(s{{I}}[i], p.cap)); }
 #endif
-            s{{I}} = select(vec4<f32>(LOWEST), s{{I}}, seen{{I}});
+            s{{I}} = select(vec4<f32>(LOWEST), s{{I}}, (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}])));
 #for J 0 1 2 3
             if s{{I}}[{{J}}] > chunk_most[{{I}}] { chunk_most[{{I}}] = s{{I}}[{{J}}]; }
 #endfor
@@ -126,7 +125,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                 chunk_most = select(chunk_most, other, other > chunk_most);
             }
 #for I 0 1 2 3
-            s{{I}} = weigh(s{{I}}, chunk_most[{{I}}], seen{{I}});
+            s{{I}} = weigh(s{{I}}, chunk_most[{{I}}]);
+            s{{I}} = select(vec4<f32>(0.0), s{{I}}, (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}])));
 #endfor
 #for J 0 1 2 3
             weight[(4u * lane + {{J}}u) * 8u + quad] = vec4<f32>(s0[{{J}}], s1[{{J}}], s2[{{J}}], s3[{{J}}]);
@@ -152,17 +152,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                 + keep4(shares[({{I}}u + 4u) * 8u + quad] + shares[({{I}}u + 12u) * 8u + quad]));
 #endfor
             let chunk_sum = keep4(keep4(sum0 + sum2) + keep4(sum1 + sum3));
-            let takes = (vec4<u32>(chunk) >= first / 64u) & (vec4<u32>(chunk) <= last / 64u);
-            let starts = vec4<u32>(chunk) == first / 64u;
-            let new_most = select(most, chunk_most, starts | (chunk_most > most));
+            var new_most = select(most, chunk_most, chunk_most > most);
+#for I 0 1 2 3
+            if chunk == first[{{I}}] / 64u { new_most[{{I}}] = chunk_most[{{I}}]; }
+#endfor
             let a = exponential4(most - new_most);
             let b = exponential4(chunk_most - new_most);
-            sum = select(sum, select(fused4(sum, a, chunk_sum * b), chunk_sum, starts), takes);
-            most = select(most, new_most, takes);
+            let merged = fused4(sum, a, chunk_sum * b);
 #for I 0 1 2 3
-            if takes[{{I}}] {
+            if chunk >= first[{{I}}] / 64u && chunk <= last[{{I}}] / 64u {
+                let starts = chunk == first[{{I}}] / 64u;
+                sum[{{I}}] = select(merged[{{I}}], chunk_sum[{{I}}], starts);
+                most[{{I}}] = new_most[{{I}}];
 #for N {{V_LIST}}
-                if !starts[{{I}}] { part{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(a[{{I}}]), part{{I}}_{{N}} * b[{{I}}]); }
+                if !starts { part{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(a[{{I}}]), part{{I}}_{{N}} * b[{{I}}]); }
                 acc{{I}}_{{N}} = part{{I}}_{{N}};
 #endfor
             }
