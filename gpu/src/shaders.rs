@@ -247,6 +247,7 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: [usize; 2]) -> Option<Sha
         .set("K_FOURS", &(4 * loads))
         .set("V_FOURS", &(dims[1] / 4))
         .set("V_LIST", &list(passes))
+        .set("V_ACROSS", &(16 * passes))
         .set("V_ROWS", &rows);
     Some(Shader { kv: true, ..Shader::new("attention_tile", 4, defines) })
 }

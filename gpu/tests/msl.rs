@@ -316,13 +316,17 @@ fn only() -> String {
     std::env::var("KARAT_MSL_ONLY").unwrap_or_default()
 }
 
-/// Calls on a device, and of products on it where it takes the kernels with many lanes.
+/// Calls on a device, and of products and attention on it where it takes the kernels with many lanes.
 fn record(gpu: &gpu::Gpu, wide: Option<&gpu::Gpu>) -> (Vec<Shader>, Vec<(usize, Call)>) {
     let few = Few::default();
     let mut all: Vec<_> = chosen().into_iter().map(|(case, cuts)| (gpu, case, cuts)).collect();
     if let Some(wide) = wide {
         let products = chosen().into_iter().filter(|(case, _)| case.name.starts_with("products"));
-        all.extend(products.map(|(case, cuts)| (wide, case, cuts)));
+        // A plain one, one with a window, one with a cap: where fma is made of integers they take long.
+        let decoders = cases::decoders().unwrap().into_iter().enumerate();
+        let attention = decoders.filter(|(i, _)| [0, 2, 3].contains(i));
+        let attention = attention.map(|(_, case)| (case, vec![Cut::Batch(512)]));
+        all.extend(products.chain(attention).map(|(case, cuts)| (wide, case, cuts)));
     }
     for (gpu, case, cuts) in all {
         let no_cache = case.graph.kv_layers.is_empty();

@@ -14,11 +14,13 @@ var<immediate> p: Params;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<vec4<u32>>;
 #include exp
 
-// For each position of the chunk eight fours of queries.
-var<workgroup> weight: array<vec4<f32>, 512>;
-var<workgroup> tile: array<vec4<f32>, 512>;
-// Rows of eight fours and one that keeps banks apart; row r + 8 i is query 4 r + i.
-var<workgroup> queries: array<vec4<f32>, 288>;
+// Four of what a thread reads one after the other, and one that keeps banks apart: an index is checked once for four.
+// Weights: a row is four positions of the queries `quad`, eight rows for each four positions.
+var<workgroup> weight: array<array<vec4<f32>, 5>, 128>;
+// Of K, a row is four elements of four positions; of V, four positions of four elements.
+var<workgroup> tile: array<array<vec4<f32>, 5>, 128>;
+// A row is four elements of four queries.
+var<workgroup> queries: array<array<vec4<f32>, 5>, 64>;
 // Of the threads with the same queries: maxima, then sums.
 var<workgroup> shares: array<vec4<f32>, 128>;
 
@@ -54,7 +56,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let ask{{L}} = (t >> 3u) + 16u * {{L}}u;
     let q_at{{L}} = ((row0 + min(ask{{L}} / p.heads, tokens - 1u)) * p.n_head + head_kv * p.group + head0
         + min(ask{{L}} % p.heads, heads - 1u)) * (p.dim_k / 4u);
-    let q_to{{L}} = ((ask{{L}} >> 2u) + 8u * (ask{{L}} & 3u)) * 9u + (t & 7u);
+    let q_to{{L}} = (t & 7u) * 8u + (ask{{L}} >> 2u);
 #endfor
     let v_each = {{V_ROWS}}u * p.words_v / 4u;
     var most = vec4<f32>(0.0);
@@ -109,12 +111,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let place = vec4<u32>(base + 4u * lane) + vec4<u32>(0u, 1u, 2u, 3u);
             var chunk_most = vec4<f32>(LOWEST);
 #for I 0 1 2 3
-            let seen{{I}} = (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}]));
             s{{I}} = keep4(keep4(s{{I}}) * p.scale);
 #if SOFTCAP
             for (var i = 0u; i < 4u; i++) { s{{I}}[i] = keep(capped(s{{I}}[i], p.cap)); }
 #endif
-            s{{I}} = select(vec4<f32>(LOWEST), s{{I}}, seen{{I}});
+            s{{I}} = select(vec4<f32>(LOWEST), s{{I}}, (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}])));
 #for J 0 1 2 3
             if s{{I}}[{{J}}] > chunk_most[{{I}}] { chunk_most[{{I}}] = s{{I}}[{{J}}]; }
 #endfor
@@ -126,15 +127,17 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                 chunk_most = select(chunk_most, other, other > chunk_most);
             }
 #for I 0 1 2 3
-            s{{I}} = weigh(s{{I}}, chunk_most[{{I}}], seen{{I}});
+            s{{I}} = weigh(s{{I}}, chunk_most[{{I}}]);
+            s{{I}} = select(vec4<f32>(0.0), s{{I}}, (place >= vec4<u32>(first[{{I}}])) & (place <= vec4<u32>(last[{{I}}])));
 #endfor
 #for J 0 1 2 3
-            weight[(4u * lane + {{J}}u) * 8u + quad] = vec4<f32>(s0[{{J}}], s1[{{J}}], s2[{{J}}], s3[{{J}}]);
+            weight[lane * 8u + quad][{{J}}] = vec4<f32>(s0[{{J}}], s1[{{J}}], s2[{{J}}], s3[{{J}}]);
 #endfor
             workgroupBarrier();
             // The upper levels of the halving tree: positions that are equal modulo 16.
-            let upper = keep4(weight[lane * 8u + quad] + weight[lane * 8u + 256u + quad]);
-            let lower = keep4(weight[lane * 8u + 128u + quad] + weight[lane * 8u + 384u + quad]);
+            let row = (lane >> 2u) * 8u + quad;
+            let upper = keep4(weight[row][lane & 3u] + weight[row + 64u][lane & 3u]);
+            let lower = keep4(weight[row + 32u][lane & 3u] + weight[row + 96u][lane & 3u]);
             shares[lane * 8u + quad] = keep4(upper + lower);
 #for I 0 1 2 3
 #for N {{V_LIST}}
@@ -152,17 +155,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                 + keep4(shares[({{I}}u + 4u) * 8u + quad] + shares[({{I}}u + 12u) * 8u + quad]));
 #endfor
             let chunk_sum = keep4(keep4(sum0 + sum2) + keep4(sum1 + sum3));
-            let takes = (vec4<u32>(chunk) >= first / 64u) & (vec4<u32>(chunk) <= last / 64u);
-            let starts = vec4<u32>(chunk) == first / 64u;
-            let new_most = select(most, chunk_most, starts | (chunk_most > most));
+            var new_most = select(most, chunk_most, chunk_most > most);
+#for I 0 1 2 3
+            if chunk == first[{{I}}] / 64u { new_most[{{I}}] = chunk_most[{{I}}]; }
+#endfor
             let a = exponential4(most - new_most);
             let b = exponential4(chunk_most - new_most);
-            sum = select(sum, select(fused4(sum, a, chunk_sum * b), chunk_sum, starts), takes);
-            most = select(most, new_most, takes);
+            let merged = fused4(sum, a, chunk_sum * b);
 #for I 0 1 2 3
-            if takes[{{I}}] {
+            if chunk >= first[{{I}}] / 64u && chunk <= last[{{I}}] / 64u {
+                let starts = chunk == first[{{I}}] / 64u;
+                sum[{{I}}] = select(merged[{{I}}], chunk_sum[{{I}}], starts);
+                most[{{I}}] = new_most[{{I}}];
 #for N {{V_LIST}}
-                if !starts[{{I}}] { part{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(a[{{I}}]), part{{I}}_{{N}} * b[{{I}}]); }
+                if !starts { part{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(a[{{I}}]), part{{I}}_{{N}} * b[{{I}}]); }
                 acc{{I}}_{{N}} = part{{I}}_{{N}};
 #endfor
             }

@@ -18,14 +18,14 @@ fn exponential4(x: vec4<f32>) -> vec4<f32> {
     return e;
 }
 
-// What one query's scores at four positions weigh.
-fn weigh(s: vec4<f32>, most: f32, seen: vec4<bool>) -> vec4<f32> {
+// What one query's scores weigh at four positions that it sees.
+fn weigh(s: vec4<f32>, most: f32) -> vec4<f32> {
     var e = exponential4(s - vec4<f32>(most));
     for (var i = 0u; i < 4u; i++) {
         // The contract's maximum starts from -infinity: a chunk in which nothing is above it is NaN.
         if most == LOWEST && !is_finite(s[i]) { e[i] = bitcast<f32>(0x7fc00000u ^ no_bits()); }
     }
-    return select(vec4<f32>(0.0), e, seen);
+    return e;
 }
 
 #if KV_F16
