@@ -222,12 +222,7 @@ impl Build {
                     let up = input(c, n_in, "up")?;
                     x = c.builder.glu(act, x, up, "glu")?;
                 }
-                let mut first = None;
-                for (i, (dtype, rows)) in dtypes.into_iter().zip(ROWS).enumerate() {
-                    let y = c.product(dtype, x, rows, &format!("out_{i}"))?;
-                    first.get_or_insert(y);
-                }
-                first.unwrap_or(x)
+                side_by_side(c, x, dtypes)?
             }
             Self::Norm { cols, n, eps, of_sum, product } => {
                 let mut x = input(c, cols, "x")?;
@@ -270,6 +265,16 @@ impl Build {
             }
         })
     }
+}
+
+/// Products of a value; the first of them.
+fn side_by_side(c: &mut CaseBuilder, x: ValueId, dtypes: Vec<DType>) -> Result<ValueId> {
+    let mut first = None;
+    for (i, (dtype, rows)) in dtypes.into_iter().zip(ROWS).enumerate() {
+        let y = c.product(dtype, x, rows, &format!("out_{i}"))?;
+        first.get_or_insert(y);
+    }
+    Ok(first.unwrap_or(x))
 }
 
 /// A value, or a product of it where it stands before one.

@@ -102,31 +102,34 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if rows.is_empty() {
         out.line("no GPU: no driver for Vulkan, Metal or DirectX 12 was found")?;
     }
-    for row in rows {
-        let (name, driver) = (one_line(&row.name), one_line(&row.driver));
-        out.line(&format!("{}  {name} ({}, {})", row.number, row.api, row.kind))?;
-        out.line(&format!("   driver      {driver}"))?;
-        out.line(&format!(
-            "   limits      buffers of {}, bindings of {}, {} threads and {} in a workgroup",
-            bytes(row.max_buffer),
-            bytes(row.max_binding),
-            row.max_threads,
-            bytes(u64::from(row.shared_memory))
-        ))?;
-        out.line(&format!(
-            "               {} buffers and {} bytes of parameters for a kernel, {} workgroups in a row",
-            row.buffers_per_kernel, row.parameter_bytes, row.max_groups
-        ))?;
-        out.line(&format!("   subgroups   {} to {} threads", row.subgroup_min, row.subgroup_max))?;
-        out.line(&format!("   features    {}", row.features.join(", ")))?;
-        if let Some(lanes) = row.lanes {
-            let prompts = match row.matrix {
-                Some(n) => format!("matrix units of {n} x {n} for prompts"),
-                None => "packed products for prompts".to_owned(),
-            };
-            out.line(&format!("   kernels     {lanes} threads for a row of weights, {prompts}"))?;
-        }
-        out.line(&format!("   arithmetic  {}", one_line(&row.arithmetic)))?;
+    rows.iter().try_for_each(|row| show(row, &mut out))
+}
+
+/// One device, in lines.
+fn show(row: &Row, out: &mut Out) -> anyhow::Result<()> {
+    let (name, driver) = (one_line(&row.name), one_line(&row.driver));
+    out.line(&format!("{}  {name} ({}, {})", row.number, row.api, row.kind))?;
+    out.line(&format!("   driver      {driver}"))?;
+    out.line(&format!(
+        "   limits      buffers of {}, bindings of {}, {} threads and {} in a workgroup",
+        bytes(row.max_buffer),
+        bytes(row.max_binding),
+        row.max_threads,
+        bytes(u64::from(row.shared_memory))
+    ))?;
+    out.line(&format!(
+        "               {} buffers and {} bytes of parameters for a kernel, {} workgroups in a row",
+        row.buffers_per_kernel, row.parameter_bytes, row.max_groups
+    ))?;
+    out.line(&format!("   subgroups   {} to {} threads", row.subgroup_min, row.subgroup_max))?;
+    out.line(&format!("   features    {}", row.features.join(", ")))?;
+    if let Some(lanes) = row.lanes {
+        let prompts = match row.matrix {
+            Some(n) => format!("matrix units of {n} x {n} for prompts"),
+            None => "packed products for prompts".to_owned(),
+        };
+        out.line(&format!("   kernels     {lanes} threads for a row of weights, {prompts}"))?;
     }
+    out.line(&format!("   arithmetic  {}", one_line(&row.arithmetic)))?;
     Ok(())
 }
