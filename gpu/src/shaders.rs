@@ -156,7 +156,7 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul_int8", dtype, products)
 }
 
-/// The same for few rows of activations, with [`FEW_LANES`] for each row of weights: they take whole blocks.
+/// The same for few rows of activations, with `FEW_LANES` for each row of weights: they take whole blocks.
 pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_vec_int8", dtype, products);
     let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));

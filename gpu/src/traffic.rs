@@ -74,8 +74,8 @@ impl<'a> Count<'a> {
             }
         }
         if let Some(layer) = dispatch.kv {
-            let stores = dispatch.shader.writes == 0;
-            moved.kv += self.position_bytes(layer) * if stores { rows } else { self.seen(layer) };
+            let positions = if dispatch.shader.stores() { rows } else { self.seen(layer) };
+            moved.kv += self.position_bytes(layer) * positions;
         }
         moved
     }
