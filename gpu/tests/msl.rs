@@ -361,9 +361,16 @@ fn check_parameters(shaders: &[Shader], calls: &[(usize, Call)]) {
         translate::params_bytes(&translate::parse(&source).0).unwrap()
     });
     let declared: Vec<u32> = declared.collect();
-    for (s, call) in calls {
-        assert_eq!(call.params.len() as u32 * 4, declared[*s], "{:?}", shaders[*s]);
-    }
+    let mut wrong: Vec<String> = calls
+        .iter()
+        .filter(|(s, call)| call.params.len() as u32 * 4 != declared[*s])
+        .map(|(s, call)| {
+            format!("{} of {}: {:?}", 4 * call.params.len(), declared[*s], shaders[*s])
+        })
+        .collect();
+    wrong.sort();
+    wrong.dedup();
+    assert!(wrong.is_empty(), "bytes of parameters set, and declared:\n{}", wrong.join("\n"));
 }
 
 /// The norm's calls with its barriers taken out, and with a word written past the end, are found to be wrong.

@@ -1,7 +1,11 @@
 // Meaning: graph/src/ops/quantize_act.rs; with GLU of act(gate) · up, with MERGE of the chunks of a token's attention, either
 // of which is written to `out`. One workgroup for 256 elements of a row: eight blocks of 32, or one of 256.
+#if MERGE
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32,
     most_chunks: u32 }
+#else
+struct Params { rows: u32, row0: u32, n: u32, row_words: u32 }
+#endif
 var<immediate> p: Params;
 #if MERGE
 @group(0) @binding(0) var<storage, read> pieces: array<f32>;
