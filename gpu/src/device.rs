@@ -235,9 +235,10 @@ impl Device {
         enough
     }
 
-    /// Binds no more than so many bytes at once.
+    /// Binds no more than so many bytes at once, and no more buffers than WebGPU promises.
     pub(crate) fn narrow(&mut self, bytes: u64) {
         self.limits.max_storage_buffer_binding_size = bytes;
+        self.limits.max_storage_buffers_per_shader_stage = 8;
     }
 
     /// The error that a callback left, if any. A lost device stays lost.

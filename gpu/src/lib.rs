@@ -209,7 +209,8 @@ impl Adapter {
         Ok(Some(self.gpu(device, threads)))
     }
 
-    /// The same on a device that binds no more than so many bytes at once, to test what is taken in pieces.
+    /// The same on a device that binds no more than so many bytes at once, and as few buffers as any device may, to test
+    /// what is taken in pieces.
     ///
     /// # Errors
     /// As [`Adapter::open`].

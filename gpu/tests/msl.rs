@@ -316,10 +316,16 @@ fn only() -> String {
     std::env::var("KARAT_MSL_ONLY").unwrap_or_default()
 }
 
-/// Calls on a device, and of products and attention on it where it takes the kernels with many lanes.
-fn record(gpu: &gpu::Gpu, wide: Option<&gpu::Gpu>) -> (Vec<Shader>, Vec<(usize, Call)>) {
+/// Calls on a device, of products and attention on it where it takes the kernels with many lanes, and of RoPE and the
+/// storing of keys and values each by itself, as devices with few buffers do them.
+fn record(
+    gpu: &gpu::Gpu,
+    wide: Option<&gpu::Gpu>,
+    narrow: &gpu::Gpu,
+) -> (Vec<Shader>, Vec<(usize, Call)>) {
     let few = Few::default();
     let mut all: Vec<_> = chosen().into_iter().map(|(case, cuts)| (gpu, case, cuts)).collect();
+    all.push((narrow, cases::decoders().unwrap().swap_remove(0), vec![Cut::Batch(512)]));
     if let Some(wide) = wide {
         let products = chosen().into_iter().filter(|(case, _)| case.name.starts_with("products"));
         // A plain one, one with a window, one with a cap: where fma is made of integers they take long.
@@ -403,7 +409,8 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     let gpu = adapter.open(2).unwrap();
     let start = std::time::Instant::now();
     let wide = adapter.open_wide(2).unwrap();
-    let (shaders, calls) = record(&gpu, wide.as_ref());
+    let narrow = adapter.open_narrow(2, 64 << 20).unwrap();
+    let (shaders, calls) = record(&gpu, wide.as_ref(), &narrow);
     check_parameters(&shaders, &calls);
     let keep = std::env::var_os("KARAT_MSL_KEEP").map(PathBuf::from);
     let dir = keep.unwrap_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("msl"));
@@ -434,11 +441,12 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     if !only().is_empty() {
         return println!("skipped: kernels without one of \"{}\" in their name", only());
     }
-    // Every kernel is there, but for those that only open a device.
+    // Every kernel is there, but for those that only open a device, and those for matrix units, which no Metal gets.
     let missing: Vec<_> = shaders::all()
         .into_iter()
         .filter(|s| {
-            !["probe", "limits"].contains(&s.file) && !shaders.iter().any(|r| r.file == s.file)
+            let wanted = !s.matrix && !["probe", "limits"].contains(&s.file);
+            wanted && !shaders.iter().any(|r| r.file == s.file)
         })
         .map(|s| s.file)
         .collect();

@@ -221,7 +221,7 @@ fn clean_runs_are_all_right() {
     let (made, real) = (real::made_models(), real::real_models());
     println!(
         "{} clean runs, no false alarm: {clean} of small graphs, {made} of made models of every architecture and \
-         format, {real} of SmolLM2 in seven formats, five of them as llama.cpp computed them",
+         format, {real} of SmolLM2 in seven formats, six runs as llama.cpp computed them",
         clean + made + real
     );
     assert!(clean + made >= 50, "{clean} and {made}");
