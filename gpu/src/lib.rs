@@ -155,7 +155,7 @@ impl Adapter {
         let mut device = device::Device::connect(&self.adapter)?;
         device.probes = probes;
         let mut all = shaders::all();
-        all.retain(|shader| !shader.matrix || device.can_ask_for_matrices());
+        all.retain(|shader| shader.matrix.is_none() || device.can_ask_for_matrices());
         for shader in &all {
             device.pipeline(shader)?;
         }

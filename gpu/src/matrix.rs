@@ -9,7 +9,7 @@ use gguf::DType;
 use graph::ints::{Form, form};
 
 /// A device's matrix unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Matrix {
     /// Rows and columns of a fragment: 8 or 16.
     pub size: u32,
@@ -18,7 +18,7 @@ pub struct Matrix {
 }
 
 /// The units that devices are known to have: NVIDIA's, AMD's and Apple's shapes, and Mesa's in software.
-pub(crate) fn known() -> [Matrix; 3] {
+pub fn known() -> [Matrix; 3] {
     [(16, 32), (8, 32), (8, 8)].map(|(size, subgroup)| Matrix { size, subgroup })
 }
 
@@ -45,6 +45,12 @@ impl Matrix {
         } else {
             Tile { sub_rows: 1, sub_tokens: SUB / self.subgroup }
         }
+    }
+
+    /// Workgroups for so many rows of weights by so many of activations.
+    pub(crate) fn grid(self, count: u32, rows: u32) -> [u32; 3] {
+        let tile = self.tile();
+        [count.div_ceil(tile.rows()), rows.div_ceil(tile.tokens()), 1]
     }
 
     /// Bytes of a workgroup's memory that `mat_mul_coop.wgsl` takes at most: a stage of weights, split, or with minimums,

@@ -202,16 +202,25 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
     })
 }
 
+/// Fragments that a matrix unit is asked for.
+pub(crate) const MATRIX_TESTS: usize = 32;
+
 /// Whether sums of products of a matrix unit are exact as long as they are below 2^24, in any order and with any signs.
 pub(crate) fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
-    /// Products of a fragment each.
-    const TESTS: usize = 32;
+    let (operands, expected) = matrix_sums(matrix);
+    let shader = shaders::probe_coop(matrix);
+    let got = run_on(device, &shader, (&operands, expected.len()), MATRIX_TESTS as u32)?;
+    Ok(got == expected)
+}
+
+/// Integers for `probe_coop.wgsl`, and their sums of products.
+pub(crate) fn matrix_sums(matrix: Matrix) -> (Vec<u32>, Vec<u32>) {
     /// The largest weight, and how many of it times 127 stay below 2^24.
     const WORST: [(u64, usize); 4] = [(2048, 64), (1032, 128), (516, 256), (128, 256)];
     let size = matrix.size as usize;
     let mut rng = Rng::new(0x6d61_7472_6978);
     let (mut operands, mut expected) = (Vec::new(), Vec::new());
-    for test in 0..TESTS {
+    for test in 0..MATRIX_TESTS {
         let (most, n) = WORST[test % 4];
         // All at their largest and of one sign, at their largest with signs that cancel, and anything between.
         let kind = test / 4 % 4;
@@ -236,7 +245,5 @@ pub(crate) fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
         }
         operands.extend(a.into_iter().chain(b).map(|v| v as u32));
     }
-    let shader = shaders::probe_coop(matrix);
-    let got = run_on(device, &shader, (&operands, expected.len()), TESTS as u32)?;
-    Ok(got == expected)
+    (operands, expected)
 }

@@ -3,8 +3,11 @@
 
 use crate::device::Device;
 use crate::kv::GpuKv;
+use crate::matrix::Matrix;
 use crate::plan::{Dispatch, Sizes};
-use crate::shaders::Shader;
+use crate::probe;
+use crate::shaders::{self, Shader};
+use gguf::DType;
 use graph::Result;
 
 /// Words of poison before and behind every buffer of a replay: 256 bytes, a multiple of every alignment.
@@ -39,6 +42,30 @@ impl Call {
     pub fn outputs(shader: &Shader) -> Vec<usize> {
         let n = shader.buffers as usize;
         (n - shader.writes as usize..if shader.stores() { n + 2 } else { n }).collect()
+    }
+
+    /// The same product on a matrix unit, for devices that have none; `None` for what is no product of many rows.
+    pub fn on_matrix_unit(&self, matrix: Matrix) -> Option<Self> {
+        let with =
+            |dtype, n| (shaders::mat_mul_int8(dtype, n) == self.shader).then_some((dtype, n));
+        let of = |dtype| (1..=3).find_map(|n| with(dtype, n));
+        let (dtype, products) = DType::ALL.into_iter().find_map(of)?;
+        // Parameters as in dot.wgsl: rows of activations first, rows of weights seventh.
+        let grid = matrix.grid(*self.params.get(6)?, *self.params.first()?);
+        Some(Self { shader: shaders::mat_mul_coop(dtype, products, matrix), grid, ..self.clone() })
+    }
+
+    /// What a matrix unit is asked when its device is opened, with the answer that is wanted.
+    pub fn of_matrix_probe(matrix: Matrix) -> Self {
+        let (operands, sums) = probe::matrix_sums(matrix);
+        let n = sums.len() as u32;
+        Self {
+            shader: shaders::probe_coop(matrix),
+            params: vec![1, 0, n],
+            grid: [probe::MATRIX_TESTS as u32, 1, 1],
+            buffers: vec![operands, vec![0; sums.len()]],
+            written: vec![(1, sums.into_iter().map(Some).collect())],
+        }
     }
 }
 

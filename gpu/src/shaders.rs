@@ -23,13 +23,13 @@ pub struct Shader {
     pub kv: bool,
     /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
     pub native: bool,
-    /// Whether it wants a matrix unit.
-    pub matrix: bool,
+    /// The matrix unit that it wants.
+    pub matrix: Option<Matrix>,
 }
 
 impl Shader {
     fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
-        Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: false }
+        Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: None }
     }
 
     /// Whether the cache is written.
@@ -196,7 +196,7 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
 pub fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix) -> Shader {
     let shader = int8("mat_mul_coop", dtype, products);
     let defines = shader.defines.with(&matrix::defines(dtype, matrix));
-    Shader { defines, matrix: true, ..shader }
+    Shader { defines, matrix: Some(matrix), ..shader }
 }
 
 fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
@@ -328,7 +328,7 @@ pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
     let (size, threads) = (matrix.size, matrix.subgroup);
     let defines =
         Defines::new().set("SIZE", &size).set("LEN", &(size * size)).set("THREADS", &threads);
-    Shader { matrix: true, ..Shader::new("probe_coop", 2, defines) }
+    Shader { matrix: Some(matrix), ..Shader::new("probe_coop", 2, defines) }
 }
 
 /// The sizes that `weights.wgsl` wants.

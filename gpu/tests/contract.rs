@@ -2,7 +2,8 @@
 //! reference's bits. Without a device the tests say so and pass; with `CI` set they fail.
 //!
 //! `KARAT_GPU_SHARE=n` runs every n-th case, `KARAT_GPU_DEVICE=text` the devices whose name holds the text,
-//! `KARAT_GPU_CASE=text` the cases.
+//! `KARAT_GPU_CASE=text,…` the cases whose name holds one of the texts. With `KARAT_GPU_NEEDS_MATRIX` a device without a
+//! matrix unit fails them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
@@ -36,6 +37,8 @@ fn devices() -> Vec<Gpu> {
         }
         let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", info.name));
         println!("{}: {:?}, {:?}", gpu.name(), gpu.probes(), gpu.matrix());
+        let needs = env("KARAT_GPU_NEEDS_MATRIX").is_some();
+        assert!(!needs || gpu.matrix().is_some(), "{} has no matrix unit", gpu.name());
         devices.push(gpu);
     }
     if devices.is_empty() {
@@ -68,7 +71,8 @@ fn share<T: Named>(cases: Vec<T>) -> impl Iterator<Item = T> {
     if every > 1 || !wanted.is_empty() {
         println!("skipped: cases other than one of {every} with \"{wanted}\" in their name");
     }
-    cases.into_iter().filter(move |case| case.name().contains(&wanted)).step_by(every)
+    let is_wanted = move |name: &str| wanted.split(',').any(|text| name.contains(text));
+    cases.into_iter().filter(move |case| is_wanted(case.name())).step_by(every)
 }
 
 fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) -> Recording {

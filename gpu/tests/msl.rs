@@ -14,6 +14,7 @@ mod few;
 mod translate;
 
 use few::Few;
+use gpu::matrix;
 use gpu::probe::Probes;
 use gpu::record::Call;
 use gpu::shaders::{self, Shader};
@@ -21,7 +22,7 @@ use graph::KvType;
 use graph::cases::{self, Case, Cut};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 /// How a shader is written and compiled.
@@ -120,6 +121,20 @@ fn float_literals(msl: &str) -> String {
     out
 }
 
+/// Our matrices lie in memory as vectors, of which naga's helper takes no pointers: Metal would refuse it, one more reason for
+/// which no matrix unit is used there (`device.rs`). Here it takes them.
+fn pointers_to_vectors(msl: String) -> String {
+    let result = ["metal::simdgroup_half8x8 ", "metal::simdgroup_half16x16 "];
+    result.into_iter().fold(msl, |msl, result| {
+        let helper =
+            |pointee: &str| format!("NagaCooperativeLoad(const threadgroup {pointee}* ptr");
+        msl.replace(
+            &format!("{result}{}", helper("half")),
+            &format!("template <class Pointee> {result}{}", helper("Pointee")),
+        )
+    })
+}
+
 /// One translation unit: the kernel in a namespace of its own, and what calls it for one thread.
 fn unit(msl: &str, id: usize) -> String {
     let (mut arguments, mut shared) = (Vec::new(), Vec::new());
@@ -138,6 +153,10 @@ fn unit(msl: &str, id: usize) -> String {
             arguments.push(format!("metal::uint3{{{x}, {y}, {z}}}"));
         } else if attribute.starts_with("thread_index_in_threadgroup") {
             arguments.push("thread_.index".to_owned());
+        } else if attribute.starts_with("simdgroup_index_in_threadgroup") {
+            arguments.push("thread_.index / msl_lanes()".to_owned());
+        } else if attribute.starts_with("thread_index_in_simdgroup") {
+            arguments.push("msl_lane()".to_owned());
         } else {
             panic!("unknown parameter: {parameter}");
         }
@@ -158,6 +177,11 @@ fn threads(shader: &Shader) -> u32 {
     let source = shaders::source(shader, Probes::best()).unwrap();
     let size = source.split_once("@workgroup_size(").unwrap().1;
     size.split(')').next().unwrap().parse().unwrap()
+}
+
+/// Threads of a simdgroup: as many as the matrix unit's, 32 on every GPU with Metal.
+fn simd(shader: &Shader) -> u32 {
+    shader.matrix.map_or(32, |matrix| matrix.subgroup)
 }
 
 /// What is compiled, and how.
@@ -204,17 +228,24 @@ impl Build {
     fn kernel(&self, id: usize, shader: &Shader, variant: &Variant) {
         let file = self.dir.join(format!("k{id}.cpp"));
         let msl = translate::to_msl(shader, variant.probes, variant.checked);
+        let msl = pointers_to_vectors(msl);
         let msl = (variant.change)(msl);
         std::fs::write(&file, unit(&msl, id)).unwrap();
         let math: &[&str] =
             if variant.fast { &["-O2", "-ffast-math"] } else { &["-O1", "-ffp-contract=off"] };
-        let shim = ["-include", "metal_stdlib", "-Wno-everything"];
+        // Halves are rounded after every operation, and not, as C++ allows, once behind an expression.
+        let shim = ["-include", "metal_stdlib", "-Wno-everything", "-fexcess-precision=16"];
         // Every GPU with Metal has fma as an instruction; in fast math, without one, clang would not round once.
         #[cfg(target_arch = "x86_64")]
-        let fma: &[&str] = if is_x86_feature_detected!("fma") { &["-mfma"] } else { &[] };
+        let own: &[&str] = match (is_x86_feature_detected!("fma"), is_x86_feature_detected!("f16c"))
+        {
+            (true, true) => &["-mfma", "-mf16c"],
+            (true, false) => &["-mfma"],
+            _ => &[],
+        };
         #[cfg(not(target_arch = "x86_64"))]
-        let fma: &[&str] = &[];
-        self.compile(&file, &[math, fma, &shim].concat());
+        let own: &[&str] = &[];
+        self.compile(&file, &[math, own, &shim].concat());
     }
 
     /// Compiles all kernels in all variants and links them with the program that runs them.
@@ -238,13 +269,14 @@ impl Build {
             writeln!(declared, "void entry{id}(const Thread &); extern const size_t shared{id}[]; extern const size_t n_shared{id};").unwrap();
             writeln!(
                 table,
-                "  {{\"k{id} {file} {}\", {s}, {threads}, entry{id}, shared{id}, n_shared{id}}},",
-                variant.name
+                "  {{\"k{id} {file} {}\", {s}, {threads}, {}, entry{id}, shared{id}, n_shared{id}}},",
+                variant.name,
+                simd(&shaders[*s])
             )
             .unwrap();
         }
         let text = format!(
-            "#include \"runtime.h\"\n{declared}const Kernel kernels[] = {{\n{table}  {{nullptr, 0, 0, nullptr, nullptr, 0}}\n}};\n"
+            "#include \"runtime.h\"\n{declared}const Kernel kernels[] = {{\n{table}  {{nullptr, 0, 0, 0, nullptr, nullptr, 0}}\n}};\n"
         );
         std::fs::write(self.dir.join("table.cpp"), text).unwrap();
         self.compile(&self.dir.join("table.cpp"), &[]);
@@ -294,6 +326,31 @@ fn encode(calls: &[(usize, Call)]) -> Vec<u8> {
         }
     }
     words.into_iter().flat_map(u32::to_le_bytes).collect()
+}
+
+/// Runs calls with a program of `Build::program`, on all cores; what it says, and whether nothing was wrong.
+fn run(program: &Path, calls: &[(usize, Call)]) -> (String, bool) {
+    let n = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = |part: usize| {
+        let part_of = calls.iter().skip(part).step_by(n).cloned().collect::<Vec<_>>();
+        let file = program.with_file_name(format!("calls-{part}"));
+        std::fs::write(&file, encode(&part_of)).unwrap();
+        Command::new(program)
+            .arg(file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let running: Vec<_> = (0..n).map(start).collect();
+    let (mut all, mut right) = (String::new(), true);
+    for child in running {
+        let out = child.wait_with_output().unwrap();
+        all += &String::from_utf8_lossy(&out.stdout);
+        all += &String::from_utf8_lossy(&out.stderr);
+        right &= out.status.success();
+    }
+    (all, right)
 }
 
 /// The cases that are run: every op and format; those with the longest attention and one size of products are left to
@@ -346,6 +403,14 @@ fn record(
         }
     }
     let mut calls = few.take();
+    // No device here has a matrix unit: products in every form that one may have, several at once in one of them.
+    let units = matrix::known();
+    let on_units = |call: &Call| {
+        let units = if call.shader.writes == 1 { &units[..] } else { &units[..1] };
+        units.iter().filter_map(|&unit| call.on_matrix_unit(unit)).collect::<Vec<_>>()
+    };
+    let products: Vec<Call> = calls.iter().flat_map(on_units).collect();
+    calls.extend(products.into_iter().chain(units.map(Call::of_matrix_probe)));
     let wanted = only();
     calls.retain(|call| wanted.split(',').any(|text| call.shader.file.contains(text)));
     let mut shaders: Vec<Shader> = Vec::new();
@@ -379,24 +444,27 @@ fn check_parameters(shaders: &[Shader], calls: &[(usize, Call)]) {
     assert!(wrong.is_empty(), "bytes of parameters set, and declared:\n{}", wrong.join("\n"));
 }
 
-/// The norm's calls with its barriers taken out, and with a word written past the end, are found to be wrong.
+/// Calls of the norm and of a matrix unit's products with barriers taken out, and with a word written past the end, are
+/// found to be wrong.
 fn check_that_harm_is_found(build: &Build, shaders: &[Shader], calls: &[(usize, Call)]) {
-    let norm = shaders.iter().position(|s| s.file == "rms_norm").unwrap();
-    let calls = calls.iter().filter(|(s, _)| *s == norm).map(|(_, call)| (0, call.clone()));
-    let calls: Vec<_> = calls.collect();
-    std::fs::write(build.dir.join("calls"), encode(&calls)).unwrap();
-    let best = Probes::best();
-    let harms: [(&str, Change); 2] = [
-        ("no barrier", |text| text.replace("metal::threadgroup_barrier(", "(void)(")),
-        ("out of range", |text| text.replace(" out[", " out[1u + ")),
+    let harms: [(&str, &str, Change); 4] = [
+        ("rms_norm", "no barrier", |text| text.replace("metal::threadgroup_barrier(", "(void)(")),
+        ("rms_norm", "out of range", |text| text.replace(" out[", " out[1u + ")),
+        ("mat_mul_coop", "no barrier", |t| t.replace("metal::threadgroup_barrier(", "(void)(")),
+        ("mat_mul_coop", "no barrier of a simdgroup", |text| {
+            text.replace("metal::simdgroup_barrier(", "(void)(")
+        }),
     ];
-    for (name, change) in harms {
-        let variant = Variant { name, probes: best, checked: false, fast: false, change };
-        let program = build.program(&shaders[norm..=norm], &[variant]);
-        let out = Command::new(program).arg(build.dir.join("calls")).output().unwrap();
-        let text = String::from_utf8_lossy(&out.stdout);
-        println!("{name}: {}", text.lines().last().unwrap_or(""));
-        assert!(!out.status.success(), "{name} was not found:\n{text}");
+    for (file, name, change) in harms {
+        let at = shaders.iter().position(|s| s.file == file).unwrap();
+        let calls = calls.iter().filter(|(s, _)| *s == at).map(|(_, call)| (0, call.clone()));
+        let calls: Vec<_> = calls.collect();
+        let (best, checked, fast) = (Probes::best(), false, false);
+        let variant = Variant { name, probes: best, checked, fast, change };
+        let program = build.program(&shaders[at..=at], &[variant]);
+        let (text, right) = run(&program, &calls);
+        println!("{file}, {name}: {}", text.lines().last().unwrap_or(""));
+        assert!(!right, "{file}, {name}, was not found:\n{text}");
     }
 }
 
@@ -430,23 +498,20 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
         3 * shaders.len(),
         start.elapsed().as_secs_f64()
     );
-    std::fs::write(dir.join("calls"), encode(&calls)).unwrap();
-    let out = Command::new(program).arg(dir.join("calls")).output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout);
+    let (text, right) = run(&program, &calls);
     println!("{text}{:.1} s in all", start.elapsed().as_secs_f64());
-    assert!(out.status.success(), "{text}{}", String::from_utf8_lossy(&out.stderr));
-    if !sanitize && "rms_norm".contains(&only()) {
+    assert!(right, "{text}");
+    if !sanitize && only().is_empty() {
         check_that_harm_is_found(&build, &shaders, &calls);
     }
     if !only().is_empty() {
         return println!("skipped: kernels without one of \"{}\" in their name", only());
     }
-    // Every kernel is there, but for those that only open a device, and those for matrix units, which no Metal gets.
+    // Every kernel is there, but for those that only open or measure a device.
     let missing: Vec<_> = shaders::all()
         .into_iter()
         .filter(|s| {
-            let wanted = !s.matrix && !["probe", "limits"].contains(&s.file);
-            wanted && !shaders.iter().any(|r| r.file == s.file)
+            !["probe", "limits"].contains(&s.file) && !shaders.iter().any(|r| r.file == s.file)
         })
         .map(|s| s.file)
         .collect();

@@ -93,7 +93,7 @@ fn every_shader_is_valid_in_every_language() {
             check_bindings(&shader, &module);
             to_spirv(&module, &info);
             // Matrix units are used through Vulkan alone (`device.rs` says why).
-            if !shader.matrix {
+            if shader.matrix.is_none() {
                 for checked in [false, true] {
                     check_msl(&to_msl(&shader, probes, checked));
                 }

@@ -9,6 +9,7 @@
 )]
 
 mod hello;
+mod mesa;
 mod oracle;
 mod proc;
 mod stages;

@@ -1,6 +1,7 @@
 //! The stages of `cargo xtask test`. Everything compiles in the release profile: the tests run real models, so
 //! they need optimised code, and one profile means that each crate is compiled once.
 
+use crate::mesa::Mesa;
 use crate::proc::{End, answer, cargo, run, run_limited};
 use crate::{oracle, proc, tidy, tools};
 use anyhow::Result;
@@ -115,6 +116,12 @@ pub(crate) const STAGES: &[Stage] = &[
         what: "the GPU backend's contract on a second driver, SwiftShader",
         fast: false,
         run: swiftshader,
+    },
+    Stage {
+        name: "matrix",
+        what: "products on the matrix units of a third driver, a newer lavapipe",
+        fast: false,
+        run: matrix,
     },
     Stage { name: "apple", what: "the GPU backend's Metal side compiles", fast: false, run: apple },
     Stage {
@@ -236,6 +243,35 @@ fn swiftshader(cx: &Context) -> Result<Outcome> {
     command.env("KARAT_GPU_SHARE", "15").env("KARAT_GPU_DEVICE", "SwiftShader");
     command.env("VK_DRIVER_FILES", &driver).env("NODEVICE_SELECT", "1");
     Ok(Outcome::from(run(cx.root, &mut command)?))
+}
+
+fn matrix(cx: &Context) -> Result<Outcome> {
+    let mesa = match Mesa::ensure(cx.root) {
+        Ok(mesa) => mesa,
+        Err(why) => return Ok(Outcome::Skipped(format!("Mesa's lavapipe 26: {why}"))),
+    };
+    // Its compiler takes half a minute or two for a product, on one thread: the formats that differ in more than where
+    // their bits lie, two at a time. All formats are run as Metal's language by stage `test`.
+    let halves = ["products Q4_K n_in,products Q4_1 n_in", "products Q6_K n_in,products Q8_0 n_in"];
+    let half = |cases: &str| {
+        let mut command = cargo(&["test", "--release", "--package", "karat-gpu", "--test"]);
+        command.args(["contract", "--", "products_and_norms", "--nocapture"]);
+        command.env("KARAT_GPU_CASE", cases).env("KARAT_GPU_NEEDS_MATRIX", "1");
+        mesa.under(&mut command);
+        run(cx.root, &mut command)
+    };
+    let ends = std::thread::scope(|scope| {
+        let running = halves.map(|cases| scope.spawn(move || half(cases)));
+        running.map(|thread| thread.join())
+    });
+    for end in ends {
+        let Ok(end) = end else { return Ok(Outcome::Failed("a thread panicked".to_owned())) };
+        let end = end?;
+        if !end.ok() {
+            return Ok(Outcome::from(end));
+        }
+    }
+    Ok(Outcome::Ok(None))
 }
 
 fn apple(cx: &Context) -> Result<Outcome> {

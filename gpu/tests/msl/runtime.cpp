@@ -49,33 +49,50 @@ static void prepare(Context &c, char *stack, size_t size, void (*run)()) {
 #endif
 
 static const size_t STACK = 256 << 10;
-struct Fiber { Context context; char *stack; Thread self; const void *waits_at; bool done; };
+// What a thread waits for at a place: its simdgroup, its threadgroup, nothing.
+enum Scope { RUNS, SIMD, GROUP, DONE };
+struct Fiber { Context context; char *stack; Thread self; const void *waits_at; Scope state; };
 static std::vector<Fiber> fibers;
 static Context scheduler;
 static Fiber *current;
 static void (*current_kernel)(const Thread &);
+static unsigned current_simd;
 
-extern "C" void msl_barrier(const void *place) {
+static void park(const void *place, Scope scope) {
     Fiber *me = current;
     me->waits_at = place;
+    me->state = scope;
     swap(&me->context, &scheduler);
 }
+extern "C" void msl_barrier(const void *place) { park(place, GROUP); }
+extern "C" void msl_simd_barrier(const void *place) { park(place, SIMD); }
+extern "C" unsigned msl_lane() { return current->self.index % current_simd; }
+extern "C" unsigned msl_lanes() { return current_simd; }
 static void run_current() {
     current_kernel(current->self);
-    current->done = true;
-    swap(&current->context, &scheduler);
+    park(nullptr, DONE);
+}
+// Whether the threads from `first` on, `n` of them, stand at one place, and where it is.
+static bool together(unsigned first, unsigned n) {
+    const Fiber &a = fibers[first];
+    for (unsigned t = first; t < first + n; t++)
+        if (fibers[t].state != a.state || fibers[t].waits_at != a.waits_at) return false;
+    return true;
+}
+static void release(unsigned first, unsigned n) {
+    for (unsigned t = first; t < first + n; t++) fibers[t].state = RUNS;
 }
 
 // Runs one threadgroup; false where its threads do not meet at one barrier.
 static bool run_group(const Kernel &kernel, const Thread &group, int order, std::mt19937 &random) {
-    unsigned n = kernel.threads;
+    unsigned n = kernel.threads, simd = kernel.simd;
     std::vector<unsigned> turn(n);
     for (unsigned t = 0; t < n; t++) {
         Fiber &f = fibers[t];
         f.self = group;
         f.self.index = t;
         f.waits_at = nullptr;
-        f.done = false;
+        f.state = RUNS;
         prepare(f.context, f.stack, STACK, run_current);
         turn[t] = t;
     }
@@ -83,15 +100,23 @@ static bool run_group(const Kernel &kernel, const Thread &group, int order, std:
     while (true) {
         if (order == 2) std::shuffle(turn.begin(), turn.end(), random);
         for (unsigned t : turn) {
-            if (fibers[t].done) continue;
+            if (fibers[t].state != RUNS) continue;
             current = &fibers[t];
-            current->waits_at = nullptr;
             swap(&scheduler, &current->context);
         }
-        unsigned done = 0;
-        for (unsigned t = 0; t < n; t++) done += fibers[t].done;
-        if (done == n) return true;
-        for (unsigned t = 0; t < n; t++) if (done || fibers[t].waits_at != fibers[0].waits_at) return false;
+        // A simdgroup goes on by itself; a threadgroup where all of it wait.
+        bool goes_on = false;
+        for (unsigned first = 0; first < n; first += simd) {
+            unsigned lanes = std::min(simd, n - first);
+            if (!together(first, lanes)) return false;
+            if (fibers[first].state != SIMD) continue;
+            release(first, lanes);
+            goes_on = true;
+        }
+        if (goes_on) continue;
+        if (!together(0, n)) return false;
+        if (fibers[0].state == DONE) return true;
+        release(0, n);
     }
 }
 
@@ -162,6 +187,7 @@ static std::string run_call(const Kernel &kernel, const Call &call, int order) {
     std::vector<void *> shared_at(kernel.n_shared);
     while (fibers.size() < kernel.threads) { fibers.emplace_back(); fibers.back().stack = (char *)malloc(STACK); }
     current_kernel = kernel.entry;
+    current_simd = kernel.simd;
     for (uint32_t z = 0; z < call.grid[2]; z++)
         for (uint32_t y = 0; y < call.grid[1]; y++)
             for (uint32_t x = 0; x < call.grid[0]; x++) {

@@ -11,6 +11,8 @@ struct Kernel {
     const char *name;
     uint32_t shader;
     unsigned threads;
+    // Threads of a simdgroup.
+    unsigned simd;
     void (*entry)(const Thread &);
     const size_t *shared;
     size_t n_shared;
