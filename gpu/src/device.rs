@@ -119,7 +119,7 @@ impl Device {
     pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Self> {
         let mut device = Self::connect(adapter)?;
         device.probes = probe::run(&device)?;
-        if let Some(matrix) = offered(adapter).filter(|_| device.can_ask_for_matrices()) {
+        if let Some(matrix) = offered(adapter) {
             // A unit that is not exact, or a driver that does not take the shader, is done without.
             device.matrix = probe::is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
         }

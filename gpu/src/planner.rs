@@ -25,8 +25,8 @@ const MATRIX_FROM: usize = 9;
 /// Steps of at least so many tokens for each sequence have neighbours' attention done together.
 const NEIGHBOURS: usize = 16;
 
-/// So many workgroups keep every device busy, whatever their size.
-const MANY_GROUPS: usize = 256;
+/// So many workgroups keep every device busy, whatever their size. `karat check` tests both sides of it.
+const MANY_GROUPS: usize = graph::selftest::MANY_ROWS / 32;
 
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]

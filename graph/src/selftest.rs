@@ -2,7 +2,7 @@
 //! random numbers. What a backend computes together in a model stands together here.
 
 use crate::cases::{Case, CaseBuilder};
-use crate::{Act, Attention, Graph, Node, Op, Result, ValueId};
+use crate::{Act, Attention, Graph, Node, Op, Result, RopePairs, RopeTable, ValueId, Weight};
 use gguf::DType;
 use std::collections::HashSet;
 
@@ -10,6 +10,10 @@ use std::collections::HashSet;
 const ROWS: [usize; 3] = [64, 32, 40];
 /// A longer prompt and a single token: more than one block of the cache, and the kernels for few rows.
 const PROMPTS: [usize; 2] = [70, 1];
+
+/// Rows of products of the same activations from which on a backend may have other kernels; and a few more.
+pub const MANY_ROWS: usize = 8192;
+const TALL: usize = MANY_ROWS + 32;
 
 /// Ids, and logits: the first columns of the last value.
 const N_VOCAB: usize = 16;
@@ -31,7 +35,8 @@ pub fn names(graph: &Graph) -> impl Iterator<Item = String> {
 fn kinds(graph: &Graph) -> impl Iterator<Item = (String, Build)> {
     let mut seen = HashSet::new();
     let nodes = graph.nodes.iter().enumerate();
-    let kinds = nodes.filter_map(|(i, node)| of_node(graph, i, node));
+    let kinds =
+        nodes.flat_map(|(i, node)| of_node(graph, i, node).into_iter().chain(tall(graph, i, node)));
     kinds.filter(move |(name, _)| seen.insert(name.clone()))
 }
 
@@ -40,6 +45,8 @@ enum Build {
     Rows(DType, usize),
     /// A product by the formats of all that take the same activations, by itself or behind a gated activation.
     Products(Vec<DType>, usize, Option<Act>),
+    /// A product with very many rows of weights.
+    Tall(DType),
     /// A norm of groups, by itself or of a sum, and the format of the product behind it.
     Norm {
         cols: usize,
@@ -49,16 +56,16 @@ enum Build {
         product: Option<DType>,
     },
     Rope {
-        of: crate::RopeTable,
+        of: RopeTable,
         head_dim: usize,
-        pairs: crate::RopePairs,
+        pairs: RopePairs,
         cols: Vec<usize>,
     },
     /// Attention, the rotary embedding of its queries and keys, and the format of the product behind it.
     Attention {
         a: Attention,
         layer: crate::KvLayer,
-        rope: Option<(crate::RopeTable, crate::RopePairs)>,
+        rope: Option<(RopeTable, RopePairs)>,
         product: Option<DType>,
     },
     Map(Op, usize),
@@ -115,8 +122,8 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     })
 }
 
-/// A product with those of the same activations that follow it; `None` behind the first of them.
-fn products(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+/// The weights of a product and of those of the same activations that follow it; `None` behind the first of them.
+fn group<'a>(graph: &'a Graph, i: usize, node: &Node) -> Option<Vec<&'a Weight>> {
     let is_product = |node: &Node| matches!(node.op, Op::MatMul { .. });
     let earlier = graph.nodes[..i].iter().rev().take(7);
     if earlier.filter(|other| is_product(other)).any(|other| other.inputs == node.inputs) {
@@ -128,7 +135,21 @@ fn products(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     };
     let near = graph.nodes[i..].iter().take(8);
     let group = near.filter(|other| other.inputs == node.inputs).filter_map(weight);
-    let group: Vec<_> = group.take(ROWS.len()).collect();
+    Some(group.take(ROWS.len()).collect())
+}
+
+/// A product of many rows, where a model has one in a block format.
+fn tall(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+    let Op::MatMul { w } = node.op else { return None };
+    let dtype = graph.weight(w).dtype;
+    let rows: usize = group(graph, i, node)?.iter().map(|w| w.n_out).sum();
+    (rows >= MANY_ROWS && dtype.block_len() > 1)
+        .then(|| (format!("{} {dtype} of many rows", node.op.kind()), Build::Tall(dtype)))
+}
+
+/// Products of the same activations.
+fn products(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+    let group = group(graph, i, node)?;
     let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
     let glu = before.filter(|before| before.output == node.inputs.first().copied());
     let glu = glu.and_then(|before| {
@@ -195,6 +216,8 @@ impl Build {
             let table = c.weight(DType::F32, cols, N_VOCAB, 1.0);
             c.builder.get_rows(table, name)
         };
+        // Many rows are many sums, and a single token is what has kernels of its own.
+        let prompts = if matches!(self, Self::Tall(_)) { &PROMPTS[1..] } else { &PROMPTS };
         let last = self.last(&mut c, &input)?;
         let rows = c.builder.output_rows(last, "rows")?;
         if c.builder.cols(rows) >= N_VOCAB {
@@ -202,7 +225,7 @@ impl Build {
         } else {
             c.product(DType::F32, rows, N_VOCAB, "result_output")?;
         }
-        c.finish(name, &PROMPTS, 0)
+        c.finish(name, prompts, 0)
     }
 
     /// Builds the ops; the last value is theirs.
@@ -224,6 +247,10 @@ impl Build {
                 }
                 side_by_side(c, x, dtypes)?
             }
+            Self::Tall(dtype) => {
+                let x = input(c, 3 * dtype.block_len(), "x")?;
+                c.product(dtype, x, TALL, "out")?
+            }
             Self::Norm { cols, n, eps, of_sum, product } => {
                 let mut x = input(c, cols, "x")?;
                 if of_sum {
@@ -236,14 +263,7 @@ impl Build {
             }
             Self::Rope { of, head_dim, pairs, cols } => {
                 let table = c.builder.rope_table(of);
-                let inputs =
-                    cols.iter().enumerate().map(|(i, &cols)| input(c, cols, &format!("x{i}")));
-                let inputs: Vec<ValueId> = inputs.collect::<Result<_>>()?;
-                let mut last = inputs[0];
-                for (i, x) in inputs.into_iter().enumerate() {
-                    last = c.builder.rope(table, head_dim, pairs, x, format!("rope{i}"))?;
-                }
-                last
+                turned(c, (table, head_dim, pairs), &cols, input)?
             }
             Self::Attention { a, layer, rope, product } => {
                 let kv_layer = c.builder.kv_layer(layer);
@@ -275,6 +295,22 @@ fn side_by_side(c: &mut CaseBuilder, x: ValueId, dtypes: Vec<DType>) -> Result<V
         first.get_or_insert(y);
     }
     Ok(first.unwrap_or(x))
+}
+
+/// Values of some columns each, turned; the last of them.
+fn turned(
+    c: &mut CaseBuilder,
+    (table, head_dim, pairs): (usize, usize, RopePairs),
+    cols: &[usize],
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let inputs = cols.iter().enumerate().map(|(i, &cols)| input(c, cols, &format!("x{i}")));
+    let inputs: Vec<ValueId> = inputs.collect::<Result<_>>()?;
+    let mut last = inputs[0];
+    for (i, x) in inputs.into_iter().enumerate() {
+        last = c.builder.rope(table, head_dim, pairs, x, format!("rope{i}"))?;
+    }
+    Ok(last)
 }
 
 /// A value, or a product of it where it stands before one.
@@ -315,6 +351,27 @@ fn map(
         | Op::OutputRows => {
             let other = input(c, cols, "y")?;
             c.builder.add(x, other, "out")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_with_many_rows_of_weights_has_a_case_for_them() {
+        let is_tall = |name: &String| name.ends_with("of many rows");
+        for (dtype, rows, expected) in [
+            (DType::Q8_0, MANY_ROWS, 1),
+            (DType::Q8_0, MANY_ROWS - 32, 0),
+            (DType::F32, MANY_ROWS, 0),
+        ] {
+            let graph = crate::cases::product(dtype, 96, rows).unwrap().graph;
+            assert_eq!(names(&graph).filter(is_tall).count(), expected, "{dtype} {rows}");
+            let case = cases(&graph).unwrap().into_iter().find(|case| is_tall(&case.name));
+            let most = case.map(|case| case.graph.weights.iter().map(|w| w.n_out).max());
+            assert_eq!(most, (expected > 0).then_some(Some(TALL)), "{dtype} {rows}");
         }
     }
 }

@@ -7,7 +7,7 @@ let is_last = first + {{SPAN_UNITS}}u == {{UNITS}}u;
 coopStore(h_{{R}}_{{T}}, &c[region], SUMS);
 subgroupBarrier();
 #for J {{EACH_LIST}}
-isum_{{R}}_{{T}}[{{J}}] += i32(c[own + {{J}}u * SUMS]) << {{SHIFT}}u;
+isum_{{R}}_{{T}}[{{J}}] += i32(c[own + {{J}}u * SUMS]) * (1 << {{SHIFT}}u);
 #endfor
 subgroupBarrier();
 #endif
