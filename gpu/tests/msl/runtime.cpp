@@ -49,7 +49,7 @@ static void prepare(Context &c, char *stack, size_t size, void (*run)()) {
 #endif
 
 static const size_t STACK = 256 << 10;
-// What a thread waits for at a place: its simdgroup, its threadgroup, nothing.
+// What a thread does: it runs, waits at a place for its simdgroup or for its threadgroup, or is done.
 enum Scope { RUNS, SIMD, GROUP, DONE };
 struct Fiber { Context context; char *stack; Thread self; const void *waits_at; Scope state; };
 static std::vector<Fiber> fibers;
@@ -72,7 +72,7 @@ static void run_current() {
     current_kernel(current->self);
     park(nullptr, DONE);
 }
-// Whether the threads from `first` on, `n` of them, stand at one place, and where it is.
+// Whether `n` threads, from `first` on, do the same, at the same place.
 static bool together(unsigned first, unsigned n) {
     const Fiber &a = fibers[first];
     for (unsigned t = first; t < first + n; t++)
