@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -51,7 +52,7 @@ static void prepare(Context &c, char *stack, size_t size, void (*run)()) {
 static const size_t STACK = 256 << 10;
 // What a thread does: it runs, waits at a place for its simdgroup or for its threadgroup, or is done.
 enum Scope { RUNS, SIMD, GROUP, DONE };
-struct Fiber { Context context; char *stack; Thread self; const void *waits_at; Scope state; };
+struct Fiber { Context context; std::unique_ptr<char[]> stack; Thread self; const void *waits_at; Scope state; };
 static std::vector<Fiber> fibers;
 static Context scheduler;
 static Fiber *current;
@@ -93,7 +94,7 @@ static bool run_group(const Kernel &kernel, const Thread &group, int order, std:
         f.self.index = t;
         f.waits_at = nullptr;
         f.state = RUNS;
-        prepare(f.context, f.stack, STACK, run_current);
+        prepare(f.context, f.stack.get(), STACK, run_current);
         turn[t] = t;
     }
     if (order == 1) std::reverse(turn.begin(), turn.end());
@@ -185,7 +186,7 @@ static std::string run_call(const Kernel &kernel, const Call &call, int order) {
     buffers.push_back(sizes.data());
     std::vector<std::vector<char>> shared(kernel.n_shared);
     std::vector<void *> shared_at(kernel.n_shared);
-    while (fibers.size() < kernel.threads) { fibers.emplace_back(); fibers.back().stack = (char *)malloc(STACK); }
+    while (fibers.size() < kernel.threads) { fibers.emplace_back(); fibers.back().stack.reset(new char[STACK]); }
     current_kernel = kernel.entry;
     current_simd = kernel.simd;
     for (uint32_t z = 0; z < call.grid[2]; z++)
