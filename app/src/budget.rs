@@ -2,9 +2,9 @@
 //! loaded.
 
 use crate::exit::say;
-use crate::{memory, text};
 use anyhow::{Context as _, Result};
 use graph::{Graph, LoadOptions};
+use karat::{memory, text};
 use model::{EngineOptions, Memory};
 
 /// Bytes that may be used, and where the layers lie.

@@ -2,14 +2,14 @@
 //! before its first use with a model, and again when its driver or the kernels change; the answer is remembered.
 
 use crate::bar::{LoadBar, Unit};
-use crate::config::Config;
 use crate::exit::{Code, Failure, say};
-use crate::text::one_line;
 use anyhow::{Context as _, Result};
 use gpu::Gpu;
 use graph::cases::{Case, Cut};
 use graph::reference::Reference;
 use graph::{Backend, Graph, LoadOptions};
+use karat::Config;
+use karat::text::one_line;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Write as _;

@@ -1,6 +1,7 @@
 //! Exit codes: what each error means to a script, and the one line that people see.
 
-use crate::text::one_line;
+use karat::ErrorKind;
+use karat::text::one_line;
 use std::fmt;
 use std::io::{ErrorKind as IoKind, Write};
 use std::process::ExitCode;
@@ -80,71 +81,42 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<Code> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.code);
     }
+    kind_of(cause).map(code_of_kind)
+}
+
+/// The kind of an error of ours, from whichever crate it comes.
+fn kind_of(cause: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    if let Some(error) = cause.downcast_ref::<karat::Error>() {
+        return Some(error.kind());
+    }
     if let Some(error) = cause.downcast_ref::<gguf::Error>() {
-        return Some(gguf_code(error.kind()));
+        return Some(error.kind().into());
     }
     if let Some(error) = cause.downcast_ref::<model::Error>() {
-        return Some(model_code(error.kind()));
+        return Some(error.kind().into());
     }
     if let Some(error) = cause.downcast_ref::<tokenizer::Error>() {
-        return Some(tokenizer_code(error.kind()));
+        return Some(error.kind().into());
     }
     if let Some(error) = cause.downcast_ref::<why::Error>() {
-        return Some(match error.kind() {
-            why::ErrorKind::Io => Code::Io,
-            why::ErrorKind::Trace => Code::BadFile,
-            why::ErrorKind::Run(kind) => graph_code(kind),
-        });
+        return Some(error.kind().into());
     }
     if let Some(error) = cause.downcast_ref::<graph::Error>() {
-        return Some(graph_code(error.kind()));
+        return Some(error.kind().into());
     }
-    cause.downcast_ref::<std::io::Error>().map(|_| Code::Io)
+    cause.downcast_ref::<std::io::Error>().map(|_| ErrorKind::Io)
 }
 
-fn gguf_code(kind: gguf::ErrorKind) -> Code {
-    use gguf::ErrorKind as K;
+fn code_of_kind(kind: ErrorKind) -> Code {
     match kind {
-        K::NotFound | K::NotRegularFile | K::Io | K::Changed => Code::Io,
-        K::NotGguf | K::Truncated | K::Malformed | K::Unsupported | K::Limit => Code::BadFile,
-        K::MissingKey | K::BadKey => Code::BadFile,
-        K::OutOfMemory => Code::DoesNotFit,
-        K::Usage => Code::Internal,
-    }
-}
-
-fn model_code(kind: model::ErrorKind) -> Code {
-    use model::ErrorKind as K;
-    match kind {
-        K::UnknownArchitecture | K::MissingKey | K::WrongType | K::BadHyperParameter => {
-            Code::BadFile
-        }
-        K::BadTensor | K::Unsupported | K::NonFinite => Code::BadFile,
-        K::Read | K::Write => Code::Io,
-        K::DoesNotFit | K::OutOfMemory => Code::DoesNotFit,
-        K::Backend => Code::Device,
-        K::PromptTooLong | K::BadRequest => Code::Rejected,
-        K::Stopped => Code::Interrupted,
-        K::Usage => Code::Internal,
-    }
-}
-
-fn tokenizer_code(kind: tokenizer::ErrorKind) -> Code {
-    use tokenizer::ErrorKind as K;
-    match kind {
-        K::Vocab => Code::BadFile,
-        K::Text | K::TokenId | K::Template | K::Render | K::Argument => Code::Rejected,
-    }
-}
-
-fn graph_code(kind: graph::ErrorKind) -> Code {
-    use graph::ErrorKind as K;
-    match kind {
-        K::Shape => Code::BadFile,
-        K::Unsupported | K::DeviceLost => Code::Device,
-        K::OutOfMemory => Code::DoesNotFit,
-        K::Read => Code::Io,
-        K::Step => Code::Internal,
+        ErrorKind::Usage => Code::Usage,
+        ErrorKind::ModelFile => Code::BadFile,
+        ErrorKind::NotFound | ErrorKind::Io | ErrorKind::Fetch | ErrorKind::Damaged => Code::Io,
+        ErrorKind::DoesNotFit => Code::DoesNotFit,
+        ErrorKind::Device => Code::Device,
+        ErrorKind::Rejected => Code::Rejected,
+        ErrorKind::Stopped => Code::Interrupted,
+        ErrorKind::Internal => Code::Internal,
     }
 }
 

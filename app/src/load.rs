@@ -2,12 +2,12 @@
 
 use crate::bar::{LoadBar, Unit};
 use crate::budget::Budget;
-use crate::config::Config;
 use crate::exit::{Code, failure, say};
-use crate::{check, devices, sources, text};
+use crate::{check, devices, sources};
 use anyhow::{Context as _, Result};
 use graph::split::Split;
 use graph::{Arithmetic, Backend, Graph, KvType, LoadOptions};
+use karat::{Config, text};
 use model::{Engine, EngineOptions, Memory, SeqId, Spec, StopRules};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

@@ -6,16 +6,13 @@ mod bar;
 mod budget;
 mod check;
 mod commands;
-mod config;
 mod devices;
 mod exit;
 mod interrupt;
 mod load;
-mod memory;
 mod out;
 mod sampling;
 mod sources;
-mod text;
 
 use clap::Parser;
 use std::ffi::OsString;
@@ -39,6 +36,6 @@ fn main() -> ExitCode {
     exit::guard(|| {
         // Usage errors and --help end the process here, with 2 and 0.
         let cli = Cli::parse_from(std::env::args_os().map(long_ngl));
-        cli.command.run(&config::Config::from_env())
+        cli.command.run(&karat::Config::from_env())
     })
 }

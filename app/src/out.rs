@@ -1,6 +1,6 @@
 //! Standard output: written and flushed with errors passed on, terminal escapes made harmless.
 
-use crate::text::{for_terminal, safe_json};
+use karat::text::{for_terminal, safe_json};
 use std::io::{IsTerminal, Write};
 
 /// Whether control characters of the model reach a terminal.

@@ -29,7 +29,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// The default model, or `None` with a line.
 fn default_model() -> Option<String> {
-    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
     let found = var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file());

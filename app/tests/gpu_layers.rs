@@ -14,7 +14,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "the figures are what the proof is run for")]
-#![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+#![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 
 use cpu::Cpu;
 use graph::split::Split;

@@ -117,7 +117,7 @@ fn a_value_that_is_missing_is_unmeasured_and_no_pass() {
 /// a machine that does other things too.
 #[test]
 fn watching_costs_less_than_as_much_again() {
-    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let model = home.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf");
     if !model.is_file() {

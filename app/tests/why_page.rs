@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stderr, reason = "what was skipped is shown")]
-#![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+#![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 
 use std::path::Path;
 use std::process::{Command, Output};

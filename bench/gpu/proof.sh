@@ -3,7 +3,7 @@
 #
 #   bench/gpu/proof.sh PROGRAM MODEL ORACLE [OUT]
 #
-# PROGRAM is the test's binary (`cargo test --release -p karat --test gpu_layers --no-run` prints its path), MODEL the
+# PROGRAM is the test's binary (`cargo test --release -p karat-cli --test gpu_layers --no-run` prints its path), MODEL the
 # default model, ORACLE the folder with smollm2_greedy.json, OUT the folder for logs (default: a new one in /tmp). Nothing
 # else is needed but a driver. JOBS processes run side by side (default: a process for every two cores), each with one
 # format and one number of layers, of those in FORMATS and LAYERS (default: all six, all four). DEVICE=text takes the devices

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 karat=${1:-}
 out=${2:-target/gpu}
 if [ -z "$karat" ]; then
-    cargo build --release -p karat && karat=target/release/karat || exit 1
+    cargo build --release -p karat-cli && karat=target/release/karat || exit 1
 fi
 mkdir -p "$out"
 tmp=$(mktemp -d)

@@ -33,7 +33,7 @@ const FORMATS: [DType; 13] = [
 
 /// One product of `[tokens, n_in]` with `[n_in, n_out]`, all rows wanted.
 fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [usize; 2]) {
-    #[allow(clippy::disallowed_methods, reason = "a benchmark has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a benchmark has no karat::Config")]
     let threads =
         std::env::var("KARAT_BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let case: Case = product(dtype, n_in, n_out).expect("shapes are whole blocks");

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 /// Every `KARAT_CONTRACT_SHARE`-th case only, for emulated machines, where all would take an hour.
 fn share(cases: Vec<Case>) -> impl Iterator<Item = Case> {
-    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
     let every =
         std::env::var("KARAT_CONTRACT_SHARE").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     if every > 1 {

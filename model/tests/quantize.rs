@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 const TWO: NonZero<usize> = NonZero::new(2).unwrap();
 
 fn model_path() -> Option<PathBuf> {
-    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = || {
         let xdg = || Some(var("XDG_CACHE_HOME")?.join("karat"));

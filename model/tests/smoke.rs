@@ -28,7 +28,7 @@ fn model_path() -> Option<PathBuf> {
 
 /// The file that the variable names, else the one in karat's cache.
 fn find(variable: &str, cached: &str) -> Option<PathBuf> {
-    #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let cache = || Some(var("HOME")?.join(".cache/karat/models").join(cached));
     var(variable).or_else(cache).filter(|path| path.is_file())

@@ -12,7 +12,7 @@ const MODEL: &str = "smollm2:135m";
 
 /// Makes the files, asks each device, and writes the table; `false` if a device's ids are not the CPU's.
 pub(crate) fn run_hello(root: &Path, from: &str) -> Result<bool> {
-    let built = run(root, &mut cargo(&["build", "--release", "--package", "karat"]))?;
+    let built = run(root, &mut cargo(&["build", "--release", "--package", "karat-cli"]))?;
     ensure!(built.ok(), "karat does not compile");
     let karat = root.join("target/release/karat");
     let dir = root.join("target/hello");

@@ -63,7 +63,8 @@ fn dispatch(args: &[String]) -> Result<bool> {
 
 /// The table of app/tests/faultlab.rs.
 fn faultlab() -> Result<bool> {
-    let mut command = proc::cargo(&["test", "--release", "-p", "karat", "--features", "faultlab"]);
+    let mut command =
+        proc::cargo(&["test", "--release", "-p", "karat-cli", "--features", "faultlab"]);
     command.args(["--test", "faultlab", "--", "--nocapture", "--test-threads=1"]);
     Ok(proc::run(root(), &mut command)?.ok())
 }

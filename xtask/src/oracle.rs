@@ -16,6 +16,6 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         bail!("../shared/oracle is absent: nothing to compare with");
     }
     let mut command =
-        cargo(&["test", "--release", "-p", "karat", "--test", "oracle", "--", "--nocapture"]);
+        cargo(&["test", "--release", "-p", "karat-cli", "--test", "oracle", "--", "--nocapture"]);
     Ok(run_child(root, &mut command)?.ok())
 }

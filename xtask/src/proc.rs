@@ -74,7 +74,7 @@ pub(crate) fn cargo(args: &[&str]) -> Command {
 /// An environment variable that is set, valid UTF-8 and not empty.
 #[allow(
     clippy::disallowed_methods,
-    reason = "the rule sends the program's settings to app::config; this is a tool's"
+    reason = "the rule sends the program's settings to karat::Config; this is a tool's"
 )]
 pub(crate) fn env(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())

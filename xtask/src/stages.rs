@@ -12,7 +12,7 @@ use std::time::Duration;
 /// The model that real-model tests load; a name of the catalogue.
 const MODEL: &str = "smollm2:135m";
 /// The feature that the fault lab is behind.
-const LAB: &str = "karat/faultlab";
+const LAB: &str = "karat-cli/faultlab";
 /// Exit code of `karat` for file, network and integrity errors.
 const EXIT_IO: i32 = 4;
 const NEON_TARGET: &str = "aarch64-unknown-linux-gnu";
@@ -211,7 +211,7 @@ fn fuzz(cx: &Context) -> Result<Outcome> {
 }
 
 fn model(cx: &Context) -> Result<Outcome> {
-    let pull = || cx.cargo(&["run", "--release", "--package", "karat"], &["--", "pull", MODEL]);
+    let pull = || cx.cargo(&["run", "--release", "--package", "karat-cli"], &["--", "pull", MODEL]);
     let io_error = format!("exit code {EXIT_IO}");
     let mut outcome = pull()?;
     // One of the model's sources is a Python package: a bare machine may lack the tool that fetches it.

@@ -10,13 +10,13 @@ mod run;
 mod stats;
 mod table;
 
-use crate::config::Config;
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
 use crate::load::{Info, LoadArgs, Model, positive};
 use crate::out::{Controls, Out};
-use crate::text;
 use anyhow::Result;
+use karat::Config;
+use karat::text;
 use limit::Probe;
 use std::ffi::{OsStr, OsString};
 use table::Align::{Left, Right};

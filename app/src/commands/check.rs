@@ -1,12 +1,12 @@
 //! `karat check`: the kernels that a model will use on a device, against the reference.
 
 use crate::check::{self, Kernel};
-use crate::config::Config;
 use crate::exit::{Code, failure};
 use crate::load::{LoadArgs, ModelArgs, Parts};
 use crate::out::{Controls, Out};
-use crate::text::one_line;
 use anyhow::Result;
+use karat::Config;
+use karat::text::one_line;
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Instant;

@@ -1,8 +1,8 @@
 //! `karat completions`: what a shell needs to complete karat's commands and flags.
 
-use crate::config::Config;
 use crate::out::{Controls, Out};
 use clap::CommandFactory;
+use karat::Config;
 
 /// `eval "$(karat completions bash)"`, or into the folder that your shell reads.
 #[derive(clap::Args)]

@@ -2,8 +2,8 @@
 
 use crate::devices;
 use crate::out::{Controls, Out};
-use crate::text::{bytes, one_line};
 use gpu::Api;
+use karat::text::{bytes, one_line};
 use serde::Serialize;
 
 /// Without --json: some lines for each device.

@@ -1,12 +1,12 @@
 //! `karat inspect`: metadata and tensors of a GGUF file, without its weights.
 
-use crate::config::Config;
 use crate::load;
 use crate::out::{Controls, Out};
 use crate::sources;
-use crate::text;
 use anyhow::Result;
 use gguf::{Array, DType, TensorInfo, Value};
+use karat::Config;
+use karat::text;
 use serde_json::{Map, Value as Json, json};
 use std::ffi::OsString;
 use std::fmt::Write as _;

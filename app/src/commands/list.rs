@@ -1,9 +1,9 @@
 //! `karat list`: the models of the cache and of the catalogue.
 
-use crate::config::Config;
 use crate::out::{Controls, Out};
 use crate::sources::{cache, catalogue};
-use crate::text::{bytes, one_line};
+use karat::Config;
+use karat::text::{bytes, one_line};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 

@@ -16,8 +16,8 @@ mod tokenize;
 mod trace;
 mod why;
 
-use crate::config::Config;
 use crate::interrupt;
+use karat::Config;
 
 /// What karat can do.
 #[derive(clap::Subcommand)]

@@ -1,12 +1,12 @@
 //! `karat pull`: fetches a model, or checks what was fetched.
 
-use crate::config::Config;
 use crate::exit::{Code, Failure, say};
 use crate::out::{Controls, Out};
 use crate::sources::cache::{self, hash_file, models_dir};
 use crate::sources::progress::Progress;
 use crate::sources::{self, Files, Found, Model, State, catalogue};
-use crate::text::path as show_path;
+use karat::Config;
+use karat::text::path as show_path;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 

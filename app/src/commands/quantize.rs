@@ -1,12 +1,12 @@
 //! `karat quantize`: a model in another format.
 
 use crate::bar::{LoadBar, Unit};
-use crate::config::Config;
 use crate::exit::{Code, failure, say};
 use crate::load::{self, default_threads, positive};
 use crate::sources;
-use crate::text;
 use anyhow::Result;
+use karat::Config;
+use karat::text;
 use model::quantize::{FileType, quantize};
 use std::ffi::OsString;
 use std::num::NonZero;

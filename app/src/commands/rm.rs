@@ -1,9 +1,9 @@
 //! `karat rm`: removes a fetched model.
 
-use crate::config::Config;
 use crate::exit::{Code, Failure, say};
 use crate::sources::{self, Found, cache};
-use crate::text::{bytes, path as show_path};
+use karat::Config;
+use karat::text::{bytes, path as show_path};
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;

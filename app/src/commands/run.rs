@@ -1,13 +1,13 @@
 //! `karat run`: one prompt, one answer.
 
 use crate::answer::{Answer, Question, Timings, answer};
-use crate::config::Config;
 use crate::exit::{Code, Failure, failure, say};
 use crate::load::{Info, LoadArgs, Model, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
-use crate::text;
 use anyhow::{Context as _, Result};
+use karat::Config;
+use karat::text;
 use model::Sampler;
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};

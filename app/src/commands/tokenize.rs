@@ -1,12 +1,12 @@
 //! `karat tokenize`: the ids of a text and the pieces that they stand for.
 
 use super::run::{read_file, read_stdin};
-use crate::config::Config;
 use crate::load::{self, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sources;
-use crate::text::quoted;
 use anyhow::Result;
+use karat::Config;
+use karat::text::quoted;
 use std::path::PathBuf;
 use tokenizer::{Ends, Special};
 

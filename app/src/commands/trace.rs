@@ -1,11 +1,11 @@
 //! `karat trace`: every value of a run in a file, for `karat why` and for people with other tools.
 
 use super::why::{PromptArgs, Prompted};
-use crate::config::Config;
 use crate::exit::say;
 use crate::load::{LoadArgs, ModelArgs};
-use crate::text;
 use anyhow::Result;
+use karat::Config;
+use karat::text;
 use std::path::PathBuf;
 
 /// What `karat trace` takes.

@@ -5,13 +5,13 @@ mod laws;
 mod print;
 mod server;
 
-use crate::config::Config;
 use crate::exit::{Code, Failure, failure};
 use crate::load::{self, LoadArgs, ModelArgs, Parts};
 use crate::out::{Controls, Out};
-use crate::text;
 use anyhow::{Context as _, Result};
 use graph::{Graph, Loaded, Step};
+use karat::Config;
+use karat::text;
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
 use why::{Report, Tolerance, Trace, Values, Verdict};

@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use crate::exit::{Code, Failure};
-use crate::text::path as show_path;
+use karat::text::path as show_path;
 
 const PARTIAL: &str = ".partial";
 const PIP_FOLDER: &str = ".pip-";

@@ -4,8 +4,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::source::{Source, safe_name};
-use crate::config::Config;
 use crate::exit::{Code, Failure};
+use karat::Config;
 
 /// What `karat run` uses when no model is named.
 pub(crate) const DEFAULT_MODEL: &str = "smollm2:135m";
@@ -57,8 +57,8 @@ struct TextEntry {
 /// Exit code 2 naming the file and the entry; 4 if the user's file cannot be read.
 pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
     let mut entries = Vec::new();
-    if let Some(path) = config.user_catalogue() {
-        let shown = crate::text::path(path);
+    if let Some(path) = config.user_catalogue.as_deref() {
+        let shown = karat::text::path(path);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             // Config may name the place where the file would be.

@@ -9,9 +9,9 @@ use super::cache::{Part, Want};
 use super::http::{self, Request};
 use super::progress::Progress;
 use super::source::{safe_name, web};
-use crate::config::Config;
 use crate::exit::{Code, Failure};
-use crate::text::path as show_path;
+use karat::Config;
+use karat::text::path as show_path;
 
 const ENDPOINT: &str = "https://huggingface.co";
 

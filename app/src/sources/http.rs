@@ -12,7 +12,7 @@ use super::Fault;
 use super::cache::{Part, Want};
 use super::progress::Progress;
 use super::source::{web, without_query};
-use crate::text::shortened;
+use karat::text::shortened;
 
 const MAX_REDIRECTS: usize = 10;
 /// Failures in a row, without an advance between them, before a source is given up.

@@ -10,11 +10,11 @@ mod source;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use crate::exit::{Code, Failure, say};
-use crate::text::{bytes, path as show_path, shortened};
 use cache::{Part, Want};
 use catalogue::Entry;
+use karat::Config;
+use karat::text::{bytes, path as show_path, shortened};
 use progress::Progress;
 use source::Source;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Fault;
 use super::cache::{Part, Want, here, scratch};
 use super::progress::Progress;
-use crate::text::{one_line, shortened};
+use karat::text::{one_line, shortened};
 
 /// How pip is called, tried in order.
 const PIPS: [&[&str]; 5] = [

@@ -39,7 +39,7 @@ impl fmt::Display for Source {
             }
             // A signed URL's query is a secret, and this is what messages and receipts hold.
             Source::Web(url) => f.write_str(&without_query(url)),
-            Source::Path(path) => f.write_str(&crate::text::path(path)),
+            Source::Path(path) => f.write_str(&karat::text::path(path)),
         }
     }
 }
@@ -110,7 +110,7 @@ impl Source {
 }
 
 fn bad(text: &str, form: &str) -> Failure {
-    let short = crate::text::shortened(&without_query(text), 200);
+    let short = karat::text::shortened(&without_query(text), 200);
     Failure::new(Code::Usage, format!("{}: not a model source", short))
         .hint(format!("the form is {form}"))
 }
@@ -221,7 +221,7 @@ pub(crate) fn without_query(url: &str) -> String {
         }
         None => plain.to_owned(),
     };
-    crate::text::shortened(&shown, 200)
+    karat::text::shortened(&shown, 200)
 }
 
 #[cfg(test)]

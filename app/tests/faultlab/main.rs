@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "the table is what the lab is run for")]
-#![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+#![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 
 mod faults;
 #[path = "../oracle_support/mod.rs"]

@@ -32,7 +32,7 @@ struct Greedy {
     cases: BTreeMap<String, Prompt>,
 }
 
-#[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
+#[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }

@@ -1,4 +1,4 @@
-//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model, why < app, python, fuzz, xtask. Read from the Cargo.tomls, so that
+//! Crate levels: gguf < graph, tokenizer < cpu, gpu, model, why < engine < app, python, fuzz, xtask. Read from the Cargo.tomls, so that
 //! an edge that no code uses yet is found too.
 
 use super::tree::{Tree, TreeFile};
@@ -6,7 +6,7 @@ use super::{Finding, Rule};
 use toml::{Table, Value};
 
 /// Crate folders and their levels: a crate uses only crates of a lower one.
-const LEVELS: [(&str, u8); 11] = [
+const LEVELS: [(&str, u8); 12] = [
     ("gguf", 0),
     ("graph", 1),
     ("tokenizer", 1),
@@ -14,10 +14,11 @@ const LEVELS: [(&str, u8); 11] = [
     ("gpu", 2),
     ("model", 2),
     ("why", 2),
-    ("app", 3),
-    ("fuzz", 3),
-    ("python", 3),
-    ("xtask", 3),
+    ("engine", 3),
+    ("app", 4),
+    ("fuzz", 4),
+    ("python", 4),
+    ("xtask", 4),
 ];
 
 /// The names of the crates' folders.
@@ -104,9 +105,12 @@ fn crate_folder(package: &str, spec: &Value) -> Option<String> {
     }
     // `karat.workspace = true`: the path stands in the root's Cargo.toml.
     let ours = package == "karat" || package == "xtask" || package.starts_with("karat-");
-    ours.then(|| {
-        if package == "karat" { "app" } else { package.trim_start_matches("karat-") }.to_owned()
-    })
+    let folder = match package {
+        "karat" => "engine",
+        "karat-cli" => "app",
+        other => other.trim_start_matches("karat-"),
+    };
+    ours.then(|| folder.to_owned())
 }
 
 fn finding(file: &TreeFile, item: &str, what: &str) -> Finding {
@@ -156,6 +160,13 @@ mod tests {
         );
         let inherited = format!("{LINTS}[dependencies]\nkarat-model.workspace = true\n");
         assert_eq!(found("cpu/Cargo.toml", &inherited), expect);
+        let library = format!("{LINTS}[dependencies]\nkarat = {{ path = \"../engine\" }}\n");
+        assert_eq!(found("app/Cargo.toml", &library), Vec::<String>::new());
+        let expect = ["`model` (level 2) must not use `engine` (level 3)"];
+        assert_eq!(found("model/Cargo.toml", &library), expect);
+        let program = format!("{LINTS}[dependencies]\nkarat-cli.workspace = true\n");
+        let expect = ["`engine` (level 3) must not use `app` (level 4)"];
+        assert_eq!(found("engine/Cargo.toml", &program), expect);
         assert_eq!(found("gguf/Cargo.toml", &edge("dependencies", "graph")).len(), 1);
         assert_eq!(found("tokenizer/Cargo.toml", &edge("dependencies", "graph")).len(), 1);
     }

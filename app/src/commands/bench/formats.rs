@@ -8,7 +8,6 @@ use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
-use crate::memory;
 use anyhow::Result;
 use cpu::limits;
 use gguf::DType;
@@ -17,6 +16,7 @@ use graph::cases::{Rng, random_tensor};
 use graph::{
     Backend, Builder, ErrorKind, Graph, KV_BLOCK, LoadOptions, Loaded, NoTap, Op, Step, Weight,
 };
+use karat::memory;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;

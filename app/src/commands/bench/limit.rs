@@ -2,10 +2,10 @@
 //! what other programs and virtual machines leave of the memory's bandwidth changes within seconds.
 
 use super::table::number;
-use crate::memory;
 use anyhow::Result;
 use cpu::limits;
 use graph::Limits;
+use karat::memory;
 
 /// Measures limits.
 #[derive(Clone, Debug)]

@@ -1,6 +1,6 @@
 //! A table as markdown whose columns stand under one another, or as CSV.
 
-use crate::text::one_line;
+use karat::text::one_line;
 
 /// Where a column's cells stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

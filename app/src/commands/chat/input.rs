@@ -1,9 +1,9 @@
 //! Messages from a terminal, with editing and history, or from a pipe. A message may have several lines.
 
 use super::slash::COMMANDS;
-use crate::config::Config;
 use crate::exit::{Code, failure, say};
 use anyhow::{Context as _, Result};
+use karat::Config;
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -39,7 +39,7 @@ impl Input {
         if let Some(path) = history.as_deref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
         {
-            say("warning", &format!("history {}: {error}", crate::text::path(path)));
+            say("warning", &format!("history {}: {error}", karat::text::path(path)));
         }
         Ok(Self::Terminal(Box::new(editor), history))
     }
@@ -74,7 +74,7 @@ impl Input {
         if let Self::Terminal(editor, Some(path)) = self
             && let Err(error) = editor.save_history(path)
         {
-            say("warning", &format!("history {}: {error}", crate::text::path(path)));
+            say("warning", &format!("history {}: {error}", karat::text::path(path)));
         }
     }
 }
@@ -86,7 +86,7 @@ fn history_file(config: &Config) -> Option<PathBuf> {
         Err(error) => {
             say(
                 "warning",
-                &format!("{}: {error}; the history is not kept", crate::text::path(dir)),
+                &format!("{}: {error}; the history is not kept", karat::text::path(dir)),
             );
             None
         }

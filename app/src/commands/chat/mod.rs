@@ -4,15 +4,15 @@ mod input;
 mod slash;
 mod talk;
 
-use crate::config::Config;
 use crate::exit::{Code, code, say};
 use crate::interrupt;
 use crate::load::{LoadArgs, Model, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
-use crate::text;
 use anyhow::Result;
 use input::Input;
+use karat::Config;
+use karat::text;
 use std::ffi::OsString;
 use talk::Talk;
 

@@ -171,13 +171,13 @@ impl Talk {
             messages: self.messages.iter().map(message).collect(),
         };
         let json = serde_json::to_vec_pretty(&saved)?;
-        std::fs::write(path, json).with_context(|| crate::text::path(path))?;
+        std::fs::write(path, json).with_context(|| karat::text::path(path))?;
         Ok(saved.messages.len())
     }
 
     /// Goes on with the conversation of a file, and returns how many messages it has.
     pub(super) fn load(&mut self, path: &Path) -> Result<usize> {
-        let shown = || crate::text::path(path);
+        let shown = || karat::text::path(path);
         let mut json = Vec::new();
         let file = std::fs::File::open(path).with_context(shown)?;
         file.take(MAX_SAVED_BYTES + 1).read_to_end(&mut json).with_context(shown)?;

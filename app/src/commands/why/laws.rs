@@ -4,8 +4,8 @@ use super::Args;
 use crate::exit::{Code, failure, say};
 use crate::load::Parts;
 use crate::out::{Controls, Out};
-use crate::text;
 use anyhow::Result;
+use karat::text;
 use why::Law;
 
 /// `--laws`.

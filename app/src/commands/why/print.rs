@@ -2,9 +2,9 @@
 
 use crate::load::Parts;
 use crate::out::{Controls, Out};
-use crate::text;
 use anyhow::Result;
 use graph::Step;
+use karat::text;
 use std::io::IsTerminal;
 use why::{Report, Row, Verdict, Wrong};
 

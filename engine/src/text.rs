@@ -9,12 +9,12 @@ fn is_unsafe(c: char) -> bool {
 }
 
 /// Everything unsafe escaped, line breaks too.
-pub(crate) fn one_line(text: &str) -> String {
+pub fn one_line(text: &str) -> String {
     escape(text, |_| false)
 }
 
 /// For output on a terminal: line breaks and tabs stay.
-pub(crate) fn for_terminal(text: &str) -> String {
+pub fn for_terminal(text: &str) -> String {
     escape(text, |c| matches!(c, '\n' | '\t'))
 }
 
@@ -27,7 +27,7 @@ fn escape(text: &str, keep: impl Fn(char) -> bool) -> String {
 }
 
 /// JSON whose texts hold nothing unsafe: `\u009b` instead of the character, which means the same.
-pub(crate) fn safe_json(json: &str) -> String {
+pub fn safe_json(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for c in json.chars() {
         // Unsafe characters have at most 16 bits, and stand in strings only.
@@ -37,12 +37,12 @@ pub(crate) fn safe_json(json: &str) -> String {
 }
 
 /// A path for a message.
-pub(crate) fn path(path: &Path) -> String {
+pub fn path(path: &Path) -> String {
     one_line(&path.to_string_lossy())
 }
 
 /// At most `max` characters, `…` where some were cut.
-pub(crate) fn shortened(text: &str, max: usize) -> String {
+pub fn shortened(text: &str, max: usize) -> String {
     match text.char_indices().nth(max) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
@@ -51,7 +51,7 @@ pub(crate) fn shortened(text: &str, max: usize) -> String {
 
 /// The bytes of a token as a quoted string: what is no printable character as `\n`, `\u{…}` or `\xNN`. No two pieces
 /// look the same, and pieces put together spell the text.
-pub(crate) fn quoted(bytes: &[u8]) -> String {
+pub fn quoted(bytes: &[u8]) -> String {
     let mut shown = String::from("\"");
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
@@ -70,7 +70,7 @@ pub(crate) fn quoted(bytes: &[u8]) -> String {
 }
 
 /// Bytes for people: `1.5 GiB`.
-pub(crate) fn bytes(n: u64) -> String {
+pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if value < 1024.0 {

@@ -1,31 +1,35 @@
-//! What the environment says. The only place that reads it.
+//! Folders and services that karat uses. [`Config::from_env`] is the only place that reads the environment.
 
-use crate::exit::{Code, Failure};
+use crate::error::{Error, ErrorKind, Result};
 use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-/// Folders and services, from the environment.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Config {
-    cache_dir: Option<PathBuf>,
-    state_dir: Option<PathBuf>,
-    user_catalogue: Option<PathBuf>,
+/// Folders and services: where models are kept, and whom to ask for them. A value, so that a program can have several
+/// or read none of the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Models lie in `models` below it, answers of the self-test in `checks`. Nothing can be fetched without it.
+    pub cache_dir: Option<PathBuf>,
+    /// What a program keeps for its user, such as the history of `karat chat`. The library keeps nothing there.
+    pub state_dir: Option<PathBuf>,
+    /// The user's own names for models; the file need not exist.
+    pub user_catalogue: Option<PathBuf>,
     /// `HF_ENDPOINT`: another server for `hf:` sources.
-    pub(crate) hf_endpoint: Option<String>,
+    pub hf_endpoint: Option<String>,
     /// `HF_TOKEN`: for `hf:` sources that need one.
-    pub(crate) hf_token: Option<String>,
+    pub hf_token: Option<String>,
     /// Where `hf auth login` leaves a token: `HF_TOKEN_PATH`, or `token` in `HF_HOME`. The file need not exist.
-    pub(crate) hf_token_file: Option<PathBuf>,
+    pub hf_token_file: Option<PathBuf>,
 }
 
 /// The variable that names a user's own folder.
 const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
 
 impl Config {
-    /// Reads the environment.
-    pub(crate) fn from_env() -> Self {
-        #[allow(clippy::disallowed_methods, reason = "this is app::config")]
+    /// Reads the environment: `KARAT_CACHE`, the XDG folders, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH` and `HF_HOME`.
+    pub fn from_env() -> Self {
+        #[allow(clippy::disallowed_methods, reason = "this is Config::from_env")]
         Self::new(|name| env::var_os(name))
     }
 
@@ -54,32 +58,27 @@ impl Config {
         }
     }
 
-    /// `KARAT_CACHE`, or `karat` in `XDG_CACHE_HOME` or `~/.cache`. Models lie in `models` below it.
+    /// The folder for models; from the environment `KARAT_CACHE`, or `karat` in `XDG_CACHE_HOME` or `~/.cache`.
     ///
     /// # Errors
-    /// Exit 2 where none of the variables is set.
-    pub(crate) fn cache_dir(&self) -> anyhow::Result<&Path> {
+    /// [`ErrorKind::Usage`] where none is known.
+    pub fn cache_dir(&self) -> Result<&Path> {
         self.cache_dir.as_deref().ok_or_else(|| no_home("KARAT_CACHE"))
     }
 
-    /// `karat` in `XDG_STATE_HOME` or `~/.local/state`: the history of `karat chat`.
+    /// The folder for what is kept for the user; from the environment `karat` in `XDG_STATE_HOME` or `~/.local/state`.
     ///
     /// # Errors
-    /// Exit 2 where none of the variables is set.
-    pub(crate) fn state_dir(&self) -> anyhow::Result<&Path> {
+    /// [`ErrorKind::Usage`] where none is known.
+    pub fn state_dir(&self) -> Result<&Path> {
         self.state_dir.as_deref().ok_or_else(|| no_home("XDG_STATE_HOME"))
-    }
-
-    /// The user's own names for models; the file need not exist. `None` where no folder is known.
-    pub(crate) fn user_catalogue(&self) -> Option<&Path> {
-        self.user_catalogue.as_deref()
     }
 }
 
-fn no_home(other: &str) -> anyhow::Error {
+fn no_home(other: &str) -> Error {
     let what =
         format!("environment variable {HOME}: not set, so there is no folder for karat's files");
-    Failure::new(Code::Usage, what).hint(format!("set {HOME} or {other}")).into()
+    Error::new(ErrorKind::Usage, what).with_hint(format!("set {HOME} or {other}"))
 }
 
 #[cfg(test)]
@@ -95,17 +94,17 @@ mod tests {
         let home = config(&[(HOME, "/u"), ("XDG_STATE_HOME", "relative"), ("HF_TOKEN", "")]);
         assert_eq!(home.cache_dir().unwrap(), Path::new("/u/.cache/karat"));
         assert_eq!(home.state_dir().unwrap(), Path::new("/u/.local/state/karat"));
-        assert_eq!(home.user_catalogue().unwrap(), Path::new("/u/.config/karat/catalogue.toml"));
+        assert_eq!(home.user_catalogue.unwrap(), Path::new("/u/.config/karat/catalogue.toml"));
         assert_eq!(home.hf_token, None);
         let own = config(&[("KARAT_CACHE", "c"), ("XDG_CACHE_HOME", "/x")]);
         assert_eq!(own.cache_dir().unwrap(), Path::new("c"));
-        assert!(own.user_catalogue().is_none());
+        assert!(own.user_catalogue.is_none());
     }
 
     #[test]
     fn without_home_the_variable_is_named() {
         let error = config(&[]).cache_dir().unwrap_err();
-        assert_eq!(crate::exit::code(&error), Code::Usage);
+        assert_eq!(error.kind(), ErrorKind::Usage);
         assert!(error.to_string().contains(HOME), "{error}");
     }
 }

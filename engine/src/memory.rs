@@ -2,7 +2,7 @@
 
 /// Bytes that can be allocated without swapping; `None` where the system does not say.
 #[cfg(target_os = "linux")]
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let read = |path: &std::path::Path| std::fs::read_to_string(path).ok();
     let system = meminfo_available(&read("/proc/meminfo".as_ref())?);
     let group = read("/proc/self/cgroup".as_ref()).and_then(|own| cgroup_left(&own, &read));
@@ -11,7 +11,7 @@ pub(crate) fn available() -> Option<u64> {
 
 /// Bytes that can be allocated without swapping; `None` where the system does not say.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn available() -> Option<u64> {
+pub fn available() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     Some(system.available_memory()).filter(|&bytes| bytes > 0)
@@ -19,13 +19,13 @@ pub(crate) fn available() -> Option<u64> {
 
 /// The most bytes that this process has had in memory so far; `None` where the system does not say.
 #[cfg(target_os = "linux")]
-pub(crate) fn peak() -> Option<u64> {
+pub fn peak() -> Option<u64> {
     kib_line(&std::fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
 /// The most bytes that this process has had in memory so far; `None` where the system does not say.
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn peak() -> Option<u64> {
+pub fn peak() -> Option<u64> {
     None
 }
 
