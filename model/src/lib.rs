@@ -14,6 +14,7 @@ mod output;
 pub mod quantize;
 mod rope;
 pub mod sampler;
+mod shape;
 mod spec;
 pub mod synth;
 mod tensors;

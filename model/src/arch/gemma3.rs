@@ -1,8 +1,9 @@
 //! Gemma 3 (arXiv 2503.19786): five layers with a sliding window to one without, each sort with its own rope base;
 //! scaled embeddings, norms on queries and keys, norms after attention and feed-forward.
 
-use super::{TIED, Usual, llama};
+use super::llama;
 use crate::meta::Meta;
+use crate::shape::Usual;
 use crate::{
     Bias, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
 };
@@ -16,7 +17,7 @@ const DEFAULT_PATTERN: usize = 6;
 const N_LAYER_27B: usize = 62;
 const LOCAL: usize = 1;
 
-pub(super) const USUAL: Usual = Usual { keys: &[("attention.sliding_window", 512)], ..TIED };
+pub(super) const USUAL: Usual = Usual { keys: &[("attention.sliding_window", 512)], ..Usual::TIED };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut spec = llama::spec(meta)?;

@@ -3,8 +3,8 @@
 //! Also the base from which the other architectures differ. Mistral's sliding window is not applied, as in llama.cpp.
 
 use crate::meta::{self, Meta};
+use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
-use crate::synth::{Numbers, Preset, Shape};
 use crate::{
     Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors,
     RopeScaling, Spec,

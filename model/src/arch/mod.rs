@@ -7,8 +7,8 @@ mod qwen2;
 mod qwen3;
 
 use crate::meta::{self, Meta};
-use crate::synth::Preset;
-use crate::{Bias, Error, ErrorKind, Result, Spec};
+use crate::shape::{Preset, Usual};
+use crate::{Error, ErrorKind, Result, Spec};
 
 /// One architecture: its name in `general.architecture`, and how its metadata becomes a spec.
 pub struct Arch {
@@ -21,27 +21,13 @@ pub struct Arch {
     pub(crate) presets: &'static [Preset],
 }
 
-/// What models of an architecture usually have where its spec leaves the choice to the file.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Usual {
-    /// The embedding is the output projection, too.
-    pub(crate) tied: bool,
-    /// Biases.
-    pub(crate) biases: &'static [Bias],
-    /// Keys beside the dimensions, without the architecture's prefix.
-    pub(crate) keys: &'static [(&'static str, u32)],
-}
-
-const PLAIN: Usual = Usual { tied: false, biases: &[], keys: &[] };
-const TIED: Usual = Usual { tied: true, ..PLAIN };
-
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
     Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
-    Arch { name: "llama", spec: llama::spec, usual: PLAIN, presets: llama::PRESETS },
-    Arch { name: "phi3", spec: phi3::spec, usual: PLAIN, presets: &[] },
+    Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
+    Arch { name: "phi3", spec: phi3::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },
-    Arch { name: "qwen3", spec: qwen3::spec, usual: TIED, presets: &[] },
+    Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
 ];
 
 /// The architecture called `name`.

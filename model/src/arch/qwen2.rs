@@ -1,12 +1,12 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values; halves are rotated together.
 
-use super::{TIED, Usual, llama};
+use super::llama;
 use crate::meta::Meta;
-use crate::synth::{Numbers, Preset, Shape};
+use crate::shape::{Numbers, Preset, Shape, Usual};
 use crate::{Bias, Result, Rope, RopeFactors, Spec};
 use graph::RopePairs;
 
-pub(super) const USUAL: Usual = Usual { biases: &[Bias::Qkv], ..TIED };
+pub(super) const USUAL: Usual = Usual { biases: &[Bias::Qkv], ..Usual::TIED };
 
 pub(super) const PRESETS: &[Preset] = &[Preset {
     name: "qwen2.5-1.5b",

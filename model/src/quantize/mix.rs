@@ -1,10 +1,16 @@
 //! Which format each tensor gets: the mixes of llama-quantize, and its fallbacks for rows that fit no block.
 
-use super::{FileType, Planned};
+use super::file_type::FileType;
 use crate::arch::is_70b;
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo};
 use std::cmp::Ordering;
+
+/// What becomes of one tensor.
+pub(crate) struct Planned<'a> {
+    pub(crate) info: &'a TensorInfo,
+    pub(crate) dtype: DType,
+}
 
 /// Every tensor in the order of writing, with its format.
 pub(crate) struct Plan<'a> {

@@ -1,103 +1,18 @@
 //! Writes a model again in another format, with the bytes that llama-quantize gives (without importance matrix).
 //! Which tensor gets which format is in `mix.rs`, how a block is quantised in the gguf crate.
 
+mod file_type;
 pub(crate) mod mix;
+
+pub use file_type::FileType;
 
 use crate::output::{self, Output};
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo, Writer};
+use mix::{Plan, Planned};
 use std::fs;
 use std::num::NonZero;
 use std::path::Path;
-use std::str::FromStr;
-
-/// A format of whole files: mostly one [`DType`], with better ones where they pay.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(non_camel_case_types, missing_docs, reason = "the names are those of llama-quantize")]
-pub enum FileType {
-    F32,
-    F16,
-    BF16,
-    Q8_0,
-    Q6_K,
-    Q5_K_M,
-    Q4_K_M,
-    Q5_0,
-    Q5_1,
-    Q4_0,
-    Q4_1,
-}
-
-impl FileType {
-    /// Every file type, largest first.
-    pub const ALL: [Self; 11] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Q8_0,
-        Self::Q6_K,
-        Self::Q5_K_M,
-        Self::Q4_K_M,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q4_0,
-        Self::Q4_1,
-    ];
-
-    /// The name, as llama-quantize takes it.
-    pub fn name(self) -> &'static str {
-        self.traits().0
-    }
-
-    /// What most tensors become.
-    pub fn dtype(self) -> DType {
-        self.traits().1
-    }
-
-    /// The number that `general.file_type` gets.
-    pub fn id(self) -> u32 {
-        self.traits().2
-    }
-
-    fn traits(self) -> (&'static str, DType, u32) {
-        match self {
-            Self::F32 => ("F32", DType::F32, 0),
-            Self::F16 => ("F16", DType::F16, 1),
-            Self::BF16 => ("BF16", DType::BF16, 32),
-            Self::Q8_0 => ("Q8_0", DType::Q8_0, 7),
-            Self::Q6_K => ("Q6_K", DType::Q6_K, 18),
-            Self::Q5_K_M => ("Q5_K_M", DType::Q5_K, 17),
-            Self::Q4_K_M => ("Q4_K_M", DType::Q4_K, 15),
-            Self::Q5_0 => ("Q5_0", DType::Q5_0, 8),
-            Self::Q5_1 => ("Q5_1", DType::Q5_1, 9),
-            Self::Q4_0 => ("Q4_0", DType::Q4_0, 2),
-            Self::Q4_1 => ("Q4_1", DType::Q4_1, 3),
-        }
-    }
-}
-
-impl FromStr for FileType {
-    type Err = Error;
-
-    /// A name in any case; the plain K-quant names stand for their mixes (`Q4_K` for `Q4_K_M`), as in llama-quantize.
-    fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|file_type| {
-            let names = [file_type.name(), file_type.dtype().name()];
-            names.iter().any(|known| known.eq_ignore_ascii_case(name))
-        });
-        found.ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(" ");
-            let what = format!("unknown type \"{}\"; known: {known}", name.escape_debug());
-            Error::new(ErrorKind::BadRequest, what)
-        })
-    }
-}
-
-impl std::fmt::Display for FileType {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
-    }
-}
 
 /// How far a [`quantize`] is; told after each piece.
 #[derive(Clone, Copy, Debug)]
@@ -171,12 +86,6 @@ pub fn quantize(
     Ok(report)
 }
 
-/// What becomes of one tensor.
-pub(crate) struct Planned<'a> {
-    pub(crate) info: &'a TensorInfo,
-    pub(crate) dtype: DType,
-}
-
 fn refuse_source(source: &File, output: &Path) -> Result<()> {
     // A path that does not resolve is no file yet, so it cannot be the source.
     let Ok(resolved) = fs::canonicalize(output) else { return Ok(()) };
@@ -192,7 +101,7 @@ fn refuse_source(source: &File, output: &Path) -> Result<()> {
 }
 
 /// The source's metadata, and its tensors in the planned formats. A split source becomes one file.
-fn header(source: &File, file_type: FileType, plan: &mix::Plan<'_>) -> Result<Writer> {
+fn header(source: &File, file_type: FileType, plan: &Plan<'_>) -> Result<Writer> {
     const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
     let mut writer = Writer::new();
     for (key, value) in source.keys().filter(|(key, _)| !SPLIT_KEYS.contains(key)) {
@@ -272,24 +181,4 @@ fn bad_weights(info: &TensorInfo, first: u64, at: usize, found: &str) -> Error {
     let row = (first + at as u64) / info.row_len().max(1);
     let what = format!("tensor {}: {found} in row {row}, which cannot be quantised", info.name);
     Error::new(ErrorKind::BadTensor, what)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_file_types() {
-        for file_type in FileType::ALL {
-            assert_eq!(file_type.name().parse::<FileType>().unwrap(), file_type);
-            assert_eq!(file_type.name().to_lowercase().parse::<FileType>().unwrap(), file_type);
-            assert!(file_type.dtype().has_encoder());
-        }
-        assert_eq!("q4_k".parse::<FileType>().unwrap(), FileType::Q4_K_M);
-        let error = "Q9\n".parse::<FileType>().unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "unknown type \"Q9\\n\"; known: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q4_K_M Q5_0 Q5_1 Q4_0 Q4_1"
-        );
-    }
 }

@@ -6,10 +6,19 @@
 //! direction grows from layer to layer. So scales have either sign where the quants are lopsided (`q − 8` of −8..=7),
 //! and minima sit at the middle of the quants.
 
-use super::Extremes;
 use gguf::{DType, MXFP4_VALUES};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
+
+/// Which scales at the ends of f16's range are mixed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Extremes {
+    None,
+    /// Zeroes of both signs and the smallest number above 0.
+    Small,
+    /// The largest number, too.
+    All,
+}
 
 /// Weights of one stretch of the generator: a piece of a tensor is whole chunks, whoever computes them. A multiple of
 /// every block.

@@ -8,6 +8,7 @@ mod format;
 mod tensors;
 mod vocab;
 
+pub use crate::shape::{Numbers, Preset, Shape};
 pub use format::Format;
 
 use crate::output::{self, Existing, Output};
@@ -19,65 +20,6 @@ use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
 use tensors::Fill;
-
-/// The dimensions of a model.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Shape {
-    /// Layers.
-    pub n_layer: usize,
-    /// Width of the residual stream.
-    pub n_embd: usize,
-    /// Width of the feed-forward.
-    pub n_ff: usize,
-    /// Query heads.
-    pub n_head: usize,
-    /// Key and value heads, a divisor of `n_head`.
-    pub n_head_kv: usize,
-    /// Width of a query or key head.
-    pub head_dim_k: usize,
-    /// Width of a value head.
-    pub head_dim_v: usize,
-    /// Tokens.
-    pub n_vocab: usize,
-    /// Positions that it claims to be trained on.
-    pub n_ctx: usize,
-    /// Base of the rotary embedding.
-    pub rope_base: f32,
-    /// Epsilon of the norms.
-    pub eps: f32,
-    /// Whether the embedding is the output projection, too.
-    pub tied: bool,
-    /// What the weights are like.
-    pub numbers: Numbers,
-}
-
-/// What the weights of a synthetic model are like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Numbers {
-    /// Activations of size 1 throughout.
-    Ordinary,
-    /// Channels of 1e4, scales of zero, of the smallest and of the largest f16; still no overflow to infinity.
-    Adversarial,
-}
-
-/// Which scales at the ends of f16's range are mixed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Extremes {
-    None,
-    /// Zeroes of both signs and the smallest number above 0.
-    Small,
-    /// The largest number, too.
-    All,
-}
-
-/// A named shape of an architecture.
-#[derive(Clone, Copy, Debug)]
-pub struct Preset {
-    /// The name.
-    pub name: &'static str,
-    /// The shape.
-    pub shape: Shape,
-}
 
 /// Every preset with the name of its architecture.
 pub fn presets() -> impl Iterator<Item = (&'static str, Preset)> {

@@ -5,7 +5,8 @@
 //! that size whatever the depth. The embedding is small beside the branches, or a model whose embedding is its output
 //! would answer every token with itself. Logits have a deviation of 3: some per cent for the best token.
 
-use super::{Extremes, Numbers};
+use super::blocks::Extremes;
+use crate::shape::Numbers;
 use crate::{Bias, Error, ErrorKind, GateUp, PostNorm, QkNorm, Result, Spec};
 use gguf::{DType, TensorInfo};
 

@@ -1,0 +1,70 @@
+//! The shapes of synthetic models as plain data: what an architecture says of its models, and what `synth` is asked for.
+
+use crate::Bias;
+
+/// The dimensions of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Shape {
+    /// Layers.
+    pub n_layer: usize,
+    /// Width of the residual stream.
+    pub n_embd: usize,
+    /// Width of the feed-forward.
+    pub n_ff: usize,
+    /// Query heads.
+    pub n_head: usize,
+    /// Key and value heads, a divisor of `n_head`.
+    pub n_head_kv: usize,
+    /// Width of a query or key head.
+    pub head_dim_k: usize,
+    /// Width of a value head.
+    pub head_dim_v: usize,
+    /// Tokens.
+    pub n_vocab: usize,
+    /// Positions that it claims to be trained on.
+    pub n_ctx: usize,
+    /// Base of the rotary embedding.
+    pub rope_base: f32,
+    /// Epsilon of the norms.
+    pub eps: f32,
+    /// Whether the embedding is the output projection, too.
+    pub tied: bool,
+    /// What the weights are like.
+    pub numbers: Numbers,
+}
+
+/// What the weights of a synthetic model are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Numbers {
+    /// Activations of size 1 throughout.
+    Ordinary,
+    /// Channels of 1e4, scales of zero, of the smallest and of the largest f16; still no overflow to infinity.
+    Adversarial,
+}
+
+/// A named shape of an architecture.
+#[derive(Clone, Copy, Debug)]
+pub struct Preset {
+    /// The name.
+    pub name: &'static str,
+    /// The shape.
+    pub shape: Shape,
+}
+
+/// What models of an architecture usually have where its spec leaves the choice to the file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usual {
+    /// The embedding is the output projection, too.
+    pub(crate) tied: bool,
+    /// Biases.
+    pub(crate) biases: &'static [Bias],
+    /// Keys beside the dimensions, without the architecture's prefix.
+    pub(crate) keys: &'static [(&'static str, u32)],
+}
+
+impl Usual {
+    /// An output projection of its own, no biases, no further keys.
+    pub(crate) const PLAIN: Self = Self { tied: false, biases: &[], keys: &[] };
+    /// The embedding is the output projection.
+    pub(crate) const TIED: Self = Self { tied: true, ..Self::PLAIN };
+}
