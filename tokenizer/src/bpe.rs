@@ -4,21 +4,36 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 
 use super::error::{Error, ErrorKind, Result, quoted};
+use super::ids::{TokenIds, to_id};
 use super::merge::{Candidate, Symbol, merge};
 use super::pre::{self, Pre};
-use super::special::to_id;
 use super::split::split;
-use super::tokenizer::TokenIds;
 use super::vocab::{MERGES, Vocab};
 
 /// What byte-pair encoding needs besides the tokens' ids.
 #[derive(Debug)]
 pub(crate) struct Bpe {
     pre: &'static Pre,
-    /// `(left, right)` to rank and merged token. The hasher is randomly seeded: a file cannot aim at it.
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    /// The hasher is randomly seeded: a file cannot aim at it.
+    merges: HashMap<Pair, Merge>,
     /// The one-byte tokens.
     bytes: [Option<u32>; 256],
+}
+
+/// Two tokens side by side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Pair {
+    left: u32,
+    right: u32,
+}
+
+/// What becomes of a pair.
+#[derive(Clone, Copy, Debug)]
+struct Merge {
+    /// Lower ranks are merged first.
+    rank: u32,
+    /// The token that replaces the pair.
+    merged: u32,
 }
 
 impl Bpe {
@@ -34,14 +49,14 @@ impl Bpe {
         };
         let mut merges = HashMap::with_capacity(vocab.merges.len());
         for (i, line) in vocab.merges.iter().enumerate() {
-            let (left, right, merged) = parse_merge(line, ids).map_err(|found| {
+            let (pair, merged) = parse_merge(line, ids).map_err(|found| {
                 Error::vocab(format!(
                     "{MERGES}[{i}]: {} {found}; expected \"left right\", all tokens",
                     quoted(line)
                 ))
             })?;
             // llama.cpp keeps the first rank of a pair that is listed twice.
-            merges.entry((left, right)).or_insert((to_id(i), merged));
+            merges.entry(pair).or_insert(Merge { rank: to_id(i), merged });
         }
         let mut bytes = [None; 256];
         for byte in 0..=255u8 {
@@ -107,7 +122,8 @@ impl Bpe {
                 .map(|(i, &byte)| Symbol::new(self.bytes[usize::from(byte)], i, i + 1)),
         );
         let candidate = |left: &Symbol, right: &Symbol| {
-            let &(rank, merged) = self.merges.get(&(left.id?, right.id?))?;
+            let pair = Pair { left: left.id?, right: right.id? };
+            let &Merge { rank, merged } = self.merges.get(&pair)?;
             Some(Candidate { priority: Reverse(rank), merged })
         };
         merge(&scratch.symbols, candidate, |symbol| {
@@ -126,8 +142,8 @@ struct Scratch {
     text: String,
 }
 
-/// The two parts and the result; the error says what is wrong with the line.
-fn parse_merge(line: &[u8], ids: &TokenIds) -> std::result::Result<(u32, u32, u32), &'static str> {
+/// A line's pair and the token that it makes; the error says what is wrong with the line.
+fn parse_merge(line: &[u8], ids: &TokenIds) -> std::result::Result<(Pair, u32), &'static str> {
     let space = line.iter().skip(1).position(|&byte| byte == b' ').ok_or("is one part")? + 1;
     let (left, right) = (&line[..space], &line[space + 1..]);
     if right.is_empty() {
@@ -139,7 +155,7 @@ fn parse_merge(line: &[u8], ids: &TokenIds) -> std::result::Result<(u32, u32, u3
     let merged = [left, right].concat();
     let id = |text: &[u8]| ids.get(text);
     match (id(left), id(right), id(&merged)) {
-        (Some(left), Some(right), Some(merged)) => Ok((left, right, merged)),
+        (Some(left), Some(right), Some(merged)) => Ok((Pair { left, right }, merged)),
         (None, _, _) => Err("has a left part that is no token"),
         (_, None, _) => Err("has a right part that is no token"),
         (_, _, None) => Err("makes something that is no token"),

@@ -5,6 +5,7 @@
 mod bpe;
 mod decode;
 mod error;
+mod ids;
 mod merge;
 mod pre;
 mod special;
@@ -16,8 +17,8 @@ mod unicode;
 mod unicode_table;
 mod vocab;
 
-pub use decode::Decoder;
+pub use decode::{Decoder, Show};
 pub use error::{Error, ErrorKind, Result};
 pub use template::{Chat, ChatTemplate, MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES, Message};
-pub use tokenizer::{Ends, MAX_TEXT_BYTES, Show, Special, Tokenizer};
+pub use tokenizer::{Ends, MAX_TEXT_BYTES, Special, Tokenizer};
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, Model, SpecialIds, TokenKind, Vocab};

@@ -7,7 +7,7 @@ use aho_corasick::{AhoCorasick, MatchKind};
 use memchr::memmem;
 
 use super::error::{Error, Result};
-use super::tokenizer::TokenIds;
+use super::ids::{TokenIds, to_id};
 use super::vocab::{SpecialIds, TOKENS, TokenKind, Vocab};
 
 /// Texts that end a generation wherever they are a token.
@@ -294,9 +294,4 @@ fn build_finder(marks: &[Mark]) -> Result<AhoCorasick> {
 fn is_phi3(name: Option<&str>) -> bool {
     let name = name.unwrap_or_default().to_ascii_lowercase();
     name.contains("phi-3") || name.contains("phi3")
-}
-
-/// An index of a checked vocabulary as an id.
-pub(crate) fn to_id(index: usize) -> u32 {
-    u32::try_from(index).unwrap_or_else(|_| unreachable!("a vocabulary has at most 2^22 tokens"))
 }

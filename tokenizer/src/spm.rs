@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 
 use super::error::{Error, ErrorKind, Result};
+use super::ids::TokenIds;
 use super::merge::{Candidate, Symbol, merge};
-use super::tokenizer::TokenIds;
 use super::vocab::{TokenKind, Vocab};
 
 /// What stands for a space in token texts.

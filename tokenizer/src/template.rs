@@ -2,7 +2,7 @@
 //! The functions and filters that templates expect beyond Jinja's own are in `template/`.
 
 mod engine;
-pub(crate) mod guard;
+mod guard;
 mod json;
 mod strftime;
 
@@ -139,7 +139,7 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
     pub fn encode(&self, tokenizer: &Tokenizer, chat: &Chat<'_>) -> Result<Vec<u32>> {
-        let guard = Guard::new(tokenizer, &self.source, chat)?;
+        let guard = Guard::new(tokenizer.partition(), &self.source, chat)?;
         let prompt = self.render_guarded(chat, &guard)?;
         // The template writes BOS and EOS itself; llama.cpp takes them off so that they do not double.
         let mut text = prompt.as_str();
@@ -156,7 +156,7 @@ impl ChatTemplate {
                 text = cut.unwrap_or(text);
             }
         }
-        tokenizer.encode_guarded(text, &guard)
+        tokenizer.encode_prompt(text, |text| guard.restore(text))
     }
 
     fn render_guarded(&self, chat: &Chat<'_>, guard: &Guard) -> Result<String> {

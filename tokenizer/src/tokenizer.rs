@@ -1,13 +1,13 @@
 //! The tokenizer: text to ids with llama.cpp's rules for BOS, EOS, special tokens and the space prefix, and ids to bytes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use super::bpe::{self, Bpe};
-use super::decode::Decoder;
+use super::decode::{Decoder, Pieces, Show};
 use super::error::{Error, ErrorKind, Result};
-use super::special::{Fragment, Partition, end_of_generation, to_id};
+use super::ids::TokenIds;
+use super::special::{Fragment, Partition, end_of_generation};
 use super::spm::{self, Spm};
-use super::template::guard::Guard;
 use super::vocab::{Model, TokenKind, Vocab};
 
 /// Longest text that [`Tokenizer::encode`] takes, in bytes.
@@ -31,21 +31,11 @@ pub enum Ends {
     None,
 }
 
-/// Whether the texts of control tokens appear in decoded text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Show {
-    /// They do not.
-    Text,
-    /// They do.
-    All,
-}
-
 /// A model's vocabulary, ready to encode and decode.
 #[derive(Debug)]
 pub struct Tokenizer {
     ids: TokenIds,
-    pieces: Vec<Box<[u8]>>,
-    kinds: Vec<TokenKind>,
+    pieces: Pieces,
     algorithm: Algorithm,
     partition: Partition,
     ends: BTreeSet<u32>,
@@ -63,43 +53,6 @@ pub struct Tokenizer {
 enum Algorithm {
     Bpe(Bpe),
     Spm(Spm),
-}
-
-/// Token texts to ids. The hasher is randomly seeded: a file cannot aim at it.
-#[derive(Debug)]
-pub(crate) struct TokenIds(HashMap<Box<[u8]>, u32>);
-
-impl TokenIds {
-    pub(crate) fn get(&self, text: &[u8]) -> Option<u32> {
-        self.0.get(text).copied()
-    }
-
-    /// Of texts that occur twice the lowest id counts; empty texts stand for nothing.
-    fn new(tokens: &gguf::Strings, warnings: &mut Vec<String>) -> Self {
-        let mut ids = HashMap::with_capacity(tokens.len());
-        let (mut empty, mut double) = (Vec::new(), Vec::new());
-        for (i, text) in tokens.iter().enumerate() {
-            if text.is_empty() {
-                empty.push(i);
-            } else if ids.contains_key(text) {
-                double.push(i);
-            } else {
-                ids.insert(text.into(), to_id(i));
-            }
-        }
-        for (what, found) in [
-            ("are empty and never used", empty),
-            ("repeat an earlier one and are never used", double),
-        ] {
-            if let Some(first) = found.first() {
-                warnings.push(format!(
-                    "tokenizer.ggml.tokens: {} texts {what}, the first at {first}",
-                    found.len()
-                ));
-            }
-        }
-        Self(ids)
-    }
 }
 
 impl Tokenizer {
@@ -149,7 +102,7 @@ impl Tokenizer {
             Algorithm::Spm(_) => true,
         };
         let partition = Partition::new(&vocab, &kinds)?;
-        let pieces = vocab
+        let bytes = vocab
             .tokens
             .iter()
             .zip(&kinds)
@@ -157,8 +110,7 @@ impl Tokenizer {
             .collect();
         Ok(Self {
             ids,
-            pieces,
-            kinds,
+            pieces: Pieces { bytes, kinds },
             algorithm,
             partition,
             ends,
@@ -191,13 +143,18 @@ impl Tokenizer {
         self.encode_fragments(&self.partition.cut(text, special == Special::Parse), ends)
     }
 
-    /// The ids of a rendered prompt whose special tokens count, but not those that `guard` hid.
-    pub(crate) fn encode_guarded(&self, text: &str, guard: &Guard) -> Result<Vec<u32>> {
-        let fragments = self.partition.cut(text, true);
+    /// The ids of a rendered prompt, whose special tokens count. Where `restore` gives a stretch of text its original
+    /// characters back, these stay text, whatever they spell.
+    pub(crate) fn encode_prompt(
+        &self,
+        prompt: &str,
+        restore: impl Fn(&str) -> Option<String>,
+    ) -> Result<Vec<u32>> {
+        let fragments = self.partition.cut(prompt, true);
         let restored: Vec<Option<String>> = fragments
             .iter()
             .map(|fragment| match fragment {
-                Fragment::Text(text) => guard.restore(text),
+                Fragment::Text(text) => restore(text),
                 Fragment::Token(_) => None,
             })
             .collect();
@@ -255,7 +212,7 @@ impl Tokenizer {
     /// The bytes that token `id` stands for; of a control token its name. Empty for an id outside of the vocabulary.
     #[must_use]
     pub fn piece(&self, id: u32) -> &[u8] {
-        self.pieces.get(id as usize).map_or(&[], |piece| piece)
+        self.pieces.get(id)
     }
 
     /// The text of `ids`, bytes that are no UTF-8 as U+FFFD. Equal to what a [`Decoder`] streams.
@@ -285,13 +242,13 @@ impl Tokenizer {
     /// A decoder for ids that come one by one.
     #[must_use]
     pub fn decoder(&self, show: Show) -> Decoder<'_> {
-        Decoder::new(self, show)
+        Decoder::new(&self.pieces, show)
     }
 
     /// The number of tokens; ids are below it.
     #[must_use]
     pub fn n_vocab(&self) -> usize {
-        self.pieces.len()
+        self.pieces.bytes.len()
     }
 
     /// The id of the token with exactly this text (as the file writes it).
@@ -344,13 +301,13 @@ impl Tokenizer {
     /// Whether `id` is a mark for the model and no text.
     #[must_use]
     pub fn is_control(&self, id: u32) -> bool {
-        matches!(self.kinds.get(id as usize), Some(TokenKind::Control | TokenKind::Unknown))
+        self.pieces.is_control(id)
     }
 
     /// What token `id` is for.
     #[must_use]
     pub fn kind(&self, id: u32) -> Option<TokenKind> {
-        self.kinds.get(id as usize).copied()
+        self.pieces.kinds.get(id as usize).copied()
     }
 
     /// The source of the file's chat template.

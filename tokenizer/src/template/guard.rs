@@ -10,14 +10,13 @@ use serde_json::Value as Json;
 use super::Chat;
 use crate::error::{Error, ErrorKind, Result};
 use crate::special::Partition;
-use crate::tokenizer::Tokenizer;
 
 /// Stand-ins are taken from the end of the private use plane 15.
 const STAND_INS: std::ops::RangeInclusive<u32> = 0xf_0000..=0xf_fffd;
 
 /// The replacement for one prompt.
 #[derive(Debug)]
-pub(crate) struct Guard {
+pub(super) struct Guard {
     /// A replaced character and its stand-in.
     stand_ins: BTreeMap<char, char>,
     /// A stand-in and its character.
@@ -33,7 +32,7 @@ impl Guard {
     }
 
     /// What has to be replaced in `chat`.
-    pub(super) fn new(tokenizer: &Tokenizer, source: &str, chat: &Chat<'_>) -> Result<Self> {
+    pub(super) fn new(partition: &Partition, source: &str, chat: &Chat<'_>) -> Result<Self> {
         let mut guard = Self::none();
         let mut texts: Vec<&str> =
             chat.messages.iter().map(|message| message.content.as_str()).collect();
@@ -45,7 +44,7 @@ impl Guard {
         let occurs = |c: char| source.contains(c) || texts.iter().any(|text| text.contains(c));
         let mut free = STAND_INS.rev().filter_map(char::from_u32).filter(|&c| !occurs(c));
         for &text in &texts {
-            let places = dangerous(tokenizer.partition(), text);
+            let places = dangerous(partition, text);
             if places.is_empty() {
                 continue;
             }
@@ -90,7 +89,7 @@ impl Guard {
     }
 
     /// `text` with the original characters, or `None` if it has no stand-ins.
-    pub(crate) fn restore(&self, text: &str) -> Option<String> {
+    pub(super) fn restore(&self, text: &str) -> Option<String> {
         if self.originals.is_empty() || !text.chars().any(|c| self.originals.contains_key(&c)) {
             return None;
         }
