@@ -28,4 +28,7 @@ pub use kv::SeqId;
 pub use memory::{Memory, check_memory, largest_context};
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerParams};
-pub use spec::{Bias, GateUp, Layer, PostNorm, QkNorm, QueryScale, Spec};
+pub use spec::{
+    Attention, Bias, FeedForward, GateUp, Gated, Layer, Mixer, Norms, QkNorm, QueryScale, Spec,
+};
+pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

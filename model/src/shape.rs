@@ -58,13 +58,15 @@ pub(crate) struct Usual {
     pub(crate) tied: bool,
     /// Biases.
     pub(crate) biases: &'static [Bias],
+    /// Queries, keys and values are one tensor.
+    pub(crate) fused_qkv: bool,
     /// Keys beside the dimensions, without the architecture's prefix.
     pub(crate) keys: &'static [(&'static str, u32)],
 }
 
 impl Usual {
-    /// An output projection of its own, no biases, no further keys.
-    pub(crate) const PLAIN: Self = Self { tied: false, biases: &[], keys: &[] };
+    /// An output projection of its own, no biases, queries, keys and values apart, no further keys.
+    pub(crate) const PLAIN: Self = Self { tied: false, biases: &[], fused_qkv: false, keys: &[] };
     /// The embedding is the output projection.
     pub(crate) const TIED: Self = Self { tied: true, ..Self::PLAIN };
 }

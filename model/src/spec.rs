@@ -6,7 +6,7 @@ use graph::Act;
 /// Most ids that a vocabulary may have.
 pub(crate) const MAX_VOCAB: usize = 1 << 22;
 
-/// A decoder-only transformer. Architectures differ in the values here and in nothing else.
+/// A language model as plain data. Architectures differ in the values here and in nothing else.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Spec {
     /// `general.architecture`, the prefix of the file's keys.
@@ -17,51 +17,88 @@ pub struct Spec {
     pub n_ctx_train: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Elements of a query or key head.
-    pub head_dim_k: usize,
-    /// Elements of a value head.
-    pub head_dim_v: usize,
     /// Added to the mean square in every norm.
     pub eps: f32,
     /// One for each block.
     pub layers: Vec<Layer>,
     /// The rotary embeddings that the layers use.
     pub ropes: Vec<Rope>,
-    /// Norm of queries and keys.
-    pub qk_norm: QkNorm,
-    /// Norms after attention and after the feed-forward.
-    pub post_norm: PostNorm,
-    /// How the feed-forward's gate and up projections are stored.
-    pub gate_up: GateUp,
-    /// The feed-forward's activation.
-    pub act: Act,
     /// Where the file may have biases; they are used where they are.
     pub biases: &'static [Bias],
     /// Factor on the embeddings.
     pub embd_scale: Option<f32>,
-    /// `1/sqrt(head_dim)` or what the architecture has instead.
-    pub attn_scale: f32,
-    /// Where `attn_scale` is applied: rounding differs.
-    pub query_scale: QueryScale,
-    /// `cap · tanh(x / cap)` on attention scores.
-    pub attn_softcap: Option<f32>,
     /// `cap · tanh(x / cap)` on the logits.
     pub logit_softcap: Option<f32>,
 }
 
-/// What may differ from block to block.
+/// One block: two branches that add to the residual stream, and the norms around them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Layer {
+    /// Where the norms stand.
+    pub norms: Norms,
+    /// The branch that mixes the tokens of a sequence.
+    pub mixer: Mixer,
+    /// The branch that works on each token alone.
+    pub feed_forward: FeedForward,
+}
+
+/// Where a layer's norms stand, and how its branches join the residual stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norms {
+    /// An RMS norm before each branch.
+    Before,
+    /// An RMS norm before each branch, and one on what the branch adds.
+    BeforeAndAfter,
+}
+
+/// What mixes the tokens of a sequence.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Mixer {
+    /// Attention over the positions so far.
+    Attention(Attention),
+}
+
+/// Attention with a rotary embedding; groups of query heads share a key and value head.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
     /// Query heads, a multiple of `n_head_kv`.
     pub n_head: usize,
     /// Key and value heads.
     pub n_head_kv: usize,
-    /// Width of the feed-forward.
-    pub n_ff: usize,
+    /// Elements of a query or key head.
+    pub head_dim_k: usize,
+    /// Elements of a value head.
+    pub head_dim_v: usize,
+    /// Norm of queries and keys.
+    pub qk_norm: QkNorm,
     /// Index into [`Spec::ropes`].
     pub rope: usize,
     /// Positions that a token sees, its own included; `None` for all.
     pub window: Option<u32>,
+    /// `1/sqrt(head_dim)` or what the architecture has instead.
+    pub scale: f32,
+    /// Where `scale` is applied: rounding differs.
+    pub query_scale: QueryScale,
+    /// `cap · tanh(x / cap)` on the scores.
+    pub softcap: Option<f32>,
+}
+
+/// What works on each token alone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum FeedForward {
+    /// `down(act(gate(x)) · up(x))`
+    Gated(Gated),
+}
+
+/// A gated feed-forward (arXiv 2002.05202).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gated {
+    /// Width between the projections.
+    pub n_ff: usize,
+    /// How the gate and up projections are stored.
+    pub gate_up: GateUp,
+    /// The gate's activation.
+    pub act: Act,
 }
 
 /// Norm of queries and keys before the rotary embedding.
@@ -71,15 +108,6 @@ pub enum QkNorm {
     None,
     /// RMS norm of each head, one weight for all heads.
     PerHead,
-}
-
-/// Norms on what attention and feed-forward add to the residual stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PostNorm {
-    /// None.
-    None,
-    /// An RMS norm after each.
-    Both,
 }
 
 /// How the gate and up projections are stored.
@@ -123,13 +151,34 @@ impl Spec {
     }
 }
 
-impl Layer {
-    /// Columns of queries, keys and values.
-    pub(crate) fn qkv_cols(&self, spec: &Spec) -> [usize; 3] {
-        [
-            self.n_head * spec.head_dim_k,
-            self.n_head_kv * spec.head_dim_k,
-            self.n_head_kv * spec.head_dim_v,
-        ]
+/// For architectures that are a difference from another.
+impl Spec {
+    /// The same with every attention changed.
+    #[must_use]
+    pub(crate) fn map_attention(self, change: impl Fn(Attention) -> Attention) -> Self {
+        self.map_layers(|layer| match layer.mixer {
+            Mixer::Attention(attention) => {
+                Layer { mixer: Mixer::Attention(change(attention)), ..layer }
+            }
+        })
+    }
+
+    /// The same with every gated feed-forward changed.
+    #[must_use]
+    pub(crate) fn map_gated(self, change: impl Fn(Gated) -> Gated) -> Self {
+        self.map_layers(|layer| match layer.feed_forward {
+            FeedForward::Gated(gated) => {
+                Layer { feed_forward: FeedForward::Gated(change(gated)), ..layer }
+            }
+        })
+    }
+
+    /// The same with every layer changed.
+    #[must_use]
+    pub(crate) fn map_layers(mut self, change: impl Fn(Layer) -> Layer) -> Self {
+        for layer in &mut self.layers {
+            *layer = change(*layer);
+        }
+        self
     }
 }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{ARCHS, LOADS, N_VOCAB, Tiny, text};
 use gguf::{DType, Value};
-use model::{EngineOptions, ErrorKind, Request, Sampler, SamplerParams, StopRules};
+use model::{EngineOptions, ErrorKind, Mixer, Request, Sampler, SamplerParams, StopRules};
 use std::ops::ControlFlow;
 
 const OPTIONS: EngineOptions = EngineOptions { n_ctx: 20, n_batch: 7, n_seqs: 1 };
@@ -49,15 +49,28 @@ fn row_39_missing_keys_are_named() {
     );
 }
 
+/// llama.cpp's where it has one, else that of the configuration class in Hugging Face's transformers.
 #[test]
-fn row_39_optional_keys_have_llama_cpps_defaults() {
+fn row_39_optional_keys_have_their_architectures_defaults() {
+    for (arch, bases) in [
+        ("gemma3", &[1e6, 10_000.0][..]),
+        ("llama", &[10_000.0]),
+        ("phi3", &[10_000.0]),
+        ("qwen2", &[10_000.0]),
+        ("qwen3", &[10_000.0]),
+    ] {
+        let mut tiny = Tiny::new(arch);
+        tiny.unset("rope.freq_base");
+        let spec = model::spec(&tiny.file()).unwrap();
+        let found: Vec<f32> = spec.ropes.iter().map(|rope| rope.base).collect();
+        assert_eq!(found, bases, "{arch}");
+    }
     let mut tiny = Tiny::new("qwen3");
-    tiny.unset("rope.freq_base");
     tiny.unset("attention.head_count_kv");
     let spec = model::spec(&tiny.file()).unwrap();
-    assert_eq!(spec.ropes[0].base, 10_000.0);
     assert_eq!(spec.ropes[0].n_rot, 32);
-    assert_eq!(spec.layers[0].n_head_kv, spec.layers[0].n_head);
+    let Mixer::Attention(attention) = spec.layers[0].mixer;
+    assert_eq!(attention.n_head_kv, attention.n_head);
 }
 
 #[test]

@@ -113,13 +113,13 @@ fn greedy_text_goes_on() {
     }
 }
 
+/// First 16 hex digits of the SHA-256 of a file.
+fn hash(request: &Request<'_>) -> String {
+    Sha256::digest(written(request))[..8].iter().fold(String::new(), |s, b| s + &format!("{b:02x}"))
+}
+
 #[test]
 fn the_same_request_gives_the_same_bytes() {
-    let hash = |request: &Request<'_>| {
-        Sha256::digest(written(request))[..8]
-            .iter()
-            .fold(String::new(), |s, b| s + &format!("{b:02x}"))
-    };
     let one = request("qwen2", "Q4_K_M");
     // Several chunks to a tensor, so that threads have something to share.
     let one = Request { shape: Shape { n_ff: 1536, ..one.shape }, ..one };
@@ -130,6 +130,24 @@ fn the_same_request_gives_the_same_bytes() {
     assert_ne!(hash(&Request { seed: 2, ..one }), first);
     // Whatever the machine and the version: a shape, a format and a seed name a file.
     assert_eq!(first, "1e5a9e38c46d2df3");
+}
+
+/// The same for each architecture, whose tensors differ, and for both sorts of numbers.
+#[test]
+fn the_bytes_of_every_architecture_are_fixed() {
+    for (arch, ordinary, adversarial) in [
+        ("gemma3", "1cb4177afa8a6e6a", "b2a685ceb1f11c4e"),
+        ("llama", "f5d30c5edf80c801", "f89bf1e50080ea79"),
+        ("phi3", "ab342c444c0b9501", "3e71cda319fc288f"),
+        ("qwen2", "1da2674515dda3f1", "a1df2a38ced11fb7"),
+        ("qwen3", "6403ef693d8be985", "c4751a8c3c6ffd8a"),
+    ] {
+        let one = request(arch, "Q4_K_M");
+        assert_eq!(hash(&one), ordinary, "{arch}");
+        // With an output projection where it usually has none, and the other way round.
+        let shape = Shape { numbers: Numbers::Adversarial, tied: !one.shape.tied, ..one.shape };
+        assert_eq!(hash(&Request { shape, ..one }), adversarial, "{arch}");
+    }
 }
 
 #[test]

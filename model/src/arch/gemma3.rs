@@ -1,53 +1,74 @@
 //! Gemma 3 (arXiv 2503.19786): five layers with a sliding window to one without, each sort with its own rope base;
 //! scaled embeddings, norms on queries and keys, norms after attention and feed-forward.
 
-use super::llama;
+use super::llama::{self, Defaults};
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{
-    Bias, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+    Attention, Bias, Gated, Layer, Mixer, Norms, QkNorm, QueryScale, Result, Rope, RopeFactors,
+    RopeScaling, Spec,
 };
 use gguf::{Array, Value};
 use graph::{Act, RopePairs};
 
+/// For the layers that see all positions: the paper's section 2, and Hugging Face's `Gemma3TextConfig`.
+const DEFAULTS: Defaults = Defaults { rope_base: 1e6 };
+/// For the layers with a window, from the same two.
+const DEFAULT_LOCAL_BASE: f32 = 10_000.0;
 /// Every sixth layer sees all positions, where the file does not say otherwise.
 const DEFAULT_PATTERN: usize = 6;
 /// The 27B model divides the residual stream among its heads for the attention scale, unlike its siblings; its number
 /// of layers is how llama.cpp tells it from them.
 const N_LAYER_27B: usize = 62;
+/// Index of the local layers' rotary embedding.
 const LOCAL: usize = 1;
 
 pub(super) const USUAL: Usual = Usual { keys: &[("attention.sliding_window", 512)], ..Usual::TIED };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let mut spec = llama::spec(meta)?;
+    let mut spec = llama::base(meta, DEFAULTS)?;
     let n_layer = spec.layers.len();
     let global =
         Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..spec.ropes.swap_remove(0) };
-    let local_base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(10_000.0);
+    let local_base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(DEFAULT_LOCAL_BASE);
     // The context is stretched for the layers that see all of it, not for those with a window.
     let local = Rope { base: local_base, scaling: RopeScaling::None, ..global.clone() };
     if let Some(window) = meta.opt_count("attention.sliding_window", 1..=u32::MAX as usize)? {
         for (layer, is_local) in spec.layers.iter_mut().zip(local_layers(meta, n_layer)?) {
-            if is_local {
-                *layer = Layer { rope: LOCAL, window: u32::try_from(window).ok(), ..*layer };
+            match &mut layer.mixer {
+                Mixer::Attention(attention) if is_local => {
+                    attention.rope = LOCAL;
+                    attention.window = u32::try_from(window).ok();
+                }
+                Mixer::Attention(_) => {}
             }
         }
     }
-    let head_width =
-        if n_layer == N_LAYER_27B { spec.n_embd / spec.layers[0].n_head } else { spec.head_dim_k };
-    Ok(Spec {
+    let n_embd = spec.n_embd;
+    let spec = Spec {
         ropes: vec![global, local],
-        qk_norm: QkNorm::PerHead,
-        post_norm: PostNorm::Both,
-        act: Act::GeluTanh,
         biases: &[Bias::Qkv],
-        embd_scale: Some((spec.n_embd as f32).sqrt()),
-        attn_scale: 1.0 / (head_width as f32).sqrt(),
-        query_scale: QueryScale::Queries,
+        embd_scale: Some((n_embd as f32).sqrt()),
         logit_softcap: meta.opt_factor("final_logit_softcapping")?,
         ..spec
-    })
+    };
+    // By the first layer's heads, as llama.cpp does it, should the layers ever differ.
+    let n_head = spec.layers.first().map(|layer| match layer.mixer {
+        Mixer::Attention(attention) => attention.n_head,
+    });
+    let attention = |attention: Attention| {
+        let head_width = match n_head {
+            Some(n_head) if n_layer == N_LAYER_27B => n_embd / n_head,
+            Some(_) | None => attention.head_dim_k,
+        };
+        let scale = 1.0 / (head_width as f32).sqrt();
+        let (qk_norm, query_scale) = (QkNorm::PerHead, QueryScale::Queries);
+        Attention { qk_norm, scale, query_scale, ..attention }
+    };
+    Ok(spec
+        .map_layers(|layer| Layer { norms: Norms::BeforeAndAfter, ..layer })
+        .map_attention(attention)
+        .map_gated(|gated| Gated { act: Act::GeluTanh, ..gated }))
 }
 
 /// Which layers have the window: a list of booleans, or a period whose last layer has none.

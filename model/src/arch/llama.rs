@@ -5,9 +5,10 @@
 use crate::meta::{self, Meta};
 use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
+use crate::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT, rope_factors};
 use crate::{
-    Bias, Error, ErrorKind, GateUp, Layer, PostNorm, QkNorm, QueryScale, Result, Rope, RopeFactors,
-    RopeScaling, Spec,
+    Attention, Bias, Error, ErrorKind, FeedForward, GateUp, Gated, Layer, Mixer, Norms, QkNorm,
+    QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
 };
 use graph::{Act, RopePairs};
 
@@ -78,35 +79,57 @@ pub(super) const PRESETS: &[Preset] = &[
     },
 ];
 
+/// What a model has where its file says nothing. Each architecture has its own.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Defaults {
+    /// Base of the rotary embedding.
+    pub(super) rope_base: f32,
+}
+
+/// What llama.cpp has where a file says nothing, and Hugging Face's `LlamaConfig`.
+const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
+    base(meta, DEFAULTS)
+}
+
+/// The spec with another architecture's defaults, for that architecture to change.
+pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     refuse_experts(meta)?;
-    let layers = layers(meta, n_layer)?;
-    let head_dim_k = head_dim(meta, "attention.key_length", n_embd, &layers)?;
-    let head_dim_v = head_dim(meta, "attention.value_length", n_embd, &layers)?;
-    let rope = rope(meta, n_ctx_train, head_dim_k)?;
-    let eps = meta.positive("attention.layer_norm_rms_epsilon")?;
+    let heads = heads(meta, n_layer)?;
+    let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
+    let dim = |key| head_dim(meta, key, n_embd, heads[0].n_head);
+    let (head_dim_k, head_dim_v) = (dim("attention.key_length")?, dim("attention.value_length")?);
+    let rope = rope(meta, defaults, n_ctx_train, head_dim_k)?;
+    let layer = |(&Heads { n_head, n_head_kv }, n_ff)| Layer {
+        norms: Norms::Before,
+        mixer: Mixer::Attention(Attention {
+            n_head,
+            n_head_kv,
+            head_dim_k,
+            head_dim_v,
+            qk_norm: QkNorm::None,
+            rope: 0,
+            window: None,
+            scale: 1.0 / (head_dim_k as f32).sqrt(),
+            query_scale: QueryScale::Scores,
+            softcap: None,
+        }),
+        feed_forward: FeedForward::Gated(Gated { n_ff, gate_up: GateUp::Separate, act: Act::Silu }),
+    };
     Ok(Spec {
         arch: meta.arch.into(),
         n_vocab: n_vocab(meta)?,
         n_ctx_train,
         n_embd,
-        head_dim_k,
-        head_dim_v,
-        eps,
-        layers,
+        eps: meta.positive("attention.layer_norm_rms_epsilon")?,
+        layers: heads.iter().zip(n_ff).map(layer).collect(),
         ropes: vec![rope],
-        qk_norm: QkNorm::None,
-        post_norm: PostNorm::None,
-        gate_up: GateUp::Separate,
-        act: Act::Silu,
         biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
         embd_scale: None,
-        attn_scale: 1.0 / (head_dim_k as f32).sqrt(),
-        query_scale: QueryScale::Scores,
-        attn_softcap: None,
         logit_softcap: None,
     })
 }
@@ -129,37 +152,33 @@ fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
     Ok(())
 }
 
-fn layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<Layer>> {
+/// The heads of one layer.
+struct Heads {
+    n_head: usize,
+    n_head_kv: usize,
+}
+
+fn heads(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<Heads>> {
     let n_head = meta.per_layer("attention.head_count", n_layer, 1..=MAX_HEADS)?;
     let kv_key = "attention.head_count_kv";
     let n_head_kv =
         meta.opt_per_layer(kv_key, n_layer, 1..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
-    let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
-    for i in 0..n_layer {
-        if !n_head[i].is_multiple_of(n_head_kv[i]) {
-            let what = format!(
-                "{} in layer {i}, allowed a divisor of head_count = {}",
-                n_head_kv[i], n_head[i]
-            );
-            return Err(meta.bad(kv_key, what));
+    let layers = n_head.into_iter().zip(n_head_kv).enumerate();
+    let checked = layers.map(|(i, (n_head, n_head_kv))| {
+        if !n_head.is_multiple_of(n_head_kv) {
+            let allowed = format!("allowed a divisor of head_count = {n_head}");
+            return Err(meta.bad(kv_key, format!("{n_head_kv} in layer {i}, {allowed}")));
         }
-    }
-    let layer = |i: usize| Layer {
-        n_head: n_head[i],
-        n_head_kv: n_head_kv[i],
-        n_ff: n_ff[i],
-        rope: 0,
-        window: None,
-    };
-    Ok((0..n_layer).map(layer).collect())
+        Ok(Heads { n_head, n_head_kv })
+    });
+    checked.collect()
 }
 
 /// The key's value, else the residual stream divided among the heads.
-fn head_dim(meta: &Meta<'_>, key: &str, n_embd: usize, layers: &[Layer]) -> Result<usize> {
+fn head_dim(meta: &Meta<'_>, key: &str, n_embd: usize, n_head: usize) -> Result<usize> {
     if let Some(n) = meta.opt_count(key, 1..=MAX_WIDTH)? {
         return Ok(n);
     }
-    let n_head = layers[0].n_head;
     if !n_embd.is_multiple_of(n_head) {
         let what = format!(
             "{n_embd}, allowed a multiple of attention.head_count = {n_head}, or set {key}"
@@ -169,7 +188,7 @@ fn head_dim(meta: &Meta<'_>, key: &str, n_embd: usize, layers: &[Layer]) -> Resu
     Ok(n_embd / n_head)
 }
 
-fn rope(meta: &Meta<'_>, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
+fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
     let n_rot = meta.opt_count("rope.dimension_count", 2..=head_dim)?.unwrap_or(head_dim);
     if !n_rot.is_multiple_of(2) {
         return Err(meta.bad("rope.dimension_count", format!("{n_rot}, allowed an even number")));
@@ -195,7 +214,7 @@ fn rope(meta: &Meta<'_>, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
     };
     Ok(Rope {
         n_rot,
-        base: meta.opt_positive("rope.freq_base")?.unwrap_or(10_000.0),
+        base: meta.opt_positive("rope.freq_base")?.unwrap_or(defaults.rope_base),
         pairs: RopePairs::Adjacent,
         scaling,
         factors,
@@ -205,14 +224,13 @@ fn rope(meta: &Meta<'_>, n_ctx_train: usize, head_dim: usize) -> Result<Rope> {
 
 /// `rope_freqs.weight`, where the file has it.
 fn always(meta: &Meta<'_>, n_rot: usize) -> Result<RopeFactors> {
-    Ok(crate::tensors::factors(meta, crate::tensors::ROPE_FREQS, n_rot / 2)?
-        .map_or(RopeFactors::None, RopeFactors::Always))
+    Ok(rope_factors(meta, ROPE_FREQS, n_rot / 2)?.map_or(RopeFactors::None, RopeFactors::Always))
 }
 
 /// The two tensors of longrope, where the file has them; one without the other is refused.
 pub(super) fn by_context(meta: &Meta<'_>, n_rot: usize, n_ctx_orig: usize) -> Result<RopeFactors> {
-    use crate::tensors::{ROPE_LONG, ROPE_SHORT, factors};
-    match (factors(meta, ROPE_SHORT, n_rot / 2)?, factors(meta, ROPE_LONG, n_rot / 2)?) {
+    let factors = |name| rope_factors(meta, name, n_rot / 2);
+    match (factors(ROPE_SHORT)?, factors(ROPE_LONG)?) {
         (Some(short), Some(long)) => Ok(RopeFactors::ByContext { short, long, n_ctx_orig }),
         (None, None) => Ok(RopeFactors::None),
         (Some(_), None) => Err(one_of_two(ROPE_LONG, ROPE_SHORT)),

@@ -8,7 +8,7 @@ mod qwen3;
 
 use crate::meta::{self, Meta};
 use crate::shape::{Preset, Usual};
-use crate::{Error, ErrorKind, Result, Spec};
+use crate::{Error, ErrorKind, Result, Spec, TensorSpec, decoder};
 
 /// One architecture: its name in `general.architecture`, and how its metadata becomes a spec.
 pub struct Arch {
@@ -21,11 +21,22 @@ pub struct Arch {
     pub(crate) presets: &'static [Preset],
 }
 
+impl Arch {
+    /// The tensors of a file with this spec, in the order of use. Where the spec leaves it to the file whether a tensor
+    /// is there (an output projection, biases), models of the architecture usually have these.
+    ///
+    /// # Errors
+    /// The spec's sizes contradict one another.
+    pub fn tensors(&self, spec: &Spec) -> Result<Vec<TensorSpec>> {
+        decoder::tensors(spec, self.usual)
+    }
+}
+
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
     Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
     Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
-    Arch { name: "phi3", spec: phi3::spec, usual: Usual::PLAIN, presets: &[] },
+    Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },
     Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
 ];

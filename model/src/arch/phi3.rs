@@ -2,13 +2,19 @@
 //!
 //! `attention.sliding_window` is not applied, as in llama.cpp; converters write 0 there for models without one.
 
-use super::llama;
+use super::llama::{self, Defaults};
 use crate::meta::Meta;
-use crate::{Bias, GateUp, QueryScale, Result, Rope, Spec};
+use crate::shape::Usual;
+use crate::{Attention, Bias, GateUp, Gated, QueryScale, Result, Rope, Spec};
 use graph::RopePairs;
 
+/// What Hugging Face's `Phi3Config` has where a model's configuration says nothing.
+const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+
+pub(super) const USUAL: Usual = Usual { fused_qkv: true, ..Usual::PLAIN };
+
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let mut spec = llama::spec(meta)?;
+    let mut spec = llama::base(meta, DEFAULTS)?;
     let n_ctx_orig = meta.opt_count("rope.scaling.original_context_length", 1..=usize::MAX)?;
     let n_ctx_orig = n_ctx_orig.unwrap_or(spec.n_ctx_train);
     let mut ropes = Vec::new();
@@ -17,11 +23,8 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
         let factors = llama::by_context(meta, rope.n_rot, n_ctx_orig)?;
         ropes.push(Rope { pairs: RopePairs::Halves, factors, ..rope });
     }
-    Ok(Spec {
-        ropes,
-        gate_up: GateUp::Fused,
-        query_scale: QueryScale::Queries,
-        biases: &[Bias::Qkv, Bias::AttnOut],
-        ..spec
-    })
+    let spec = Spec { ropes, biases: &[Bias::Qkv, Bias::AttnOut], ..spec };
+    Ok(spec
+        .map_attention(|attention| Attention { query_scale: QueryScale::Queries, ..attention })
+        .map_gated(|gated| Gated { gate_up: GateUp::Fused, ..gated }))
 }

@@ -1,6 +1,6 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values; halves are rotated together.
 
-use super::llama;
+use super::llama::{self, Defaults};
 use crate::meta::Meta;
 use crate::shape::{Numbers, Preset, Shape, Usual};
 use crate::{Bias, Result, Rope, RopeFactors, Spec};
@@ -27,8 +27,16 @@ pub(super) const PRESETS: &[Preset] = &[Preset {
     },
 }];
 
+/// What Hugging Face's `Qwen2Config` has where a model's configuration says nothing.
+const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let mut spec = llama::spec(meta)?;
+    base(meta, DEFAULTS)
+}
+
+/// What the family has in common.
+pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    let mut spec = llama::base(meta, defaults)?;
     // No model of the family brings factors; a file that does is refused for its unknown tensor.
     let halves = |rope| Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope };
     let ropes = spec.ropes.drain(..).map(halves).collect();

@@ -1,9 +1,14 @@
 //! Qwen 3 (arXiv 2505.09388): Qwen 2 with a norm on each head of queries and keys.
 
+use super::llama::Defaults;
 use super::qwen2;
 use crate::meta::Meta;
-use crate::{Bias, QkNorm, Result, Spec};
+use crate::{Attention, Bias, QkNorm, Result, Spec};
+
+/// What Hugging Face's `Qwen3Config` has where a model's configuration says nothing.
+const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    Ok(Spec { qk_norm: QkNorm::PerHead, biases: &[Bias::Qkv], ..qwen2::spec(meta)? })
+    let spec = Spec { biases: &[Bias::Qkv], ..qwen2::base(meta, DEFAULTS)? };
+    Ok(spec.map_attention(|attention| Attention { qk_norm: QkNorm::PerHead, ..attention }))
 }

@@ -155,9 +155,10 @@ fn is_quantised(info: &TensorInfo) -> bool {
         && !KEPT.iter().any(|kept| name.contains(kept))
 }
 
-/// What a tensor is for, as far as the mixes ask.
+/// What a tensor is for, as far as the mixes ask. By name, as llama-quantize has it: it also takes files of
+/// architectures that karat does not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum Category {
     Output,
     TokenEmbd,
     /// Values, also where they are fused with queries and keys.
@@ -170,7 +171,7 @@ enum Role {
     Other,
 }
 
-impl Role {
+impl Category {
     fn of(name: &str) -> Self {
         let has = |part: &str| name.contains(part);
         match name {
@@ -189,7 +190,7 @@ impl Role {
     }
 }
 
-/// The rules of a mix, and how many tensors of the counted roles it has met.
+/// The rules of a mix, and how many tensors of the counted categorys it has met.
 struct Mixer {
     file_type: FileType,
     n_layer: u64,
@@ -224,15 +225,17 @@ impl Facts {
 
 impl Mixer {
     fn new(facts: &Facts, file_type: FileType, tensors: &[&TensorInfo]) -> Self {
-        let count = |role: Role| tensors.iter().filter(|info| Role::of(&info.name) == role).count();
+        let count = |category: Category| {
+            tensors.iter().filter(|info| Category::of(&info.name) == category).count()
+        };
         Self {
             file_type,
             n_layer: facts.n_layer,
             n_expert: facts.n_expert,
             is_70b: is_70b(&facts.arch, facts.n_layer, facts.grouped_heads),
             is_falcon: facts.arch == "falcon",
-            tied: count(Role::Output) == 0,
-            n_attn_v: count(Role::AttnV) as u64,
+            tied: count(Category::Output) == 0,
+            n_attn_v: count(Category::AttnV) as u64,
             seen_attn_v: 0,
             seen_ffn_down: 0,
         }
@@ -241,17 +244,17 @@ impl Mixer {
     /// The format that the mix gives a tensor, whether or not its rows fit.
     fn wanted(&mut self, info: &TensorInfo) -> Result<DType> {
         let plain = self.file_type.dtype();
-        Ok(match Role::of(&info.name) {
-            Role::Output => self.output(info),
+        Ok(match Category::of(&info.name) {
+            Category::Output => self.output(info),
             // Without an output matrix the embedding is it.
-            Role::TokenEmbd if self.tied => self.output(info),
-            Role::TokenEmbd | Role::Other => plain,
-            Role::AttnV => self.attn_v(),
-            Role::AttnK if self.n_expert == 8 => DType::Q8_0,
-            Role::AttnK => plain,
-            Role::AttnOutput => self.attn_output(),
-            Role::FfnDown => self.ffn_down(info)?,
-            Role::FfnIn => {
+            Category::TokenEmbd if self.tied => self.output(info),
+            Category::TokenEmbd | Category::Other => plain,
+            Category::AttnV => self.attn_v(),
+            Category::AttnK if self.n_expert == 8 => DType::Q8_0,
+            Category::AttnK => plain,
+            Category::AttnOutput => self.attn_output(),
+            Category::FfnDown => self.ffn_down(info)?,
+            Category::FfnIn => {
                 self.expert_layer(info)?;
                 plain
             }
@@ -360,7 +363,7 @@ mod tests {
     use super::*;
     use gguf::{Builder, Value};
 
-    /// A model of 16 layers with one matrix of each role in each, rows of 256.
+    /// A model of 16 layers with one matrix of each category in each, rows of 256.
     fn model(arch: &str, keys: &[(&str, u32)], extra: &[(&str, &[u64])]) -> File {
         let mut builder = Builder::new().kv("general.architecture", arch);
         let defaults =
@@ -369,7 +372,7 @@ mod tests {
             builder = builder.kv(&format!("{arch}.{key}"), Value::U32(value));
         }
         let mut names = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
-        for role in [
+        for category in [
             "attn_q",
             "attn_k",
             "attn_v",
@@ -381,7 +384,7 @@ mod tests {
         ] {
             // By name, as a converter writes them: layer 10 comes before layer 2.
             let mut layers: Vec<String> =
-                (0..16).map(|layer| format!("blk.{layer}.{role}.weight")).collect();
+                (0..16).map(|layer| format!("blk.{layer}.{category}.weight")).collect();
             layers.sort();
             names.extend(layers);
         }
@@ -397,11 +400,11 @@ mod tests {
         File::from_bytes(builder.build().unwrap()).unwrap()
     }
 
-    /// The formats of one role, one letter for a layer: 4, 5 and 6 for K-quants, 8 for Q8_0.
-    fn layers(file: &File, file_type: FileType, role: &str) -> String {
+    /// The formats of one category, one letter for a layer: 4, 5 and 6 for K-quants, 8 for Q8_0.
+    fn layers(file: &File, file_type: FileType, category: &str) -> String {
         let plan = plan(file, file_type).unwrap();
         let of = |layer: usize| {
-            let name = format!("blk.{layer}.{role}.weight");
+            let name = format!("blk.{layer}.{category}.weight");
             let planned = plan.tensors.iter().find(|planned| planned.info.name == name).unwrap();
             planned.dtype.name().chars().nth(1).unwrap()
         };
@@ -428,14 +431,18 @@ mod tests {
     #[test]
     fn mixes() {
         let file = model("llama", &[], &[]);
-        for role in ["attn_v", "ffn_down"] {
-            assert_eq!(layers(&file, FileType::Q4_K_M, role), MORE, "{role}");
-            assert_eq!(layers(&file, FileType::Q5_K_M, role), MORE.replace('4', "5"), "{role}");
-            assert_eq!(layers(&file, FileType::Q6_K, role), "6".repeat(16), "{role}");
-            assert_eq!(layers(&file, FileType::Q4_0, role), ALL_4, "{role}");
+        for category in ["attn_v", "ffn_down"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, category), MORE, "{category}");
+            assert_eq!(
+                layers(&file, FileType::Q5_K_M, category),
+                MORE.replace('4', "5"),
+                "{category}"
+            );
+            assert_eq!(layers(&file, FileType::Q6_K, category), "6".repeat(16), "{category}");
+            assert_eq!(layers(&file, FileType::Q4_0, category), ALL_4, "{category}");
         }
-        for role in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"] {
-            assert_eq!(layers(&file, FileType::Q4_K_M, role), ALL_4, "{role}");
+        for category in ["attn_q", "attn_k", "attn_output", "ffn_gate", "ffn_up"] {
+            assert_eq!(layers(&file, FileType::Q4_K_M, category), ALL_4, "{category}");
         }
         // F32 as they were.
         assert_eq!(layers(&file, FileType::Q4_K_M, "attn_norm"), "3".repeat(16));
@@ -463,8 +470,8 @@ mod tests {
     fn experts() {
         let eight =
             model("llama", &[("expert_count", 8)], &[("blk.3.ffn_gate_inp.weight", &[256, 8])]);
-        for role in ["attn_v", "attn_k"] {
-            assert_eq!(layers(&eight, FileType::Q4_K_M, role), ALL_8, "{role}");
+        for category in ["attn_v", "attn_k"] {
+            assert_eq!(layers(&eight, FileType::Q4_K_M, category), ALL_8, "{category}");
         }
         assert_eq!(layers(&eight, FileType::Q4_K_M, "attn_output"), ALL_4.replace('4', "5"));
         assert_eq!(layers(&eight, FileType::Q5_K_M, "attn_output"), ALL_4.replace('4', "5"));

@@ -4,8 +4,8 @@
 //! One piece of one tensor is in memory at a time, so a file of any size needs some 50 MB.
 
 mod blocks;
+mod fill;
 mod format;
-mod tensors;
 mod vocab;
 
 pub use crate::shape::{Numbers, Preset, Shape};
@@ -13,13 +13,14 @@ pub use format::Format;
 
 use crate::output::{self, Existing, Output};
 use crate::quantize::mix::{self, Facts, Plan};
-use crate::{Error, ErrorKind, Result, Spec, arch};
+use crate::shape::Usual;
+use crate::{Error, ErrorKind, Result, Spec, TensorSpec, arch, decoder};
 use blocks::{Blocks, CHUNK};
-use gguf::{DType, File, Value, Writer};
+use fill::{Fill, Filler, VectorFill};
+use gguf::{DType, File, TensorInfo, Value, Writer};
 use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
-use tensors::Fill;
 
 /// Every preset with the name of its architecture.
 pub fn presets() -> impl Iterator<Item = (&'static str, Preset)> {
@@ -140,7 +141,10 @@ fn refuse_existing(output: &Path, overwrite: bool) -> Result<()> {
 struct Model {
     keys: Vec<(String, Value)>,
     facts: Facts,
-    tensors: tensors::Tensors,
+    /// In F32 until a format is chosen.
+    infos: Vec<TensorInfo>,
+    /// How each is filled.
+    fills: Vec<Fill>,
 }
 
 impl Model {
@@ -153,28 +157,33 @@ impl Model {
         keys.extend(vocab::keys(shape.n_vocab)?);
         // The spec is read back from the keys, so what cannot be loaded is refused here, by the same rules.
         let spec = read_back(&keys)?;
-        let habits = tensors::Habits {
+        let usual = Usual {
             tied: shape.tied,
             // An adversarial model has every bias that its architecture allows.
             biases: match shape.numbers {
                 Numbers::Ordinary => arch.usual.biases,
                 Numbers::Adversarial => spec.biases,
             },
-            numbers: shape.numbers,
+            ..arch.usual
         };
+        let tensors = decoder::tensors(&spec, usual)
+            .map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))?;
+        let filler = Filler::new(&spec, shape.tied, shape.numbers);
         let facts = Facts {
             arch: arch.name.to_owned(),
             n_layer: shape.n_layer as u64,
             n_expert: 0,
             grouped_heads: shape.n_head != shape.n_head_kv,
         };
-        Ok(Self { keys, facts, tensors: tensors::list(&spec, habits)? })
+        let infos = tensors.iter().map(info).collect::<Result<_>>()?;
+        let fills = tensors.iter().map(|tensor| filler.fill(tensor)).collect();
+        Ok(Self { keys, facts, infos, fills })
     }
 
     fn plan(&self, format: Format) -> Result<Plan<'_>> {
         match format {
-            Format::Mix(file_type) => mix::plan_of(&self.facts, &self.tensors.infos, file_type),
-            Format::Plain(dtype) => Ok(mix::plan_pure(dtype, &self.tensors.infos)),
+            Format::Mix(file_type) => mix::plan_of(&self.facts, &self.infos, file_type),
+            Format::Plain(dtype) => Ok(mix::plan_pure(dtype, &self.infos)),
         }
     }
 
@@ -190,12 +199,25 @@ impl Model {
     }
 
     fn fill(&self, name: &str) -> Result<Fill> {
-        let found = self.tensors.infos.iter().zip(&self.tensors.fills);
+        let found = self.infos.iter().zip(&self.fills);
         let mut found = found.filter(|(info, _)| info.name == name).map(|(_, &fill)| fill);
         found
             .next()
             .ok_or_else(|| Error::new(ErrorKind::Usage, format!("tensor {name}: not listed")))
     }
+}
+
+/// A tensor of the file to be.
+fn info(tensor: &TensorSpec) -> Result<TensorInfo> {
+    let dims: Vec<u64> = tensor.shape.iter().map(|dim| dim.n as u64).collect();
+    let weights = dims.iter().try_fold(1u64, |product, &n| product.checked_mul(n));
+    let Some(weights) = weights.filter(|&n| n <= 1 << 60) else {
+        let dims = dims.iter().map(u64::to_string).collect::<Vec<_>>().join(" × ");
+        let what = format!("tensor {}: {dims} weights, allowed up to 2^60", tensor.name);
+        return Err(Error::new(ErrorKind::BadRequest, what));
+    };
+    let (name, dtype) = (tensor.name.clone(), DType::F32);
+    Ok(TensorInfo { name, dtype, dims, offset: 0, n_bytes: 4 * weights, shard: 0 })
 }
 
 fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
@@ -236,23 +258,26 @@ fn read_back(keys: &[(String, Value)]) -> Result<Spec> {
 /// Weights made at once: 16 MiB of f32.
 const PIECE: usize = 64 * CHUNK;
 
-/// Fills one tensor.
-enum Maker {
+/// What makes the weights of one tensor.
+struct Maker {
+    dtype: DType,
+    weights: Weights,
+}
+
+enum Weights {
     Blocks(Box<Blocks>),
-    Vector { mean: f32, std: f32, outliers: bool },
+    Vector(VectorFill),
 }
 
 impl Maker {
-    fn new(fill: Fill, dtype: DType) -> (DType, Self) {
-        let maker = match fill {
+    fn new(fill: Fill, dtype: DType) -> Self {
+        let weights = match fill {
             Fill::Matrix { std, extremes } => {
-                Self::Blocks(Box::new(Blocks::new(dtype, std, extremes)))
+                Weights::Blocks(Box::new(Blocks::new(dtype, std, extremes)))
             }
-            Fill::Vector { mean, std, outliers } => {
-                Self::Vector { mean: mean as f32, std: std as f32, outliers }
-            }
+            Fill::Vector(fill) => Weights::Vector(fill),
         };
-        (dtype, maker)
+        Self { dtype, weights }
     }
 }
 
@@ -264,13 +289,12 @@ struct Piece<'a> {
 
 impl Piece<'_> {
     /// Makes the `n` weights of a tensor from the one numbered `first` on; each thread has its share of the chunks.
-    fn make(&mut self, (dtype, maker): &(DType, Maker), name: &str, first: u64, n: usize) {
+    fn make(&mut self, maker: &Maker, name: &str, first: u64, n: usize) {
+        let dtype = maker.dtype;
         self.out.resize(dtype.row_bytes(n), 0);
-        let blocks = match maker {
-            Maker::Blocks(blocks) => blocks,
-            &Maker::Vector { mean, std, outliers } => {
-                return self.vector(name, first, (mean, std, outliers));
-            }
+        let blocks = match &maker.weights {
+            Weights::Blocks(blocks) => blocks,
+            Weights::Vector(fill) => return self.vector(name, first, fill),
         };
         let seed = self.request.seed;
         let chunks = n.div_ceil(CHUNK);
@@ -289,12 +313,13 @@ impl Piece<'_> {
     }
 
     /// A tensor of f32 with one number for each channel. Those numbered below are outliers, where there shall be any.
-    fn vector(&mut self, name: &str, first: u64, (mean, std, outliers): (f32, f32, bool)) {
+    fn vector(&mut self, name: &str, first: u64, fill: &VectorFill) {
+        let (mean, std) = (fill.mean as f32, fill.std as f32);
         let mut rng = blocks::generator(self.request.seed, name, first);
         let n = self.out.len() / 4;
         for (i, out) in self.out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
             let ordinary = mean + std * blocks::normal(&mut rng);
-            *out = outlier(i, n).filter(|_| outliers).unwrap_or(ordinary).to_le_bytes();
+            *out = outlier(i, n).filter(|_| fill.outliers).unwrap_or(ordinary).to_le_bytes();
         }
     }
 }

@@ -4,7 +4,7 @@
 use gguf::{DType, File, Value};
 use graph::reference::Reference;
 use graph::{Arithmetic, Backend, KvType, LoadOptions};
-use model::{Engine, EngineOptions};
+use model::{Engine, EngineOptions, Role, TensorSpec};
 use std::sync::Arc;
 
 pub(crate) const N_VOCAB: usize = 53;
@@ -55,13 +55,26 @@ impl Tiny {
         }
         tiny.set("attention.layer_norm_rms_epsilon", 1e-5f32);
         tiny.set("rope.freq_base", 50_000.0f32);
-        tiny.matrix("token_embd.weight", DType::Q8_0, N_EMBD, N_VOCAB as u64);
-        tiny.vector("output_norm.weight", N_EMBD, 1.0);
         tiny.special();
-        for i in 0..n_layer {
-            tiny.layer(i);
+        let known = model::arch::ARCHS.iter().find(|known| known.name == arch).expect("known");
+        let spec = model::spec(&tiny.file()).expect("a spec");
+        for tensor in known.tensors(&spec).expect("sizes that agree") {
+            tiny.fill(&tensor);
         }
         tiny
+    }
+
+    /// Fills a tensor that the architecture asks for; those of [`Self::special`] are there already.
+    fn fill(&mut self, tensor: &TensorSpec) {
+        let sizes: Vec<u64> = tensor.sizes().iter().map(|&n| n as u64).collect();
+        match tensor.role {
+            Role::Table | Role::Inner | Role::Branch { .. } | Role::Output => {
+                self.matrix(&tensor.name, format(self.arch, &tensor.name), sizes[0], sizes[1]);
+            }
+            Role::Norm(_) => self.vector(&tensor.name, sizes[0], 1.0),
+            Role::Bias => self.vector(&tensor.name, sizes[0], 0.0),
+            Role::RopeFactors => {}
+        }
     }
 
     /// What each architecture has of its own, and one rope scaling for each.
@@ -73,7 +86,6 @@ impl Tiny {
                 self.set("rope.scaling.factor", 8.0f32);
             }
             "llama" => {
-                self.matrix("output.weight", DType::F32, N_EMBD, N_VOCAB as u64);
                 let factors: Vec<f32> = (0..HEAD_K / 2).map(|i| 1.0 + i as f32 / 4.0).collect();
                 self.floats("rope_freqs.weight", &factors);
             }
@@ -83,7 +95,6 @@ impl Tiny {
                 self.set("rope.scaling.attn_factor", 1.19f32);
                 self.floats("rope_factors_short.weight", &[1.0; 12]);
                 self.floats("rope_factors_long.weight", &[2.5; 12]);
-                self.matrix("output.weight", DType::Q8_0, N_EMBD, N_VOCAB as u64);
             }
             "qwen2" => {
                 self.set("rope.scaling.type", "yarn");
@@ -92,39 +103,6 @@ impl Tiny {
             }
             "qwen3" => {}
             other => panic!("no tiny {other}"),
-        }
-    }
-
-    fn layer(&mut self, i: u32) {
-        let at = |name: &str| format!("blk.{i}.{name}");
-        let (q, k) = (N_HEAD * HEAD_K, N_HEAD_KV * HEAD_K);
-        let v = N_HEAD_KV * head_v(self.arch);
-        self.vector(&at("attn_norm.weight"), N_EMBD, 1.0);
-        if self.arch == "phi3" {
-            self.matrix(&at("attn_qkv.weight"), DType::Q8_0, N_EMBD, q + k + v);
-            self.matrix(&at("ffn_up.weight"), DType::F32, N_EMBD, 2 * N_FF);
-        } else {
-            self.matrix(&at("attn_q.weight"), DType::Q8_0, N_EMBD, q);
-            self.matrix(&at("attn_k.weight"), DType::F32, N_EMBD, k);
-            self.matrix(&at("attn_v.weight"), DType::Q8_0, N_EMBD, v);
-            self.matrix(&at("ffn_gate.weight"), DType::Q8_0, N_EMBD, N_FF);
-            self.matrix(&at("ffn_up.weight"), DType::F32, N_EMBD, N_FF);
-        }
-        self.matrix(&at("attn_output.weight"), DType::F32, N_HEAD * head_v(self.arch), N_EMBD);
-        self.vector(&at("ffn_norm.weight"), N_EMBD, 1.0);
-        self.matrix(&at("ffn_down.weight"), DType::Q8_0, N_FF, N_EMBD);
-        if self.arch == "qwen2" {
-            for (name, n) in [("attn_q.bias", q), ("attn_k.bias", k), ("attn_v.bias", v)] {
-                self.vector(&at(name), n, 0.0);
-            }
-        }
-        if matches!(self.arch, "qwen3" | "gemma3") {
-            self.vector(&at("attn_q_norm.weight"), HEAD_K, 1.0);
-            self.vector(&at("attn_k_norm.weight"), HEAD_K, 1.0);
-        }
-        if self.arch == "gemma3" {
-            self.vector(&at("post_attention_norm.weight"), N_EMBD, 1.0);
-            self.vector(&at("post_ffw_norm.weight"), N_EMBD, 1.0);
         }
     }
 
@@ -232,6 +210,13 @@ impl Tiny {
         let loaded = Reference.load(graph, &file, load, &mut |_| {}).expect("a loaded model");
         Engine::new(loaded, options).expect("an engine")
     }
+}
+
+/// Both kinds of product are in each model: with quantised weights and with floats.
+fn format(arch: &str, name: &str) -> DType {
+    let is_float = ["attn_k.", "attn_output.", "ffn_up."].iter().any(|part| name.contains(part))
+        || (arch == "llama" && name == "output.weight");
+    if is_float { DType::F32 } else { DType::Q8_0 }
 }
 
 /// The builder takes value heads of another width than key heads; no model of these architectures has them, but the

@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn architecture_names_stay_in_arch() {
         let text = "//! A file.\nfn f() { g(\"llama.block_count\") }\nenum A {\n    Qwen3,\n}\n";
-        assert_eq!(broken("model/src/decoder.rs", text), [("arch-names", 2), ("arch-names", 4)]);
+        assert_eq!(broken("model/src/spec.rs", text), [("arch-names", 2), ("arch-names", 4)]);
         assert_eq!(broken("model/src/arch/llama.rs", text), NONE);
         assert_eq!(broken("model/src/arch/mamba.rs", "//! A file.\n"), [("arch-names", 1)]);
         let tool = "//! Like llama.cpp.\n// llama\nconst A: &str = \"as llama.cpp's llama-quantize does\";\n";

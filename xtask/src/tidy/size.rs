@@ -14,7 +14,7 @@ const MAX_KERNEL: usize = 120;
 const MAX_PARAMS: usize = 5;
 /// Where functions are kernels or builders.
 const KERNELS: [&str; 4] =
-    ["cpu/src/simd/", "cpu/src/kernels/", "gguf/src/quant/", "model/src/decoder.rs"];
+    ["cpu/src/simd/", "cpu/src/kernels/", "gguf/src/quant/", "model/src/decoder/"];
 /// Rows printed of each list.
 const SHOWN: usize = 12;
 

@@ -1,0 +1,113 @@
+//! The mixer with keys and values: projections, norms of heads, rotary embedding, cache, attention, output projection.
+
+use super::{At, Decoder, Linear};
+use crate::tensors::{Branch, Dim, HeadDims, NormPlace, Presence, Role, TensorSpec};
+use crate::{Attention, Bias, QkNorm, QueryScale, Result};
+use graph::{KvLayer, ValueId};
+
+/// Queries or keys on their way from projection to attention.
+#[derive(Clone, Copy)]
+struct Heads {
+    x: ValueId,
+    /// `Qcur` or `Kcur`.
+    value: &'static str,
+    /// The tensor of their norm, `attn_q_norm`.
+    norm: &'static str,
+}
+
+impl Decoder<'_> {
+    /// `[tokens, n_embd]` → `[tokens, n_embd]`.
+    pub(super) fn attention(
+        &mut self,
+        at: At<'_>,
+        attention: &Attention,
+        x: ValueId,
+    ) -> Result<ValueId> {
+        let [q, k, v] = self.qkv(at, attention, x)?; // [tokens, heads · head_dim] each
+        let q = Heads { x: q, value: "Qcur", norm: "attn_q_norm" };
+        let k = Heads { x: k, value: "Kcur", norm: "attn_k_norm" };
+        let mut q = self.rotate(at, attention, q)?;
+        let k = self.rotate(at, attention, k)?;
+        let scale = match attention.query_scale {
+            QueryScale::Scores => attention.scale,
+            QueryScale::Queries => {
+                q = self.builder.scale(attention.scale, q, at.value("Qcur"));
+                1.0
+            }
+        };
+        let &Attention { n_head, n_head_kv, head_dim_k, head_dim_v, window, softcap, .. } =
+            attention;
+        let kv_layer = self.builder.kv_layer(KvLayer { n_head_kv, head_dim_k, head_dim_v });
+        self.builder.store_kv(kv_layer, k, v)?;
+        let op = graph::Attention { kv_layer, n_head, scale, window, softcap };
+        let x = self.builder.attention(op, q, at.value("kqv_out"))?; // [tokens, n_head · head_dim_v]
+        let output = Linear {
+            name: "attn_output",
+            n_in: &self.v_dim(attention, n_head, "attention.head_count"),
+            n_out: &self.spec.embd_dim(),
+            role: Role::Branch { branch: Branch::Mixer, norms: at.layer.norms },
+            presence: Presence::Required,
+            bias: Bias::AttnOut,
+            value: "attn_out",
+        };
+        self.linear(at, &output, x)
+    }
+
+    /// Queries, keys and values; from one tensor where the file has it, whatever the architecture.
+    fn qkv(&mut self, at: At<'_>, attention: &Attention, x: ValueId) -> Result<[ValueId; 3]> {
+        let embd = self.spec.embd_dim();
+        let q = self.k_dim(attention, attention.n_head, "attention.head_count");
+        let k = self.k_dim(attention, attention.n_head_kv, "attention.head_count_kv");
+        let v = self.v_dim(attention, attention.n_head_kv, "attention.head_count_kv");
+        let part = |name, n_out, value| Linear {
+            name,
+            n_in: &embd,
+            n_out,
+            role: Role::Inner,
+            presence: Presence::Required,
+            bias: Bias::Qkv,
+            value,
+        };
+        let sum = Dim::sum(&[&q, &k, &v]);
+        let fused = Linear { presence: Presence::IfQkvFused, ..part("attn_qkv", &sum, "wqkv") };
+        if let Some(all) = self.opt_linear(at, &fused, x)? {
+            return Ok([
+                self.builder.columns(0, q.n, all, at.value("Qcur"))?,
+                self.builder.columns(q.n, k.n, all, at.value("Kcur"))?,
+                self.builder.columns(q.n + k.n, v.n, all, at.value("Vcur"))?,
+            ]);
+        }
+        Ok([
+            self.linear(at, &part("attn_q", &q, "Qcur"), x)?,
+            self.linear(at, &part("attn_k", &k, "Kcur"), x)?,
+            self.linear(at, &part("attn_v", &v, "Vcur"), x)?,
+        ])
+    }
+
+    /// Norm of each head where the model has one, then the rotary embedding.
+    fn rotate(&mut self, at: At<'_>, attention: &Attention, heads: Heads) -> Result<ValueId> {
+        let Heads { mut x, value, norm } = heads;
+        match attention.qk_norm {
+            QkNorm::None => {}
+            QkNorm::PerHead => {
+                let dim = self.spec.dim(attention.head_dim_k, "attention.key_length");
+                let norm = TensorSpec::new(at.weight(norm), [dim], Role::Norm(NormPlace::Heads));
+                x = self.norm(&norm, x, at.value(&format!("{value}_normed")))?;
+            }
+        }
+        let (table, pairs) = (self.ropes[attention.rope], self.spec.ropes[attention.rope].pairs);
+        Ok(self.builder.rope(table, attention.head_dim_k, pairs, x, at.value(value))?)
+    }
+
+    /// Columns of `n_head` query or key heads.
+    fn k_dim(&self, attention: &Attention, n_head: usize, n_key: &str) -> Dim {
+        let head_dim = attention.head_dim_k;
+        self.spec.heads_dim(&HeadDims { n_head, n_key, head_dim, dim_key: "key_length" })
+    }
+
+    /// Columns of `n_head` value heads.
+    fn v_dim(&self, attention: &Attention, n_head: usize, n_key: &str) -> Dim {
+        let head_dim = attention.head_dim_v;
+        self.spec.heads_dim(&HeadDims { n_head, n_key, head_dim, dim_key: "value_length" })
+    }
+}

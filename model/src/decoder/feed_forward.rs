@@ -1,0 +1,54 @@
+//! The feed-forwards.
+
+use super::{At, Decoder, Linear};
+use crate::tensors::{Branch, Presence, Role};
+use crate::{Bias, GateUp, Gated, Result};
+use graph::{Act, ValueId};
+
+impl Decoder<'_> {
+    /// `down(act(gate(x)) · up(x))`: `[rows, n_embd]` → `[rows, n_embd]`.
+    pub(super) fn gated(&mut self, at: At<'_>, gated: &Gated, x: ValueId) -> Result<ValueId> {
+        let (gate, up) = self.gate_and_up(at, gated, x)?; // [rows, n_ff] each
+        let value = match gated.act {
+            Act::Silu => "ffn_swiglu",
+            Act::GeluTanh => "ffn_geglu",
+        };
+        let x = self.builder.glu(gated.act, gate, up, at.value(value))?;
+        let down = Linear {
+            name: "ffn_down",
+            n_in: &self.spec.dim(gated.n_ff, "feed_forward_length"),
+            n_out: &self.spec.embd_dim(),
+            role: Role::Branch { branch: Branch::FeedForward, norms: at.layer.norms },
+            presence: Presence::Required,
+            bias: Bias::Ffn,
+            value: "ffn_out",
+        };
+        self.linear(at, &down, x)
+    }
+
+    fn gate_and_up(&mut self, at: At<'_>, gated: &Gated, x: ValueId) -> Result<(ValueId, ValueId)> {
+        let embd = self.spec.embd_dim();
+        let ff = self.spec.dim(gated.n_ff, "feed_forward_length");
+        let part = |name, n_out, value| Linear {
+            name,
+            n_in: &embd,
+            n_out,
+            role: Role::Inner,
+            presence: Presence::Required,
+            bias: Bias::Ffn,
+            value,
+        };
+        match gated.gate_up {
+            GateUp::Separate => Ok((
+                self.linear(at, &part("ffn_gate", &ff, "ffn_gate"), x)?,
+                self.linear(at, &part("ffn_up", &ff, "ffn_up"), x)?,
+            )),
+            GateUp::Fused => {
+                let both = self.linear(at, &part("ffn_up", &ff.twice(), "ffn_up"), x)?;
+                let gate = self.builder.columns(0, gated.n_ff, both, at.value("ffn_gate"))?;
+                let up = self.builder.columns(gated.n_ff, gated.n_ff, both, at.value("ffn_up"))?;
+                Ok((gate, up))
+            }
+        }
+    }
+}
