@@ -1,4 +1,5 @@
-//! A loaded model with its cache: sequences that grow by steps, several unlike ones in a step.
+//! A loaded model with its cache: sequences that grow step by step. A step may serve several of them, each with its own
+//! number of tokens.
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
@@ -75,7 +76,7 @@ pub struct Engine {
     loaded: Box<dyn Loaded>,
     kv: Kv,
     pages: Pages,
-    /// The ids of each sequence, as many as it has positions.
+    /// The ids of each sequence, one for each of its positions.
     ids: BTreeMap<SeqId, Vec<u32>>,
     options: EngineOptions,
 }
@@ -177,8 +178,8 @@ impl Engine {
         let n_vocab = self.n_vocab();
         let logits = self.add_step(work, |loaded, step, kv| loaded.run(step, kv, tap))?;
         let mut rest = logits.as_slice();
-        let mut split = |item: &Work<'_>| {
-            let Some((head, tail)) = rest.split_at_checked(item.rows() * n_vocab) else {
+        let mut take_rows = |item: &Work<'_>| {
+            let Some((rows, after)) = rest.split_at_checked(item.rows() * n_vocab) else {
                 let rows: usize = work.iter().map(Work::rows).sum();
                 let what = format!(
                     "backend returned {} logits for {rows} rows of {n_vocab}",
@@ -186,13 +187,13 @@ impl Engine {
                 );
                 return Err(Error::new(ErrorKind::Backend, what));
             };
-            rest = tail;
-            Ok(head.to_vec())
+            rest = after;
+            Ok(rows.to_vec())
         };
-        work.iter().map(&mut split).collect()
+        work.iter().map(&mut take_rows).collect()
     }
 
-    /// Runs one step and returns for each wanted row the likeliest id: a GPU has an id to send, not the logits.
+    /// Runs one step and returns the argmax of each wanted row: a GPU then sends an id back, not a row of logits.
     ///
     /// A step that fails leaves every sequence as it was.
     pub fn step_greedy(&mut self, work: &[Work<'_>]) -> Result<Vec<Best>> {
@@ -317,7 +318,7 @@ impl Engine {
         Ok(rows.into_iter().flatten().collect())
     }
 
-    /// Adds one token and returns the likeliest id after it.
+    /// Adds one token and returns the argmax of the logits after it.
     pub fn decode_greedy(&mut self, seq: SeqId, id: u32) -> Result<Best> {
         let best = self.step_greedy(&[Work { seq, tokens: &[id], wanted: Wanted::Last }])?;
         let what = "backend returned no id for a row";

@@ -60,7 +60,7 @@ pub enum Event {
 /// A text to generate.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// What the sequence has in common with the prompt is not computed again.
+    /// The sequence that the text is added to. The beginning that it shares with the prompt is not computed again.
     pub seq: SeqId,
     /// The whole prompt.
     pub prompt: &'a [u32],
@@ -85,7 +85,7 @@ pub struct Generated {
 
 /// Generates a text. `listen` hears of every prompt step and every token, and may break.
 ///
-/// The last token may be emitted without being in the cache: it had no successor.
+/// The last token may be emitted without being in the cache: nothing was computed after it.
 pub fn generate(
     engine: &mut Engine,
     request: Request<'_>,
@@ -125,13 +125,13 @@ fn decode(
 ) -> Result<Finish> {
     let Request { seq, stop, .. } = request;
     let mut n_generated = 0;
-    let mut likeliest = None;
+    let mut argmax = None;
     loop {
         if stop.max_tokens.is_some_and(|max| n_generated >= max) {
             return Ok(Finish::MaxTokens);
         }
         let len = engine.ids(seq).len();
-        let id = match likeliest.take() {
+        let id = match argmax.take() {
             Some(best) => sampler::finite_best(best, len)?,
             None => sampler.sample(&logits, len)?,
         };
@@ -149,8 +149,8 @@ fn decode(
         if len >= engine.options().n_ctx {
             return Ok(Finish::ContextFull);
         }
-        if sampler.takes_likeliest() {
-            likeliest = Some(engine.decode_greedy(seq, id)?);
+        if sampler.is_argmax() {
+            argmax = Some(engine.decode_greedy(seq, id)?);
         } else {
             logits = engine.decode(seq, id)?;
         }

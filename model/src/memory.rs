@@ -68,8 +68,9 @@ pub fn largest_context(
     limit: u64,
 ) -> Option<usize> {
     let fixed = Memory { kv: 0, ..Memory::estimate(graph, load, engine) }.total();
-    let a_block_for_each = kv_block_bytes(graph, load.kv).saturating_mul(engine.n_seqs as u64);
-    let n_blocks = limit.checked_sub(fixed)?.checked_div(a_block_for_each)?;
+    // The context grows by a block of positions in every sequence at once.
+    let bytes = kv_block_bytes(graph, load.kv).saturating_mul(engine.n_seqs as u64);
+    let n_blocks = limit.checked_sub(fixed)?.checked_div(bytes)?;
     let n_ctx = usize::try_from(n_blocks).ok()?.saturating_mul(KV_BLOCK).min(engine.n_ctx);
     (n_ctx > 0).then_some(n_ctx)
 }

@@ -5,8 +5,8 @@
 use graph::{RopePairs, RopeTable};
 use std::f64::consts::PI;
 
-/// YaRN's limits on full turns over the original context (arXiv 2309.00071, section 3.2): above `FAST` a pair is left
-/// alone, below `SLOW` it is interpolated in full. llama.cpp reads no other values for karat's architectures.
+/// YaRN's limits (arXiv 2309.00071, section 3.2): a pair that makes more than `FAST` full turns over the original
+/// context keeps its frequency, one that makes fewer than `SLOW` is interpolated in full. llama.cpp reads no other values for karat's architectures.
 const YARN_BETA_FAST: f64 = 32.0;
 const YARN_BETA_SLOW: f64 = 1.0;
 
@@ -20,7 +20,8 @@ pub enum RopeScaling {
         /// Stretch of the context.
         factor: f32,
     },
-    /// Slow pairs divided by `factor`, fast ones kept, a ramp between (arXiv 2309.00071).
+    /// The frequencies of slow pairs are divided by `factor`, those of fast pairs kept, and those between blended
+    /// (arXiv 2309.00071).
     Yarn {
         /// Stretch of the context.
         factor: f32,
@@ -81,10 +82,10 @@ impl Rope {
             }
             RopeScaling::Yarn { factor, n_ctx_orig } => {
                 let factor = f64::from(factor);
-                let (low, high) = yarn_range(self.n_rot, n_ctx_orig, base);
+                let ramp = YarnRamp::new(self.n_rot, n_ctx_orig, base);
                 let stretch = |(i, freq): (usize, f64)| {
-                    let ramp = ((i as f64 - low) / (high - low).max(0.001)).clamp(0.0, 1.0);
-                    freq / factor * ramp + freq * (1.0 - ramp)
+                    let share = ramp.share(i);
+                    freq / factor * share + freq * (1.0 - share)
                 };
                 // Stretched attention is flatter; this makes up for it (arXiv 2309.00071, equation 22).
                 let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
@@ -107,14 +108,32 @@ impl Rope {
     }
 }
 
-/// The pairs between which YaRN's ramp runs, as ggml rounds them.
-fn yarn_range(n_rot: usize, n_ctx_orig: usize, base: f64) -> (f64, f64) {
-    let n = n_rot as f64;
-    // The pair that makes `turns` full turns over the original context.
-    let pair = |turns: f64| {
-        n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base))
-    };
-    (libm::floor(pair(YARN_BETA_FAST)).max(0.0), libm::ceil(pair(YARN_BETA_SLOW)).min(n - 1.0))
+/// The pairs between which YaRN goes over from keeping frequencies to interpolating them, as ggml rounds them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct YarnRamp {
+    /// Pairs up to this one keep their frequency.
+    low: f64,
+    /// From this pair on, frequencies are interpolated in full.
+    high: f64,
+}
+
+impl YarnRamp {
+    fn new(n_rot: usize, n_ctx_orig: usize, base: f64) -> Self {
+        let n = n_rot as f64;
+        // The pair that makes `turns` full turns over the original context.
+        let pair = |turns: f64| {
+            n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base))
+        };
+        Self {
+            low: libm::floor(pair(YARN_BETA_FAST)).max(0.0),
+            high: libm::ceil(pair(YARN_BETA_SLOW)).min(n - 1.0),
+        }
+    }
+
+    /// How much of pair `i`'s frequency is interpolated: 0 to 1.
+    fn share(self, i: usize) -> f64 {
+        ((i as f64 - self.low) / (self.high - self.low).max(0.001)).clamp(0.0, 1.0)
+    }
 }
 
 #[cfg(test)]
@@ -172,7 +191,7 @@ mod tests {
             scaling: RopeScaling::Yarn { factor: 4.0, n_ctx_orig: 32768 },
             ..plain(128, 1_000_000.0)
         };
-        assert_eq!(yarn_range(128, 32768, 1e6), (23.0, 40.0));
+        assert_eq!(YarnRamp::new(128, 32768, 1e6), YarnRamp { low: 23.0, high: 40.0 });
         let (table, unscaled) = (rope.table(65536), plain(128, 1_000_000.0).table(65536).freqs);
         assert_eq!(table.freqs[..24], unscaled[..24]);
         for i in 40..64 {

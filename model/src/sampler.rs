@@ -33,7 +33,7 @@ pub struct SamplerParams {
     pub presence_penalty: f32,
     /// How many tokens are recent; 0 switches the penalties off.
     pub penalty_last_n: usize,
-    /// Of the generator.
+    /// Seeds the generator: the same seed draws the same ids.
     pub seed: u64,
 }
 
@@ -86,7 +86,7 @@ impl SamplerParams {
     }
 }
 
-/// A token still in the running. f64, so that no setting in range overflows.
+/// A token that may still be drawn. Its logit is f64, so that no setting in range overflows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Candidate {
     id: u32,
@@ -134,8 +134,8 @@ impl Sampler {
         self.recent.clear();
     }
 
-    /// Whether the likeliest id is all that it looks at: no temperature, no penalties.
-    pub fn takes_likeliest(&self) -> bool {
+    /// Whether the argmax of the logits is all that is needed: temperature 0 and no penalties.
+    pub fn is_argmax(&self) -> bool {
         self.params.temperature == 0.0 && !self.params.has_penalties()
     }
 
@@ -143,7 +143,7 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], position: usize) -> Result<u32> {
         check_finite(logits, position)?;
         let greedy = self.params.temperature == 0.0;
-        if self.takes_likeliest() {
+        if self.is_argmax() {
             return Ok(Best::of(logits).id);
         }
         let penalized = self.penalized(logits);
@@ -223,8 +223,8 @@ fn all<'a>(logits: &'a [f32], penalized: &'a [Candidate]) -> impl Iterator<Item 
 
 /// The `k` likeliest, sorted; all in the order of their ids where `k` is 0.
 ///
-/// One pass that remembers few: copying and selecting from a whole vocabulary would cost a tenth of a small model's
-/// step.
+/// One pass that keeps at most `2 k + 64` candidates: to copy a whole vocabulary and select from it would cost a tenth
+/// of a small model's step.
 fn top_k(logits: &[f32], penalized: &[Candidate], k: usize) -> Vec<Candidate> {
     if k == 0 {
         return all(logits, penalized).collect();
@@ -309,7 +309,7 @@ fn draw(candidates: &[Candidate], temperature: f64, unit: f64) -> u32 {
             return c.id;
         }
     }
-    // Rounding may leave a hair: then the last that has any weight.
+    // The sum was rounded, so that `left` may stay just above 0: then the last candidate with a weight is drawn.
     candidates.iter().rev().find(|c| weight(c) > 0.0).map_or(0, |c| c.id)
 }
 

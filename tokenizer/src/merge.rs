@@ -4,7 +4,8 @@
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
-/// One symbol of a text: a character at first, longer as pairs merge. Offsets are `u32`: the cache holds twice as many.
+/// One symbol of a text: a character at first, longer as pairs merge. Offsets are `u32`: the
+/// smaller a symbol, the more of them fit in the processor's cache.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Symbol {
     /// The token that spells it, if any does.

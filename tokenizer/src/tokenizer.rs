@@ -38,7 +38,8 @@ pub struct Tokenizer {
     pieces: Pieces,
     algorithm: Algorithm,
     partition: Partition,
-    ends: BTreeSet<u32>,
+    /// Ids that end a generation.
+    eog: BTreeSet<u32>,
     bos: Option<u32>,
     eos: Option<u32>,
     unknown: Option<u32>,
@@ -87,8 +88,8 @@ impl Tokenizer {
         special.bos = special.bos.or_else(|| default(default_bos, TokenKind::Control));
         special.eos = special.eos.or_else(|| default(default_eos, TokenKind::Control));
         special.unk = special.unk.or_else(|| default(default_unknown?, TokenKind::Unknown));
-        let ends = end_of_generation(&ids, &special, &mut kinds);
-        if ends.is_empty() {
+        let eog = end_of_generation(&ids, &special, &mut kinds);
+        if eog.is_empty() {
             warnings.push("no token ends a generation: it stops by length only".to_owned());
         }
         if vocab.model == Model::Bpe && vocab.pre.as_deref().unwrap_or_default().is_empty() {
@@ -113,7 +114,7 @@ impl Tokenizer {
             pieces: Pieces { bytes, kinds },
             algorithm,
             partition,
-            ends,
+            eog,
             bos: special.bos,
             eos: special.eos,
             unknown: special.unk,
@@ -290,12 +291,12 @@ impl Tokenizer {
     /// Whether a generation ends with `id`.
     #[must_use]
     pub fn is_eog(&self, id: u32) -> bool {
-        self.ends.contains(&id)
+        self.eog.contains(&id)
     }
 
     /// All ids that end a generation, in order.
     pub fn eog_ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.ends.iter().copied()
+        self.eog.iter().copied()
     }
 
     /// Whether `id` is a mark for the model and no text.

@@ -134,7 +134,7 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
     })
 }
 
-/// Experts are another op. A file that has them must not run without.
+/// karat has no op for experts yet, and a file that has them must not run as if it had none.
 fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
     let n_expert = meta.opt_count("expert_count", 0..=MAX_HEADS)?.unwrap_or(0);
     let n_used = meta.opt_count("expert_used_count", 0..=MAX_HEADS)?.unwrap_or(0);

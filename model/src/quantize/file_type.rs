@@ -39,21 +39,21 @@ impl FileType {
 
     /// The name, as llama-quantize takes it.
     pub fn name(self) -> &'static str {
-        self.traits().0
+        self.traits().name
     }
 
     /// What most tensors become.
     pub fn dtype(self) -> DType {
-        self.traits().1
+        self.traits().dtype
     }
 
     /// The number that `general.file_type` gets.
     pub fn id(self) -> u32 {
-        self.traits().2
+        self.traits().id
     }
 
-    fn traits(self) -> (&'static str, DType, u32) {
-        match self {
+    fn traits(self) -> Traits {
+        let (name, dtype, id) = match self {
             Self::F32 => ("F32", DType::F32, 0),
             Self::F16 => ("F16", DType::F16, 1),
             Self::BF16 => ("BF16", DType::BF16, 32),
@@ -65,8 +65,16 @@ impl FileType {
             Self::Q5_1 => ("Q5_1", DType::Q5_1, 9),
             Self::Q4_0 => ("Q4_0", DType::Q4_0, 2),
             Self::Q4_1 => ("Q4_1", DType::Q4_1, 3),
-        }
+        };
+        Traits { name, dtype, id }
     }
+}
+
+/// What llama-quantize says of a file type.
+struct Traits {
+    name: &'static str,
+    dtype: DType,
+    id: u32,
 }
 
 impl FromStr for FileType {

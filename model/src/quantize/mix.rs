@@ -166,7 +166,8 @@ enum Category {
     AttnK,
     AttnOutput,
     FfnDown,
-    /// Gate and up projections, of which the mixes only want the layer number of experts to be right.
+    /// Gate and up projections. They get the plain format; in a model with experts llama-quantize also checks the layer
+    /// number in their names.
     FfnIn,
     Other,
 }
@@ -190,7 +191,7 @@ impl Category {
     }
 }
 
-/// The rules of a mix, and how many tensors of the counted categorys it has met.
+/// The rules of a mix. Some go by the number of tensors of a category that came before, which is counted here.
 struct Mixer {
     file_type: FileType,
     n_layer: u64,

@@ -19,8 +19,10 @@ use std::path::Path;
 pub struct Progress<'a> {
     /// The tensor being written.
     pub tensor: &'a str,
-    /// Its format in the source and in the output.
-    pub formats: (DType, DType),
+    /// Its format in the source.
+    pub from: DType,
+    /// Its format in the output.
+    pub to: DType,
     /// Weights written so far, of all tensors.
     pub done: u64,
     /// Weights of all tensors.
@@ -76,8 +78,13 @@ pub fn quantize(
             data.write(&piece.out).map_err(|error| output::error(output, &error))?;
             done += weights;
             report.weights += weights;
-            let formats = (planned.info.dtype, planned.dtype);
-            progress(Progress { tensor: &planned.info.name, formats, done: report.weights, total });
+            progress(Progress {
+                tensor: &planned.info.name,
+                from: planned.info.dtype,
+                to: planned.dtype,
+                done: report.weights,
+                total,
+            });
         }
         report.bytes_before += planned.info.n_bytes;
     }
@@ -150,7 +157,7 @@ impl Piece {
         }
         self.weights.resize(n, 0.0);
         self.out.resize(to.row_bytes(n), 0);
-        self.split(from, to);
+        self.requantize(from, to);
         if let Some(block) = gguf::check_tensor(to, &self.out) {
             let found = format!("weights too large for {to}");
             return Err(bad_weights(planned.info, first, block * to.block_len(), &found));
@@ -158,8 +165,8 @@ impl Piece {
         Ok(n as u64)
     }
 
-    /// Dequantises and quantises, each thread its share.
-    fn split(&mut self, from: DType, to: DType) {
+    /// Dequantises and quantises what is in `source`; each thread takes a share of it.
+    fn requantize(&mut self, from: DType, to: DType) {
         const BLOCK: usize = 256;
         let share = self.weights.len().div_ceil(BLOCK).div_ceil(self.threads.get()) * BLOCK;
         let sources = self.source.chunks(from.row_bytes(share));
@@ -176,7 +183,7 @@ impl Piece {
     }
 }
 
-/// The weight that is at fault is numbered `at` in a piece that starts with the one numbered `first`.
+/// The error about weight number `at` of a piece, whose first weight is number `first` of the tensor.
 fn bad_weights(info: &TensorInfo, first: u64, at: usize, found: &str) -> Error {
     let row = (first + at as u64) / info.row_len().max(1);
     let what = format!("tensor {}: {found} in row {row}, which cannot be quantised", info.name);

@@ -59,7 +59,8 @@ pub(super) struct Blocks {
     dtype: DType,
     std: f32,
     extremes: Extremes,
-    /// What the first byte of a random scale becomes: an f16, or MXFP4's exponent and nothing.
+    /// The 256 scales of the tensor, of which a random byte chooses one. Each is an f16; of MXFP4 the first byte is the
+    /// exponent and the second is not used.
     scales: [[u8; 2]; 256],
     /// The minimum that belongs to each scale, f16.
     mins: [[u8; 2]; 256],
@@ -140,7 +141,7 @@ impl Blocks {
         }
     }
 
-    /// What may not be random in the rest of a block.
+    /// Corrects what may not be random in the rest of a block.
     fn tidy(&self, block: &mut [u8]) {
         match self.dtype {
             // No encoder writes −128.
@@ -178,7 +179,7 @@ impl Blocks {
     }
 }
 
-/// Where in a block the scale is, and the minimum in units of it (0: the format has none).
+/// Where in a block the scale stands, and the minimum as a multiple of the scale (0 where the format has none).
 fn layout(dtype: DType) -> (usize, f64) {
     match dtype {
         DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => (0, 0.0),
@@ -218,7 +219,7 @@ fn scale(base: f64, i: usize, extremes: Extremes) -> f64 {
     if i.is_multiple_of(2) { size } else { -size }
 }
 
-/// What number `i` of 256 is instead of an ordinary one.
+/// The extreme that stands in place of number `i` of 256, or `None` where that number is ordinary.
 fn extreme(i: usize, extremes: Extremes) -> Option<f64> {
     let small = match i % 64 {
         5 => Some(F16_MIN),
