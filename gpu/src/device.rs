@@ -3,7 +3,7 @@
 
 use crate::matrix::Matrix;
 use crate::probe::{self, Probes};
-use crate::shaders::{self, Shader};
+use crate::shaders::{self, Cache, Shader};
 use crate::trust;
 use graph::{Error, ErrorKind, Result};
 use std::collections::HashMap;
@@ -295,7 +295,7 @@ impl Device {
         let groups = [Some(&layout), Some(&self.kv_layout)];
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
-            bind_group_layouts: if shader.kv { &groups } else { &groups[..1] },
+            bind_group_layouts: if shader.cache != Cache::None { &groups } else { &groups[..1] },
             immediate_size: MAX_PARAMS,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {

@@ -5,6 +5,7 @@
 mod clock;
 mod device;
 mod fuse;
+pub mod kernels;
 mod kv;
 mod layout;
 mod limits;

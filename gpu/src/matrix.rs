@@ -4,7 +4,7 @@
 //! An f16 holds every integer up to 2048, an f32 up to 2^24. A weight is its quant times its integer scale, an activation
 //! at most 127. Where that weight may be above 2048, its quant is split into high and low bits, each times the scale.
 
-use crate::template::{Defines, list};
+use crate::template::Defines;
 use gguf::DType;
 use graph::ints::{Form, form};
 
@@ -129,35 +129,26 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
     let threads = subgroups * matrix.subgroup;
     let each = size * size / matrix.subgroup;
     // Fragments begin at every `size`-th number, counted in fours.
-    let steps = |n: u32| -> String {
+    let starts = |n: u32| -> String {
         let fours = (0..n).step_by(size as usize).map(|k| (k / 4).to_string());
         fours.collect::<Vec<_>>().join(" ")
     };
-    let pieces = |n: u32| list(n.div_ceil(threads) as usize);
     by_format(&form)
         .set("SIZE", &size)
         .set("ROWS", &rows)
         .set("TOKENS", &tokens)
-        .set("TWO_ROWS", &(2 * rows))
-        .set("TWO_TOKENS", &(2 * tokens))
         .set("THREADS", &threads)
-        .set("A_LEN", &(rows * 10))
-        .set("X_LEN", &(tokens * 10))
-        .set("MINS_LEN", &(rows * 6))
-        .set("SUMS_LEN", &(tokens * 6))
-        .set("C_LEN", &(subgroups * size * (size + 4)))
-        .set("A_LIST", &pieces(2 * rows))
-        .set("X_LIST", &pieces(2 * tokens))
-        .set("TOKEN_LIST", &pieces(tokens))
-        .set("MIN_LIST", &pieces((form.block / form.sub / 4) as u32 * rows))
-        .set("SUM_LIST", &pieces(4 * tokens))
+        .set("SUBGROUPS", &subgroups)
+        .set("A_EACH", &(2 * rows).div_ceil(threads))
+        .set("X_EACH", &(2 * tokens).div_ceil(threads))
+        .set("TOKEN_EACH", &tokens.div_ceil(threads))
+        .set("MIN_EACH", &((form.block / form.sub / 4) as u32 * rows).div_ceil(threads))
+        .set("SUM_EACH", &(4 * tokens).div_ceil(threads))
         .set("SUB_ROWS", &tile.sub_rows)
         .set("FRAGMENTS", &(SUB / size))
-        .set("FRAGMENT_LIST", &list((SUB / size) as usize))
         .set("EACH", &each)
-        .set("EACH_LIST", &list(each as usize))
-        .set("STEPS", &steps(32))
-        .set("SUM_STEPS", &steps(16))
+        .set("K_STEPS", &starts(32))
+        .set("SUM_K_STEPS", &starts(16))
 }
 
 fn by_format(form: &Form) -> Defines {
@@ -167,7 +158,7 @@ fn by_format(form: &Form) -> Defines {
     let by_sixteen = form.sub == 16;
     let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
     Defines::new()
-        .flag("SPLIT", split)
+        .flag("HIGH_LOW", split)
         .flag("SINGLE", !split && span == form.block)
         .set("SPAN_UNITS", &(span / 32))
         // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.

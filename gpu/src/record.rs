@@ -6,7 +6,7 @@ use crate::kv::GpuKv;
 use crate::matrix::Matrix;
 use crate::plan::{Dispatch, Sizes};
 use crate::probe;
-use crate::shaders::{self, Shader};
+use crate::shaders::{self, Cache, Shader};
 use gguf::DType;
 use graph::Result;
 
@@ -41,7 +41,8 @@ impl Call {
     /// Which of its buffers a kernel writes: the last ones of group 0, and those of the cache where it stores.
     pub fn outputs(shader: &Shader) -> Vec<usize> {
         let n = shader.buffers as usize;
-        (n - shader.writes as usize..if shader.stores() { n + 2 } else { n }).collect()
+        (n - shader.writes as usize..if shader.cache == Cache::Writes { n + 2 } else { n })
+            .collect()
     }
 
     /// The same product on a matrix unit, for devices that have none; `None` for what is no product of many rows.

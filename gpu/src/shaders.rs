@@ -1,11 +1,12 @@
 //! The kernels' files, and how each is specialised: one `Shader` is one pipeline.
 
+use crate::kernels;
 use crate::layout::{Layout, Quant, Scales};
 use crate::matrix::{self, Matrix};
 use crate::probe::Probes;
-use crate::template::{Defines, expand, list};
+use crate::template::{Defines, expand};
 use gguf::DType;
-use graph::ints::ActFormat;
+use graph::ints::{ActFormat, form};
 use graph::{KvType, math};
 
 /// What one pipeline is made of.
@@ -19,22 +20,28 @@ pub struct Shader {
     pub buffers: u32,
     /// How many of the last of them are written; the others are read.
     pub writes: u32,
-    /// Whether group 1 is a layer's cache.
-    pub kv: bool,
+    /// What it does with a layer's cache, which is group 1.
+    pub cache: Cache,
     /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
     pub native: bool,
     /// The matrix unit that it wants.
     pub matrix: Option<Matrix>,
 }
 
+/// What a kernel does with the cache of a layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Cache {
+    /// It does not bind one.
+    None,
+    /// It reads K and V.
+    Reads,
+    /// It stores K and V.
+    Writes,
+}
+
 impl Shader {
     fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
-        Self { file, defines, buffers, writes: 1, kv: false, native: false, matrix: None }
-    }
-
-    /// Whether the cache is written.
-    pub fn stores(&self) -> bool {
-        ["rope_store", "store_kv"].contains(&self.file)
+        Self { file, defines, buffers, writes: 1, cache: Cache::None, native: false, matrix: None }
     }
 }
 
@@ -62,26 +69,29 @@ pub enum Map {
 
 /// Element by element.
 pub fn elementwise(map: Map) -> Shader {
-    let (flag, two) = match map {
-        Map::Add => ("ADD", true),
-        Map::Bias => ("BIAS", true),
-        Map::Scale => ("SCALE", false),
-        Map::Silu => ("SILU", true),
-        Map::GeluTanh => ("GELU_TANH", true),
-        Map::Softcap => ("SOFTCAP", false),
+    let two = match map {
+        Map::Add | Map::Bias | Map::Silu | Map::GeluTanh => true,
+        Map::Scale | Map::Softcap => false,
     };
-    let defines = Defines::new().flag("TWO", two).flag(flag, true);
-    Shader::new("elementwise", if two { 3 } else { 2 }, defines)
+    let defines = Defines::new()
+        .flag("TWO", two)
+        .flag("ADD", map == Map::Add)
+        .flag("BIAS", map == Map::Bias)
+        .flag("SCALE", map == Map::Scale)
+        .flag("SILU", map == Map::Silu)
+        .flag("GELU_TANH", map == Map::GeluTanh)
+        .flag("SOFTCAP", map == Map::Softcap);
+    Shader::new("rows/elementwise", if two { 3 } else { 2 }, defines)
 }
 
 /// Some columns of every row.
 pub fn columns() -> Shader {
-    Shader::new("copy", 2, Defines::new())
+    Shader::new("rows/copy", 2, Defines::new().flag("OUTPUT_ROWS", false))
 }
 
 /// The rows that give logits.
 pub fn output_rows() -> Shader {
-    Shader::new("copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
+    Shader::new("rows/copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
 /// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too; rounded as well
@@ -89,12 +99,16 @@ pub fn output_rows() -> Shader {
 pub fn rms_norm(wide: bool, of_sum: bool, round: Option<ActFormat>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
+    let defines = defines.flag("QUANTIZE", round.is_some());
     let defines = match round {
-        Some(act) => rounding(defines, act, 4096).flag("ROUND", true),
+        Some(act) => rounding(defines, act, 4096),
         None => defines,
     };
     let (sums, rounds) = (u32::from(of_sum), u32::from(round.is_some()));
-    Shader { writes: 1 + sums + rounds, ..Shader::new("rms_norm", 3 + 2 * sums + rounds, defines) }
+    Shader {
+        writes: 1 + sums + rounds,
+        ..Shader::new("norm_rope/rms_norm", 3 + 2 * sums + rounds, defines)
+    }
 }
 
 /// What `round.wgsl` wants, for so many elements in a workgroup of 256 threads.
@@ -103,16 +117,19 @@ fn rounding(defines: Defines, act: ActFormat, tile: usize) -> Defines {
     let lanes = (256 * 256 / tile).min(64);
     defines
         .flag("Q8X256", block == 256)
-        .set("ROUND_BLOCKS", &(tile / block))
-        .set("ROUND_GROUPS", &(tile / 4))
-        .set("ROUND_LANES", &lanes)
-        .set("ROUND_LIST", &list(64 / lanes))
+        .set("Q8_BLOCKS", &(tile / block))
+        .set("Q8_WORDS", &(tile / 4))
+        .set("Q8_LANES", &lanes)
+        .set("Q8_EACH", &(64 / lanes))
 }
 
 /// RoPE of one value, or of two by the same angles.
 pub fn rope(two: bool) -> Shader {
     let writes = 1 + u32::from(two);
-    Shader { writes, ..Shader::new("rope", 1 + 2 * writes, Defines::new().flag("TWO", two)) }
+    Shader {
+        writes,
+        ..Shader::new("norm_rope/rope", 1 + 2 * writes, Defines::new().flag("TWO", two))
+    }
 }
 
 /// What is rounded.
@@ -131,41 +148,42 @@ pub fn quantize_act(act: ActFormat, of: Rounded) -> Shader {
     let defines = rounding(Defines::new(), act, 256)
         .flag("GLU", matches!(of, Rounded::Glu(_)))
         .flag("SILU", of == Rounded::Glu(graph::Act::Silu))
+        .flag("GELU_TANH", of == Rounded::Glu(graph::Act::GeluTanh))
         .flag("MERGE", of == Rounded::Merge);
     let writes = 1 + u32::from(of != Rounded::Value);
-    Shader { writes, ..Shader::new("quantize_act", 2 * writes, defines) }
+    Shader { writes, ..Shader::new("quantize/quantize_act", 2 * writes, defines) }
 }
 
 /// Rows of a table.
 pub fn get_rows(dtype: DType) -> Shader {
-    Shader::new("get_rows", 3, weights(dtype))
+    Shader::new("rows/get_rows", 3, weights(dtype))
 }
 
 /// A product with weights in f32.
 pub fn mat_mul_f32(dtype: DType) -> Shader {
-    Shader::new("mat_mul_f32", 3, weights(dtype))
+    Shader::new("mat_mul/f32", 3, weights(dtype))
 }
 
 /// The same for few rows.
 pub fn mat_vec_f32(dtype: DType) -> Shader {
-    Shader::new("mat_vec_f32", 3, weights(dtype))
+    Shader::new("mat_mul/vec_f32", 3, weights(dtype))
 }
 
 /// Up to three products with the same rounded activations.
 pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
-    int8("mat_mul_int8", dtype, products)
+    int8("mat_mul/int8", dtype, products)
 }
 
 /// The same for few rows of activations, with `FEW_LANES` for each row of weights: they take whole blocks.
 pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
-    let shader = int8("mat_vec_int8", dtype, products);
+    let shader = int8("mat_mul/vec_int8", dtype, products);
     let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
     Shader { defines, ..shader }
 }
 
 /// The same with more lanes, which take parts of blocks.
 pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
-    let shader = int8("mat_vec_split", dtype, products);
+    let shader = int8("mat_mul/vec_split", dtype, products);
     let Layout::Quant(q) = Layout::of(dtype) else { return shader };
     // A part is two units, which have one word of scales; formats of one unit a block are not split. The workgroup's
     // memory, 32 KiB, holds two or four words for each row and block of a round.
@@ -175,32 +193,34 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
     let steps = if part == 1 { 64 } else { 32 } / lanes;
     let defines = shader
         .defines
-        .flag("SPLIT", part < q.units())
-        .flag("SUMS", q.scales == Scales::Two && !q.mins)
+        .flag("ATOMIC", part < q.units())
+        .flag("FLOAT_SUMS", q.scales == Scales::Two && !q.mins)
         .set("LANES", &lanes)
         .set("THREADS", &(32 * lanes))
         .set("ROUND", &round)
         .set("ROUND_WORDS", &(32 * round))
-        .set("ROUND_LIST", &list(round / lanes))
+        .set("ROUND_EACH", &(round / lanes))
         .set("PARTS", &(q.units() / part))
         .set("PART_UNITS", &part)
-        .set("PART_LIST", &list(part))
         .set("STEPS", &steps)
-        .set("STEP_LIST", &list(steps))
-        .set("UNIT_RUNS", &(32 / q.form.sub.min(32)))
-        .set("WORD_LIST", &list(q.unit_words));
+        .set("UNIT_RUNS", &(32 / q.form.sub.min(32)));
     Shader { defines, ..shader }
 }
 
 /// The same for many rows on a device with a matrix unit.
 pub fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix) -> Shader {
-    let shader = int8("mat_mul_coop", dtype, products);
+    let shader = int8("mat_mul/coop", dtype, products);
     let defines = shader.defines.with(&matrix::defines(dtype, matrix));
     Shader { defines, matrix: Some(matrix), ..shader }
 }
 
 fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
-    let defines = weights(dtype).flag("OUTS_2", products > 1).flag("OUTS_3", products > 2);
+    let halves = form(dtype).is_some_and(|form| form.sub == 16);
+    let defines = weights(dtype)
+        .flag("OUTS_2", products > 1)
+        .flag("OUTS_3", products > 2)
+        .set("RUN_0", if halves { "2u * u" } else { "u" })
+        .set("RUN_1", if halves { "2u * u + 1u" } else { "u" });
     let writes = products as u32;
     Shader { writes, ..Shader::new(file, 3 + writes, defines) }
 }
@@ -208,13 +228,13 @@ fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
 /// Storing keys and values.
 pub fn store_kv(kv: KvType) -> Shader {
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
-    Shader { writes: 0, kv: true, ..Shader::new("store_kv", 4, defines) }
+    Shader { writes: 0, cache: Cache::Writes, ..Shader::new("norm_rope/store_kv", 4, defines) }
 }
 
 /// RoPE of queries and keys, and storing keys and values: eight buffers and the cache's two.
 pub fn rope_store(kv: KvType) -> Shader {
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
-    Shader { writes: 2, kv: true, ..Shader::new("rope_store", 8, defines) }
+    Shader { writes: 2, cache: Cache::Writes, ..Shader::new("norm_rope/rope_store", 8, defines) }
 }
 
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
@@ -223,7 +243,7 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
         .flag("KV_F16", kv == KvType::F16)
         .flag("SOFTCAP", softcap)
         .set("DIM_V", &dim_v);
-    Shader { kv: true, ..Shader::new("attention", 4, defines) }
+    Shader { cache: Cache::Reads, ..Shader::new("attention/attention", 4, defines) }
 }
 
 /// Queries of a workgroup of [`attention_tile`].
@@ -243,13 +263,13 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: [usize; 2]) -> Option<Sha
     let defines = Defines::new()
         .flag("KV_F16", halves)
         .flag("SOFTCAP", softcap)
-        .set("LOADS", &list(loads))
+        .set("LOADS", &loads)
         .set("K_FOURS", &(4 * loads))
         .set("V_FOURS", &(dims[1] / 4))
-        .set("V_LIST", &list(passes))
+        .set("V_PASSES", &passes)
         .set("V_ACROSS", &(16 * passes))
         .set("V_ROWS", &rows);
-    Some(Shader { kv: true, ..Shader::new("attention_tile", 4, defines) })
+    Some(Shader { cache: Cache::Reads, ..Shader::new("attention/tile", 4, defines) })
 }
 
 /// The chunks of attention by themselves, for a step of one token. Small heads of f16 of `[dim_k, dim_v]` elements are
@@ -257,22 +277,19 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: [usize; 2]) -> Option<Sha
 pub fn attention_part(kv: KvType, softcap: bool, [dim_k, dim_v]: [usize; 2]) -> Shader {
     let small = kv == KvType::F16 && dim_k.is_multiple_of(2) && dim_k.max(dim_v) <= 128;
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
-    let defines = if small {
-        defines.flag("AHEAD", true).set("K_LIST", &list(dim_k / 2)).set("V_LIST", &list(64))
-    } else {
-        defines
-    };
-    Shader { kv: true, ..Shader::new("attention_part", 4, defines) }
+    let defines = defines.flag("AHEAD", small);
+    let defines = if small { defines.set("K_WORDS", &(dim_k / 2)) } else { defines };
+    Shader { cache: Cache::Reads, ..Shader::new("attention/part", 4, defines) }
 }
 
 /// The chunks put together.
 pub fn attention_merge() -> Shader {
-    Shader::new("attention_merge", 3, Defines::new())
+    Shader::new("attention/merge", 3, Defines::new())
 }
 
 /// The largest of each row.
 pub fn argmax() -> Shader {
-    Shader::new("argmax", 2, Defines::new())
+    Shader::new("rows/argmax", 2, Defines::new())
 }
 
 /// What a limit is of.
@@ -288,12 +305,11 @@ pub enum Limit {
 
 /// The measurement of a limit.
 pub fn limit(limit: Limit) -> Shader {
-    let flag = match limit {
-        Limit::Read => "READ",
-        Limit::Int8 => "INT8",
-        Limit::F32 => "F32",
-    };
-    Shader::new("limits", 2, Defines::new().flag(flag, true))
+    let defines = Defines::new()
+        .flag("READ", limit == Limit::Read)
+        .flag("INT8", limit == Limit::Int8)
+        .flag("F32", limit == Limit::F32);
+    Shader::new("probe/limits", 2, defines)
 }
 
 /// What a probe measures.
@@ -313,14 +329,13 @@ pub enum Probe {
 
 /// The measurement of one operation, the device's own or ours.
 pub fn probe(probe: Probe, native: bool) -> Shader {
-    let flag = match probe {
-        Probe::Fma => "FMA",
-        Probe::Div => "DIV",
-        Probe::Sqrt => "SQRT",
-        Probe::Half => "HALF",
-        Probe::Rest => "REST",
-    };
-    Shader { native, ..Shader::new("probe", 2, Defines::new().flag(flag, true)) }
+    let defines = Defines::new()
+        .flag("FMA", probe == Probe::Fma)
+        .flag("DIV", probe == Probe::Div)
+        .flag("SQRT", probe == Probe::Sqrt)
+        .flag("HALF", probe == Probe::Half)
+        .flag("REST", probe == Probe::Rest);
+    Shader { native, ..Shader::new("probe/probe", 2, defines) }
 }
 
 /// The measurement of a matrix unit.
@@ -328,13 +343,19 @@ pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
     let (size, threads) = (matrix.size, matrix.subgroup);
     let defines =
         Defines::new().set("SIZE", &size).set("LEN", &(size * size)).set("THREADS", &threads);
-    Shader { matrix: Some(matrix), ..Shader::new("probe_coop", 2, defines) }
+    Shader { matrix: Some(matrix), ..Shader::new("probe/coop", 2, defines) }
 }
 
 /// The sizes that `weights.wgsl` wants.
 fn weights(dtype: DType) -> Defines {
     let q = match Layout::of(dtype) {
-        Layout::Float(_) => return Defines::new().flag(dtype.name(), true),
+        Layout::Float(_) => {
+            return Defines::new()
+                .flag("QUANT", false)
+                .flag("F32", dtype == DType::F32)
+                .flag("F16", dtype == DType::F16)
+                .flag("BF16", dtype == DType::BF16);
+        }
         Layout::Quant(q) => q,
     };
     let Quant { form, unit_words, runs, mins, scales } = q;
@@ -348,14 +369,13 @@ fn weights(dtype: DType) -> Defines {
         table.chunks(4).map(word).collect::<Vec<_>>().join(", ")
     });
     let run_of_group = if form.sub == 16 { "2u * u + (j >> 2u)" } else { "u" };
-    Defines::new()
-        .flag("QUANT", true)
-        .flag(&format!("BITS_{}", form.bits), true)
+    let bits = [2, 3, 4, 5, 6, 8].into_iter().fold(Defines::new(), |defines, bits| {
+        defines.flag(&format!("BITS_{bits}"), form.bits == bits)
+    });
+    bits.flag("QUANT", true)
         .flag("TABLE", table_words.is_some())
         .set("TABLE_WORDS", &table_words.unwrap_or_default())
         .flag("SCALES", runs > 0)
-        .set("RUN_0", if form.sub == 16 { "2u * u" } else { "u" })
-        .set("RUN_1", if form.sub == 16 { "2u * u + 1u" } else { "u" })
         .set("RUN_OF_GROUP", run_of_group)
         .flag("MINS", mins)
         .flag("D_ONE", scales == Scales::One)
@@ -363,7 +383,6 @@ fn weights(dtype: DType) -> Defines {
         .flag("D_F32", scales == Scales::Power)
         .set("OFFSET", &form.offset)
         .set("UNITS", &q.units())
-        .set("UNIT_LIST", &list(q.units()))
         .set("UNIT_WORDS", &unit_words)
         .set("FULL", &q.full())
         .set("SCALES_AT", &q.scales_at())
@@ -381,59 +400,16 @@ pub fn version() -> u64 {
     bytes.by_ref().fold(0xcbf2_9ce4_8422_2325, fnv)
 }
 
-fn file(name: &str) -> Option<&'static str> {
-    Some(match name {
-        "argmax" => include_str!("kernels/argmax.wgsl"),
-        "attention" => include_str!("kernels/attention.wgsl"),
-        "attention_merge" => include_str!("kernels/attention_merge.wgsl"),
-        "attention_part" => include_str!("kernels/attention_part.wgsl"),
-        "attention_tile" => include_str!("kernels/attention_tile.wgsl"),
-        "codes" => include_str!("kernels/codes.wgsl"),
-        "coop_mins" => include_str!("kernels/coop_mins.wgsl"),
-        "coop_next" => include_str!("kernels/coop_next.wgsl"),
-        "coop_stage" => include_str!("kernels/coop_stage.wgsl"),
-        "coop_sums" => include_str!("kernels/coop_sums.wgsl"),
-        "copy" => include_str!("kernels/copy.wgsl"),
-        "dot" => include_str!("kernels/dot.wgsl"),
-        "elementwise" => include_str!("kernels/elementwise.wgsl"),
-        "exp" => include_str!("kernels/exp.wgsl"),
-        "float" => include_str!("kernels/float.wgsl"),
-        "merge" => include_str!("kernels/merge.wgsl"),
-        "halves" => include_str!("kernels/halves.wgsl"),
-        "limits" => include_str!("kernels/limits.wgsl"),
-        "fours" => include_str!("kernels/fours.wgsl"),
-        "get_rows" => include_str!("kernels/get_rows.wgsl"),
-        "mat_mul_coop" => include_str!("kernels/mat_mul_coop.wgsl"),
-        "mat_mul_f32" => include_str!("kernels/mat_mul_f32.wgsl"),
-        "mat_mul_int8" => include_str!("kernels/mat_mul_int8.wgsl"),
-        "mat_vec_f32" => include_str!("kernels/mat_vec_f32.wgsl"),
-        "mat_vec_int8" => include_str!("kernels/mat_vec_int8.wgsl"),
-        "probe_coop" => include_str!("kernels/probe_coop.wgsl"),
-        "mat_vec_split" => include_str!("kernels/mat_vec_split.wgsl"),
-        "mat_vec_sums" => include_str!("kernels/mat_vec_sums.wgsl"),
-        "probe" => include_str!("kernels/probe.wgsl"),
-        "quantize_act" => include_str!("kernels/quantize_act.wgsl"),
-        "round" => include_str!("kernels/round.wgsl"),
-        "round_memory" => include_str!("kernels/round_memory.wgsl"),
-        "rms_norm" => include_str!("kernels/rms_norm.wgsl"),
-        "rope" => include_str!("kernels/rope.wgsl"),
-        "rope_store" => include_str!("kernels/rope_store.wgsl"),
-        "score" => include_str!("kernels/score.wgsl"),
-        "store_kv" => include_str!("kernels/store_kv.wgsl"),
-        "tile_scores" => include_str!("kernels/tile_scores.wgsl"),
-        "tile_values" => include_str!("kernels/tile_values.wgsl"),
-        "weights" => include_str!("kernels/weights.wgsl"),
-        _ => return None,
-    })
-}
-
 /// The WGSL of a shader on a device with these probes.
 pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
     let probes = if shader.native { Probes::best() } else { probes };
     let defines = shader.defines.clone().with(&constants()).with(&probes.defines());
     // An fma of integers is long: where nothing waits for memory, hundreds in line only cost.
-    let defines = if probes.fma { defines } else { defines.without("AHEAD") };
-    expand(shader.file, &defines, &file)
+    let defines = match shader.defines.is_on("AHEAD") {
+        Ok(ahead) => defines.flag("AHEAD", ahead && probes.fma),
+        Err(_) => defines,
+    };
+    expand(shader.file, &defines, &kernels::text)
 }
 
 /// The contract's constants, to the bit.

@@ -4,6 +4,7 @@
 use crate::kv::head_words;
 use crate::layout::{Layout, ROWS};
 use crate::plan::{Dispatch, Plan, Sizes};
+use crate::shaders::Cache;
 use crate::weights::Resident;
 use graph::ops::attention::first_visible;
 use graph::{Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};
@@ -74,7 +75,8 @@ impl<'a> Count<'a> {
             }
         }
         if let Some(layer) = dispatch.kv {
-            let positions = if dispatch.shader.stores() { rows } else { self.seen(layer) };
+            let positions =
+                if dispatch.shader.cache == Cache::Writes { rows } else { self.seen(layer) };
             moved.kv += self.position_bytes(layer) * positions;
         }
         moved

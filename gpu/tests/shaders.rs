@@ -7,7 +7,7 @@
 mod translate;
 
 use gpu::probe::Probes;
-use gpu::shaders::{self, Shader};
+use gpu::shaders::{self, Cache, Shader};
 use naga::back::{hlsl, spv};
 use naga::valid::ModuleInfo;
 use translate::{params_bytes, parse, to_msl};
@@ -39,7 +39,7 @@ fn check_bindings(shader: &Shader, module: &naga::Module) {
     found.sort_unstable();
     let mut expected: Vec<_> =
         (0..shader.buffers).map(|i| (0, i, i + shader.writes >= shader.buffers)).collect();
-    if shader.kv {
+    if shader.cache != Cache::None {
         expected.extend([(1, 0, true), (1, 1, true)]);
     }
     assert_eq!(found, expected, "{shader:?}");
@@ -116,8 +116,8 @@ fn every_pipeline_is_valid_on_a_device_that_computes_nothing() {
 
 #[test]
 fn a_half_given_constant_is_an_error_not_a_shader() {
-    let mut shader = shaders::all().into_iter().find(|s| s.file == "attention").unwrap();
+    let mut shader = shaders::all().into_iter().find(|s| s.file == "attention/attention").unwrap();
     shader.defines = gpu::template::Defines::new();
     let error = shaders::source(&shader, Probes::best()).unwrap_err();
-    assert!(error.contains("attention:") && error.contains("DIM_V"), "{error}");
+    assert!(error.contains("attention/attention:") && error.contains("DIM_V"), "{error}");
 }

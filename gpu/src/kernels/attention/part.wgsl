@@ -1,0 +1,132 @@
+// The first half of attention for a step of one token, as graph/src/ops/attention.rs `chunk`: one workgroup of 64 lanes
+// for one head and one chunk of 64 positions. The chunks' maximum, sum and weighted sum go to `partials`.
+// AHEAD: heads of at most 128 elements, whose words of K and V a lane loads before it uses the first. Tried, an 8B
+// model on an H100: 16 words at a time, and the query from its buffer, 33 us a layer with the merge.
+#flag AHEAD    small heads: all words of K and V are asked for before the first is used
+#flag KV_F16   the cache holds f16, two of a position in a word; else f32
+#flag SOFTCAP  scores are capped
+#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#const K_WORDS  words of a head of K
+struct Params { rows: u32, row0: u32, n_head: u32, heads_per_kv: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32,
+    positions_at: u32, tables_at: u32, window: u32, scale: f32, cap: f32, max_chunks: u32 }
+var<immediate> p: Params;
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+@group(0) @binding(1) var<storage, read> step: array<u32>;
+@group(0) @binding(2) var<storage, read> tables: array<u32>;
+@group(0) @binding(3) var<storage, read_write> partials: array<f32>;
+@group(1) @binding(0) var<storage, read_write> cache_k: array<u32>;
+@group(1) @binding(1) var<storage, read_write> cache_v: array<u32>;
+#include lib/exp
+
+var<workgroup> weight: array<f32, 64>;
+var<workgroup> lanes: array<f32, 64>;
+#if AHEAD: var<workgroup> query: array<f32, 128>;
+
+const LOWEST: f32 = -3.4028234663852886e38;
+
+#if !AHEAD
+#include attention/score
+#endif
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let last = step[p.positions_at];
+    let first = last + 1u - min(last + 1u, p.window);
+    let chunk = first / 64u + wg.z;
+    let heads_kv = p.n_head / p.heads_per_kv;
+    let at = tables[step[p.tables_at] + chunk] * heads_kv + wg.x / p.heads_per_kv;
+    let position = chunk * 64u + t;
+    let seen = position >= first && position <= last;
+    // The places of the chunk that are seen.
+    let begin = max(first, chunk * 64u) - chunk * 64u;
+    let end = min(last - chunk * 64u, 63u);
+    var s = LOWEST;
+#if AHEAD
+    for (var d = t; d < p.dim_k; d += 64u) { query[d] = q[wg.x * p.dim_k + d]; }
+    let k_at = at * p.words_k * 64u + t;
+    #for I 0..{{K_WORDS}}: let k{{I}} = cache_k[k_at + {{I}}u * 64u];
+    // A place that is not seen is one that is, and not added.
+    let v_at = at * 64u * p.words_v + min(t, p.words_v - 1u);
+    #for I 0..64: let v{{I}} = cache_v[v_at + min({{I}}u, end) * p.words_v];
+    workgroupBarrier();
+    var sum = 0.0;
+#for I 0..{{K_WORDS}}
+    sum = fused(f16_to_f32(k{{I}} & 0xffffu), query[2 * {{I}}], sum);
+    sum = fused(f16_to_f32(k{{I}} >> 16u), query[2 * {{I}} + 1], sum);
+#endfor
+    let score = keep(keep(sum) * p.scale);
+#if SOFTCAP
+    if seen { s = keep(capped(score, p.cap)); }
+#else
+    if seen { s = score; }
+#endif
+#else
+    if seen { s = score(at * p.words_k * 64u, wg.x * p.dim_k, t); }
+#endif
+    lanes[t] = s;
+    workgroupBarrier();
+#for HALF 32 16 8 4 2 1
+    if t < {{HALF}}u && lanes[t + {{HALF}}u] > lanes[t] { lanes[t] = lanes[t + {{HALF}}u]; }
+    workgroupBarrier();
+#endfor
+    let most = lanes[0];
+    workgroupBarrier();
+    var e = exponential(s - most);
+    if !seen { e = 0.0; }
+    // The contract's maximum starts from -infinity: a chunk in which nothing is above it is NaN.
+    if seen && most == LOWEST && !is_finite(s) { e = bitcast<f32>(0x7fc00000u ^ no_bits()); }
+    weight[t] = e;
+    lanes[t] = e;
+    workgroupBarrier();
+#for HALF 32 16 8 4 2 1
+    if t < {{HALF}}u { lanes[t] = lanes[t] + lanes[t + {{HALF}}u]; }
+    workgroupBarrier();
+#endfor
+    let to = (wg.x * p.max_chunks + wg.z) * (p.dim_v + 2u);
+    if t == 0u {
+        partials[to] = most;
+        partials[to + 1u] = lanes[0];
+    }
+    for (var c = t; c < p.words_v; c += 64u) {
+        var low = 0.0;
+        var high = 0.0;
+#if AHEAD
+#for I 0..64
+        if {{I}}u - begin <= end - begin {
+            low = fused(weight[{{I}}], f16_to_f32(v{{I}} & 0xffffu), low);
+            high = fused(weight[{{I}}], f16_to_f32(v{{I}} >> 16u), high);
+        }
+#endfor
+#else
+        var j = begin;
+#if KV_F16
+#if !SOFT_FMA
+        // Sixteen words are loaded before the first is used.
+        for (; j + 15u <= end; j += 16u) {
+            let begins = (at * 64u + j) * p.words_v + c;
+            #for I 0..16: let v{{I}} = cache_v[begins + {{I}}u * p.words_v];
+#for I 0..16
+            low = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} & 0xffffu), low);
+            high = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} >> 16u), high);
+#endfor
+        }
+#endif
+#endif
+        for (; j <= end; j++) {
+            let v = cache_v[(at * 64u + j) * p.words_v + c];
+#if KV_F16
+            low = fused(weight[j], f16_to_f32(v & 0xffffu), low);
+            high = fused(weight[j], f16_to_f32(v >> 16u), high);
+#else
+            low = fused(weight[j], bitcast<f32>(v), low);
+#endif
+        }
+#endif
+#if KV_F16
+        partials[to + 2u + 2u * c] = low;
+        if 2u * c + 1u < p.dim_v { partials[to + 3u + 2u * c] = high; }
+#else
+        partials[to + 2u + c] = low;
+#endif
+    }
+}

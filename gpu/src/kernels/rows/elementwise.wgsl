@@ -1,0 +1,32 @@
+// Meaning: graph/src/ops/elementwise.rs. One thread for each element; a row of workgroups for each row.
+#flag ADD       a + b
+#flag BIAS      a + b[column]
+#flag GELU_TANH gelu_tanh(a) · b
+#flag SCALE     a · by
+#flag SILU      silu(a) · b
+#flag SOFTCAP   by · tanh(a / by)
+#flag TWO       there is a second input
+struct Params { rows: u32, row0: u32, cols: u32, by: f32 }
+var<immediate> p: Params;
+#if TWO
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+#else
+@group(0) @binding(0) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+#endif
+#include lib/exp
+
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+    let c = wg.x * 256u + t;
+    if c >= p.cols { return; }
+    let i = wg.y * p.cols + c;
+    #if ADD: out[i] = a[i] + b[i];
+    #if BIAS: out[i] = a[i] + b[c];
+    #if SCALE: out[i] = a[i] * p.by;
+    #if SILU: out[i] = silu(a[i]) * b[i];
+    #if GELU_TANH: out[i] = gelu_tanh(a[i]) * b[i];
+    #if SOFTCAP: out[i] = capped(a[i], p.by);
+}
