@@ -153,12 +153,12 @@ impl Spec {
 
 /// For architectures that are a difference from another.
 impl Spec {
-    /// The same with every attention changed.
+    /// The same with every attention changed; `change` also gets the number of the layer.
     #[must_use]
-    pub(crate) fn map_attention(self, change: impl Fn(Attention) -> Attention) -> Self {
-        self.map_layers(|layer| match layer.mixer {
+    pub(crate) fn map_attention(self, change: impl Fn(usize, Attention) -> Attention) -> Self {
+        self.map_layers(|i, layer| match layer.mixer {
             Mixer::Attention(attention) => {
-                Layer { mixer: Mixer::Attention(change(attention)), ..layer }
+                Layer { mixer: Mixer::Attention(change(i, attention)), ..layer }
             }
         })
     }
@@ -166,18 +166,18 @@ impl Spec {
     /// The same with every gated feed-forward changed.
     #[must_use]
     pub(crate) fn map_gated(self, change: impl Fn(Gated) -> Gated) -> Self {
-        self.map_layers(|layer| match layer.feed_forward {
+        self.map_layers(|_, layer| match layer.feed_forward {
             FeedForward::Gated(gated) => {
                 Layer { feed_forward: FeedForward::Gated(change(gated)), ..layer }
             }
         })
     }
 
-    /// The same with every layer changed.
+    /// The same with every layer changed; `change` also gets the number of the layer.
     #[must_use]
-    pub(crate) fn map_layers(mut self, change: impl Fn(Layer) -> Layer) -> Self {
-        for layer in &mut self.layers {
-            *layer = change(*layer);
+    pub(crate) fn map_layers(mut self, change: impl Fn(usize, Layer) -> Layer) -> Self {
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            *layer = change(i, *layer);
         }
         self
     }

@@ -5,7 +5,7 @@ use super::llama::{self, Defaults};
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{
-    Attention, Bias, Gated, Layer, Mixer, Norms, QkNorm, QueryScale, Result, Rope, RopeFactors,
+    Attention, Bias, Gated, Layer, Norms, QkNorm, QueryScale, Result, Rope, RopeFactors,
     RopeScaling, Spec,
 };
 use gguf::{Array, Value};
@@ -26,49 +26,52 @@ const LOCAL: usize = 1;
 pub(super) const USUAL: Usual = Usual { keys: &[("attention.sliding_window", 512)], ..Usual::TIED };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let mut spec = llama::base(meta, DEFAULTS)?;
+    let spec = llama::base(meta, DEFAULTS)?;
     let n_layer = spec.layers.len();
-    let global =
-        Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..spec.ropes.swap_remove(0) };
-    let local_base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(DEFAULT_LOCAL_BASE);
-    // The context is stretched for the layers that see all of it, not for those with a window.
-    let local = Rope { base: local_base, scaling: RopeScaling::None, ..global.clone() };
-    if let Some(window) = meta.opt_count("attention.sliding_window", 1..=u32::MAX as usize)? {
-        for (layer, is_local) in spec.layers.iter_mut().zip(local_layers(meta, n_layer)?) {
-            match &mut layer.mixer {
-                Mixer::Attention(attention) if is_local => {
-                    attention.rope = LOCAL;
-                    attention.window = u32::try_from(window).ok();
-                }
-                Mixer::Attention(_) => {}
-            }
-        }
-    }
+    let ropes = ropes(meta, &spec.ropes[0])?;
+    let window = meta.opt_count("attention.sliding_window", 1..=u32::MAX as usize)?;
+    let is_local = match window {
+        Some(_) => local_layers(meta, n_layer)?,
+        None => vec![false; n_layer],
+    };
     let n_embd = spec.n_embd;
+    let attention = |i: usize, attention: Attention| {
+        let head_width =
+            if n_layer == N_LAYER_27B { n_embd / attention.n_head } else { attention.head_dim_k };
+        let (rope, window) = if is_local[i] {
+            (LOCAL, window.and_then(|n| u32::try_from(n).ok()))
+        } else {
+            (attention.rope, attention.window)
+        };
+        Attention {
+            qk_norm: QkNorm::PerHead,
+            rope,
+            window,
+            scale: 1.0 / (head_width as f32).sqrt(),
+            query_scale: QueryScale::Queries,
+            ..attention
+        }
+    };
     let spec = Spec {
-        ropes: vec![global, local],
+        ropes,
         biases: &[Bias::Qkv],
         embd_scale: Some((n_embd as f32).sqrt()),
         logit_softcap: meta.opt_factor("final_logit_softcapping")?,
         ..spec
     };
-    // By the first layer's heads, as llama.cpp does it, should the layers ever differ.
-    let n_head = spec.layers.first().map(|layer| match layer.mixer {
-        Mixer::Attention(attention) => attention.n_head,
-    });
-    let attention = |attention: Attention| {
-        let head_width = match n_head {
-            Some(n_head) if n_layer == N_LAYER_27B => n_embd / n_head,
-            Some(_) | None => attention.head_dim_k,
-        };
-        let scale = 1.0 / (head_width as f32).sqrt();
-        let (qk_norm, query_scale) = (QkNorm::PerHead, QueryScale::Queries);
-        Attention { qk_norm, scale, query_scale, ..attention }
-    };
     Ok(spec
-        .map_layers(|layer| Layer { norms: Norms::BeforeAndAfter, ..layer })
+        .map_layers(|_, layer| Layer { norms: Norms::BeforeAndAfter, ..layer })
         .map_attention(attention)
         .map_gated(|gated| Gated { act: Act::GeluTanh, ..gated }))
+}
+
+/// The rotary embedding of the layers that see all positions, then that of the layers with a window.
+fn ropes(meta: &Meta<'_>, rope: &Rope) -> Result<Vec<Rope>> {
+    let global = Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope.clone() };
+    let base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(DEFAULT_LOCAL_BASE);
+    // The context is stretched for the layers that see all of it, not for those with a window.
+    let local = Rope { base, scaling: RopeScaling::None, ..global.clone() };
+    Ok(vec![global, local])
 }
 
 /// Which layers have the window: a list of booleans, or a period whose last layer has none.

@@ -25,6 +25,6 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     }
     let spec = Spec { ropes, biases: &[Bias::Qkv, Bias::AttnOut], ..spec };
     Ok(spec
-        .map_attention(|attention| Attention { query_scale: QueryScale::Queries, ..attention })
+        .map_attention(|_, attention| Attention { query_scale: QueryScale::Queries, ..attention })
         .map_gated(|gated| Gated { gate_up: GateUp::Fused, ..gated }))
 }

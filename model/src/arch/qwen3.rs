@@ -10,5 +10,5 @@ const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let spec = Spec { biases: &[Bias::Qkv], ..qwen2::base(meta, DEFAULTS)? };
-    Ok(spec.map_attention(|attention| Attention { qk_norm: QkNorm::PerHead, ..attention }))
+    Ok(spec.map_attention(|_, attention| Attention { qk_norm: QkNorm::PerHead, ..attention }))
 }

@@ -69,7 +69,7 @@ impl Tiny {
         let sizes: Vec<u64> = tensor.sizes().iter().map(|&n| n as u64).collect();
         match tensor.role {
             Role::Table | Role::Inner | Role::Branch { .. } | Role::Output => {
-                self.matrix(&tensor.name, format(self.arch, &tensor.name), sizes[0], sizes[1]);
+                self.matrix(&tensor.name, format(self.arch, &tensor.name), &sizes);
             }
             Role::Norm(_) => self.vector(&tensor.name, sizes[0], 1.0),
             Role::Bias => self.vector(&tensor.name, sizes[0], 0.0),
@@ -146,9 +146,10 @@ impl Tiny {
         ((z >> 40) as f32 / (1u32 << 23) as f32) - 1.0
     }
 
-    pub(crate) fn matrix(&mut self, name: &str, dtype: DType, n_in: u64, n_out: u64) {
-        let n = (n_in * n_out) as usize;
-        let size = (3.0 / n_in as f32).sqrt();
+    /// Rows of `dims[0]` random weights.
+    pub(crate) fn matrix(&mut self, name: &str, dtype: DType, dims: &[u64]) {
+        let n = dims.iter().product::<u64>() as usize;
+        let size = (3.0 / dims[0] as f32).sqrt();
         let data = match dtype {
             DType::F32 => (0..n).flat_map(|_| (self.random() * size).to_le_bytes()).collect(),
             DType::Q8_0 => {
@@ -177,7 +178,7 @@ impl Tiny {
             | DType::IQ4_XS
             | DType::MXFP4 => panic!("no random {dtype:?}"),
         };
-        self.tensors.push(Tensor { name: name.into(), dtype, dims: vec![n_in, n_out], data });
+        self.tensors.push(Tensor { name: name.into(), dtype, dims: dims.to_vec(), data });
     }
 
     pub(crate) fn vector(&mut self, name: &str, n: u64, around: f32) {
