@@ -11,7 +11,7 @@ mod tree;
 
 pub(crate) use size::print as print_sizes;
 
-use allow::AllowList;
+use allow::{AllowList, Applied};
 use anyhow::Result;
 use std::fmt;
 use std::path::Path;
@@ -38,14 +38,18 @@ enum Rule {
     FileSize,
     /// At most 60 lines in a function, 120 in a kernel or builder.
     FunctionSize,
-    /// At most 5 parameters.
+    /// At most 5 parameters, the elements of tuples counted.
     Parameters,
+    /// No parameter is a tuple.
+    TupleParameters,
+    /// No comment says "so many" where a name would tell the reader what is counted.
+    SoMany,
     /// The allow-list itself: every entry has a reason and is used.
     AllowList,
 }
 
 impl Rule {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 13] = [
         Self::Levels,
         Self::UnsafeFence,
         Self::ArchNames,
@@ -56,6 +60,8 @@ impl Rule {
         Self::FileSize,
         Self::FunctionSize,
         Self::Parameters,
+        Self::TupleParameters,
+        Self::SoMany,
         Self::AllowList,
     ];
 
@@ -71,6 +77,8 @@ impl Rule {
             Self::FileSize => "file-size",
             Self::FunctionSize => "function-size",
             Self::Parameters => "parameters",
+            Self::TupleParameters => "tuple-parameters",
+            Self::SoMany => "so-many",
             Self::AllowList => "allow-list",
         }
     }
@@ -97,29 +105,32 @@ impl fmt::Display for Finding {
 
 /// Checks the tree under `root`, prints every breach, and says whether there was none.
 pub(crate) fn run(root: &Path) -> Result<bool> {
-    let findings = check_root(root)?;
+    let Applied { findings, ratchets } = check_root(root)?;
     for finding in &findings {
         println!("{finding}");
+    }
+    for ratchet in ratchets {
+        println!("{ratchet}");
     }
     println!("tidy: {} rules, {} findings", Rule::ALL.len(), findings.len());
     Ok(findings.is_empty())
 }
 
-fn check_root(root: &Path) -> Result<Vec<Finding>> {
+fn check_root(root: &Path) -> Result<Applied> {
     let tree = Tree::read(root)?;
     let allow = AllowList::read(&root.join(allow::PATH))?;
     Ok(check(&tree, &allow))
 }
 
 /// All rules over all files, less what the allow-list excuses.
-fn check(tree: &Tree, allow: &AllowList) -> Vec<Finding> {
+fn check(tree: &Tree, allow: &AllowList) -> Applied {
     let mut findings = levels::check(tree);
     findings.extend(text_rules::check(tree));
     findings.extend(rust_rules::check(tree));
     findings.extend(size::check(tree));
-    let mut findings = allow.apply(findings);
-    findings.sort();
-    findings
+    let mut applied = allow.apply(findings);
+    applied.findings.sort();
+    applied
 }
 
 #[cfg(test)]
@@ -129,7 +140,7 @@ mod tests {
     /// What keeps the rules alive: plain `cargo test` checks the whole project.
     #[test]
     fn the_project_is_tidy() {
-        let findings = check_root(crate::root()).unwrap();
+        let findings = check_root(crate::root()).unwrap().findings;
         let text: Vec<String> = findings.iter().map(ToString::to_string).collect();
         assert!(text.is_empty(), "\n{}\n", text.join("\n"));
     }

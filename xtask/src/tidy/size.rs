@@ -11,6 +11,7 @@ const MAX_FILE: usize = 600;
 const MAX_FUNCTION: usize = 60;
 /// Kernels unroll, builders list: twice the lines.
 const MAX_KERNEL: usize = 120;
+/// Counted with the elements of tuples.
 const MAX_PARAMS: usize = 5;
 /// Where functions are kernels or builders.
 const KERNELS: [&str; 4] =
@@ -22,7 +23,7 @@ fn function_budget(path: &str) -> usize {
     if KERNELS.iter().any(|place| path.starts_with(place)) { MAX_KERNEL } else { MAX_FUNCTION }
 }
 
-/// Files, functions and parameter lists over their budgets.
+/// Files, functions and parameter lists over their budgets, and tuples that hide parameters.
 pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (file, source) in tree.rust().filter(|(_, source)| !source.all_test) {
@@ -40,7 +41,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
             found(0, Rule::FileSize, "", format!("{code} lines of code, at most {MAX_FILE}"));
         }
         let budget = function_budget(&file.path);
-        for Function { name, line, code_lines, params } in &source.functions {
+        for Function { name, line, code_lines, params, takes_tuple } in &source.functions {
             if *code_lines > budget {
                 found(
                     *line,
@@ -56,6 +57,10 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
                     name,
                     format!("`{name}` has {params} parameters, at most {MAX_PARAMS}"),
                 );
+            }
+            if *takes_tuple {
+                let what = format!("`{name}` takes a tuple: a struct would name its fields");
+                found(*line, Rule::TupleParameters, name, what);
             }
         }
     }
@@ -97,7 +102,27 @@ fn table(tree: &Tree) -> String {
     for (name, [files, code, tests]) in crates.into_iter().chain([("total", total)]) {
         text += &format!("{name:<10} {files:>6} {code:>7} {tests:>7}\n");
     }
+    text += &percentile_line(tree);
     text + &largest("files", files) + &largest("functions", functions)
+}
+
+/// How long 19 of 20 functions are at most, and how many parameters they take.
+fn percentile_line(tree: &Tree) -> String {
+    let real = tree.rust().filter(|(_, source)| !source.all_test);
+    let functions: Vec<&Function> = real.flat_map(|(_, source)| &source.functions).collect();
+    let of = |measure: fn(&Function) -> usize| {
+        let mut all: Vec<usize> = functions.iter().map(|function| measure(function)).collect();
+        all.sort_unstable();
+        let largest = all.last().copied().unwrap_or_default();
+        (all.get(all.len() * 95 / 100).copied().unwrap_or_default(), largest)
+    };
+    let (lines, most_lines) = of(|function| function.code_lines);
+    let (params, most_params) = of(|function| function.params);
+    format!(
+        "{} functions: 95 % have at most {lines} lines (the longest {most_lines}) and {params} parameters (the most \
+         {most_params})\n",
+        functions.len()
+    )
 }
 
 /// The rows that are nearest to their budgets.
@@ -158,6 +183,25 @@ mod tests {
         let text =
             "//! A file.\nfn f(a: u8, b: u8, c: u8, d: u8, e: u8, g: u8) {}\nfn h(a: u8) {}\n";
         assert_eq!(broken("model/src/a.rs", text), [("parameters", "f".to_owned())]);
+    }
+
+    #[test]
+    fn tuples_hide_no_parameters() {
+        let text = "//! A file.\nfn f(a: u8, b: u8, (c, d): (u8, u8)) {}\n";
+        assert_eq!(broken("model/src/a.rs", text), [("tuple-parameters", "f".to_owned())]);
+        let more = text.replace("b: u8,", "b: u8, e: u8, g: u8,");
+        let both = ["parameters", "tuple-parameters"].map(|rule| (rule, "f".to_owned()));
+        assert_eq!(broken("model/src/a.rs", &more), both);
+        assert!(broken("model/tests/a.rs", text).is_empty());
+    }
+
+    #[test]
+    fn nineteen_of_twenty_functions_are_described() {
+        let long = "fn g(a: u8, b: u8) {\n    g();\n}\n";
+        let text = format!("//! A file.\n{}{long}", "fn f(a: u8) {}\n".repeat(38));
+        let line = percentile_line(&tree("model/src/a.rs", &text));
+        let expect = "39 functions: 95 % have at most 1 lines (the longest 3) and 1 parameters (the most 2)\n";
+        assert_eq!(line, expect);
     }
 
     #[test]

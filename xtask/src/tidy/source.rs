@@ -27,8 +27,10 @@ pub(super) struct Function {
     pub(super) line: usize,
     /// Lines that hold code, from the signature to the closing brace.
     pub(super) code_lines: usize,
-    /// Parameters without `self`.
+    /// Parameters without `self`; of a tuple each element counts, however deep it lies.
     pub(super) params: usize,
+    /// Whether one of them is a tuple.
+    pub(super) takes_tuple: bool,
 }
 
 /// An `#[ignore]` that says no reason.
@@ -68,6 +70,7 @@ impl Source {
             name: function.name,
             line: function.line,
             params: function.params,
+            takes_tuple: function.takes_tuple,
         });
         Ok(Self {
             functions: functions.collect(),
@@ -192,6 +195,7 @@ struct RawFunction {
     line: usize,
     end: usize,
     params: usize,
+    takes_tuple: bool,
 }
 
 /// Collects functions and test regions.
@@ -216,10 +220,45 @@ impl Items {
     }
 
     fn function(&mut self, sig: &syn::Signature, body: &syn::Block) {
-        let params =
-            sig.inputs.iter().filter(|input| matches!(input, syn::FnArg::Typed(_))).count();
-        let (line, end) = (sig.span().start().line, body.span().end().line);
-        self.functions.push(RawFunction { name: sig.ident.to_string(), line, end, params });
+        let typed = sig.inputs.iter().filter_map(|input| match input {
+            syn::FnArg::Typed(param) => Some(elements(&param.pat, &param.ty)),
+            syn::FnArg::Receiver(_) => None,
+        });
+        let elements: Vec<usize> = typed.collect();
+        self.functions.push(RawFunction {
+            name: sig.ident.to_string(),
+            line: sig.span().start().line,
+            end: body.span().end().line,
+            params: elements.iter().sum(),
+            takes_tuple: elements.iter().any(|&count| count > 1),
+        });
+    }
+}
+
+/// How many values a parameter holds: 1, or those of a tuple. The pattern knows them where an alias hides the type, the
+/// type where the tuple is taken whole.
+fn elements(pattern: &syn::Pat, ty: &syn::Type) -> usize {
+    in_pattern(pattern).max(in_type(ty))
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "syn's enum is open; the others hold no tuple")]
+fn in_pattern(pattern: &syn::Pat) -> usize {
+    match pattern {
+        syn::Pat::Tuple(tuple) => tuple.elems.iter().map(in_pattern).sum(),
+        syn::Pat::Paren(inner) => in_pattern(&inner.pat),
+        syn::Pat::Reference(inner) => in_pattern(&inner.pat),
+        _ => 1,
+    }
+}
+
+#[allow(clippy::wildcard_enum_match_arm, reason = "syn's enum is open; the others hold no tuple")]
+fn in_type(ty: &syn::Type) -> usize {
+    match ty {
+        // `()` is a value too: a type parameter that is not used.
+        syn::Type::Tuple(tuple) => tuple.elems.iter().map(in_type).sum::<usize>().max(1),
+        syn::Type::Paren(inner) => in_type(&inner.elem),
+        syn::Type::Reference(inner) => in_type(&inner.elem),
+        _ => 1,
     }
 }
 
@@ -312,6 +351,19 @@ mod tests {
             "impl A {\n    /// Doc.\n    fn f(&self, a: u8, b: u8) {\n\n        // why\n        g();\n    }\n}\n",
         );
         assert_eq!((source.functions[0].code_lines, source.functions[0].params), (3, 2));
+    }
+
+    #[test]
+    fn of_a_tuple_each_element_is_a_parameter() {
+        let counts = |text: &str| {
+            let function = &parse(text).functions[0];
+            (function.params, function.takes_tuple)
+        };
+        assert_eq!(counts("fn f(a: u8, (b, (c, _)): (u8, (u8, u8))) {}"), (4, true));
+        assert_eq!(counts("fn f(&(a, b): &Pair) {}"), (2, true), "an alias hides the type");
+        assert_eq!(counts("fn f(&self, at: &mut (u8, u8, u8)) {}"), (3, true), "taken whole");
+        assert_eq!(counts("fn f(a: (), [b, c]: [u8; 2], d: &[(u8, u8)]) {}"), (3, false));
+        assert_eq!(counts("fn f(Named { a, b }: &Named, g: impl Fn((u8, u8))) {}"), (2, false));
     }
 
     #[test]

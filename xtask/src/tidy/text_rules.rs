@@ -1,4 +1,4 @@
-//! Rules about all files, whatever their language: nothing of one machine or person, no weights.
+//! Rules about all files, whatever their language: nothing of one machine or person, no weights, no vague comments.
 
 use super::tree::{Tree, TreeFile};
 use super::{Finding, Rule};
@@ -26,6 +26,9 @@ static PATHS: LazyLock<Regex> =
 static EMAILS: LazyLock<Regex> =
     LazyLock::new(|| regex(r"\b[A-Za-z0-9._%+-]+@([A-Za-z0-9-]+\.)+[A-Za-z]{2,}\b"));
 
+/// In a comment of Rust or WGSL.
+static SO_MANY: LazyLock<Regex> = LazyLock::new(|| regex(r"//.*\b[Ss]o many\b"));
+
 fn regex(pattern: &str) -> Regex {
     Regex::new(pattern).unwrap_or_else(|error| unreachable!("the pattern is a constant: {error}"))
 }
@@ -38,6 +41,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
         if let Some(text) = file.text.as_ref().filter(|_| !file.path.ends_with("Cargo.lock")) {
             machine_text(file, text, &mut findings);
             two_pages(file, text, &mut findings);
+            so_many(file, text, &mut findings);
         }
     }
     findings
@@ -66,6 +70,19 @@ fn two_pages(file: &TreeFile, text: &str, findings: &mut Vec<Finding>) {
         let what = format!("{lines} lines, at most {limit}: two pages");
         let (path, item) = (file.path.clone(), String::new());
         findings.push(Finding { path, line: 0, rule: Rule::FileSize, item, what });
+    }
+}
+
+fn so_many(file: &TreeFile, text: &str, findings: &mut Vec<Finding>) {
+    // Tidy itself must name what it looks for.
+    let code = file.path.ends_with(".rs") || file.path.ends_with(".wgsl");
+    if !code || file.path.starts_with("xtask/src/tidy/") {
+        return;
+    }
+    for (index, _) in text.lines().enumerate().filter(|(_, line)| SO_MANY.is_match(line)) {
+        let what = "\"so many\" in a comment: name what is counted".to_owned();
+        let (path, item) = (file.path.clone(), String::new());
+        findings.push(Finding { path, line: index + 1, rule: Rule::SoMany, item, what });
     }
 }
 
@@ -116,6 +133,20 @@ mod tests {
             broken("Cargo.lock", concat!("source = \"registry+https://index.crates", ".io/\"\n")),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn comments_name_what_they_count() {
+        let rules = |path: &str, text: &str| {
+            let file = TreeFile::new(path.into(), text.len() as u64, text.as_bytes());
+            let lines = check(&Tree::of(vec![file])).into_iter();
+            lines.map(|finding| (finding.rule, finding.line)).collect::<Vec<_>>()
+        };
+        let text = "/// Steps of so many rows.\nlet a = 1; // So many tokens.\n";
+        assert_eq!(rules("cpu/src/a.rs", text), [(Rule::SoMany, 1), (Rule::SoMany, 2)]);
+        assert_eq!(rules("gpu/src/a.wgsl", text).len(), 2);
+        assert_eq!(rules("docs/a.md", text), []);
+        assert_eq!(rules("cpu/src/a.rs", "let a = \"so many\"; // also many\n"), []);
     }
 
     #[test]
