@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ARCHS, LOADS, Tiny, text};
+use common::{LOADS, Tiny, archs, text};
 use expect_test::expect_file;
 use graph::NoTap;
 use model::{Engine, EngineOptions, Wanted, Work};
@@ -27,34 +27,10 @@ fn snapshot(arch: &'static str) -> String {
 }
 
 #[test]
-fn gemma3_graph() {
-    expect_file!["snapshots/gemma3.txt"].assert_eq(&snapshot("gemma3"));
-}
-
-#[test]
-fn llama_graph() {
-    expect_file!["snapshots/llama.txt"].assert_eq(&snapshot("llama"));
-}
-
-#[test]
-fn phi3_graph() {
-    expect_file!["snapshots/phi3.txt"].assert_eq(&snapshot("phi3"));
-}
-
-#[test]
-fn qwen2_graph() {
-    expect_file!["snapshots/qwen2.txt"].assert_eq(&snapshot("qwen2"));
-}
-
-#[test]
-fn qwen3_graph() {
-    expect_file!["snapshots/qwen3.txt"].assert_eq(&snapshot("qwen3"));
-}
-
-#[test]
-fn every_architecture_has_a_tiny_model() {
-    let names: Vec<&str> = model::arch::ARCHS.iter().map(|arch| arch.name).collect();
-    assert_eq!(names, ARCHS);
+fn graphs() {
+    for arch in archs() {
+        expect_file![format!("snapshots/{arch}.txt")].assert_eq(&snapshot(arch));
+    }
 }
 
 /// The bits of all logits of a text that is cut into pieces of the lengths of `cut`, over and over.
@@ -105,7 +81,7 @@ fn batched_bits(engine: &mut Engine, ids: &[u32]) -> Vec<u32> {
 #[test]
 fn same_bits_however_a_text_is_cut() {
     let ids = text(LEN, 1);
-    for arch in ARCHS {
+    for arch in archs() {
         for load in LOADS {
             let mut engine = Tiny::new(arch).engine(load, OPTIONS);
             let whole = bits(&mut engine, &ids, &[LEN]);
@@ -122,7 +98,7 @@ fn same_bits_however_a_text_is_cut() {
 /// The test above would pass on a model that ignores its context: it must not.
 #[test]
 fn logits_depend_on_the_context() {
-    for arch in ARCHS {
+    for arch in archs() {
         let mut engine = Tiny::new(arch).engine(LOADS[0], OPTIONS);
         let ids = text(LEN, 1);
         let n_vocab = engine.n_vocab();

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{ARCHS, LOADS};
+use common::{LOADS, archs};
 use gguf::{Access, File};
 use graph::reference::Reference;
 use graph::{Backend, Node, Tap, Value};
@@ -74,7 +74,7 @@ impl Sizes {
 
 #[test]
 fn activations_and_logits_are_of_size_1() {
-    for arch in ARCHS {
+    for arch in archs() {
         let shape = Shape { n_layer: 8, ..request(arch, "Q8_0").shape };
         let file = File::from_bytes(written(&Request { shape, ..request(arch, "Q8_0") })).unwrap();
         let mut engine = engine(&file);
@@ -100,7 +100,7 @@ fn activations_and_logits_are_of_size_1() {
 
 #[test]
 fn greedy_text_goes_on() {
-    for arch in ARCHS {
+    for arch in archs() {
         let file = File::from_bytes(written(&request(arch, "Q4_K_M"))).unwrap();
         let mut engine = engine(&file);
         let seq = engine.add();
