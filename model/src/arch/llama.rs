@@ -79,7 +79,8 @@ pub(super) const PRESETS: &[Preset] = &[
     },
 ];
 
-/// What a model has where its file says nothing. Each architecture has its own.
+/// What a model has where its file says nothing. Each architecture states its own, even where all agree: a default that
+/// is inherited is not noticed. The norms' epsilon has none, here as in llama.cpp: a file without it is refused.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults {
     /// Base of the rotary embedding.

@@ -362,6 +362,7 @@ fn fitting(wanted: DType, info: &TensorInfo) -> DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Branch, Role};
     use gguf::{Builder, Value};
 
     /// A model of 16 layers with one matrix of each category in each, rows of 256.
@@ -525,6 +526,55 @@ mod tests {
         }
         assert_eq!(get(FileType::F32, "blk.0.b.weight"), DType::F32);
         assert_eq!(plan(&file, FileType::Q8_0).unwrap().fallbacks, 2);
+    }
+
+    /// The mixes know tensors by name, the decoder says how it uses them: the two must not contradict each other.
+    #[test]
+    fn names_say_what_the_decoder_uses_them_for() {
+        for arch in crate::arch::ARCHS {
+            let mut builder = Builder::new()
+                .kv("general.architecture", arch.name)
+                .kv(&format!("{}.attention.layer_norm_rms_epsilon", arch.name), Value::F32(1e-5));
+            for (key, n) in [
+                ("vocab_size", 8),
+                ("block_count", 2),
+                ("context_length", 64),
+                ("embedding_length", 256),
+                ("feed_forward_length", 512),
+                ("attention.head_count", 4),
+            ] {
+                builder = builder.kv(&format!("{}.{key}", arch.name), Value::U32(n));
+            }
+            let file = File::from_bytes(builder.build().unwrap()).unwrap();
+            for tensor in arch.tensors(&crate::spec(&file).unwrap()).unwrap() {
+                let (name, role) = (tensor.name.as_str(), tensor.role);
+                let dims = tensor.shape.iter().map(|dim| dim.n as u64).collect();
+                let info = TensorInfo {
+                    name: name.to_owned(),
+                    dtype: DType::F32,
+                    dims,
+                    offset: 0,
+                    n_bytes: 0,
+                    shard: 0,
+                };
+                assert_eq!(is_quantised(&info), !role.is_elementwise(), "{name} {role:?}");
+                let category = Category::of(name);
+                let agrees = match role {
+                    Role::Table => category == Category::TokenEmbd,
+                    Role::Output => category == Category::Output,
+                    Role::Branch { branch: Branch::Mixer, .. } => category == Category::AttnOutput,
+                    Role::Branch { branch: Branch::FeedForward, .. } => {
+                        category == Category::FfnDown
+                    }
+                    Role::Inner => matches!(
+                        category,
+                        Category::AttnV | Category::AttnK | Category::FfnIn | Category::Other
+                    ),
+                    Role::Norm(_) | Role::Bias | Role::RopeFactors => true,
+                };
+                assert!(agrees, "{name} is {role:?} and {category:?}");
+            }
+        }
     }
 
     #[test]
