@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 
-use super::error::{Error, ErrorKind, Result, quoted};
+use super::error::{Error, Result, quoted};
 use super::ids::{TokenIds, to_id};
 use super::merge::{Candidate, Symbol, merge};
 use super::pre::{self, Pre};
@@ -88,12 +88,7 @@ impl Bpe {
         });
         match unspelt {
             None => Ok(()),
-            Some(byte) => Err(Error::new(
-                ErrorKind::Text,
-                format!(
-                    "the vocabulary has no token for the byte {byte:#04x}, and no token for unknown text"
-                ),
-            )),
+            Some(byte) => Err(Error::unspelt(byte)),
         }
     }
 

@@ -42,6 +42,13 @@ impl Error {
     pub(crate) fn vocab(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Vocab, message)
     }
+
+    /// No token spells a byte of the text.
+    pub(crate) fn unspelt(byte: u8) -> Self {
+        let what = "and no token for unknown text";
+        let message = format!("the vocabulary has no token for the byte {byte:#04x}, {what}");
+        Self::new(ErrorKind::Text, message)
+    }
 }
 
 /// A byte string for a message: quoted, control characters escaped, at most 80 characters.

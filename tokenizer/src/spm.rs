@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::error::{Error, ErrorKind, Result};
+use super::error::{Error, Result};
 use super::ids::TokenIds;
 use super::merge::{Candidate, Symbol, merge};
 use super::vocab::{TokenKind, Vocab};
@@ -68,12 +68,7 @@ impl Spm {
         });
         match unspelt {
             None => Ok(()),
-            Some(byte) => Err(Error::new(
-                ErrorKind::Text,
-                format!(
-                    "the vocabulary has no token for the byte {byte:#04x}, and no token for unknown text"
-                ),
-            )),
+            Some(byte) => Err(Error::unspelt(byte)),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::error::{Error, ErrorKind, Result};
 use super::ids::TokenIds;
 use super::special::{Fragment, Partition, end_of_generation};
 use super::spm::{self, Spm};
-use super::vocab::{Model, TokenKind, Vocab};
+use super::vocab::{Model, SpecialIds, TokenKind, Vocab};
 
 /// Longest text that [`Tokenizer::encode`] takes, in bytes.
 pub const MAX_TEXT_BYTES: usize = 16 << 20;
@@ -78,16 +78,7 @@ impl Tokenizer {
             Model::Bpe => Algorithm::Bpe(Bpe::new(&vocab, &ids)?),
             Model::Spm => Algorithm::Spm(Spm::new(&vocab, &ids)),
         };
-        let (default_bos, default_eos, default_unknown) = match vocab.model {
-            Model::Bpe => (11, 11, None),
-            Model::Spm => (1, 2, Some(0)),
-        };
-        // llama.cpp's default ids, where the token there is what the role needs.
-        let default = |id: u32, kind| (kinds.get(id as usize) == Some(&kind)).then_some(id);
-        let mut special = vocab.special;
-        special.bos = special.bos.or_else(|| default(default_bos, TokenKind::Control));
-        special.eos = special.eos.or_else(|| default(default_eos, TokenKind::Control));
-        special.unk = special.unk.or_else(|| default(default_unknown?, TokenKind::Unknown));
+        let special = with_default_ids(&vocab);
         let eog = end_of_generation(&ids, &special, &mut kinds);
         if eog.is_empty() {
             warnings.push("no token ends a generation: it stops by length only".to_owned());
@@ -321,6 +312,23 @@ impl Tokenizer {
     #[must_use]
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+}
+
+/// The ids with a role; those that the file does not name have llama.cpp's default, where the token with that id is of
+/// the kind that the role needs.
+fn with_default_ids(vocab: &Vocab) -> SpecialIds {
+    let if_kind = |id: u32, kind| (vocab.kinds.get(id as usize) == Some(&kind)).then_some(id);
+    let given = vocab.special;
+    let (bos, eos, unk) = match vocab.model {
+        Model::Bpe => (11, 11, None),
+        Model::Spm => (1, 2, Some(0)),
+    };
+    SpecialIds {
+        bos: given.bos.or_else(|| if_kind(bos, TokenKind::Control)),
+        eos: given.eos.or_else(|| if_kind(eos, TokenKind::Control)),
+        unk: given.unk.or_else(|| if_kind(unk?, TokenKind::Unknown)),
+        ..given
     }
 }
 
