@@ -2,7 +2,7 @@
 //! callbacks and become errors of the run that is under way.
 
 use crate::matrix::Matrix;
-use crate::probe::{self, Probes};
+use crate::probes::Probes;
 use crate::shaders::{self, Cache, Shader};
 use crate::trust;
 use graph::{Error, ErrorKind, Result};
@@ -38,6 +38,22 @@ fn set_lost(fault: &Fault, what: String) {
     let mut fault = fault.lock().unwrap_or_else(PoisonError::into_inner);
     if !matches!(*fault, Some((ErrorKind::DeviceLost, _))) {
         *fault = Some((ErrorKind::DeviceLost, what));
+    }
+}
+
+/// A range of a buffer, to be bound.
+#[derive(Clone)]
+pub(crate) struct Range {
+    pub(crate) buffer: wgpu::Buffer,
+    /// In bytes.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Range {
+    /// `bytes` bytes from the start.
+    pub(crate) fn whole(buffer: &wgpu::Buffer, bytes: u64) -> Self {
+        Self { buffer: buffer.clone(), offset: 0, bytes }
     }
 }
 
@@ -88,7 +104,7 @@ fn storage(binding: u32, read_only: bool) -> wgpu::BindGroupLayoutEntry {
 
 /// The matrix unit that a device says it has: products of f16 with sums in f32, by subgroups of one size. Through Vulkan
 /// alone: DirectX has none, and on the way to Metal naga passes workgroup memory to a helper (wgpu issue 4500).
-fn offered(adapter: &wgpu::Adapter) -> Option<Matrix> {
+pub(crate) fn offered_matrix(adapter: &wgpu::Adapter) -> Option<Matrix> {
     let info = adapter.get_info();
     let subgroup = info.subgroup_min_size;
     if info.backend != wgpu::Backend::Vulkan
@@ -115,17 +131,6 @@ fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
 }
 
 impl Device {
-    /// Opens an adapter and probes its arithmetic.
-    pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Self> {
-        let mut device = Self::connect(adapter)?;
-        device.probes = probe::run(&device)?;
-        if let Some(matrix) = offered(adapter) {
-            // A unit that is not exact, or a driver that does not take the shader, is done without.
-            device.matrix = probe::is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
-        }
-        Ok(device)
-    }
-
     /// Opens an adapter of which nothing is known.
     pub(crate) fn connect(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
@@ -153,7 +158,7 @@ impl Device {
         }
         let mut features = wgpu::Features::TIMESTAMP_QUERY;
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
-        if offered(adapter).is_some() {
+        if offered_matrix(adapter).is_some() {
             features |= MATRIX_FEATURES;
             experimental = trust::experimental();
         }
@@ -356,28 +361,20 @@ impl Device {
         limit - limit % 65536
     }
 
-    /// Binds ranges `(buffer, offset, bytes)` in order.
-    pub(crate) fn bind(
-        &self,
-        pipeline: &Pipeline,
-        ranges: &[(&wgpu::Buffer, u64, u64)],
-    ) -> wgpu::BindGroup {
+    /// Binds ranges in order.
+    pub(crate) fn bind(&self, pipeline: &Pipeline, ranges: &[Range]) -> wgpu::BindGroup {
         self.bind_to(&pipeline.layout, ranges)
     }
 
-    fn bind_to(
-        &self,
-        layout: &wgpu::BindGroupLayout,
-        ranges: &[(&wgpu::Buffer, u64, u64)],
-    ) -> wgpu::BindGroup {
+    fn bind_to(&self, layout: &wgpu::BindGroupLayout, ranges: &[Range]) -> wgpu::BindGroup {
         let entries: Vec<_> = (0u32..)
             .zip(ranges)
-            .map(|(binding, &(buffer, offset, size))| wgpu::BindGroupEntry {
+            .map(|(binding, range)| wgpu::BindGroupEntry {
                 binding,
                 resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer,
-                    offset,
-                    size: std::num::NonZeroU64::new(size.next_multiple_of(4)),
+                    buffer: &range.buffer,
+                    offset: range.offset,
+                    size: std::num::NonZeroU64::new(range.bytes.next_multiple_of(4)),
                 }),
             })
             .collect();
@@ -389,7 +386,7 @@ impl Device {
     }
 
     /// Binds the two halves of a layer's cache.
-    pub(crate) fn bind_kv(&self, ranges: &[(&wgpu::Buffer, u64, u64)]) -> wgpu::BindGroup {
+    pub(crate) fn bind_kv(&self, ranges: &[Range]) -> wgpu::BindGroup {
         self.bind_to(&self.kv_layout, ranges)
     }
 

@@ -3,29 +3,29 @@
 //! after the other. What is computed stays the same: every value is still written, and the kernels that compute a node by
 //! itself stay too, for a tap that changes a value in between or wants each op alone.
 
-use crate::layout::{Layout, ROWS};
-use crate::plan::act_of;
+use crate::layout::{Layout, ROWS, act_of};
 use graph::{Graph, LoadOptions, Op, ValueId, WeightId};
 use std::collections::HashMap;
 
 /// Products of the same activations that one dispatch may take: three results, and what it reads, are six buffers.
-const MOST_PRODUCTS: usize = 3;
+const MAX_PRODUCTS: usize = 3;
 
-/// Buffers of a kernel that turns and stores, the cache's among them.
-const MOST_BUFFERS: u32 = 10;
+/// Buffers of the kernel that rotates and stores, the cache's two among them.
+const ROPE_STORE_BUFFERS: u32 = 10;
 
 /// Nodes that a chain has at most.
-const MOST_NODES: usize = 3;
+const MAX_NODES: usize = 3;
 
-/// What neighbouring nodes do together. Where they round, the last of them is the first product of the rounded value.
+/// Neighbouring nodes that are computed together. Where a value is quantised, the last node is the first product that wants
+/// it so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Chain {
-    /// A norm: behind the sum that it is of, before the product that wants it rounded, or both.
-    Norm { of_sum: bool, round: bool },
-    /// A gated activation and the rounding of it.
-    GluRound,
-    /// Attention and the rounding of it.
-    AttentionRound,
+    /// A norm, with the sum that it is of, or quantised for a product, or both.
+    Norm { of_sum: bool, quantize: bool },
+    /// A gated activation, quantised.
+    GluQuantize,
+    /// Attention, quantised.
+    AttentionQuantize,
     /// Two rotary embeddings by the same angles, and the storing of the second.
     Ropes { store: bool },
 }
@@ -34,11 +34,20 @@ impl Chain {
     /// How many nodes it has.
     pub(crate) fn nodes(self) -> usize {
         match self {
-            Self::Norm { of_sum, round } => 1 + usize::from(of_sum) + usize::from(round),
-            Self::GluRound | Self::AttentionRound => 2,
+            Self::Norm { of_sum, quantize } => 1 + usize::from(of_sum) + usize::from(quantize),
+            Self::GluQuantize | Self::AttentionQuantize => 2,
             Self::Ropes { store } => 2 + usize::from(store),
         }
     }
+}
+
+/// What a device binds at most.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BindingLimits {
+    /// Bytes of one binding.
+    pub(crate) bytes: u64,
+    /// Bindings of one kernel.
+    pub(crate) buffers: u32,
 }
 
 /// What of a graph is computed together.
@@ -50,22 +59,18 @@ pub(crate) struct Fusions {
 }
 
 impl Fusions {
-    /// What a device can do together that binds so many bytes, and so many buffers for a kernel.
-    pub(crate) fn of(
-        graph: &Graph,
-        options: LoadOptions,
-        (max_binding, buffers): (u64, u32),
-    ) -> Self {
+    /// What of a graph a device can compute together.
+    pub(crate) fn of(graph: &Graph, options: LoadOptions, limits: BindingLimits) -> Self {
         let (mut chains, mut at) = (HashMap::new(), 0);
         while at < graph.nodes.len() {
             let mut chain = chain(graph, options, at);
             if let Some(Chain::Ropes { store }) = &mut chain {
-                *store &= buffers >= MOST_BUFFERS;
+                *store &= limits.buffers >= ROPE_STORE_BUFFERS;
             }
             chains.extend(chain.map(|chain| (at, chain)));
             at += chain.map_or(1, Chain::nodes);
         }
-        Self { chains, products: products(graph, options, max_binding) }
+        Self { chains, products: products(graph, options, limits.bytes) }
     }
 
     /// The chain that begins at a node.
@@ -76,7 +81,7 @@ impl Fusions {
     /// The first node of the chain that ends at a node, and the chain.
     pub(crate) fn chain_to(&self, last: usize) -> Option<(usize, Chain)> {
         let ends = |first: usize| Some((first, self.chain_from(first)?));
-        (0..=last).rev().take(MOST_NODES).filter_map(ends).find(|(f, c)| f + c.nodes() == last + 1)
+        (0..=last).rev().take(MAX_NODES).filter_map(ends).find(|(f, c)| f + c.nodes() == last + 1)
     }
 
     /// For each node the first and the last of those whose values must be there together with its own.
@@ -101,16 +106,16 @@ impl Fusions {
     }
 }
 
-/// What a node does together with those that follow it.
+/// The chain that begins at a node.
 fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
-    // The node so far behind the first, if it reads what the one before it gives.
+    // The op of the node `i` places after the first, if it reads what the node before it gives.
     let reader = |i: usize| {
         let node = graph.nodes.get(first + i)?;
         let before = graph.nodes[first + i - 1].output;
         (before.is_some() && node.inputs.first().copied() == before).then_some(&node.op)
     };
-    // Whether that is a product that wants this value rounded.
-    let rounds = |i: usize| match reader(i) {
+    // Whether that is a product that wants this value quantised.
+    let quantizes = |i: usize| match reader(i) {
         Some(Op::MatMul { w }) => act_of(graph, options, *w).is_some(),
         Some(_) | None => false,
     };
@@ -119,12 +124,12 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
     };
     let (one, two) = (&graph.nodes[first], graph.nodes.get(first + 1)?);
     let norm = match (&one.op, reader(1)) {
-        (Op::RmsNorm { w, .. }, _) => Some((false, whole_rows(*w, one.output) && rounds(1))),
+        (Op::RmsNorm { w, .. }, _) => Some((false, whole_rows(*w, one.output) && quantizes(1))),
         (Op::Add, Some(Op::RmsNorm { w, .. })) => {
-            Some((true, whole_rows(*w, two.output) && rounds(2)))
+            Some((true, whole_rows(*w, two.output) && quantizes(2)))
         }
-        (Op::Glu { .. }, _) if rounds(1) => return Some(Chain::GluRound),
-        (Op::Attention(_), _) if rounds(1) => return Some(Chain::AttentionRound),
+        (Op::Glu { .. }, _) if quantizes(1) => return Some(Chain::GluQuantize),
+        (Op::Attention(_), _) if quantizes(1) => return Some(Chain::AttentionQuantize),
         (Op::Rope { head_dim, .. }, None) if one.op == two.op => {
             let store = match reader(2) {
                 Some(Op::StoreKv { kv_layer }) => {
@@ -136,8 +141,8 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
         }
         (_, _) => None,
     };
-    let (of_sum, round) = norm?;
-    (of_sum || round).then_some(Chain::Norm { of_sum, round })
+    let (of_sum, quantize) = norm?;
+    (of_sum || quantize).then_some(Chain::Norm { of_sum, quantize })
 }
 
 fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<usize>> {
@@ -166,7 +171,7 @@ fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<us
             if weight.dtype == dtype
                 && graph.nodes[i].inputs == graph.nodes[first].inputs
                 && rows.is_multiple_of(ROWS)
-                && group.len() < MOST_PRODUCTS
+                && group.len() < MAX_PRODUCTS
                 && together.div_ceil(ROWS) as u64 * tile <= max_binding
             {
                 group.push(i);

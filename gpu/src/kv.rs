@@ -1,6 +1,6 @@
 //! The KV cache on the device: two buffers for each layer, in blocks of 64 positions.
 
-use crate::device::Device;
+use crate::device::{Device, Range};
 use graph::{Error, ErrorKind, Graph, KV_BLOCK, KvLayer, KvType, Result};
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ pub(crate) struct GpuKv {
 pub(crate) struct LayerKv {
     /// Group 1 of the kernels that use it.
     pub(crate) bind: wgpu::BindGroup,
-    /// K and V, with their bytes.
-    pub(crate) halves: [(wgpu::Buffer, u64); 2],
+    /// K and V.
+    pub(crate) halves: [Range; 2],
 }
 
 impl GpuKv {
@@ -62,8 +62,9 @@ impl GpuKv {
             let [k, v] = sizes.map(|size| device.buffer("KV cache", size));
             let in_all =
                 |e: Error| Error::new(e.kind(), format!("the KV cache takes {total} bytes; {e}"));
-            let halves = [(k.map_err(in_all)?, sizes[0]), (v.map_err(in_all)?, sizes[1])];
-            let bind = device.bind_kv(&[(&halves[0].0, 0, sizes[0]), (&halves[1].0, 0, sizes[1])]);
+            let (k, v) = (k.map_err(in_all)?, v.map_err(in_all)?);
+            let halves = [Range::whole(&k, sizes[0]), Range::whole(&v, sizes[1])];
+            let bind = device.bind_kv(&halves);
             layers.push(LayerKv { bind, halves });
         }
         Ok(Self { n_blocks, layers, id: Arc::default() })

@@ -8,6 +8,7 @@
 
 use gguf::DType;
 use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
+use graph::{Arithmetic, Graph, LoadOptions, WeightId};
 
 /// Rows in a tile.
 pub(crate) const ROWS: usize = 32;
@@ -196,7 +197,13 @@ impl Quant {
     }
 }
 
-/// Words of one row of activations rounded to `act`.
+/// The format in which a product wants its activations quantised, or `None` for products in f32.
+pub(crate) fn act_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<ActFormat> {
+    let int8 = options.arithmetic == Arithmetic::Int8;
+    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.act)
+}
+
+/// Words of one row of `n` activations quantised to `act`.
 pub(crate) fn act_words(act: ActFormat, n: usize) -> usize {
     let scales = match act {
         ActFormat::Q8x32 => n / 32 * 2,

@@ -2,8 +2,10 @@
 
 #![deny(unsafe_code)]
 
+mod buffers;
 mod clock;
 mod device;
+mod dispatch;
 mod fuse;
 pub mod kernels;
 mod kv;
@@ -11,9 +13,12 @@ mod layout;
 mod limits;
 mod loaded;
 pub mod matrix;
+mod model;
+pub mod params;
 mod plan;
 mod planner;
-pub mod probe;
+mod probe;
+pub mod probes;
 pub mod record;
 pub mod shaders;
 pub mod template;
@@ -152,7 +157,7 @@ impl Adapter {
     ///
     /// # Errors
     /// The first pipeline that the device refuses.
-    pub fn compile_all(&self, probes: probe::Probes) -> Result<usize> {
+    pub fn compile_all(&self, probes: probes::Probes) -> Result<usize> {
         let mut device = device::Device::connect(&self.adapter)?;
         device.probes = probes;
         let mut all = shaders::all();
@@ -194,7 +199,7 @@ impl Adapter {
     /// # Errors
     /// Where the device lacks what the kernels need, or cannot be made to give the contract's bits.
     pub fn open(&self, threads: usize) -> Result<Gpu> {
-        Ok(self.gpu(device::Device::open(&self.adapter)?, threads))
+        Ok(self.gpu(probe::open(&self.adapter)?, threads))
     }
 
     /// The same with the kernels of a device that has threads to spare, to test them on one that has not; `None` where
@@ -203,7 +208,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_wide(&self, threads: usize) -> Result<Option<Gpu>> {
-        let mut device = device::Device::open(&self.adapter)?;
+        let mut device = probe::open(&self.adapter)?;
         if !device.widen() {
             return Ok(None);
         }
@@ -216,7 +221,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_narrow(&self, threads: usize, binding: u64) -> Result<Gpu> {
-        let mut device = device::Device::open(&self.adapter)?;
+        let mut device = probe::open(&self.adapter)?;
         device.narrow(binding);
         Ok(self.gpu(device, threads))
     }
@@ -226,7 +231,7 @@ impl Adapter {
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_checked(&self, threads: usize) -> Result<Gpu> {
-        let mut device = device::Device::open(&self.adapter)?;
+        let mut device = probe::open(&self.adapter)?;
         device.check_shaders();
         Ok(self.gpu(device, threads))
     }
@@ -246,7 +251,7 @@ pub struct Gpu {
 
 impl Gpu {
     /// What the device's arithmetic is.
-    pub fn probes(&self) -> probe::Probes {
+    pub fn probes(&self) -> probes::Probes {
         self.device.probes
     }
 
@@ -305,7 +310,7 @@ impl Gpu {
         sink: Box<dyn record::Sink>,
     ) -> Result<Box<dyn Loaded>> {
         let loaded = self.load_graph(graph, file, options, &mut |_| {})?;
-        Ok(Box::new(loaded.recorded(sink)))
+        Ok(Box::new(record::Recorder::new(loaded, sink)))
     }
 
     /// Runs one dispatch on copies of its buffers. What it writes begins as `poison`; each buffer has
@@ -329,10 +334,12 @@ impl Gpu {
                 .map_err(|why| Error::new(ErrorKind::Unsupported, why))?;
         }
         let buffers = self.device.limits.max_storage_buffers_per_shader_stage;
-        let fusions = fuse::Fusions::of(&graph, options, (self.device.max_binding(), buffers));
+        let limits = fuse::BindingLimits { bytes: self.device.max_binding(), buffers };
+        let fusions = fuse::Fusions::of(&graph, options, limits);
         let loaded = (&*graph, &fusions);
         let weights = weights::load(&self.device, loaded, file, self.threads, progress)?;
-        Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), (graph, fusions), weights, options))
+        let model = model::Model { graph, fusions, weights, options };
+        Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), model))
     }
 }
 

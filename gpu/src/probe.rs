@@ -1,49 +1,13 @@
 //! What a device's arithmetic is: measured once when it is opened, on operands that find out what a device may do
 //! otherwise. A step that is not exact is replaced by one made of integers; where none is left, the device is refused.
 
-use crate::device::Device;
+use crate::device::{Device, Range, offered_matrix};
 use crate::matrix::Matrix;
+use crate::params::{Params, Probe as ProbeParams};
+use crate::probes::Probes;
 use crate::shaders::{self, Probe, Shader};
-use crate::template::Defines;
 use graph::cases::Rng;
 use graph::{Error, ErrorKind, Result};
-
-/// Which operations give IEEE's bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Probes {
-    /// `fma` is fused and rounds once.
-    pub fma: bool,
-    /// `/` rounds to nearest.
-    pub div: bool,
-    /// `sqrt` rounds to nearest.
-    pub sqrt: bool,
-    /// `unpack2x16float` gives every f16's number.
-    pub half: bool,
-    /// Numbers below 2^-126 are kept by `+` and `·`.
-    pub denormals: bool,
-}
-
-impl Probes {
-    /// Nothing can be trusted but `+`, `·` and integers.
-    pub fn worst() -> Self {
-        Self { fma: false, div: false, sqrt: false, half: false, denormals: false }
-    }
-
-    /// Everything can be trusted.
-    pub fn best() -> Self {
-        Self { fma: true, div: true, sqrt: true, half: true, denormals: true }
-    }
-
-    /// What the shaders are made with.
-    pub fn defines(self) -> Defines {
-        Defines::new()
-            .flag("SOFT_FMA", !self.fma)
-            .flag("SOFT_DIV", !self.div)
-            .flag("SOFT_SQRT", !self.sqrt)
-            .flag("SOFT_HALF", !self.half)
-            .flag("SOFT", !(self.fma && self.div && self.sqrt))
-    }
-}
 
 /// Operands for each probe.
 const N: usize = 8192;
@@ -81,6 +45,17 @@ fn is_tiny(x: f32) -> bool {
     x != 0.0 && x.abs() < f32::MIN_POSITIVE
 }
 
+/// Opens an adapter and probes its arithmetic.
+pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Device> {
+    let mut device = Device::connect(adapter)?;
+    device.probes = run(&device)?;
+    if let Some(matrix) = offered_matrix(adapter) {
+        // A unit that is not exact, or a driver that does not take the shader, is done without.
+        device.matrix = is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
+    }
+    Ok(device)
+}
+
 /// Runs a shader of a probe over `groups` workgroups.
 fn run_on(
     device: &Device,
@@ -93,17 +68,25 @@ fn run_on(
     let from = device.buffer("probe", in_bytes)?;
     let to = device.buffer("probe", out_bytes)?;
     device.write(&from, 0, input);
-    let bind = device.bind(&pipeline, &[(&from, 0, in_bytes), (&to, 0, out_bytes)]);
+    let bind =
+        device.bind(&pipeline, &[Range::whole(&from, in_bytes), Range::whole(&to, out_bytes)]);
+    let words = params(outputs as u32);
     let mut encoder = device.encoder();
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, &bind, &[]);
-        pass.set_immediates(0, bytemuck::cast_slice(&[1u32, 0, outputs as u32]));
+        pass.set_immediates(0, bytemuck::cast_slice(&words));
         pass.dispatch_workgroups(groups, 1, 1);
     }
     let values = device.read(encoder, (&to, 0), outputs, &mut None)?;
     Ok(values.into_iter().map(f32::to_bits).collect())
+}
+
+/// The parameters of a probe of `n` results.
+pub(crate) fn params(n: u32) -> Vec<u32> {
+    // One row, the first.
+    [&[1, 0], &ProbeParams { n }.words()[..]].concat()
 }
 
 fn measure(device: &Device, shader: &Shader, operands: &[u32]) -> Result<Vec<u32>> {
@@ -159,7 +142,7 @@ fn halves(i: usize) -> u32 {
 type Exact = fn(usize, [f32; 3]) -> u32;
 
 /// Measures a device that was just opened, with [`Probes::worst`] set: first its own operations, then ours.
-pub(crate) fn run(device: &Device) -> Result<Probes> {
+fn run(device: &Device) -> Result<Probes> {
     let operands = operands();
     let got = measure(device, &shaders::probe(Probe::Rest, true), &operands)?;
     let denormals = agree(&operands, &got, true, rest);
@@ -206,7 +189,7 @@ pub(crate) fn run(device: &Device) -> Result<Probes> {
 pub(crate) const MATRIX_TESTS: usize = 32;
 
 /// Whether sums of products of a matrix unit are exact as long as they are below 2^24, in any order and with any signs.
-pub(crate) fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
+fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
     let (operands, expected) = matrix_sums(matrix);
     let shader = shaders::probe_coop(matrix);
     let got = run_on(device, &shader, (&operands, expected.len()), MATRIX_TESTS as u32)?;

@@ -1,14 +1,17 @@
 //! Dispatches one by one, each with what it read and wrote, so that a test can run the same shader somewhere else:
 //! with guards round the buffers, on another device, or as Metal's language on a CPU.
 
-use crate::device::Device;
+use crate::device::{Device, Range};
+use crate::dispatch::{Dispatch, StepSize};
 use crate::kv::GpuKv;
+use crate::loaded::{LoadedGpu, cache_of};
 use crate::matrix::Matrix;
-use crate::plan::{Dispatch, Sizes};
+use crate::params::{self, MatMulInt8, Params};
 use crate::probe;
 use crate::shaders::{self, Cache, Shader};
 use gguf::DType;
-use graph::Result;
+use graph::{Best, Graph, Kv, Limits, Loaded, Result, Step, Tap, Timing, Traffic};
+use std::sync::Arc;
 
 /// Words of poison before and behind every buffer of a replay: 256 bytes, a multiple of every alignment.
 pub const GUARD: usize = 64;
@@ -51,8 +54,11 @@ impl Call {
             |dtype, n| (shaders::mat_mul_int8(dtype, n) == self.shader).then_some((dtype, n));
         let of = |dtype| (1..=3).find_map(|n| with(dtype, n));
         let (dtype, products) = DType::ALL.into_iter().find_map(of)?;
-        // Parameters as in dot.wgsl: rows of activations first, rows of weights seventh.
-        let grid = matrix.grid(*self.params.get(6)?, *self.params.first()?);
+        let param = |name: &str| {
+            let field = params::ROWS.iter().chain(MatMulInt8::FIELDS).position(|f| f.name == name);
+            self.params.get(field?).copied()
+        };
+        let grid = matrix.grid(param("count")?, param("rows")?);
         Some(Self { shader: shaders::mat_mul_coop(dtype, products, matrix), grid, ..self.clone() })
     }
 
@@ -62,7 +68,7 @@ impl Call {
         let n = sums.len() as u32;
         Self {
             shader: shaders::probe_coop(matrix),
-            params: vec![1, 0, n],
+            params: probe::params(n),
             grid: [probe::MATRIX_TESTS as u32, 1, 1],
             buffers: vec![operands, vec![0; sums.len()]],
             written: vec![(1, sums.into_iter().map(Some).collect())],
@@ -70,54 +76,114 @@ impl Call {
     }
 }
 
-/// Runs a dispatch by itself and tells `sink` what it read and wrote. What it wrote is known from two more
-/// runs on copies, with different poison in the outputs: a word that differs between them was not written.
-pub(crate) fn lay_open(
-    device: &Device,
-    dispatch: &Dispatch,
-    sizes: Sizes,
-    kv: &GpuKv,
-    sink: &mut dyn Sink,
-) -> Result<()> {
-    let Some((rows, grid)) = dispatch.sized(sizes) else { return Ok(()) };
-    let (words, n) = dispatch.params(rows);
-    let params = words[..n].to_vec();
-    let shader = &dispatch.shader;
-    if sink.wants(shader, &params, grid) {
-        sink.call(read_and_written(device, (dispatch, kv), (params, grid))?);
-    }
-    let mut encoder = device.encoder();
-    dispatch.encode(
-        &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()),
-        sizes,
-        &kv.layers,
-    );
-    device.submit(encoder)
+/// A loaded graph whose steps give `sink` every dispatch, one by one, before they run as usual.
+pub(crate) struct Recorder {
+    loaded: LoadedGpu,
+    sink: Box<dyn Sink>,
 }
 
-fn read_and_written(
-    device: &Device,
-    (dispatch, kv): (&Dispatch, &GpuKv),
-    (params, grid): (Vec<u32>, [u32; 3]),
-) -> Result<Call> {
-    let shader = &dispatch.shader;
-    let mut buffers = Vec::new();
-    let halves = dispatch.kv.into_iter().flat_map(|layer| &kv.layers[layer].halves);
-    let halves = halves.map(|(buffer, bytes)| (buffer.clone(), 0, *bytes));
-    for (buffer, offset, bytes) in dispatch.ranges.iter().cloned().chain(halves) {
-        let words = bytes.div_ceil(4) as usize;
-        let held = device.read(device.encoder(), (&buffer, offset), words, &mut None)?;
-        buffers.push(held.into_iter().map(f32::to_bits).collect());
+impl Recorder {
+    pub(crate) fn new(loaded: LoadedGpu, sink: Box<dyn Sink>) -> Self {
+        Self { loaded, sink }
     }
-    let mut call = Call { shader: shader.clone(), params, grid, buffers, written: Vec::new() };
-    let [one, other] = [0xffff_ffff, 0x7fc1_2345].map(|poison| replay(device, &call, poison));
+
+    /// Runs the dispatches of a step, with those of the likeliest ids where `greedy`.
+    fn record(&mut self, step: &Step, kv: &Kv, greedy: bool) -> Result<()> {
+        let kv = cache_of(kv)?;
+        let Some(plan) = self.loaded.prepare(step, kv)? else { return Ok(()) };
+        let argmax = if greedy { &plan.argmax[..] } else { &[] };
+        let size = StepSize::of(step);
+        let recorded = plan
+            .dispatches()
+            .chain(argmax)
+            .try_for_each(|dispatch| self.dispatch(dispatch, size, kv));
+        self.loaded.keep(plan);
+        recorded
+    }
+
+    /// Runs one dispatch by itself and tells the sink what it read and wrote.
+    fn dispatch(&mut self, dispatch: &Dispatch, size: StepSize, kv: &GpuKv) -> Result<()> {
+        let (device, shader) = (self.loaded.device(), &dispatch.shader);
+        let Some(launch) = dispatch.launch(size) else { return Ok(()) };
+        let params = dispatch.with_params(launch, <[u32]>::to_vec);
+        if self.sink.wants(shader, &params, launch.grid) {
+            let (shader, grid, written) = (shader.clone(), launch.grid, Vec::new());
+            let buffers = read(device, dispatch, kv)?;
+            let mut call = Call { shader, params, grid, buffers, written };
+            call.written = written_by(device, &call)?;
+            self.sink.call(call);
+        }
+        let mut encoder = device.encoder();
+        dispatch.encode(
+            &mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()),
+            size,
+            &kv.layers,
+        );
+        device.submit(encoder)
+    }
+}
+
+impl Loaded for Recorder {
+    fn graph(&self) -> &Arc<Graph> {
+        self.loaded.graph()
+    }
+
+    fn kv_bytes(&self, n_blocks: usize) -> usize {
+        self.loaded.kv_bytes(n_blocks)
+    }
+
+    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
+        self.loaded.new_kv(n_blocks)
+    }
+
+    fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
+        self.record(step, kv, false)?;
+        self.loaded.run(step, kv, tap)
+    }
+
+    fn run_greedy(&mut self, step: &Step, kv: &mut Kv) -> Result<Vec<Best>> {
+        self.record(step, kv, true)?;
+        self.loaded.run_greedy(step, kv)
+    }
+
+    fn limits(&mut self) -> Result<Option<Limits>> {
+        self.loaded.limits()
+    }
+
+    fn profile(&mut self, on: bool) {
+        self.loaded.profile(on);
+    }
+
+    fn traffic(&self) -> Option<Traffic> {
+        self.loaded.traffic()
+    }
+
+    fn timings(&self) -> Vec<Timing> {
+        self.loaded.timings()
+    }
+}
+
+/// What the buffers of a dispatch hold: group 0, then K and V of its cache.
+fn read(device: &Device, dispatch: &Dispatch, kv: &GpuKv) -> Result<Vec<Vec<u32>>> {
+    let halves = dispatch.cache.into_iter().flat_map(|layer| &kv.layers[layer].halves);
+    let words = |Range { buffer, offset, bytes }: &Range| {
+        let words = bytes.div_ceil(4) as usize;
+        let held = device.read(device.encoder(), (buffer, *offset), words, &mut None)?;
+        Ok(held.into_iter().map(f32::to_bits).collect())
+    };
+    dispatch.ranges.iter().chain(halves).map(words).collect()
+}
+
+/// The words that a call writes: those that do not differ between two runs with different poison in the outputs.
+fn written_by(device: &Device, call: &Call) -> Result<Vec<(usize, Vec<Option<u32>>)>> {
+    let [one, other] = [0xffff_ffff, 0x7fc1_2345].map(|poison| replay(device, call, poison));
     let (one, other) = (one?, other?);
-    for at in Call::outputs(shader) {
+    let written = |at: usize| {
         let inner = |all: &[Vec<u32>]| all[at][GUARD..all[at].len() - GUARD].to_vec();
         let same = |(a, b): (u32, u32)| (a == b).then_some(a);
-        call.written.push((at, inner(&one).into_iter().zip(inner(&other)).map(same).collect()));
-    }
-    Ok(call)
+        (at, inner(&one).into_iter().zip(inner(&other)).map(same).collect())
+    };
+    Ok(Call::outputs(&call.shader).into_iter().map(written).collect())
 }
 
 /// As [`crate::Gpu::replay`].
@@ -135,8 +201,13 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
         device.write(&buffer, 0, &words);
         buffers.push((buffer, held.len() as u64 * 4));
     }
-    let guard = GUARD as u64 * 4;
-    let ranges: Vec<_> = buffers.iter().map(|(buffer, bytes)| (buffer, guard, *bytes)).collect();
+    let offset = GUARD as u64 * 4;
+    let inner = |(buffer, bytes): &(wgpu::Buffer, u64)| Range {
+        buffer: buffer.clone(),
+        offset,
+        bytes: *bytes,
+    };
+    let ranges: Vec<Range> = buffers.iter().map(inner).collect();
     let (ours, cache) = ranges.split_at(shader.buffers as usize);
     let bind = device.bind(&pipeline, ours);
     let bind_kv = (!cache.is_empty()).then(|| device.bind_kv(cache));

@@ -3,7 +3,8 @@
 use crate::kernels;
 use crate::layout::{Layout, Quant, Scales};
 use crate::matrix::{self, Matrix};
-use crate::probe::Probes;
+use crate::params::{self, Field, Params};
+use crate::probes::Probes;
 use crate::template::{Defines, expand};
 use gguf::DType;
 use graph::ints::{ActFormat, form};
@@ -18,10 +19,12 @@ pub struct Shader {
     pub defines: Defines,
     /// Buffers of group 0.
     pub buffers: u32,
-    /// How many of the last of them are written; the others are read.
+    /// The last `writes` of them are written, the others are read.
     pub writes: u32,
     /// What it does with a layer's cache, which is group 1.
     pub cache: Cache,
+    /// Its parameters behind [`params::ROWS`].
+    pub params: &'static [Field],
     /// Whether the device's own operations are used, whatever its probes say: the probes themselves.
     pub native: bool,
     /// The matrix unit that it wants.
@@ -40,8 +43,18 @@ pub enum Cache {
 }
 
 impl Shader {
-    fn new(file: &'static str, buffers: u32, defines: Defines) -> Self {
-        Self { file, defines, buffers, writes: 1, cache: Cache::None, native: false, matrix: None }
+    /// A kernel that writes the last of its buffers.
+    fn new<P: Params>(file: &'static str, buffers: u32, defines: Defines) -> Self {
+        Self {
+            file,
+            defines,
+            buffers,
+            writes: 1,
+            cache: Cache::None,
+            params: P::FIELDS,
+            native: false,
+            matrix: None,
+        }
     }
 }
 
@@ -81,38 +94,38 @@ pub fn elementwise(map: Map) -> Shader {
         .flag("SILU", map == Map::Silu)
         .flag("GELU_TANH", map == Map::GeluTanh)
         .flag("SOFTCAP", map == Map::Softcap);
-    Shader::new("rows/elementwise", if two { 3 } else { 2 }, defines)
+    Shader::new::<params::Elementwise>("rows/elementwise", if two { 3 } else { 2 }, defines)
 }
 
 /// Some columns of every row.
 pub fn columns() -> Shader {
-    Shader::new("rows/copy", 2, Defines::new().flag("OUTPUT_ROWS", false))
+    Shader::new::<params::CopyRows>("rows/copy", 2, Defines::new().flag("OUTPUT_ROWS", false))
 }
 
 /// The rows that give logits.
 pub fn output_rows() -> Shader {
-    Shader::new("rows/copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
+    Shader::new::<params::CopyRows>("rows/copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm, for groups of more than 128 columns or of fewer; of a value, or of a sum that is written too; rounded as well
-/// for the products that follow, where it is of whole rows.
-pub fn rms_norm(wide: bool, of_sum: bool, round: Option<ActFormat>) -> Shader {
+/// RMS norm, `wide` for groups of more than 128 columns; of a value, or of a sum that is written too; with `quantize` of whole
+/// rows and quantised as well for the products that follow.
+pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<ActFormat>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
-    let defines = defines.flag("QUANTIZE", round.is_some());
-    let defines = match round {
-        Some(act) => rounding(defines, act, 4096),
+    let defines = defines.flag("QUANTIZE", quantize.is_some());
+    let defines = match quantize {
+        Some(act) => quantizing(defines, act, 4096),
         None => defines,
     };
-    let (sums, rounds) = (u32::from(of_sum), u32::from(round.is_some()));
+    let (sums, quantizes) = (u32::from(of_sum), u32::from(quantize.is_some()));
     Shader {
-        writes: 1 + sums + rounds,
-        ..Shader::new("norm_rope/rms_norm", 3 + 2 * sums + rounds, defines)
+        writes: 1 + sums + quantizes,
+        ..Shader::new::<params::RmsNorm>("norm_rope/rms_norm", 3 + 2 * sums + quantizes, defines)
     }
 }
 
-/// What `round.wgsl` wants, for so many elements in a workgroup of 256 threads.
-fn rounding(defines: Defines, act: ActFormat, tile: usize) -> Defines {
+/// What `quantize/blocks.wgsl` asks for, for `tile` elements in a workgroup of 256 threads.
+fn quantizing(defines: Defines, act: ActFormat, tile: usize) -> Defines {
     let block = if act == ActFormat::Q8x256 { 256 } else { 32 };
     let lanes = (256 * 256 / tile).min(64);
     defines
@@ -128,53 +141,61 @@ pub fn rope(two: bool) -> Shader {
     let writes = 1 + u32::from(two);
     Shader {
         writes,
-        ..Shader::new("norm_rope/rope", 1 + 2 * writes, Defines::new().flag("TWO", two))
+        ..Shader::new::<params::Rope>(
+            "norm_rope/rope",
+            1 + 2 * writes,
+            Defines::new().flag("TWO", two),
+        )
     }
 }
 
-/// What is rounded.
+/// What is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rounded {
-    /// A value.
+pub enum QuantizeOf {
+    /// A value that is there.
     Value,
     /// A gated activation, which is written too.
     Glu(graph::Act),
-    /// The merged chunks of a token's attention, which are written too.
+    /// The merged chunks of one token's attention, which are written too.
     Merge,
 }
 
-/// Rounding of activations.
-pub fn quantize_act(act: ActFormat, of: Rounded) -> Shader {
-    let defines = rounding(Defines::new(), act, 256)
-        .flag("GLU", matches!(of, Rounded::Glu(_)))
-        .flag("SILU", of == Rounded::Glu(graph::Act::Silu))
-        .flag("GELU_TANH", of == Rounded::Glu(graph::Act::GeluTanh))
-        .flag("MERGE", of == Rounded::Merge);
-    let writes = 1 + u32::from(of != Rounded::Value);
-    Shader { writes, ..Shader::new("quantize/quantize_act", 2 * writes, defines) }
+/// Quantisation of activations.
+pub fn quantize_act(act: ActFormat, of: QuantizeOf) -> Shader {
+    let defines = quantizing(Defines::new(), act, 256)
+        .flag("GLU", matches!(of, QuantizeOf::Glu(_)))
+        .flag("SILU", of == QuantizeOf::Glu(graph::Act::Silu))
+        .flag("GELU_TANH", of == QuantizeOf::Glu(graph::Act::GeluTanh))
+        .flag("MERGE", of == QuantizeOf::Merge);
+    let writes = 1 + u32::from(of != QuantizeOf::Value);
+    let shader = match of {
+        QuantizeOf::Value | QuantizeOf::Glu(_) => Shader::new::<params::Quantize>,
+        QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
+    };
+    Shader { writes, ..shader("quantize/quantize_act", 2 * writes, defines) }
 }
 
 /// Rows of a table.
 pub fn get_rows(dtype: DType) -> Shader {
-    Shader::new("rows/get_rows", 3, weights(dtype))
+    Shader::new::<params::GetRows>("rows/get_rows", 3, weights(dtype))
 }
 
 /// A product with weights in f32.
 pub fn mat_mul_f32(dtype: DType) -> Shader {
-    Shader::new("mat_mul/f32", 3, weights(dtype))
+    Shader::new::<params::MatMulF32>("mat_mul/f32", 3, weights(dtype))
 }
 
 /// The same for few rows.
 pub fn mat_vec_f32(dtype: DType) -> Shader {
-    Shader::new("mat_mul/vec_f32", 3, weights(dtype))
+    Shader::new::<params::MatMulF32>("mat_mul/vec_f32", 3, weights(dtype))
 }
 
-/// Up to three products with the same rounded activations.
+/// Up to three products with the same quantised activations.
 pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul/int8", dtype, products)
 }
 
-/// The same for few rows of activations, with `FEW_LANES` for each row of weights: they take whole blocks.
+/// The same for few rows of activations, with `FEW_LANES` for each row of weights, which take whole blocks.
 pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_mul/vec_int8", dtype, products);
     let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
@@ -222,19 +243,43 @@ fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
         .set("RUN_0", if halves { "2u * u" } else { "u" })
         .set("RUN_1", if halves { "2u * u + 1u" } else { "u" });
     let writes = products as u32;
-    Shader { writes, ..Shader::new(file, 3 + writes, defines) }
+    Shader { writes, ..Shader::new::<params::MatMulInt8>(file, 3 + writes, defines) }
 }
 
 /// Storing keys and values.
 pub fn store_kv(kv: KvType) -> Shader {
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
-    Shader { writes: 0, cache: Cache::Writes, ..Shader::new("norm_rope/store_kv", 4, defines) }
+    Shader {
+        writes: 0,
+        cache: Cache::Writes,
+        ..Shader::new::<params::StoreKv>("norm_rope/store_kv", 4, defines)
+    }
 }
 
 /// RoPE of queries and keys, and storing keys and values: eight buffers and the cache's two.
 pub fn rope_store(kv: KvType) -> Shader {
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
-    Shader { writes: 2, cache: Cache::Writes, ..Shader::new("norm_rope/rope_store", 8, defines) }
+    Shader {
+        writes: 2,
+        cache: Cache::Writes,
+        ..Shader::new::<params::RopeStore>("norm_rope/rope_store", 8, defines)
+    }
+}
+
+/// The elements of a head of K and of V.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadDims {
+    /// Of queries and keys.
+    pub k: usize,
+    /// Of values.
+    pub v: usize,
+}
+
+impl HeadDims {
+    /// Both alike.
+    fn square(dim: usize) -> Self {
+        Self { k: dim, v: dim }
+    }
 }
 
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
@@ -243,56 +288,60 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
         .flag("KV_F16", kv == KvType::F16)
         .flag("SOFTCAP", softcap)
         .set("DIM_V", &dim_v);
-    Shader { cache: Cache::Reads, ..Shader::new("attention/attention", 4, defines) }
+    Shader {
+        cache: Cache::Reads,
+        ..Shader::new::<params::Attention>("attention/attention", 4, defines)
+    }
 }
 
 /// Queries of a workgroup of [`attention_tile`].
 pub(crate) const TILE_QUERIES: usize = 32;
 
-/// The same for many tokens where threads cost nothing, for heads of `[dim_k, dim_v]` elements; `None` where they are too
-/// large or no multiple of four.
-pub fn attention_tile(kv: KvType, softcap: bool, dims: [usize; 2]) -> Option<Shader> {
-    if dims.into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
+/// The same for many tokens where threads cost nothing; `None` where heads are too large or no multiple of four elements.
+pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shader> {
+    if [dims.k, dims.v].into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
         return None;
     }
     let halves = kv == KvType::F16;
     // A tile is 2048 elements: words that each of the 128 threads loads four at a time, and positions of V.
     let loads = if halves { 2 } else { 4 };
-    let passes = dims[1].div_ceil(64);
+    let passes = dims.v.div_ceil(64);
     let rows = if passes == 3 { 8 } else { 32 / passes };
     let defines = Defines::new()
         .flag("KV_F16", halves)
         .flag("SOFTCAP", softcap)
         .set("LOADS", &loads)
         .set("K_FOURS", &(4 * loads))
-        .set("V_FOURS", &(dims[1] / 4))
+        .set("V_FOURS", &(dims.v / 4))
         .set("V_PASSES", &passes)
         .set("V_ACROSS", &(16 * passes))
         .set("V_ROWS", &rows);
-    Some(Shader { cache: Cache::Reads, ..Shader::new("attention/tile", 4, defines) })
+    Some(Shader {
+        cache: Cache::Reads,
+        ..Shader::new::<params::Attention>("attention/tile", 4, defines)
+    })
 }
 
-/// The chunks of attention by themselves, for a step of one token. Small heads of f16 of `[dim_k, dim_v]` elements are
-/// asked for at once.
-pub fn attention_part(kv: KvType, softcap: bool, [dim_k, dim_v]: [usize; 2]) -> Shader {
-    let small = kv == KvType::F16 && dim_k.is_multiple_of(2) && dim_k.max(dim_v) <= 128;
+/// The chunks of attention by themselves, for a step of one token. Small heads of f16 are loaded before they are used.
+pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
+    let small = kv == KvType::F16 && dims.k.is_multiple_of(2) && dims.k.max(dims.v) <= 128;
     let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
     let defines = defines.flag("AHEAD", small);
-    let defines = if small { defines.set("K_WORDS", &(dim_k / 2)) } else { defines };
-    Shader { cache: Cache::Reads, ..Shader::new("attention/part", 4, defines) }
+    let defines = if small { defines.set("K_WORDS", &(dims.k / 2)) } else { defines };
+    Shader { cache: Cache::Reads, ..Shader::new::<params::Attention>("attention/part", 4, defines) }
 }
 
 /// The chunks put together.
 pub fn attention_merge() -> Shader {
-    Shader::new("attention/merge", 3, Defines::new())
+    Shader::new::<params::AttentionMerge>("attention/merge", 3, Defines::new())
 }
 
 /// The largest of each row.
 pub fn argmax() -> Shader {
-    Shader::new("rows/argmax", 2, Defines::new())
+    Shader::new::<params::Argmax>("rows/argmax", 2, Defines::new())
 }
 
-/// What a limit is of.
+/// What is measured of a device's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Bytes read.
@@ -309,7 +358,7 @@ pub fn limit(limit: Limit) -> Shader {
         .flag("READ", limit == Limit::Read)
         .flag("INT8", limit == Limit::Int8)
         .flag("F32", limit == Limit::F32);
-    Shader::new("probe/limits", 2, defines)
+    Shader::new::<params::Limits>("probe/limits", 2, defines)
 }
 
 /// What a probe measures.
@@ -335,7 +384,7 @@ pub fn probe(probe: Probe, native: bool) -> Shader {
         .flag("SQRT", probe == Probe::Sqrt)
         .flag("HALF", probe == Probe::Half)
         .flag("REST", probe == Probe::Rest);
-    Shader { native, ..Shader::new("probe/probe", 2, defines) }
+    Shader { native, ..Shader::new::<params::Probe>("probe/probe", 2, defines) }
 }
 
 /// The measurement of a matrix unit.
@@ -343,7 +392,7 @@ pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
     let (size, threads) = (matrix.size, matrix.subgroup);
     let defines =
         Defines::new().set("SIZE", &size).set("LEN", &(size * size)).set("THREADS", &threads);
-    Shader { matrix: Some(matrix), ..Shader::new("probe/coop", 2, defines) }
+    Shader { matrix: Some(matrix), ..Shader::new::<params::Probe>("probe/coop", 2, defines) }
 }
 
 /// The sizes that `weights.wgsl` wants.
@@ -440,8 +489,8 @@ pub fn all() -> Vec<Shader> {
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
-    let glus = [graph::Act::Silu, graph::Act::GeluTanh].map(Rounded::Glu);
-    for of in [Rounded::Value, Rounded::Merge].into_iter().chain(glus) {
+    let glus = [graph::Act::Silu, graph::Act::GeluTanh].map(QuantizeOf::Glu);
+    for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
         all.extend([Q8x32, Q8x256].map(|act| quantize_act(act, of)));
     }
     for of_sum in [false, true] {
@@ -471,9 +520,11 @@ pub fn all() -> Vec<Shader> {
         all.extend([store_kv(kv), rope_store(kv)]);
         for softcap in [false, true] {
             all.push(attention(kv, softcap, 128));
-            all.extend([128, 256].map(|dim| attention_part(kv, softcap, [dim; 2])));
+            all.extend([128, 256].map(|dim| attention_part(kv, softcap, HeadDims::square(dim))));
             all.extend(
-                [64, 128, 256].into_iter().filter_map(|dim| attention_tile(kv, softcap, [dim; 2])),
+                [64, 128, 256]
+                    .into_iter()
+                    .filter_map(|dim| attention_tile(kv, softcap, HeadDims::square(dim))),
             );
         }
     }

@@ -1,11 +1,13 @@
 //! What a step moves between the device and its memory, from what its dispatches bind: every byte that a dispatch reads or
 //! writes counts once, however many workgroups share it.
 
+use crate::device::Range;
+use crate::dispatch::{Dispatch, StepSize};
 use crate::kv::head_words;
 use crate::layout::{Layout, ROWS};
-use crate::plan::{Dispatch, Plan, Sizes};
+use crate::model::Model;
+use crate::plan::Plan;
 use crate::shaders::Cache;
-use crate::weights::Resident;
 use graph::ops::attention::first_visible;
 use graph::{Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};
 use std::collections::BTreeMap;
@@ -16,24 +18,22 @@ pub(crate) struct Count<'a> {
     pub(crate) kv: KvType,
     pub(crate) plan: &'a Plan,
     pub(crate) step: &'a Step,
-    pub(crate) sizes: Sizes,
+    pub(crate) size: StepSize,
     weights: Vec<&'a wgpu::Buffer>,
 }
 
 impl<'a> Count<'a> {
-    pub(crate) fn new(
-        (graph, kv): (&'a Graph, KvType),
-        weights: &'a [Resident],
-        (plan, step, sizes): (&'a Plan, &'a Step, Sizes),
-    ) -> Self {
-        let vectors = weights.iter().filter_map(|w| w.vector.as_ref().map(|(buffer, _)| buffer));
-        let pieces = weights.iter().flat_map(|w| &w.pieces).map(|piece| &piece.buffer);
-        Self { graph, kv, plan, step, sizes, weights: vectors.chain(pieces).collect() }
+    pub(crate) fn new(model: &'a Model, plan: &'a Plan, step: &'a Step) -> Self {
+        let (all, size) = (&model.weights, StepSize::of(step));
+        let vectors = all.iter().filter_map(|w| w.vector.as_ref().map(|range| &range.buffer));
+        let pieces = all.iter().flat_map(|w| &w.pieces).map(|piece| &piece.buffer);
+        let weights = vectors.chain(pieces).collect();
+        Self { graph: &model.graph, kv: model.options.kv, plan, step, size, weights }
     }
 
     /// Of the whole step; the logits are copied once more, to be sent back.
     pub(crate) fn all(&self) -> Traffic {
-        let mut all = Traffic { logits: self.logits(self.sizes.1), ..Traffic::default() };
+        let mut all = Traffic { logits: self.logits(self.size.outputs), ..Traffic::default() };
         for unit in self.plan.units() {
             for dispatch in unit.dispatches {
                 all.add(self.dispatch(&self.graph.nodes[unit.first], dispatch));
@@ -47,26 +47,26 @@ impl<'a> Count<'a> {
     }
 
     fn dispatch(&self, node: &Node, dispatch: &Dispatch) -> Traffic {
-        let Some((params, _)) = dispatch.sized(self.sizes) else { return Traffic::default() };
-        let rows = u64::from(params[0]);
+        let Some(launch) = dispatch.launch(self.size) else { return Traffic::default() };
+        let rows = u64::from(launch.rows[0]);
         let mut moved = Traffic { dispatches: 1, ..Traffic::default() };
         let mut seen = Vec::new();
-        for (buffer, offset, bytes) in &dispatch.ranges {
-            // Rounded activations are bound twice, as words and as fours of them.
+        for Range { buffer, offset, bytes } in &dispatch.ranges {
+            // Quantised activations are bound twice, as words and as fours of them.
             if seen.contains(&(buffer, offset)) {
                 continue;
             }
             seen.push((buffer, offset));
-            let of_rows = bytes * rows / dispatch.most_rows as u64;
+            let of_rows = bytes * rows / dispatch.max_rows as u64;
             if self.weights.contains(&buffer) {
                 let rows_of = if let Op::GetRows { table } = node.op { Some(table) } else { None };
                 moved.weights += rows_of.map_or(*bytes, |table| rows * self.row_bytes(table));
             } else if dispatch.rows == Rows::Outputs && of_rows == self.logits(rows as usize) {
                 moved.logits += of_rows;
-            } else if *buffer == self.plan.parts {
+            } else if *buffer == self.plan.buffers.partials {
                 // The chunks that there are, of the room for a whole context.
-                let chunks = u64::from(self.sizes.2) / KV_BLOCK as u64 + 1;
-                moved.other += bytes * chunks / self.plan.capacity.tables as u64;
+                let chunks = u64::from(self.size.last_position) / KV_BLOCK as u64 + 1;
+                moved.other += bytes * chunks / self.plan.buffers.capacity.tables as u64;
             } else if node.op == Op::OutputRows {
                 // Reads as many rows as it writes, of more.
                 moved.other += rows * self.cols(node) * 4;
@@ -74,7 +74,7 @@ impl<'a> Count<'a> {
                 moved.other += of_rows;
             }
         }
-        if let Some(layer) = dispatch.kv {
+        if let Some(layer) = dispatch.cache {
             let positions =
                 if dispatch.shader.cache == Cache::Writes { rows } else { self.seen(layer) };
             moved.kv += self.position_bytes(layer) * positions;

@@ -1,6 +1,6 @@
 //! Weights on the device: laid out on the host, a piece at a time, and cut where a tensor is larger than one binding.
 
-use crate::device::Device;
+use crate::device::{Device, Range};
 use crate::fuse::Fusions;
 use crate::layout::{Layout, ROWS};
 use graph::{Error, ErrorKind, Graph, Op, Result, Weight};
@@ -22,7 +22,7 @@ pub(crate) struct Resident {
     /// For products and lookups.
     pub(crate) pieces: Vec<Piece>,
     /// In f32: norms and biases.
-    pub(crate) vector: Option<(wgpu::Buffer, u64)>,
+    pub(crate) vector: Option<Range>,
 }
 
 /// What a tensor is used for.
@@ -161,7 +161,7 @@ fn resident(
         let size = values.len() as u64 * 4;
         let buffer = device.buffer(&weight.name, size)?;
         device.upload(&buffer, 0, bytemuck::cast_slice(&values))?;
-        resident.vector = Some((buffer, size));
+        resident.vector = Some(Range::whole(&buffer, size));
     }
     if uses.matrix {
         let layout = Layout::of(weight.dtype);

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
-use gpu::probe::Probes;
+use gpu::probes::Probes;
 use gpu::{kernels, shaders};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

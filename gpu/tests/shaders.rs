@@ -6,11 +6,12 @@
 
 mod translate;
 
-use gpu::probe::Probes;
+use gpu::params::{Field, Kind, ROWS};
+use gpu::probes::Probes;
 use gpu::shaders::{self, Cache, Shader};
 use naga::back::{hlsl, spv};
 use naga::valid::ModuleInfo;
-use translate::{params_bytes, parse, to_msl};
+use translate::{parse, to_msl};
 
 /// Everything trusted, nothing, and each alone.
 fn devices() -> Vec<Probes> {
@@ -43,8 +44,30 @@ fn check_bindings(shader: &Shader, module: &naga::Module) {
         expected.extend([(1, 0, true), (1, 1, true)]);
     }
     assert_eq!(found, expected, "{shader:?}");
-    let immediates = params_bytes(module);
-    assert!(immediates.is_some_and(|bytes| bytes <= 64), "{shader:?}: {immediates:?} bytes");
+}
+
+/// The parameters that the host sets are those of the shader, each with its name, its type and its place.
+fn check_params(shader: &Shader, module: &naga::Module) {
+    let mut globals = module.global_variables.iter().map(|(_, variable)| variable);
+    let immediates = globals.find(|v| v.space == naga::AddressSpace::Immediate).unwrap();
+    let naga::TypeInner::Struct { members, span } = &module.types[immediates.ty].inner else {
+        panic!("{shader:?}: parameters are no struct")
+    };
+    let declared = members.iter().map(|member| {
+        let kind = match module.types[member.ty].inner {
+            naga::TypeInner::Scalar(naga::Scalar::U32) => Kind::U32,
+            naga::TypeInner::Scalar(naga::Scalar::F32) => Kind::F32,
+            ref other => panic!("{shader:?}: {:?} is {other:?}", member.name),
+        };
+        (member.name.clone().unwrap(), kind, member.offset as usize)
+    });
+    let behind = ROWS.len() * 4;
+    let own = shader.params.iter().map(|field| Field { offset: behind + field.offset, ..*field });
+    let set = ROWS.into_iter().chain(own);
+    let set: Vec<_> = set.map(|field| (field.name.to_owned(), field.kind, field.offset)).collect();
+    assert_eq!(declared.collect::<Vec<_>>(), set, "{}", shader.file);
+    // Every parameter is a word; a device takes 64 bytes at least.
+    assert!(*span as usize == 4 * set.len() && *span <= 64, "{shader:?}: {span} bytes");
 }
 
 fn to_spirv(module: &naga::Module, info: &ModuleInfo) {
@@ -91,6 +114,7 @@ fn every_shader_is_valid_in_every_language() {
             let source = shaders::source(&shader, probes).unwrap();
             let (module, info) = parse(&source);
             check_bindings(&shader, &module);
+            check_params(&shader, &module);
             to_spirv(&module, &info);
             // Matrix units are used through Vulkan alone (`device.rs` says why).
             if shader.matrix.is_none() {

@@ -1,6 +1,6 @@
 //! A shader's WGSL through naga, as wgpu would bring it to a driver.
 
-use gpu::probe::Probes;
+use gpu::probes::Probes;
 use gpu::shaders::{self, Shader};
 use naga::back::msl;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy};
@@ -24,13 +24,6 @@ pub(crate) fn parse(source: &str) -> (naga::Module, ModuleInfo) {
         .validate(&module)
         .unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));
     (module, info)
-}
-
-/// Bytes of the parameters that a shader declares.
-pub(crate) fn params_bytes(module: &naga::Module) -> Option<u32> {
-    let mut globals = module.global_variables.iter().map(|(_, variable)| variable);
-    let params = globals.find(|variable| variable.space == naga::AddressSpace::Immediate)?;
-    Some(module.types[params.ty].inner.size(module.to_ctx()))
 }
 
 /// The text that Metal's compiler gets, with the options of wgpu-hal 30 (`metal/device.rs`): slots are the immediates, the

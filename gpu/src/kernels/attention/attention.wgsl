@@ -3,9 +3,7 @@
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
 #flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
 #const DIM_V    elements of a head of V, an even number
-struct Params { rows: u32, row0: u32, n_head: u32, heads_per_kv: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32,
-    positions_at: u32, tables_at: u32, window: u32, scale: f32, cap: f32 }
-var<immediate> p: Params;
+#include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
@@ -13,6 +11,7 @@ var<immediate> p: Params;
 @group(1) @binding(0) var<storage, read_write> cache_k: array<u32>;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<u32>;
 #include lib/exp
+#include lib/mask
 
 var<workgroup> weight: array<f32, 64>;
 var<workgroup> lanes: array<f32, 64>;
@@ -27,9 +26,10 @@ const LOWEST: f32 = -3.4028234663852886e38;
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let token = p.row0 + wg.y;
-    let last = step[p.positions_at + token];
+    let own = step[p.positions_at + token];
     let table = step[p.tables_at + token];
-    let first = last + 1u - min(last + 1u, p.window);
+    let first = first_seen(own);
+    let last = last_seen(own);
     let heads_kv = p.n_head / p.heads_per_kv;
     let head_kv = wg.x / p.heads_per_kv;
     let q_at = (wg.y * p.n_head + wg.x) * p.dim_k;

@@ -2,9 +2,10 @@
 // as part.wgsl stores them.
 #flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
 #needs exponential, fused, keep, p.dim_v, p.max_chunks, p.positions_at, p.window, partials, quotient, step
+#include lib/mask
 fn merged(head: u32, d: u32) -> f32 {
-    let last = step[p.positions_at];
-    let first = last + 1u - min(last + 1u, p.window);
+    let first = first_seen(step[p.positions_at]);
+    let last = last_seen(step[p.positions_at]);
     let n = last / 64u - first / 64u + 1u;
     let each = p.dim_v + 2u;
     let begin = head * p.max_chunks * each;

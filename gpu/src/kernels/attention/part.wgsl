@@ -7,9 +7,7 @@
 #flag SOFTCAP  scores are capped
 #flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
 #const K_WORDS  words of a head of K
-struct Params { rows: u32, row0: u32, n_head: u32, heads_per_kv: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32,
-    positions_at: u32, tables_at: u32, window: u32, scale: f32, cap: f32, max_chunks: u32 }
-var<immediate> p: Params;
+#include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
@@ -17,6 +15,7 @@ var<immediate> p: Params;
 @group(1) @binding(0) var<storage, read_write> cache_k: array<u32>;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<u32>;
 #include lib/exp
+#include lib/mask
 
 var<workgroup> weight: array<f32, 64>;
 var<workgroup> lanes: array<f32, 64>;
@@ -30,8 +29,8 @@ const LOWEST: f32 = -3.4028234663852886e38;
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let last = step[p.positions_at];
-    let first = last + 1u - min(last + 1u, p.window);
+    let first = first_seen(step[p.positions_at]);
+    let last = last_seen(step[p.positions_at]);
     let chunk = first / 64u + wg.z;
     let heads_kv = p.n_head / p.heads_per_kv;
     let at = tables[step[p.tables_at] + chunk] * heads_kv + wg.x / p.heads_per_kv;

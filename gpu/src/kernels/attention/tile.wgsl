@@ -8,9 +8,7 @@
 #const V_FOURS  fours of elements of a head of V
 #const V_PASSES fours of elements of V that a thread adds up
 #const V_ROWS   positions in a tile of V
-struct Params { rows: u32, row0: u32, n_head: u32, heads_per_kv: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32,
-    positions_at: u32, tables_at: u32, window: u32, scale: f32, cap: f32, heads_each: u32 }
-var<immediate> p: Params;
+#include attention/params
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
@@ -18,6 +16,7 @@ var<immediate> p: Params;
 @group(1) @binding(0) var<storage, read_write> cache_k: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<vec4<u32>>;
 #include lib/exp
+#include lib/mask
 
 // Four of what a thread reads one after the other, and one that keeps banks apart: an index is checked once for four.
 // Weights: a row is four positions of the queries `quad`, eight rows for each four positions.
@@ -72,8 +71,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         var least = vec2<u32>(0xffffffffu);
         var greatest = vec2<u32>(0u);
         while end < tokens && step[tables_at + end] == table {
-            let last = step[positions_at + end];
-            let ends = vec2<u32>(last + 1u - min(last + 1u, p.window), last);
+            let own = step[positions_at + end];
+            let ends = vec2<u32>(first_seen(own), last_seen(own));
             least = min(least, ends);
             greatest = max(greatest, ends);
             end++;
@@ -83,8 +82,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         var last = vec4<u32>(0u);
 #for I 0..4
         if of{{I}} >= begin && of{{I}} < end {
-            last[{{I}}] = step[positions_at + of{{I}}];
-            first[{{I}}] = last[{{I}}] + 1u - min(last[{{I}}] + 1u, p.window);
+            first[{{I}}] = first_seen(step[positions_at + of{{I}}]);
+            last[{{I}}] = last_seen(step[positions_at + of{{I}}]);
         }
 #endfor
         let chunks = greatest.y / 64u;

@@ -12,7 +12,7 @@
 #const UNITS  units of 32 elements in a block
 #needs block_d, block_m, codes, fused, keep, run_min, run_scale
 struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32,
-    to0: u32, to1: u32 }
+    end0: u32, end1: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;
 @group(0) @binding(1) var<storage, read> q8: array<u32>;
@@ -86,21 +86,21 @@ fn add_block(s: Sums, acc: f32) -> f32 {
 #endif
 }
 
-// One element of the result. Products of the same activations stand behind one another, rows 0 .. to0 .. to1 .. n_out,
+// One element of the result. Products of the same activations stand behind one another, rows 0 .. end0 .. end1 .. n_out,
 // and each has a result of its own.
 fn store(token: u32, row: u32, v: f32) {
 #if OUTS_2
-    if row < p.to0 {
-        out[token * p.to0 + row] = v;
+    if row < p.end0 {
+        out[token * p.end0 + row] = v;
         return;
     }
 #if OUTS_3
-    if row >= p.to1 {
-        out2[token * (p.n_out - p.to1) + row - p.to1] = v;
+    if row >= p.end1 {
+        out2[token * (p.n_out - p.end1) + row - p.end1] = v;
         return;
     }
 #endif
-    out1[token * (p.to1 - p.to0) + row - p.to0] = v;
+    out1[token * (p.end1 - p.end0) + row - p.end0] = v;
 #else
     out[token * p.n_out + p.first + row] = v;
 #endif
