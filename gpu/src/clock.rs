@@ -1,7 +1,7 @@
 //! The time of each node of a step, from the device's own timestamps: every node, or those that are done together, gets a
 //! pass of its own.
 
-use crate::device::Device;
+use crate::device::{Device, Range};
 use graph::Result;
 
 /// Queries that one set may have, by WebGPU's rules.
@@ -57,8 +57,9 @@ impl Clock {
                 encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.ticks, to, 16);
             }
         }
-        let words = self.ns.len() * 4;
-        let read = device.read(encoder, (&self.ticks, 0), words, &mut self.staging)?;
+        // Two ticks of two words for each node.
+        let ticks = Range::whole(&self.ticks, self.ns.len() as u64 * 16);
+        let read = device.read(encoder, &ticks, &mut self.staging)?;
         for (node, pair) in read.as_chunks::<4>().0.iter().enumerate() {
             if ran[node] {
                 let tick = |low: f32, high: f32| {

@@ -25,7 +25,7 @@ const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE
 /// Bytes that are uploaded in one go.
 const UPLOAD: usize = 16 << 20;
 
-/// What went wrong behind our back, the first thing first.
+/// The first error that wgpu reported through a callback.
 type Fault = Arc<Mutex<Option<(ErrorKind, String)>>>;
 
 fn set(fault: &Fault, kind: ErrorKind, what: String) {
@@ -240,7 +240,7 @@ impl Device {
         enough
     }
 
-    /// Binds no more than so many bytes at once, and no more buffers than WebGPU promises.
+    /// Binds no more than `bytes` bytes at once, and no more buffers than WebGPU promises.
     pub(crate) fn narrow(&mut self, bytes: u64) {
         self.limits.max_storage_buffer_binding_size = bytes;
         self.limits.max_storage_buffers_per_shader_stage = 8;
@@ -466,35 +466,34 @@ impl Device {
         self.check()
     }
 
-    /// Runs what was encoded, then reads `words` f32 of a buffer from a byte on. `staging` is kept between calls.
+    /// Runs what was encoded, then reads a range as f32. `staging` is kept between calls.
     pub(crate) fn read(
         &self,
         encoder: wgpu::CommandEncoder,
-        place: (&wgpu::Buffer, u64),
-        words: usize,
+        range: &Range,
         staging: &mut Option<wgpu::Buffer>,
     ) -> Result<Vec<f32>> {
-        let asked = self.ask((None, encoder), place, words, staging)?;
+        let asked = self.ask(None, encoder, range, staging)?;
         self.answer(asked)
     }
 
     /// The first half of [`Device::read`]: submits, behind commands that may be ready already, and waits for nothing.
     pub(crate) fn ask(
         &self,
-        (ready, mut encoder): (Option<wgpu::CommandBuffer>, wgpu::CommandEncoder),
-        (from, offset): (&wgpu::Buffer, u64),
-        words: usize,
+        ready: Option<wgpu::CommandBuffer>,
+        mut encoder: wgpu::CommandEncoder,
+        Range { buffer, offset, bytes }: &Range,
         staging: &mut Option<wgpu::Buffer>,
     ) -> Result<Asked> {
-        let bytes = words as u64 * 4;
+        let bytes = bytes.next_multiple_of(4);
         if staging.as_ref().is_none_or(|s| s.size() < bytes) {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             *staging = Some(self.buffer_for("read-back", bytes.next_power_of_two(), usage)?);
         }
         let mapped = Arc::new(Mutex::new(None));
-        let staging = staging.clone().filter(|_| words > 0);
+        let staging = staging.clone().filter(|_| bytes > 0);
         if let Some(staging) = &staging {
-            encoder.copy_buffer_to_buffer(from, offset, staging, 0, bytes);
+            encoder.copy_buffer_to_buffer(buffer, *offset, staging, 0, bytes);
         }
         let index = self.queue.submit(ready.into_iter().chain([encoder.finish()]));
         if let Some(staging) = &staging {

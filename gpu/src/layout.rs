@@ -27,7 +27,7 @@ pub(crate) enum Scales {
 /// How one format is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Layout {
-    /// Groups of four elements of so many words.
+    /// Groups of four elements, which take this many words.
     Float(usize),
     /// Blocks of integers.
     Quant(Quant),

@@ -203,7 +203,7 @@ impl Adapter {
     }
 
     /// The same with the kernels of a device that has threads to spare, to test them on one that has not; `None` where
-    /// a workgroup cannot have so many.
+    /// a workgroup cannot have that many.
     ///
     /// # Errors
     /// As [`Adapter::open`].
@@ -215,7 +215,7 @@ impl Adapter {
         Ok(Some(self.gpu(device, threads)))
     }
 
-    /// The same on a device that binds no more than so many bytes at once, and as few buffers as any device may, to test
+    /// The same on a device that binds no more than `binding` bytes at once, and as few buffers as any device may, to test
     /// what is taken in pieces.
     ///
     /// # Errors

@@ -2,14 +2,14 @@
 
 use crate::buffers::Capacity;
 use crate::clock::Clock;
-use crate::device::Device;
-use crate::dispatch::StepSize;
+use crate::device::{Device, Range};
+use crate::dispatch::{Dispatch, StepSize};
 use crate::fuse::Chain;
 use crate::kv::{self, GpuKv};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::traffic::Count;
-use crate::watch::{Wanted, Watch};
+use crate::watch::Watch;
 use graph::{
     Best, Error, ErrorKind, Graph, Kv, Limits, Loaded, NoTap, Node, Op, Result, Step, Tap, Timing,
     Traffic, ValueId,
@@ -32,6 +32,25 @@ enum Wants {
     Logits,
     /// For each row four words with the likeliest id, as `rows/argmax.wgsl` writes them.
     Best,
+}
+
+/// A step that is uploaded, with what it runs on.
+#[derive(Clone, Copy)]
+struct Run<'a> {
+    plan: &'a Plan,
+    step: &'a Step,
+    size: StepSize,
+    kv: &'a GpuKv,
+}
+
+impl Run<'_> {
+    fn encode<'d>(
+        &self,
+        dispatches: impl IntoIterator<Item = &'d Dispatch>,
+        pass: &mut wgpu::ComputePass<'_>,
+    ) {
+        dispatches.into_iter().for_each(|d| d.encode(pass, self.size, &self.kv.layers));
+    }
 }
 
 pub(crate) struct LoadedGpu {
@@ -164,99 +183,97 @@ impl LoadedGpu {
         }
     }
 
-    fn rows(&self, id: ValueId, step: &Step) -> usize {
-        StepSize::of(step).rows(self.model.graph.value(id).rows)
+    /// Where the rows of a value are.
+    fn range_of(&self, id: ValueId, run: &Run<'_>) -> Range {
+        let value = self.model.graph.value(id);
+        let bytes = (run.size.rows(value.rows) * value.cols) as u64 * 4;
+        Range::whole(run.plan.buffers.value(id), bytes)
     }
 
-    /// Shows a value to the tap, and puts back what it changed; whether it did.
+    /// Runs what was encoded, shows the value of a node to the tap, and puts back what it changed; whether it did.
     fn show(
         &mut self,
-        (plan, encoder): (&Plan, wgpu::CommandEncoder),
-        (node, id): (&Node, ValueId),
-        step: &Step,
+        run: &Run<'_>,
+        encoder: wgpu::CommandEncoder,
+        node: usize,
         tap: &mut dyn Tap,
     ) -> Result<bool> {
         let graph = Arc::clone(&self.model.graph);
-        let value = graph.value(id);
-        let n = self.rows(id, step) * value.cols;
-        let mut data =
-            self.device.read(encoder, (plan.buffers.value(id), 0), n, &mut self.staging)?;
+        let node = &graph.nodes[node];
+        let Some(id) = node.output else { return Ok(false) };
+        let (value, range) = (graph.value(id), self.range_of(id, run));
+        let mut data = self.device.read(encoder, &range, &mut self.staging)?;
         let before: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
         tap.value(node, value, &mut data);
         let after: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
         if after != before {
-            self.device.write(plan.buffers.value(id), 0, &after);
+            self.device.write(&range.buffer, 0, &after);
         }
         Ok(after != before)
     }
 
     /// Runs a step that is uploaded, and reads what is wanted of it.
-    fn steps(
-        &mut self,
-        plan: &Plan,
-        (step, wants): (&Step, Wants),
-        kv: &GpuKv,
-        tap: &mut dyn Tap,
-    ) -> Result<Vec<f32>> {
+    fn steps(&mut self, run: &Run<'_>, wants: Wants, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let graph = Arc::clone(&self.model.graph);
-        let size = StepSize::of(step);
         // The values that the tap wants; where there are none, the commands may be ready.
         let nodes = graph.nodes.iter();
         let wanted: Vec<Option<ValueId>> =
             nodes.map(|n| n.output.filter(|id| tap.wants(n, graph.value(*id)))).collect();
         let isolates = tap.isolates();
         let plain = !self.profiling && !isolates && wanted.iter().all(Option::is_none);
-        let same = |ahead: &Ahead| plain && ahead.size == size && Arc::ptr_eq(&ahead.kv, &kv.id);
+        let same =
+            |ahead: &Ahead| plain && ahead.size == run.size && Arc::ptr_eq(&ahead.kv, &run.kv.id);
         let ready = self.ahead.take().filter(same).map(|ahead| ahead.commands);
         let mut encoder = if ready.is_some() {
             self.device.encoder()
         } else if self.profiling {
-            self.traffic.add(Count::new(&self.model, plan, step).all());
-            self.timed(plan, size, kv)?
+            self.traffic.add(Count::new(&self.model, run.plan, run.step).all());
+            self.timed(run)?
         } else if tap.watches() && !isolates && !plain {
-            self.watched(plan, step, kv, (tap, &wanted))?
+            self.watched(run, &wanted, tap)?
         } else {
-            self.untimed(plan, step, kv, (tap, &wanted))?
+            self.untimed(run, &wanted, tap)?
         };
         let Some(last) = graph.values.len().checked_sub(1).map(ValueId) else {
             return Ok(Vec::new());
         };
-        let rows = self.rows(last, step);
-        let (place, words) = match wants {
+        let range = match wants {
             Wants::Best => {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                plan.argmax.iter().for_each(|d| d.encode(&mut pass, size, &kv.layers));
-                (&plan.buffers.best, rows * 4)
+                run.encode(&run.plan.argmax, &mut pass);
+                let rows = run.size.rows(graph.value(last).rows);
+                Range::whole(&run.plan.buffers.best, rows as u64 * 16)
             }
-            Wants::Logits => (plan.buffers.value(last), rows * graph.value(last).cols),
+            Wants::Logits => self.range_of(last, run),
         };
-        let commands = (ready, encoder);
-        let asked = self.device.ask(commands, (place, 0), words, &mut self.staging)?;
-        if let Some(next) = size.next_token().filter(|_| plain) {
-            self.ahead = Some(self.encode_ahead(plan, next, kv));
+        let asked = self.device.ask(ready, encoder, &range, &mut self.staging)?;
+        if let Some(size) = run.size.next_token().filter(|_| plain) {
+            self.ahead = Some(self.encode_ahead(&Run { size, ..*run }));
         }
         self.device.answer(asked)
     }
 
     /// The step of one token that probably follows.
-    fn encode_ahead(&self, plan: &Plan, size: StepSize, kv: &GpuKv) -> Ahead {
+    fn encode_ahead(&self, run: &Run<'_>) -> Ahead {
         let mut encoder = self.device.encoder();
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            plan.dispatches().for_each(|d| d.encode(&mut pass, size, &kv.layers));
+            run.encode(run.plan.dispatches(), &mut pass);
         }
-        Ahead { commands: encoder.finish(), size, kv: Arc::clone(&kv.id) }
+        Ahead { commands: encoder.finish(), size: run.size, kv: Arc::clone(&run.kv.id) }
     }
 
     fn run_for(
         &mut self,
-        (step, wants): (&Step, Wants),
+        step: &Step,
         kv: &Kv,
+        wants: Wants,
         tap: &mut dyn Tap,
     ) -> Result<Vec<f32>> {
         let kv = cache_of(kv)?;
         let Some(plan) = self.prepare(step, kv)? else { return Ok(Vec::new()) };
-        let read = self.steps(&plan, (step, wants), kv, tap);
+        let run = Run { plan: &plan, step, size: StepSize::of(step), kv };
+        let read = self.steps(&run, wants, tap);
         self.keep(plan);
         read
     }
@@ -264,25 +281,24 @@ impl LoadedGpu {
     /// One submission, with copies of the values that the tap wants.
     fn watched(
         &mut self,
-        plan: &Plan,
-        step: &Step,
-        kv: &GpuKv,
-        (tap, wanted): (&mut dyn Tap, &[Option<ValueId>]),
+        run: &Run<'_>,
+        wanted: &[Option<ValueId>],
+        tap: &mut dyn Tap,
     ) -> Result<wgpu::CommandEncoder> {
-        let (graph, size) = (Arc::clone(&self.model.graph), StepSize::of(step));
-        let sized = |id: ValueId| (id, self.rows(id, step) * graph.value(id).cols);
-        let wanted: Vec<Wanted> = wanted.iter().map(|id| id.map(sized)).collect();
-        let buffers = (&mut self.watched, &mut self.staging);
-        let mut watch = Watch::new((&self.device, &graph), &wanted, buffers)?;
+        let graph = Arc::clone(&self.model.graph);
+        let ranges: Vec<Option<Range>> =
+            wanted.iter().map(|id| id.map(|id| self.range_of(id, run))).collect();
+        let (kept, staging) = (&mut self.watched, &mut self.staging);
+        let mut watch = Watch::new(&self.device, &graph, &ranges, kept, staging)?;
         let mut encoder = self.device.encoder();
-        for unit in plan.units() {
+        for unit in run.plan.units() {
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                unit.dispatches.iter().for_each(|d| d.encode(&mut pass, size, &kv.layers));
+                run.encode(unit.dispatches, &mut pass);
             }
-            for (i, wanted) in wanted.iter().enumerate().take(unit.end).skip(unit.first) {
-                if let Some((id, words)) = *wanted {
-                    encoder = watch.keep(encoder, (i, plan.buffers.value(id), words), tap)?;
+            for (i, range) in ranges.iter().enumerate().take(unit.end).skip(unit.first) {
+                if let Some(range) = range {
+                    encoder = watch.keep(encoder, i, range, tap)?;
                 }
             }
         }
@@ -292,12 +308,11 @@ impl LoadedGpu {
     /// One submission, but for values that the tap wants.
     fn untimed(
         &mut self,
-        plan: &Plan,
-        step: &Step,
-        kv: &GpuKv,
-        (tap, wanted): (&mut dyn Tap, &[Option<ValueId>]),
+        run: &Run<'_>,
+        wanted: &[Option<ValueId>],
+        tap: &mut dyn Tap,
     ) -> Result<wgpu::CommandEncoder> {
-        let (graph, size) = (Arc::clone(&self.model.graph), StepSize::of(step));
+        let graph = Arc::clone(&self.model.graph);
         let nodes = &graph.nodes;
         // Nodes before this one are done one by one: a value between two that were done together was changed, or the
         // tap wants each op alone.
@@ -310,8 +325,8 @@ impl LoadedGpu {
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 while at < nodes.len() && shown.is_empty() {
-                    let unit = plan.unit(at, at >= alone);
-                    unit.dispatches.iter().for_each(|d| d.encode(&mut pass, size, &kv.layers));
+                    let unit = run.plan.unit(at, at >= alone);
+                    run.encode(unit.dispatches, &mut pass);
                     at = unit.end;
                     if wanted[unit.first..unit.end].iter().any(Option::is_some) {
                         shown = unit.first..unit.end;
@@ -319,8 +334,10 @@ impl LoadedGpu {
                 }
             }
             for i in shown {
-                let Some(id) = wanted[i] else { continue };
-                let changed = self.show((plan, encoder), (&nodes[i], id), step, tap)?;
+                if wanted[i].is_none() {
+                    continue;
+                }
+                let changed = self.show(run, encoder, i, tap)?;
                 encoder = self.device.encoder();
                 if changed && i + 1 < at {
                     (alone, at) = (at, i + 1);
@@ -332,7 +349,7 @@ impl LoadedGpu {
     }
 
     /// A pass for each unit, and waits for them.
-    fn timed(&mut self, plan: &Plan, size: StepSize, kv: &GpuKv) -> Result<wgpu::CommandEncoder> {
+    fn timed(&mut self, run: &Run<'_>) -> Result<wgpu::CommandEncoder> {
         let n = self.model.graph.nodes.len();
         let mut clock = match self.clock.take() {
             Some(clock) => clock,
@@ -340,14 +357,14 @@ impl LoadedGpu {
         };
         let mut encoder = self.device.encoder();
         let mut ran = vec![false; n];
-        for unit in plan.units() {
-            ran[unit.first] = unit.dispatches.iter().any(|d| d.launch(size).is_some());
+        for unit in run.plan.units() {
+            ran[unit.first] = unit.dispatches.iter().any(|d| d.launch(run.size).is_some());
             if ran[unit.first] {
                 let timestamp_writes = Some(clock.writes(unit.first));
                 let label = None;
                 let pass = wgpu::ComputePassDescriptor { label, timestamp_writes };
                 let mut pass = encoder.begin_compute_pass(&pass);
-                unit.dispatches.iter().for_each(|d| d.encode(&mut pass, size, &kv.layers));
+                run.encode(unit.dispatches, &mut pass);
             }
         }
         clock.submit(&self.device, encoder, &ran)?;
@@ -381,11 +398,11 @@ impl Loaded for LoadedGpu {
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        self.run_for((step, Wants::Logits), kv, tap)
+        self.run_for(step, kv, Wants::Logits, tap)
     }
 
     fn run_greedy(&mut self, step: &Step, kv: &mut Kv) -> Result<Vec<Best>> {
-        let words = self.run_for((step, Wants::Best), kv, &mut NoTap)?;
+        let words = self.run_for(step, kv, Wants::Best, &mut NoTap)?;
         let n_vocab = self.model.graph.n_vocab as u32;
         let best = |[id, bad, value, _]: &[f32; 4]| {
             let bad = bad.to_bits();

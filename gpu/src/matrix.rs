@@ -29,7 +29,7 @@ pub(crate) struct Tile {
     sub_tokens: u32,
 }
 
-/// Rows and tokens of a subgroup.
+/// Rows of weights and rows of activations of a subgroup.
 const SUB: u32 = 32;
 /// The largest activation.
 const ACT_MOST: u32 = 127;
@@ -47,7 +47,7 @@ impl Matrix {
         }
     }
 
-    /// Workgroups for so many rows of weights by so many of activations.
+    /// Workgroups for `count` rows of weights by `rows` rows of activations.
     pub(crate) fn grid(self, count: u32, rows: u32) -> [u32; 3] {
         let tile = self.tile();
         [count.div_ceil(tile.rows()), rows.div_ceil(tile.tokens()), 1]

@@ -12,7 +12,7 @@ use graph::{Error, ErrorKind, Result};
 /// Operands for each probe.
 const N: usize = 8192;
 
-/// Random bits, near numbers, tiny and huge ones, by turns; and what a fused and an unfused product tell apart.
+/// Random bits, numbers near one another, tiny and huge ones, in turn, among them those for which a fused and an unfused product differ.
 fn operands() -> Vec<u32> {
     let mut rng = Rng::new(0x6b61_7261_7421);
     let mut out = Vec::with_capacity(3 * N);
@@ -56,11 +56,12 @@ pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Device> {
     Ok(device)
 }
 
-/// Runs a shader of a probe over `groups` workgroups.
+/// Runs a shader of a probe over `groups` workgroups, which give `outputs` words.
 fn run_on(
     device: &Device,
     shader: &Shader,
-    (input, outputs): (&[u32], usize),
+    input: &[u32],
+    outputs: usize,
     groups: u32,
 ) -> Result<Vec<u32>> {
     let pipeline = device.pipeline(shader)?;
@@ -79,7 +80,7 @@ fn run_on(
         pass.set_immediates(0, bytemuck::cast_slice(&words));
         pass.dispatch_workgroups(groups, 1, 1);
     }
-    let values = device.read(encoder, (&to, 0), outputs, &mut None)?;
+    let values = device.read(encoder, &Range::whole(&to, out_bytes), &mut None)?;
     Ok(values.into_iter().map(f32::to_bits).collect())
 }
 
@@ -90,7 +91,7 @@ pub(crate) fn params(n: u32) -> Vec<u32> {
 }
 
 fn measure(device: &Device, shader: &Shader, operands: &[u32]) -> Result<Vec<u32>> {
-    run_on(device, shader, (operands, operands.len() / 3), N as u32 / 64)
+    run_on(device, shader, operands, operands.len() / 3, N as u32 / 64)
 }
 
 /// Whether all results have the expected bits; numbers that may be flushed are left out unless `tiny`.
@@ -114,7 +115,7 @@ fn first_difference(
     })
 }
 
-/// Sum, product, conversions, rounding, packed dot product, as `probe.wgsl` takes turns.
+/// Sum, product, conversions, rounding, packed dot product, in the order of `probe.wgsl`.
 fn rest(i: usize, [a, b, c]: [f32; 3]) -> u32 {
     let bytes = |x: f32| x.to_bits().to_le_bytes().map(|b| i32::from(b as i8));
     match i % 8 {
@@ -192,7 +193,7 @@ pub(crate) const MATRIX_TESTS: usize = 32;
 fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
     let (operands, expected) = matrix_sums(matrix);
     let shader = shaders::probe_coop(matrix);
-    let got = run_on(device, &shader, (&operands, expected.len()), MATRIX_TESTS as u32)?;
+    let got = run_on(device, &shader, &operands, expected.len(), MATRIX_TESTS as u32)?;
     Ok(got == expected)
 }
 

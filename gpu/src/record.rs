@@ -163,15 +163,15 @@ impl Loaded for Recorder {
     }
 }
 
+fn words_of(device: &Device, range: &Range) -> Result<Vec<u32>> {
+    let held = device.read(device.encoder(), range, &mut None)?;
+    Ok(held.into_iter().map(f32::to_bits).collect())
+}
+
 /// What the buffers of a dispatch hold: group 0, then K and V of its cache.
 fn read(device: &Device, dispatch: &Dispatch, kv: &GpuKv) -> Result<Vec<Vec<u32>>> {
     let halves = dispatch.cache.into_iter().flat_map(|layer| &kv.layers[layer].halves);
-    let words = |Range { buffer, offset, bytes }: &Range| {
-        let words = bytes.div_ceil(4) as usize;
-        let held = device.read(device.encoder(), (buffer, *offset), words, &mut None)?;
-        Ok(held.into_iter().map(f32::to_bits).collect())
-    };
-    dispatch.ranges.iter().chain(halves).map(words).collect()
+    dispatch.ranges.iter().chain(halves).map(|range| words_of(device, range)).collect()
 }
 
 /// The words that a call writes: those that do not differ between two runs with different poison in the outputs.
@@ -191,7 +191,7 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
     let shader = &call.shader;
     let pipeline = device.pipeline(shader)?;
     let outputs = Call::outputs(shader);
-    let mut buffers = Vec::new();
+    let mut ranges = Vec::new();
     for (i, held) in call.buffers.iter().enumerate() {
         let mut words = vec![poison; held.len() + 2 * GUARD];
         if !outputs.contains(&i) {
@@ -199,15 +199,8 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
         }
         let buffer = device.buffer("replay", words.len() as u64 * 4)?;
         device.write(&buffer, 0, &words);
-        buffers.push((buffer, held.len() as u64 * 4));
+        ranges.push(Range { buffer, offset: GUARD as u64 * 4, bytes: held.len() as u64 * 4 });
     }
-    let offset = GUARD as u64 * 4;
-    let inner = |(buffer, bytes): &(wgpu::Buffer, u64)| Range {
-        buffer: buffer.clone(),
-        offset,
-        bytes: *bytes,
-    };
-    let ranges: Vec<Range> = buffers.iter().map(inner).collect();
     let (ours, cache) = ranges.split_at(shader.buffers as usize);
     let bind = device.bind(&pipeline, ours);
     let bind_kv = (!cache.is_empty()).then(|| device.bind_kv(cache));
@@ -224,10 +217,6 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
         pass.dispatch_workgroups(x, y, z);
     }
     device.submit(encoder)?;
-    let read = |(buffer, bytes): &(wgpu::Buffer, u64)| {
-        let words = *bytes as usize / 4 + 2 * GUARD;
-        let held = device.read(device.encoder(), (buffer, 0), words, &mut None)?;
-        Ok(held.into_iter().map(f32::to_bits).collect())
-    };
-    buffers.iter().map(read).collect()
+    let whole = |range: &Range| Range::whole(&range.buffer, range.bytes + 2 * range.offset);
+    ranges.iter().map(|range| words_of(device, &whole(range))).collect()
 }

@@ -372,7 +372,7 @@ pub enum Probe {
     Sqrt,
     /// From f16.
     Half,
-    /// What has no variant of ours: sums, products, conversions, rounding, packed dot products.
+    /// What we have no replacement for: sums, products, conversions, rounding, packed dot products.
     Rest,
 }
 

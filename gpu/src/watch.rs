@@ -1,14 +1,11 @@
-//! Values that a tap only looks at: copied inside the production command stream, and brought when the step is done, so
+//! Values that a tap only looks at: copied inside the production command stream, and shown when the step is done, so
 //! that kernels, fusions and races stay as they are.
 
-use crate::device::Device;
-use graph::{Graph, Result, Tap, ValueId};
+use crate::device::{Device, Range};
+use graph::{Graph, Result, Tap};
 
 /// Words that are kept before they are brought: 256 MiB.
-const MOST_WORDS: usize = 64 << 20;
-
-/// A value that a tap wants: its id and its words.
-pub(crate) type Wanted = Option<(ValueId, usize)>;
+const MAX_WORDS: usize = 64 << 20;
 
 /// What waits on the device to be brought.
 pub(crate) struct Watch<'a> {
@@ -25,12 +22,14 @@ pub(crate) struct Watch<'a> {
 impl<'a> Watch<'a> {
     /// With room for all that is wanted of a step, or as much as is sensible. The buffer is taken over from the last step.
     pub(crate) fn new(
-        (device, graph): (&'a Device, &'a Graph),
-        wanted: &[Wanted],
-        (kept, staging): (&mut Option<wgpu::Buffer>, &'a mut Option<wgpu::Buffer>),
+        device: &'a Device,
+        graph: &'a Graph,
+        wanted: &[Option<Range>],
+        kept: &mut Option<wgpu::Buffer>,
+        staging: &'a mut Option<wgpu::Buffer>,
     ) -> Result<Self> {
-        let words = || wanted.iter().flatten().map(|&(_, words)| words);
-        let room = words().max().unwrap_or(0).max(words().sum::<usize>().min(MOST_WORDS));
+        let words = || wanted.iter().flatten().map(|range| (range.bytes / 4) as usize);
+        let room = words().max().unwrap_or(0).max(words().sum::<usize>().min(MAX_WORDS));
         let bytes = room as u64 * 4;
         let buffer = match kept.take().filter(|kept| kept.size() >= bytes) {
             Some(buffer) => buffer,
@@ -44,13 +43,16 @@ impl<'a> Watch<'a> {
     pub(crate) fn keep(
         &mut self,
         mut encoder: wgpu::CommandEncoder,
-        (node, from, words): (usize, &wgpu::Buffer, usize),
+        node: usize,
+        from: &Range,
         tap: &mut dyn Tap,
     ) -> Result<wgpu::CommandEncoder> {
+        let words = (from.bytes / 4) as usize;
         if self.words + words > self.room {
             encoder = self.bring(encoder, tap)?;
         }
-        encoder.copy_buffer_to_buffer(from, 0, &self.kept, self.words as u64 * 4, words as u64 * 4);
+        let to = self.words as u64 * 4;
+        encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &self.kept, to, from.bytes);
         self.waiting.push((node, words));
         self.words += words;
         Ok(encoder)
@@ -62,7 +64,8 @@ impl<'a> Watch<'a> {
         encoder: wgpu::CommandEncoder,
         tap: &mut dyn Tap,
     ) -> Result<wgpu::CommandEncoder> {
-        let mut all = self.device.read(encoder, (&self.kept, 0), self.words, self.staging)?;
+        let waiting = Range::whole(&self.kept, self.words as u64 * 4);
+        let mut all = self.device.read(encoder, &waiting, self.staging)?;
         let mut rest = all.as_mut_slice();
         for (node, words) in self.waiting.drain(..) {
             let (data, behind) = rest.split_at_mut(words);

@@ -13,7 +13,7 @@ mod few;
 use few::Few;
 use gguf::DType;
 use gpu::record::{Call, GUARD};
-use gpu::{Api, Gpu};
+use gpu::{Adapter, Api, Gpu};
 use graph::cases::{self, Case, Cut, Tapped};
 use graph::compare::Recording;
 use graph::reference::Reference;
@@ -26,26 +26,36 @@ fn env(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-fn devices() -> Vec<Gpu> {
+/// The devices that are wanted; none with a line that names the test, which is a failure in CI.
+fn adapters() -> Vec<Adapter> {
     let wanted = env("KARAT_GPU_DEVICE").unwrap_or_default();
-    let mut devices = Vec::new();
-    for adapter in gpu::adapters(Api::Any) {
-        let info = adapter.info();
-        if !info.name.contains(&wanted) {
-            println!("skipped: {} (KARAT_GPU_DEVICE)", info.name);
-            continue;
+    let mut adapters = gpu::adapters(Api::Any);
+    adapters.retain(|adapter| {
+        let name = adapter.info().name;
+        let is_wanted = name.contains(&wanted);
+        if !is_wanted {
+            println!("skipped: {name} (KARAT_GPU_DEVICE)");
         }
-        let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", info.name));
+        is_wanted
+    });
+    if adapters.is_empty() {
+        assert!(env("CI").is_none(), "no GPU device, not even a software one, and CI is set");
+        let thread = std::thread::current();
+        println!("skipped: {}: no GPU device", thread.name().unwrap_or("a test"));
+    }
+    adapters
+}
+
+/// The same, opened.
+fn devices() -> Vec<Gpu> {
+    let open = |adapter: Adapter| {
+        let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", adapter.info().name));
         println!("{}: {:?}, {:?}", gpu.name(), gpu.probes(), gpu.matrix());
         let needs = env("KARAT_GPU_NEEDS_MATRIX").is_some();
         assert!(!needs || gpu.matrix().is_some(), "{} has no matrix unit", gpu.name());
-        devices.push(gpu);
-    }
-    if devices.is_empty() {
-        assert!(env("CI").is_none(), "no GPU device, not even a software one, and CI is set");
-        println!("skipped: no GPU device");
-    }
-    devices
+        gpu
+    };
+    adapters().into_iter().map(open).collect()
 }
 
 /// Something that runs for a case.
@@ -137,12 +147,12 @@ fn rows_and_columns_of_awkward_sizes_have_the_reference_bits() {
 
 #[test]
 fn products_of_many_lanes_have_the_reference_bits() {
-    for adapter in gpu::adapters(Api::Any) {
+    for adapter in adapters() {
         let Some(gpu) = adapter.open_wide(2).unwrap() else {
             println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
             continue;
         };
-        // Rows of several rounds of blocks, and products of so many rows that each has fewer lanes.
+        // Rows of several rounds of blocks, and products with enough rows that each has fewer lanes.
         let mut products = cases::all().unwrap();
         for dtype in DType::ALL.into_iter().filter(|dtype| dtype.block_len() > 1) {
             products.push(cases::product(dtype, 131 * dtype.block_len(), 48).unwrap());
@@ -160,7 +170,7 @@ fn products_of_many_lanes_have_the_reference_bits() {
 
 #[test]
 fn what_is_larger_than_a_binding_is_taken_in_pieces() {
-    for adapter in gpu::adapters(Api::Any) {
+    for adapter in adapters() {
         for (dtype, n) in [(DType::F32, 256), (DType::Q8_0, 1024), (DType::Q4_K, 1024)] {
             // Room for 64 rows of values.
             let binding = 512 * n as u64;
@@ -199,7 +209,7 @@ fn shaders_with_checks_have_the_reference_bits() {
     // The checks bound every index and loop. Where they change nothing, nothing was out of bounds.
     let cases = share(cases::all().unwrap()).step_by(3);
     let cases: Vec<Case> = cases.filter(|case| case.first_position == 0).collect();
-    for adapter in gpu::adapters(Api::Any) {
+    for adapter in adapters() {
         let gpu = adapter.open_checked(2).unwrap();
         for (i, case) in cases.iter().enumerate() {
             let options = cases::options()[i % cases::options().len()];
@@ -243,7 +253,7 @@ fn attention_of_many_lanes_has_the_reference_bits() {
         all.push(cases::decoder(spec).unwrap());
     }
     let all: Vec<Case> = share(all).collect();
-    for adapter in gpu::adapters(Api::Any) {
+    for adapter in adapters() {
         let Some(gpu) = adapter.open_wide(2).unwrap() else {
             println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
             continue;
