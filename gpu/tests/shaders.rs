@@ -54,11 +54,11 @@ fn check_params(shader: &Shader, module: &naga::Module) {
         panic!("{shader:?}: parameters are no struct")
     };
     let declared = members.iter().map(|member| {
-        let kind = match module.types[member.ty].inner {
-            naga::TypeInner::Scalar(naga::Scalar::U32) => Kind::U32,
-            naga::TypeInner::Scalar(naga::Scalar::F32) => Kind::F32,
-            ref other => panic!("{shader:?}: {:?} is {other:?}", member.name),
+        let naga::TypeInner::Scalar(scalar) = module.types[member.ty].inner else {
+            panic!("{shader:?}: {:?} is no number", member.name)
         };
+        let kinds = [(naga::Scalar::U32, Kind::U32), (naga::Scalar::F32, Kind::F32)];
+        let kind = kinds.iter().find(|(of_naga, _)| *of_naga == scalar).unwrap().1;
         (member.name.clone().unwrap(), kind, member.offset as usize)
     });
     let behind = ROWS.len() * 4;
