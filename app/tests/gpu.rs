@@ -25,7 +25,12 @@ fn default_model() -> Option<String> {
     Some(found?.to_string_lossy().into_owned())
 }
 
-/// The devices' names; none with a line, which is a failure in CI.
+/// The test that runs.
+fn test_name() -> String {
+    std::thread::current().name().unwrap_or("a test").to_owned()
+}
+
+/// The devices' names; none with a line that names the test, which is a failure in CI.
 fn devices() -> Vec<String> {
     let output = karat(&["devices", "--json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -39,7 +44,7 @@ fn devices() -> Vec<String> {
         .collect();
     if names.is_empty() {
         assert!(std::env::var_os("CI").is_none(), "no GPU device, and CI is set");
-        eprintln!("skipped: no GPU device");
+        eprintln!("skipped: {}: no GPU device", test_name());
     }
     names
 }
@@ -79,7 +84,7 @@ fn a_machine_without_devices_is_6_and_never_the_cpu() {
         command.env("NODEVICE_SELECT", "1").args(args).output().unwrap()
     };
     if !cfg!(target_os = "linux") {
-        eprintln!("skipped: there is more than Vulkan here");
+        eprintln!("skipped: {}: there is more than Vulkan here", test_name());
         return;
     }
     let devices = without(&["devices"]);

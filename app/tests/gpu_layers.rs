@@ -67,7 +67,9 @@ fn gpus() -> Vec<gpu::Gpu> {
     let all: Vec<gpu::Gpu> = found.map(|adapter| adapter.open(threads()).unwrap()).collect();
     if all.is_empty() {
         assert!(variable("CI").is_none(), "no GPU device, and CI is set");
-        println!("skipped: no GPU device with \"{text}\" in its name");
+        let thread = std::thread::current();
+        let test = thread.name().unwrap_or("a test");
+        println!("skipped: {test}: no GPU device with \"{text}\" in its name");
     }
     all
 }

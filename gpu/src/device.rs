@@ -63,8 +63,8 @@ pub(crate) struct Pipeline {
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
-/// What was asked of a device, and where its answer will stand.
-pub(crate) struct Asked {
+/// A read that was submitted and is not finished.
+pub(crate) struct PendingRead {
     index: wgpu::SubmissionIndex,
     staging: Option<wgpu::Buffer>,
     bytes: u64,
@@ -131,7 +131,7 @@ fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
 }
 
 impl Device {
-    /// Opens an adapter of which nothing is known.
+    /// Opens an adapter; nothing is known of its arithmetic yet.
     pub(crate) fn connect(adapter: &wgpu::Adapter) -> Result<Self> {
         let info = adapter.get_info();
         let name = format!("{} ({})", info.name, crate::backend_name(info.backend));
@@ -473,18 +473,18 @@ impl Device {
         range: &Range,
         staging: &mut Option<wgpu::Buffer>,
     ) -> Result<Vec<f32>> {
-        let asked = self.ask(None, encoder, range, staging)?;
-        self.answer(asked)
+        let pending = self.start_read(None, encoder, range, staging)?;
+        self.finish_read(pending)
     }
 
-    /// The first half of [`Device::read`]: submits, behind commands that may be ready already, and waits for nothing.
-    pub(crate) fn ask(
+    /// The first half of [`Device::read`]: submits, after commands that may have been encoded before, and does not wait.
+    pub(crate) fn start_read(
         &self,
         ready: Option<wgpu::CommandBuffer>,
         mut encoder: wgpu::CommandEncoder,
         Range { buffer, offset, bytes }: &Range,
         staging: &mut Option<wgpu::Buffer>,
-    ) -> Result<Asked> {
+    ) -> Result<PendingRead> {
         let bytes = bytes.next_multiple_of(4);
         if staging.as_ref().is_none_or(|s| s.size() < bytes) {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
@@ -502,21 +502,21 @@ impl Device {
                 *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
             });
         }
-        Ok(Asked { index, staging, bytes, mapped })
+        Ok(PendingRead { index, staging, bytes, mapped })
     }
 
     /// The second half: waits, and reads.
-    pub(crate) fn answer(&self, asked: Asked) -> Result<Vec<f32>> {
-        self.wait(asked.index)?;
-        let Some(staging) = asked.staging else { return Ok(Vec::new()) };
-        let result = asked.mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+    pub(crate) fn finish_read(&self, pending: PendingRead) -> Result<Vec<f32>> {
+        self.wait(pending.index)?;
+        let Some(staging) = pending.staging else { return Ok(Vec::new()) };
+        let result = pending.mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
         let lost = |why: String| Error::new(ErrorKind::DeviceLost, format!("{}: {why}", self.name));
         match result {
             Some(Ok(())) => {}
             Some(Err(e)) => return Err(lost(format!("results cannot be read: {e}"))),
             None => return Err(lost("results did not arrive".to_owned())),
         }
-        let slice = staging.slice(..asked.bytes);
+        let slice = staging.slice(..pending.bytes);
         let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;
         let values =
             view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();

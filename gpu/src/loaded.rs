@@ -246,11 +246,11 @@ impl LoadedGpu {
             }
             Wants::Logits => self.range_of(last, run),
         };
-        let asked = self.device.ask(ready, encoder, &range, &mut self.staging)?;
+        let pending = self.device.start_read(ready, encoder, &range, &mut self.staging)?;
         if let Some(size) = run.size.next_token().filter(|_| plain) {
             self.ahead = Some(self.encode_ahead(&Run { size, ..*run }));
         }
-        self.device.answer(asked)
+        self.device.finish_read(pending)
     }
 
     /// The step of one token that probably follows.
@@ -298,11 +298,11 @@ impl LoadedGpu {
             }
             for (i, range) in ranges.iter().enumerate().take(unit.end).skip(unit.first) {
                 if let Some(range) = range {
-                    encoder = watch.keep(encoder, i, range, tap)?;
+                    encoder = watch.copy(encoder, i, range, tap)?;
                 }
             }
         }
-        watch.bring(encoder, tap)
+        watch.show(encoder, tap)
     }
 
     /// One submission, but for values that the tap wants.

@@ -4,10 +4,10 @@
 use crate::device::{Device, Range};
 use graph::{Graph, Result, Tap};
 
-/// Words that are kept before they are brought: 256 MiB.
+/// Words that are copied before they are shown: 256 MiB.
 const MAX_WORDS: usize = 64 << 20;
 
-/// What waits on the device to be brought.
+/// Copies on the device that wait to be shown.
 pub(crate) struct Watch<'a> {
     device: &'a Device,
     graph: &'a Graph,
@@ -39,8 +39,8 @@ impl<'a> Watch<'a> {
         Ok(Self { device, graph, kept: buffer, room, staging, waiting: Vec::new(), words: 0 })
     }
 
-    /// Copies the value of a node behind what was encoded so far.
-    pub(crate) fn keep(
+    /// Copies the value of a node after what was encoded so far.
+    pub(crate) fn copy(
         &mut self,
         mut encoder: wgpu::CommandEncoder,
         node: usize,
@@ -49,7 +49,7 @@ impl<'a> Watch<'a> {
     ) -> Result<wgpu::CommandEncoder> {
         let words = (from.bytes / 4) as usize;
         if self.words + words > self.room {
-            encoder = self.bring(encoder, tap)?;
+            encoder = self.show(encoder, tap)?;
         }
         let to = self.words as u64 * 4;
         encoder.copy_buffer_to_buffer(&from.buffer, from.offset, &self.kept, to, from.bytes);
@@ -58,8 +58,8 @@ impl<'a> Watch<'a> {
         Ok(encoder)
     }
 
-    /// Submits what was encoded so far, and shows what waits.
-    pub(crate) fn bring(
+    /// Submits what was encoded so far, and shows the tap what waits.
+    pub(crate) fn show(
         &mut self,
         encoder: wgpu::CommandEncoder,
         tap: &mut dyn Tap,

@@ -64,7 +64,8 @@ fn variants() -> [Variant; 3] {
 
 fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}, and CI is set");
-    println!("skipped: {why}");
+    let thread = std::thread::current();
+    println!("skipped: {}: {why}", thread.name().unwrap_or("a test"));
 }
 
 fn clang() -> Option<&'static str> {
