@@ -347,7 +347,7 @@ fn tiles_of<I: Isa, X: Elem>(
         if (first..first + n).all(|row| queries.visible(row, chunk).is_empty()) {
             continue;
         }
-        let ends = tile(isa, queries, (first, n, chunk), block, (q, next));
+        let ends = tile(isa, Tile { queries, first, rows: n, chunk, block, q, next });
         for i in 0..n {
             let row = first + i;
             // Nobody reads what a chunk gives to a row that sees nothing of it.
@@ -388,59 +388,71 @@ fn merge_parts<I: Isa>(
     }
 }
 
+/// Some rows of a register tile against one block.
+struct Tile<'a, X> {
+    queries: &'a Queries<'a>,
+    first: usize,
+    rows: usize,
+    chunk: usize,
+    block: Block<'a, X>,
+    /// All tiles' queries.
+    q: &'a [f32],
+    /// Where the rows' outputs go.
+    next: &'a mut [f32],
+}
+
 /// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.
 #[inline(always)]
-fn tile<I: Isa, X: Elem>(
-    isa: I,
-    queries: &Queries<'_>,
-    at: (usize, usize, usize),
-    block: Block<'_, X>,
-    with: (&[f32], &mut [f32]),
-) -> Ends {
+fn tile<I: Isa, X: Elem>(isa: I, tile: Tile<'_, X>) -> Ends {
     // `const` in conditions: the arms of other instruction sets are not even compiled.
     if const { I::ROWS == 6 && I::VECTORS == 4 } {
-        rows_of_six::<I, X, 4>(isa, queries, at, block, with)
+        rows_of_six::<I, X, 4>(isa, tile)
     } else if const { I::ROWS == 6 && I::VECTORS == 1 } {
-        rows_of_six::<I, X, 1>(isa, queries, at, block, with)
+        rows_of_six::<I, X, 1>(isa, tile)
     } else if const { I::ROWS == 3 && I::VECTORS == 2 } {
-        match at.1 {
-            1 => body::<I, X, 1, 3, 2>(isa, queries, at, block, with),
-            2 => body::<I, X, 2, 3, 2>(isa, queries, at, block, with),
-            _ => body::<I, X, 3, 3, 2>(isa, queries, at, block, with),
+        match tile.rows {
+            1 => isa.vectorize(Body::<X, 1, 3, 2>(tile)),
+            2 => isa.vectorize(Body::<X, 2, 3, 2>(tile)),
+            _ => isa.vectorize(Body::<X, 3, 3, 2>(tile)),
         }
     } else {
         const { assert!(I::ROWS == 1 || I::ROWS == 3 || I::ROWS == 6) };
-        body::<I, X, 1, 1, 1>(isa, queries, at, block, with)
+        isa.vectorize(Body::<X, 1, 1, 1>(tile))
     }
 }
 
 #[inline(always)]
-fn rows_of_six<I: Isa, X: Elem, const V: usize>(
-    isa: I,
-    queries: &Queries<'_>,
-    at: (usize, usize, usize),
-    block: Block<'_, X>,
-    with: (&[f32], &mut [f32]),
-) -> Ends {
-    match at.1 {
-        1 => body::<I, X, 1, 6, V>(isa, queries, at, block, with),
-        2 => body::<I, X, 2, 6, V>(isa, queries, at, block, with),
-        3 => body::<I, X, 3, 6, V>(isa, queries, at, block, with),
-        4 => body::<I, X, 4, 6, V>(isa, queries, at, block, with),
-        5 => body::<I, X, 5, 6, V>(isa, queries, at, block, with),
-        _ => body::<I, X, 6, 6, V>(isa, queries, at, block, with),
+fn rows_of_six<I: Isa, X: Elem, const V: usize>(isa: I, tile: Tile<'_, X>) -> Ends {
+    match tile.rows {
+        1 => isa.vectorize(Body::<X, 1, 6, V>(tile)),
+        2 => isa.vectorize(Body::<X, 2, 6, V>(tile)),
+        3 => isa.vectorize(Body::<X, 3, 6, V>(tile)),
+        4 => isa.vectorize(Body::<X, 4, 6, V>(tile)),
+        5 => isa.vectorize(Body::<X, 5, 6, V>(tile)),
+        _ => isa.vectorize(Body::<X, 6, 6, V>(tile)),
     }
 }
 
-/// N rows of a tile of R against one block: their outputs go to `next`, their maxima and sums are returned.
+/// N rows of a tile of R against one block, with V vectors beside one another: their outputs go to `next`, their maxima
+/// and sums are returned.
+struct Body<'a, X, const N: usize, const R: usize, const V: usize>(Tile<'a, X>);
+
+impl<X: Elem, const N: usize, const R: usize, const V: usize> Kernel for Body<'_, X, N, R, V> {
+    type Out = Ends;
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) -> Ends {
+        body::<I, X, N, R, V>(isa, self.0)
+    }
+}
+
 #[inline(always)]
 fn body<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     isa: I,
-    queries: &Queries<'_>,
-    (first, _, chunk): (usize, usize, usize),
-    Block { keys, values, width }: Block<'_, X>,
-    (q, next): (&[f32], &mut [f32]),
+    tile: Tile<'_, X>,
 ) -> Ends {
+    let Tile { queries, first, chunk, block, q, next, .. } = tile;
+    let Block { keys, values, width } = block;
     let (keys, _) = keys.as_chunks::<KV_BLOCK>();
     let dk = keys.len();
     let q = q[first * dk..][..R * dk].as_chunks::<R>().0;

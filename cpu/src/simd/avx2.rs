@@ -19,6 +19,7 @@ impl Avx2 {
 /// # Safety
 /// The features were detected.
 #[target_feature(enable = "avx2,fma,f16c")]
+#[inline(never)]
 unsafe fn entry<K: Kernel>(isa: Avx2, kernel: K) -> K::Out {
     kernel.run(isa)
 }

@@ -24,6 +24,7 @@ impl Avx512 {
 /// # Safety
 /// The features were detected.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline(never)]
 unsafe fn entry<K: Kernel>(isa: Avx512, kernel: K) -> K::Out {
     kernel.run(isa)
 }

@@ -42,7 +42,9 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     /// signed); the kernel subtracts `I8_BIAS · Σa` again, exactly.
     const I8_BIAS: u8;
 
-    /// Runs a kernel compiled for these instructions.
+    /// Runs a kernel compiled for these instructions, as a function of its own: a kernel may have its inner parts run
+    /// by this too, so that there is one copy of them, whoever calls, and no function is so large that compiling it
+    /// takes long. A call costs nothing beside hundreds of products.
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out;
 
     /// Asks for the cache line of `at`, to be used some microseconds later; does nothing where there is no such thing.

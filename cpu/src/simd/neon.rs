@@ -44,7 +44,13 @@ impl<const DOT: bool> Neon<DOT> {
 /// # Safety
 /// The features were detected.
 #[target_feature(enable = "neon,dotprod")]
+#[inline(never)]
 unsafe fn entry<const DOT: bool, K: Kernel>(isa: Neon<DOT>, kernel: K) -> K::Out {
+    kernel.run(isa)
+}
+
+#[inline(never)]
+fn without_dot<const DOT: bool, K: Kernel>(isa: Neon<DOT>, kernel: K) -> K::Out {
     kernel.run(isa)
 }
 
@@ -127,7 +133,7 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     #[inline(always)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
         // NEON itself is part of the target: nothing has to be switched on.
-        if DOT { op!(entry(self, kernel)) } else { kernel.run(self) }
+        if DOT { op!(entry(self, kernel)) } else { without_dot(self, kernel) }
     }
 
     #[inline(always)]

@@ -29,6 +29,7 @@ impl Isa for Scalar {
     const VECTORS: usize = 1;
     const I8_BIAS: u8 = 0;
 
+    #[inline(never)]
     fn vectorize<K: Kernel>(self, kernel: K) -> K::Out {
         kernel.run(self)
     }

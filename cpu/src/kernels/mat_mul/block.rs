@@ -6,7 +6,7 @@
 use super::codes;
 use super::room::{Floats, Operand, Room, Words};
 use crate::kernels::quantize_act::Group;
-use crate::simd::Isa;
+use crate::simd::{Isa, Kernel};
 use crate::tiles::Layout;
 use graph::ints::MinTerm;
 
@@ -23,6 +23,48 @@ pub(super) struct At<'a> {
     pub(super) token: usize,
     /// What is asked from memory meanwhile, spread over the blocks.
     pub(super) ahead: [&'a [u8]; 2],
+}
+
+/// What a register tile multiplies: its place, the unpacked weights there, and a group of tokens.
+pub(super) struct Part<'a> {
+    pub(super) layout: &'a Layout,
+    pub(super) room: &'a mut Room,
+    pub(super) group: &'a Group,
+    pub(super) at: At<'a>,
+}
+
+/// N tokens by T tiles of a format with one scale for 32 columns.
+pub(super) struct Simple<'a, const N: usize, const T: usize, const SIGNED: bool>(
+    pub(super) Part<'a>,
+);
+
+impl<const N: usize, const T: usize, const SIGNED: bool> Kernel for Simple<'_, N, T, SIGNED> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        simple::<I, N, T, SIGNED>(isa, self.0);
+    }
+}
+
+/// N tokens by T tiles of a K-quant: integer scales for each `SUB` columns of 256.
+pub(super) struct SuperBlocks<
+    'a,
+    const N: usize,
+    const T: usize,
+    const SIGNED: bool,
+    const SUB: usize,
+>(pub(super) Part<'a>);
+
+impl<const N: usize, const T: usize, const SIGNED: bool, const SUB: usize> Kernel
+    for SuperBlocks<'_, N, T, SIGNED, SUB>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        super_blocks::<I, N, T, SIGNED, SUB>(isa, self.0);
+    }
 }
 
 /// Bytes of each part of `ahead`, cut in `blocks` parts of whole lines.
@@ -85,14 +127,9 @@ fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
     sum
 }
 
-/// Formats with one scale for 32 columns.
 #[inline(always)]
-pub(super) fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
-    isa: I,
-    layout: &Layout,
-    (room, group): (&mut Room, &Group),
-    at: At<'_>,
-) {
+fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, part: Part<'_>) {
+    let Part { layout, room, group, at } = part;
     let (b0, blocks) = (at.start / 32, at.cols / 32);
     let Room { operands, d, m, acc, .. } = room;
     starts(&mut room.starts, &group.sums32[b0 * N..][..blocks * N], codes::offset::<I>(layout));
@@ -125,20 +162,12 @@ pub(super) fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>
     store::<I, N, T>(isa, acc, at, total);
 }
 
-/// K-quants: integer scales for each `SUB` columns of 256.
 #[inline(always)]
-pub(super) fn super_blocks<
-    I: Isa,
-    const N: usize,
-    const T: usize,
-    const SIGNED: bool,
-    const SUB: usize,
->(
+fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const SUB: usize>(
     isa: I,
-    layout: &Layout,
-    (room, group): (&mut Room, &Group),
-    at: At<'_>,
+    part: Part<'_>,
 ) {
+    let Part { layout, room, group, at } = part;
     let (sums, pairs) =
         if SUB == 16 { (&group.sums16, &group.pairs16) } else { (&group.sums32, &group.pairs32) };
     let (subs, supers) = (256 / SUB, at.cols / 256);

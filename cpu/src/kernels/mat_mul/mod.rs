@@ -26,7 +26,7 @@ use crate::kernels::quantize_act::{Acts, Group};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
-use block::At;
+use block::{At, Part, Simple, SuperBlocks};
 use graph::Act;
 use graph::ints::ActFormat;
 use room::{CHUNK, MAX_TOKENS};
@@ -155,11 +155,11 @@ impl MatMul<'_, '_> {
                 let at = At { start, cols, tile: 0, token, ahead };
                 // `const` in conditions: the arms of other instruction sets are not even compiled.
                 if const { I::TILES == 2 } {
-                    many::<I, 2>(isa, layout, (self.room, group), at);
+                    many::<I, 2>(isa, Part { layout, room: self.room, group, at });
                 } else {
-                    many::<I, 1>(isa, layout, (self.room, group), at);
+                    many::<I, 1>(isa, Part { layout, room: self.room, group, at });
                     let at = At { tile: 1, ahead: [&[]; 2], ..at };
-                    many::<I, 1>(isa, layout, (self.room, group), at);
+                    many::<I, 1>(isa, Part { layout, room: self.room, group, at });
                 }
                 token += group.tokens;
             }
@@ -216,42 +216,28 @@ fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
 
 /// Picks the body for the number of tokens, so that inside it all is constant.
 #[inline(always)]
-fn many<I: Isa, const T: usize>(
-    isa: I,
-    layout: &Layout,
-    (room, group): (&mut Room, &Group),
-    at: At<'_>,
-) {
+fn many<I: Isa, const T: usize>(isa: I, part: Part<'_>) {
     const { assert!(MAX_TOKENS == 6) };
-    match group.tokens {
-        1 => some::<I, 1, T>(isa, layout, (room, group), at),
-        2 => some::<I, 2, T>(isa, layout, (room, group), at),
-        3 if const { I::TOKENS >= 3 } => some::<I, 3, T>(isa, layout, (room, group), at),
-        4 if const { I::TOKENS >= 4 } => some::<I, 4, T>(isa, layout, (room, group), at),
-        5 if const { I::TOKENS >= 5 } => some::<I, 5, T>(isa, layout, (room, group), at),
-        6 if const { I::TOKENS >= 6 } => some::<I, 6, T>(isa, layout, (room, group), at),
+    match part.group.tokens {
+        1 => some::<I, 1, T>(isa, part),
+        2 => some::<I, 2, T>(isa, part),
+        3 if const { I::TOKENS >= 3 } => some::<I, 3, T>(isa, part),
+        4 if const { I::TOKENS >= 4 } => some::<I, 4, T>(isa, part),
+        5 if const { I::TOKENS >= 5 } => some::<I, 5, T>(isa, part),
+        6 if const { I::TOKENS >= 6 } => some::<I, 6, T>(isa, part),
         n => unreachable!("a group of {n} tokens, at most {}", I::TOKENS),
     }
 }
 
 /// Picks the body for the kind of format.
 #[inline(always)]
-fn some<I: Isa, const N: usize, const T: usize>(
-    isa: I,
-    layout: &Layout,
-    (room, group): (&mut Room, &Group),
-    at: At<'_>,
-) {
-    let k = layout.form.act == ActFormat::Q8x256;
-    match (k, layout.signed(), layout.form.sub) {
-        (false, false, _) => block::simple::<I, N, T, false>(isa, layout, (room, group), at),
-        (false, true, _) => block::simple::<I, N, T, true>(isa, layout, (room, group), at),
-        (true, false, 16) => {
-            block::super_blocks::<I, N, T, false, 16>(isa, layout, (room, group), at)
-        }
-        (true, false, _) => {
-            block::super_blocks::<I, N, T, false, 32>(isa, layout, (room, group), at)
-        }
-        (true, true, _) => block::super_blocks::<I, N, T, true, 32>(isa, layout, (room, group), at),
+fn some<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_>) {
+    let k = part.layout.form.act == ActFormat::Q8x256;
+    match (k, part.layout.signed(), part.layout.form.sub) {
+        (false, false, _) => isa.vectorize(Simple::<N, T, false>(part)),
+        (false, true, _) => isa.vectorize(Simple::<N, T, true>(part)),
+        (true, false, 16) => isa.vectorize(SuperBlocks::<N, T, false, 16>(part)),
+        (true, false, _) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
+        (true, true, _) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
     }
 }

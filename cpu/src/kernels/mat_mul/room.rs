@@ -1,7 +1,7 @@
 //! Where two tiles' columns are unpacked, so that many tokens read them from the first-level cache.
 
 use super::codes;
-use crate::simd::{Isa, LANES};
+use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
 use graph::ints::MinTerm;
 
@@ -45,6 +45,27 @@ pub(crate) struct Room {
     pub(super) acc: [[Floats; 2]; PASS],
 }
 
+/// Blocks of tile `i` (0 or 1), and where they are unpacked.
+struct Packed<'a> {
+    room: &'a mut Room,
+    layout: &'a Layout,
+    i: usize,
+    blocks: &'a [u8],
+}
+
+/// Unpacks the blocks of a format.
+struct Unpack<'a, const BITS: u8, const TABLE: bool>(Packed<'a>);
+
+impl<const BITS: u8, const TABLE: bool> Kernel for Unpack<'_, BITS, TABLE> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Packed { room, layout, i, blocks } = self.0;
+        room.unpack_bits::<I, BITS, TABLE>(isa, layout, i, blocks);
+    }
+}
+
 impl Room {
     pub(super) fn new() -> Self {
         let (f, w) = (Floats([0.0; LANES]), Words([0; LANES]));
@@ -62,14 +83,15 @@ impl Room {
     /// Unpacks the blocks that hold columns `start ..` of tile `i` (0 or 1), up to [`CHUNK`] columns.
     #[inline(always)]
     pub(super) fn unpack<I: Isa>(&mut self, isa: I, layout: &Layout, i: usize, blocks: &[u8]) {
+        let packed = Packed { room: self, layout, i, blocks };
         match (layout.form.bits, layout.form.table.is_some()) {
-            (8, _) => self.unpack_bits::<I, 8, false>(isa, layout, i, blocks),
-            (6, _) => self.unpack_bits::<I, 6, false>(isa, layout, i, blocks),
-            (5, _) => self.unpack_bits::<I, 5, false>(isa, layout, i, blocks),
-            (4, false) => self.unpack_bits::<I, 4, false>(isa, layout, i, blocks),
-            (4, true) => self.unpack_bits::<I, 4, true>(isa, layout, i, blocks),
-            (3, _) => self.unpack_bits::<I, 3, false>(isa, layout, i, blocks),
-            (_, _) => self.unpack_bits::<I, 2, false>(isa, layout, i, blocks),
+            (8, _) => isa.vectorize(Unpack::<8, false>(packed)),
+            (6, _) => isa.vectorize(Unpack::<6, false>(packed)),
+            (5, _) => isa.vectorize(Unpack::<5, false>(packed)),
+            (4, false) => isa.vectorize(Unpack::<4, false>(packed)),
+            (4, true) => isa.vectorize(Unpack::<4, true>(packed)),
+            (3, _) => isa.vectorize(Unpack::<3, false>(packed)),
+            (_, _) => isa.vectorize(Unpack::<2, false>(packed)),
         }
     }
 

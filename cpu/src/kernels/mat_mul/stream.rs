@@ -1,49 +1,70 @@
 //! One token: every weight is read once, unpacked in registers, and multiplied.
 
-use super::{Product, Weight, codes, put};
+use super::{Product, codes, put};
 use crate::kernels::elementwise::{Map, apply};
 use crate::kernels::quantize_act::{Acts, Group};
 use crate::pool::Columns;
-use crate::simd::{Isa, LANES};
+use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
 use graph::ints::{ActFormat, MinTerm};
 
-/// The columns of `out` for one token.
+/// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
 #[inline(always)]
 pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, acts: &Acts, out: &mut Columns<'_>) {
     let [group] = acts.groups(0, 1) else { return };
-    for first in out.range().step_by(LANES) {
-        let y = match product {
-            Product::Plain(weight) => tile(isa, &weight, first / LANES, group),
-            Product::Glu { act, gate, up } => {
-                let up = tile(isa, &up, first / LANES, group);
-                apply(isa, Map::Glu(act), tile(isa, &gate, first / LANES, group), up)
-            }
+    let form = product.weight().layout.form;
+    let k = form.act == ActFormat::Q8x256;
+    let token = OneToken { product, group, out };
+    match (form.bits, form.table.is_some(), k) {
+        (8, _, _) => isa.vectorize(Stream::<8, false, false>(token)),
+        (6, _, _) => isa.vectorize(Stream::<6, false, true>(token)),
+        (5, _, false) => isa.vectorize(Stream::<5, false, false>(token)),
+        (5, _, true) => isa.vectorize(Stream::<5, false, true>(token)),
+        (4, false, false) => isa.vectorize(Stream::<4, false, false>(token)),
+        (4, false, true) => isa.vectorize(Stream::<4, false, true>(token)),
+        (4, true, false) => isa.vectorize(Stream::<4, true, false>(token)),
+        (4, true, true) => isa.vectorize(Stream::<4, true, true>(token)),
+        (3, _, _) => isa.vectorize(Stream::<3, false, true>(token)),
+        (_, _, _) => isa.vectorize(Stream::<2, false, true>(token)),
+    }
+}
+
+struct OneToken<'a, 'o> {
+    product: Product<'a>,
+    group: &'a Group,
+    out: &'a mut Columns<'o>,
+}
+
+/// The columns of one token in a format of BITS bits, with a TABLE or not, K-quants or not.
+struct Stream<'a, 'o, const BITS: u8, const TABLE: bool, const K: bool>(OneToken<'a, 'o>);
+
+impl<const BITS: u8, const TABLE: bool, const K: bool> Kernel for Stream<'_, '_, BITS, TABLE, K> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let OneToken { product, group, out } = self.0;
+        // A loop over one weight or two: the large body is compiled once for both.
+        let (weights, act) = match product {
+            Product::Plain(weight) => (&[weight, weight][..1], None),
+            Product::Glu { act, gate, up } => (&[gate, up][..], Some(act)),
         };
-        put(isa, y, out.row(0, first..first + LANES));
+        for first in out.range().step_by(LANES) {
+            let mut y = [isa.f_splat(0.0); 2];
+            for (y, weight) in y.iter_mut().zip(weights) {
+                let tile = weight.tile(first / LANES);
+                *y = sums::<I, BITS, TABLE, K>(isa, weight.layout, tile, group);
+            }
+            let y = match act {
+                None => y[0],
+                Some(act) => apply(isa, Map::Glu(act), y[0], y[1]),
+            };
+            put(isa, y, out.row(0, first..first + LANES));
+        }
     }
 }
 
-/// Picks the body for the format, so that inside it all is constant.
-#[inline(always)]
-fn tile<I: Isa>(isa: I, weight: &Weight<'_>, i: usize, acts: &Group) -> I::F {
-    let (layout, tile) = (weight.layout, weight.tile(i));
-    let k = layout.form.act == ActFormat::Q8x256;
-    match (layout.form.bits, layout.form.table.is_some(), k) {
-        (8, _, _) => sums::<I, 8, false, false>(isa, layout, tile, acts),
-        (6, _, _) => sums::<I, 6, false, true>(isa, layout, tile, acts),
-        (5, _, false) => sums::<I, 5, false, false>(isa, layout, tile, acts),
-        (5, _, true) => sums::<I, 5, false, true>(isa, layout, tile, acts),
-        (4, false, false) => sums::<I, 4, false, false>(isa, layout, tile, acts),
-        (4, false, true) => sums::<I, 4, false, true>(isa, layout, tile, acts),
-        (4, true, false) => sums::<I, 4, true, false>(isa, layout, tile, acts),
-        (4, true, true) => sums::<I, 4, true, true>(isa, layout, tile, acts),
-        (3, _, _) => sums::<I, 3, false, true>(isa, layout, tile, acts),
-        (_, _, _) => sums::<I, 2, false, true>(isa, layout, tile, acts),
-    }
-}
-
-/// 16 rows of the product. Not inlined: one copy for each format, whoever calls.
+/// 16 rows of the product.
 #[inline(always)]
 fn sums<I: Isa, const BITS: u8, const TABLE: bool, const K: bool>(
     isa: I,

@@ -23,7 +23,7 @@ use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
 use graph::math::DOT_CHUNK;
 use std::cell::RefCell;
-use turn::{Bf16, F16, F32, Float, Rows, Stage};
+use turn::{Bf16, F16, F32, Float, Rows, Stage, Turn};
 
 /// Tokens of one pass over a weight: what is decoded for them is decoded once.
 pub(crate) const PASS: usize = 192;
@@ -96,7 +96,7 @@ impl Kernel for MatMulF32<'_, '_> {
                     row_bytes: self.dtype.row_bytes(self.n_in),
                     first,
                 };
-                if I::TILES == 2 && end - start <= FEW {
+                if const { I::TILES == 2 } && end - start <= FEW {
                     self.few(isa, &rows, (start, end));
                 } else {
                     self.pass(isa, &rows, (start, end));
@@ -113,7 +113,7 @@ impl MatMulF32<'_, '_> {
     fn pass<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
         for from in (0..self.n_in).step_by(DOT_CHUNK) {
             let cols = DOT_CHUNK.min(self.n_in - from);
-            self.room.turn(isa, rows, (from, cols));
+            isa.vectorize(Turn { room: self.room, rows, from, cols });
             let groups = (end - start).div_ceil(TOKENS);
             for group in 0..groups {
                 // Even groups: seven tokens are four and three.
@@ -198,7 +198,8 @@ impl MatMulF32<'_, '_> {
                 }
             }
             if end > whole {
-                self.room.turn(isa, rows, (whole, end - whole));
+                let cols = end - whole;
+                isa.vectorize(Turn { room: self.room, rows, from: whole, cols });
                 let x = columns(&tokens, whole, end - whole);
                 for (k, w) in self.room.turned[..end - whole].iter().enumerate() {
                     for tile in 0..2 {
@@ -263,29 +264,53 @@ struct Place {
     token: usize,
 }
 
+/// What a group of tokens is multiplied with: one chunk of the tiles from `tile` on.
+struct Chunk<'a> {
+    room: &'a mut Room,
+    /// Begins with the group's tokens.
+    x: &'a [f32],
+    at: Place,
+    tile: usize,
+}
+
+/// The chains of N tokens with T tiles over one chunk, added to the totals.
+struct Chains<'a, const N: usize, const T: usize>(Chunk<'a>);
+
+impl<const N: usize, const T: usize> Kernel for Chains<'_, N, T> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let Chunk { room, x, at, tile } = self.0;
+        room.chains::<I, N, T>(isa, x, at, tile);
+    }
+}
+
 impl Room {
     /// Picks the body for the number of tokens, so that inside it all is constant. `x` begins with the group's tokens.
     #[inline(always)]
     fn many<I: Isa, const T: usize>(&mut self, isa: I, x: &[f32], at: (Place, usize), n: usize) {
         const { assert!(TOKENS == 6) };
+        let (at, tile) = at;
+        let chunk = Chunk { room: self, x, at, tile };
         match n {
-            1 => self.chains::<I, 1, T>(isa, x, at),
-            2 => self.chains::<I, 2, T>(isa, x, at),
-            3 => self.chains::<I, 3, T>(isa, x, at),
-            4 => self.chains::<I, 4, T>(isa, x, at),
-            5 => self.chains::<I, 5, T>(isa, x, at),
-            6 => self.chains::<I, 6, T>(isa, x, at),
+            1 => isa.vectorize(Chains::<1, T>(chunk)),
+            2 => isa.vectorize(Chains::<2, T>(chunk)),
+            3 => isa.vectorize(Chains::<3, T>(chunk)),
+            4 => isa.vectorize(Chains::<4, T>(chunk)),
+            5 => isa.vectorize(Chains::<5, T>(chunk)),
+            6 => isa.vectorize(Chains::<6, T>(chunk)),
             n => unreachable!("a group of {n} tokens, at most {TOKENS}"),
         }
     }
 
-    /// The chains of N tokens with T tiles (from `tile` on) over one chunk, added to the totals.
     #[inline(always)]
     fn chains<I: Isa, const N: usize, const T: usize>(
         &mut self,
         isa: I,
         x: &[f32],
-        (at, tile): (Place, usize),
+        at: Place,
+        tile: usize,
     ) {
         let mut tokens = [&x[at.from..][..at.cols]; N];
         for t in 1..N {

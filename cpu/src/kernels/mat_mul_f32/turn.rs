@@ -1,7 +1,7 @@
 //! Rows of a weight, decoded and turned so that lanes = rows.
 
 use super::Room;
-use crate::simd::{Isa, LANES};
+use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
 
 /// Bytes of a row that are turned at a time.
@@ -140,10 +140,26 @@ pub(super) fn line<I: Isa>(isa: I, rows: &Lines<'_>, b: usize) -> [I::F; LANES] 
     turned
 }
 
-impl Room {
-    /// Fills `turned` with columns `from .. from + cols`, at most a chunk.
+/// Fills `room.turned` with columns `from .. from + cols`, at most a chunk.
+pub(super) struct Turn<'a, 'r> {
+    pub(super) room: &'a mut Room,
+    pub(super) rows: &'a Rows<'r>,
+    pub(super) from: usize,
+    pub(super) cols: usize,
+}
+
+impl Kernel for Turn<'_, '_> {
+    type Out = ();
+
     #[inline(always)]
-    pub(super) fn turn<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
+    fn run<I: Isa>(self, isa: I) {
+        self.room.turn(isa, self.rows, (self.from, self.cols));
+    }
+}
+
+impl Room {
+    #[inline(always)]
+    fn turn<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
         let whole = rows.dtype.row_bytes(cols).is_multiple_of(LINE);
         for tile in 0..2 {
             match rows.dtype {
