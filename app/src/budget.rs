@@ -88,8 +88,9 @@ mod tests {
     fn each_side_has_its_own_memory() {
         let case = &graph::cases::decoders().unwrap()[0];
         let (graph, load) = (&case.graph, LoadOptions::default());
-        let engine = EngineOptions { n_ctx: 64 << 10, n_batch: 16, n_seqs: 1 };
-        let n_layer = graph.kv_layers.len();
+        let engine =
+            EngineOptions { n_ctx: 64 << 10, n_batch: 16, n_seqs: 1, keep: model::Keep::All };
+        let n_layer = graph.n_layers();
         // The cache alone is 64 Ki positions of two layers with 3 heads of 24 and 20 elements in f16: 33 MiB.
         let check =
             |mib, on_gpu| Budget::new(Some(mib), on_gpu, n_layer).check(graph, load, &engine);

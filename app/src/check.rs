@@ -64,7 +64,7 @@ fn record(
     case: &Case,
     options: LoadOptions,
 ) -> graph::Result<graph::compare::Recording> {
-    let mut loaded = backend.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {})?;
+    let mut loaded = backend.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {})?;
     case.record(&mut *loaded, Cut::Chunks(512))
 }
 
@@ -171,11 +171,11 @@ mod tests {
         fn load(
             &self,
             graph: Arc<Graph>,
-            file: &gguf::File,
+            files: &[&gguf::File],
             options: LoadOptions,
             progress: &mut dyn FnMut(u64),
         ) -> graph::Result<Box<dyn Loaded>> {
-            let inner = Reference.load(graph, file, options, progress)?;
+            let inner = Reference.load(graph, files, options, progress)?;
             Ok(Box::new(Tapped::new(inner, |node, _, data| {
                 if let Op::MatMul { .. } = node.op {
                     data[2] = f32::from_bits(data[2].to_bits() ^ 1);

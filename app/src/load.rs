@@ -423,7 +423,7 @@ impl LoadArgs {
         if let Some(gpu) = gpu.as_ref().filter(|_| !self.unchecked) {
             check::require(gpu, graph, options, config)?;
         }
-        self.assemble(gpu, graph.kv_layers.len())
+        self.assemble(gpu, graph.n_layers())
     }
 
     /// What `karat check` tests: a GPU, where one is asked for, and what computes on it.
@@ -542,7 +542,12 @@ impl Plan {
                 ),
             );
         }
-        let mut engine = EngineOptions { n_ctx, n_batch: args.batch_size, n_seqs: args.n_seqs };
+        let mut engine = EngineOptions {
+            n_ctx,
+            n_batch: args.batch_size,
+            n_seqs: args.n_seqs,
+            keep: model::Keep::All,
+        };
         let mut graph = model::graph(spec, file, n_ctx)?;
         if args.ctx_size.is_none()
             && let Some(fits) = model::largest_context(&graph, load, &engine, limit)
@@ -578,7 +583,7 @@ fn load_graph(
     }
     let total = file.tensors().iter().map(|tensor| tensor.n_bytes).sum();
     let mut bar = LoadBar::new("loading", total, Unit::Bytes);
-    let loaded = backend.load(Arc::clone(graph), file, options, &mut |n| {
+    let loaded = backend.load(Arc::clone(graph), &[file], options, &mut |n| {
         // A tied embedding is read twice where both halves of a split use it.
         bar.at(n.min(total));
     });

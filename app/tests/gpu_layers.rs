@@ -19,7 +19,8 @@
 use cpu::Cpu;
 use graph::split::Split;
 use graph::{
-    Arithmetic, Backend, Graph, KV_BLOCK, KvType, LoadOptions, Loaded, NoTap, Result, Step,
+    Arithmetic, Backend, BlockTable, Blocks, Graph, KV_BLOCK, KvType, LoadOptions, Loaded, NoTap,
+    Result, Step,
 };
 use model::sampler::argmax;
 use std::collections::BTreeSet;
@@ -120,7 +121,7 @@ impl Subject {
     }
 
     fn load(&self, backend: &dyn Backend) -> Result<Box<dyn Loaded>> {
-        backend.load(Arc::clone(&self.graph), &self.file, self.options, &mut |_| {})
+        backend.load(Arc::clone(&self.graph), &[&self.file], self.options, &mut |_| {})
     }
 
     /// The logits of every token of some prompts and of `n` tokens that follow greedily, for each prompt. A step takes
@@ -133,10 +134,11 @@ impl Subject {
     ) -> Vec<Vec<Row>> {
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0) + n;
         let blocks = longest.div_ceil(KV_BLOCK);
-        let mut kv = loaded.new_kv(blocks * prompts.len()).unwrap();
+        let mut kv = loaded.new_kv(&Blocks::Each(blocks * prompts.len())).unwrap();
         // Descending, so that a table that is not read is found out.
         let table = |s: usize| (s * blocks..(s + 1) * blocks).rev().map(|b| b as u32).collect();
-        let tables: Vec<Vec<u32>> = (0..prompts.len()).map(table).collect();
+        let tables: Vec<BlockTable> =
+            (0..prompts.len()).map(|s| BlockTable::Same(table(s))).collect();
         let mut pending = prompts.to_vec();
         let mut rows: Vec<Vec<Row>> = vec![Vec::new(); prompts.len()];
         for at in 0.. {
@@ -173,7 +175,7 @@ impl Subject {
 
     /// With so many layers on the GPU, as `--gpu-layers` puts them there.
     fn backend(&self, gpu: &gpu::Gpu, on_gpu: usize) -> Box<dyn Backend> {
-        let all = self.graph.kv_layers.len() + 1;
+        let all = self.graph.n_layers() + 1;
         let cpu = Box::new(Cpu::new(threads()));
         match on_gpu {
             0 => cpu,

@@ -30,10 +30,10 @@ fn synth(folder: &TempDir, args: &[&str]) -> String {
 /// All logits of a prompt and of what greedy decoding makes of it, bit for bit. None is NaN or infinite.
 fn run(backend: &dyn Backend, path: &Path, options: LoadOptions) -> Vec<Vec<u32>> {
     let file = gguf::File::open(path, gguf::Access::Pread).unwrap();
-    let engine = EngineOptions { n_ctx: 128, n_batch: 64, n_seqs: 1 };
+    let engine = EngineOptions { n_ctx: 128, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
     let spec = model::spec(&file).unwrap();
     let graph = Arc::new(model::graph(&spec, &file, engine.n_ctx).unwrap());
-    let loaded = backend.load(graph, &file, options, &mut |_| {}).unwrap();
+    let loaded = backend.load(graph, &[&file], options, &mut |_| {}).unwrap();
     let mut engine = Engine::new(loaded, engine).unwrap();
     let seq = engine.add();
     let ids: Vec<u32> = (0..9).map(|i| 250 + 9 * i).collect();

@@ -7,7 +7,7 @@ mod support;
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
-use graph::{Attention, KV_BLOCK, KvLayer, Step, ValueId};
+use graph::{Attention, BlockTable, KV_BLOCK, KvHeads, Mask, Step, ValueId};
 use support::Tiny;
 
 const HEADS: usize = 9;
@@ -23,14 +23,11 @@ fn layers(n: usize) -> (Tiny, ValueId) {
     let kv = tiny.rows(HEADS_KV * HEAD_DIM, 0.1).expect("a table");
     let mut x = tiny.rows(HEADS * HEAD_DIM, 0.1).expect("a table");
     for _ in 0..n {
-        let kv_layer = tiny.graph.kv_layer(KvLayer {
-            n_head_kv: HEADS_KV,
-            head_dim_k: HEAD_DIM,
-            head_dim_v: HEAD_DIM,
-        });
-        tiny.graph.store_kv(kv_layer, kv, kv).expect("widths agree");
+        let heads = KvHeads { n_head_kv: HEADS_KV, head_dim_k: HEAD_DIM, head_dim_v: HEAD_DIM };
+        let cache = tiny.graph.kv_cache(heads, None);
+        tiny.graph.store_kv(cache, kv, kv).expect("widths agree");
         let attention =
-            Attention { kv_layer, n_head: HEADS, scale: 0.125, window: None, softcap: None };
+            Attention { cache, n_head: HEADS, scale: 0.125, mask: Mask::Causal, softcap: None };
         let name = tiny.next_name();
         x = tiny.graph.attention(attention, x, name).expect("widths agree");
     }
@@ -58,7 +55,7 @@ fn decode(bencher: Bencher<'_, '_>, (sequences, depth): (usize, usize)) {
     step.positions.fill(depth as u32);
     step.seqs = (0..sequences as u32).collect();
     step.tables = (0..sequences)
-        .map(|s| (s * blocks..(s + 1) * blocks).map(|b| b as u32).collect())
+        .map(|s| BlockTable::Same((s * blocks..(s + 1) * blocks).map(|b| b as u32).collect()))
         .collect();
     let bytes = LAYERS * sequences * (depth + 1) * HEADS_KV * 2 * HEAD_DIM * size_of::<u16>();
     tiny.bench_step(bencher, x, (&step, sequences * blocks), BytesCount::new(bytes));

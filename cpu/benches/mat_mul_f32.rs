@@ -45,9 +45,9 @@ fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [
     let case: Case = product(dtype, n_in, n_out).expect("shapes are whole blocks");
     let options = LoadOptions { arithmetic: Arithmetic::F32, ..LoadOptions::default() };
     let mut loaded: Box<dyn Loaded> = Cpu::new(threads)
-        .load(Arc::clone(&case.graph), &case.file, options, &mut |_| {})
+        .load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {})
         .expect("a random weight loads");
-    let mut kv = loaded.new_kv(tokens.div_ceil(64)).expect("an empty cache");
+    let mut kv = loaded.new_kv(&graph::Blocks::Each(tokens.div_ceil(64))).expect("an empty cache");
     let mut step = Step::single(&vec![1; tokens], 0);
     step.outputs = (0..tokens as u32).collect();
     bencher

@@ -6,7 +6,7 @@
 mod support;
 
 use divan::Bencher;
-use graph::{KvLayer, RopePairs, RopeTable};
+use graph::{KvHeads, RopePairs, RopeTable};
 use support::{REPEATS, Tiny};
 
 const HEAD_DIM: usize = 64;
@@ -43,11 +43,10 @@ fn store_kv(bencher: Bencher<'_, '_>, (tokens, cols): (usize, usize)) {
     let mut tiny = Tiny::new();
     let x = tiny.rows(cols, 1.0).expect("a table");
     for _ in 0..REPEATS {
-        let layer = tiny.graph.kv_layer(KvLayer {
-            n_head_kv: cols / HEAD_DIM,
-            head_dim_k: HEAD_DIM,
-            head_dim_v: HEAD_DIM,
-        });
+        let layer = tiny.graph.kv_cache(
+            KvHeads { n_head_kv: cols / HEAD_DIM, head_dim_k: HEAD_DIM, head_dim_v: HEAD_DIM },
+            None,
+        );
         tiny.graph.store_kv(layer, x, x).expect("widths agree");
     }
     tiny.bench(bencher, x, tokens, REPEATS * tokens * 2 * cols);

@@ -3,7 +3,7 @@
 use crate::kernels::{lanes, lanes_mut};
 use crate::pool::Pool;
 use crate::simd::{Isa, Kernel, LANES, Level};
-use graph::{KV_BLOCK, KvLayer, Step};
+use graph::{KV_BLOCK, KvCache, Step};
 use half::f16;
 use memmap2::MmapMut;
 use std::marker::PhantomData;
@@ -67,7 +67,7 @@ impl Elem for u16 {
 
 /// The cache of one layer: K `[block][head][d][64]`, V `[block][head][64][d]`.
 pub(crate) struct Layer<E> {
-    spec: KvLayer,
+    spec: KvCache,
     k: Zeroed<E>,
     v: Zeroed<E>,
 }
@@ -107,7 +107,7 @@ impl<E: Elem> DerefMut for Zeroed<E> {
 
 impl<E: Elem> Layer<E> {
     /// A zeroed cache, or `None` where memory is short.
-    pub(crate) fn new(spec: KvLayer, n_blocks: usize) -> Option<Self> {
+    pub(crate) fn new(spec: KvCache, n_blocks: usize) -> Option<Self> {
         let zeros = |dim: usize| {
             Zeroed::new(
                 n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?,
@@ -147,11 +147,8 @@ impl<E: Elem> Layer<E> {
         (k, v): (&[f32], &[f32]),
         (level, pool): (Level, &mut Pool),
     ) {
-        let KvLayer { n_head_kv, head_dim_k, head_dim_v } = self.spec;
-        let block_of = |t: usize| {
-            let position = step.positions[t] as usize;
-            step.tables[step.seqs[t] as usize][position / KV_BLOCK] as usize
-        };
+        let KvCache { n_head_kv, head_dim_k, head_dim_v, group } = self.spec;
+        let block_of = |t: usize| step.slot(group, step.seqs[t], step.positions[t]) / KV_BLOCK;
         // Only the blocks that are written are shared out among the threads.
         let blocks = (0..step.tokens.len()).map(block_of);
         let (Some(first), Some(last)) = (blocks.clone().min(), blocks.max()) else { return };

@@ -52,10 +52,10 @@ impl Backend for Cpu {
     fn load(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
-        Ok(Box::new(loaded::LoadedCpu::new(*self, graph, file, options, progress)?))
+        Ok(Box::new(loaded::LoadedCpu::new(*self, graph, files, options, progress)?))
     }
 }

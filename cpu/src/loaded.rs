@@ -15,8 +15,8 @@ use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Attention, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op,
-    Result, Rows, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Node,
+    Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -57,14 +57,14 @@ struct Work {
     angles: Vec<Vec<(f32, f32)>>,
 }
 
-/// The cache of all layers.
+/// All caches, by their ids.
 enum CpuKv {
     F16(Vec<Layer<u16>>),
     F32(Vec<Layer<f32>>),
 }
 
 struct SizedKv {
-    n_blocks: usize,
+    blocks: Blocks,
     kv: CpuKv,
 }
 
@@ -76,12 +76,12 @@ impl LoadedCpu {
     pub(crate) fn new(
         cpu: Cpu,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let mut pool = Pool::new(cpu.threads);
-        let weights = Weights::load(&graph, file, options, (cpu.level, &mut pool), progress)?;
+        let weights = Weights::load(&graph, files, options, (cpu.level, &mut pool), progress)?;
         // Products of one input go together if they want it rounded alike.
         let plan = Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.act));
         let plan = Arc::new(plan);
@@ -98,10 +98,7 @@ impl LoadedCpu {
     }
 
     fn rows_of(&self, id: ValueId, step: &Step) -> usize {
-        match self.graph.value(id).rows {
-            Rows::Tokens => step.tokens.len(),
-            Rows::Outputs => step.outputs.len(),
-        }
+        step.rows(self.graph.value(id).rows)
     }
 
     /// The buffer of a value, with any contents.
@@ -249,16 +246,16 @@ impl LoadedCpu {
         (step, q): (&Step, &[f32]),
         out: &mut [f32],
     ) {
-        let spec = self.graph.kv_layers[attention.kv_layer];
-        let (layer, level) = (&layers[attention.kv_layer], self.level);
+        let spec = self.graph.kv(attention.cache);
+        let (layer, level) = (&layers[attention.cache.0], self.level);
         let group = attention.n_head / spec.n_head_kv;
         let (cols, step_cols) = (attention.n_head * spec.head_dim_v, group * spec.head_dim_v);
         let cuts = &mut self.work.cuts;
         attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
         let queries = |band: usize, head_kv: usize| {
             let token = cuts[band];
-            let (position, table) =
-                (step.positions[token], &step.tables[step.seqs[token] as usize]);
+            let position = step.positions[token];
+            let table = step.tables[step.seqs[token] as usize].of(spec.group);
             let tokens = cuts[band + 1] - token;
             Queries { attention, q, token, tokens, position, table, head_kv, group }
         };
@@ -308,12 +305,12 @@ impl LoadedCpu {
     fn node(&mut self, i: usize, step: &Step, (values, kv): (&mut [Vec<f32>], &mut CpuKv)) {
         let graph = Arc::clone(&self.graph);
         let node = &graph.nodes[i];
-        if let (Op::StoreKv { kv_layer }, [k, v]) = (&node.op, node.inputs.as_slice()) {
+        if let (Op::StoreKv { cache }, [k, v]) = (&node.op, node.inputs.as_slice()) {
             let (k, v) = (values[k.0].as_slice(), values[v.0].as_slice());
             let with = (self.level, &mut self.pool);
             match kv {
-                CpuKv::F16(layers) => layers[*kv_layer].store(step, (k, v), with),
-                CpuKv::F32(layers) => layers[*kv_layer].store(step, (k, v), with),
+                CpuKv::F16(layers) => layers[cache.0].store(step, (k, v), with),
+                CpuKv::F32(layers) => layers[cache.0].store(step, (k, v), with),
             }
         }
         let Some(id) = node.output else { return };
@@ -425,33 +422,30 @@ impl Loaded for LoadedCpu {
         &self.graph
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        let width: usize =
-            self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
-        let elem = match self.options.kv {
-            KvType::F16 => 2,
-            KvType::F32 => 4,
-        };
-        n_blocks.saturating_mul(KV_BLOCK).saturating_mul(width).saturating_mul(elem)
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        usize::try_from(self.graph.kv_bytes(self.options.kv, blocks)).unwrap_or(usize::MAX)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
-        fn layers<E: Elem>(graph: &Graph, n_blocks: usize) -> Option<Vec<Layer<E>>> {
-            graph.kv_layers.iter().map(|&spec| Layer::new(spec, n_blocks)).collect()
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
+        fn layers<E: Elem>(graph: &Graph, blocks: &Blocks) -> Option<Vec<Layer<E>>> {
+            let layer = |cache: &Cache| match cache {
+                Cache::Kv(kv) => Layer::new(*kv, blocks.of(kv.group)),
+            };
+            graph.caches.iter().map(layer).collect()
         }
         let kv = match self.options.kv {
-            KvType::F16 => layers(&self.graph, n_blocks).map(CpuKv::F16),
-            KvType::F32 => layers(&self.graph, n_blocks).map(CpuKv::F32),
+            KvType::F16 => layers(&self.graph, blocks).map(CpuKv::F16),
+            KvType::F32 => layers(&self.graph, blocks).map(CpuKv::F32),
         };
-        let kv = kv.ok_or_else(|| no_memory("KV cache", self.kv_bytes(n_blocks)))?;
-        Ok(Kv(Box::new(SizedKv { n_blocks, kv })))
+        let kv = kv.ok_or_else(|| no_memory("KV cache", self.kv_bytes(blocks)))?;
+        Ok(Kv(Box::new(SizedKv { blocks: blocks.clone(), kv })))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let kv: &mut SizedKv = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `cpu`")
         })?;
-        step.check(&self.graph, kv.n_blocks)?;
+        step.check(&self.graph, &kv.blocks)?;
         let graph = Arc::clone(&self.graph);
         let mut values = std::mem::take(&mut self.work.values);
         values.resize(graph.values.len(), Vec::new());
@@ -473,6 +467,7 @@ impl Loaded for LoadedCpu {
                 && self.work.wanted[i]
             {
                 tap.value(node, graph.value(id), &mut values[id.0]);
+                graph.value(id).check(&values[id.0])?;
             }
             for dead in &self.plan.dead_after[i] {
                 // What a job left out has no buffer to give back.

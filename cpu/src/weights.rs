@@ -9,8 +9,8 @@ use crate::pack::pack_rows;
 use crate::pool::Pool;
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, decode_row};
-use gguf::TensorInfo;
-use graph::{Arithmetic, Error, ErrorKind, Graph, LoadOptions, Op, Result, Weight, WeightId};
+use graph::backend::Found;
+use graph::{Arithmetic, Error, ErrorKind, Graph, LoadOptions, Result, Weight, WeightId};
 use memmap2::MmapMut;
 use std::cell::RefCell;
 use std::ops::Range;
@@ -47,13 +47,6 @@ enum Form {
     Tiles(Layout),
 }
 
-/// What a tensor is used for.
-#[derive(Clone, Copy, Default)]
-struct Uses {
-    matrix: bool,
-    vector: bool,
-}
-
 fn no_memory(what: &str, bytes: usize) -> Error {
     Error::new(ErrorKind::OutOfMemory, format!("{what}: no memory for {bytes} bytes"))
 }
@@ -62,34 +55,34 @@ impl Weights {
     /// Reads and repacks every tensor of the graph.
     pub(crate) fn load(
         graph: &Graph,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         (level, pool): (Level, &mut Pool),
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let mut items = Vec::with_capacity(graph.weights.len());
         let mut end = 0usize;
-        for (weight, uses) in graph.weights.iter().zip(uses(graph)) {
-            graph::backend::find_weight(file, weight)?;
+        for (weight, forms) in graph.weights.iter().zip(graph.weight_forms()) {
+            graph::backend::find_weight(files, weight)?;
             let tiles = Layout::of(weight.dtype).filter(|_| options.arithmetic == Arithmetic::Int8);
             let (form, bytes) = match tiles {
-                _ if !uses.matrix => (Form::Absent, 0),
+                _ if !forms.matrix => (Form::Absent, 0),
                 Some(layout) => {
-                    let bytes = layout.tile_bytes(weight.n_in) * weight.n_out.div_ceil(LANES);
+                    let bytes = layout.tile_bytes(weight.n_in) * weight.rows().div_ceil(LANES);
                     (Form::Tiles(layout), bytes)
                 }
-                None => (Form::Raw, weight.dtype.row_bytes(weight.n_in) * weight.n_out),
+                None => (Form::Raw, weight.dtype.row_bytes(weight.n_in) * weight.rows()),
             };
-            let vector = if uses.vector { vec![0.0; weight.n_in] } else { Vec::new() };
+            let vector = if forms.vector { vec![0.0; weight.n_in] } else { Vec::new() };
             items.push(Resident { form, range: end..end + bytes, vector });
             end = (end + bytes).next_multiple_of(ALIGN);
         }
         let mut weights = Self { arena: arena(end)?, items, bias: level.i8_bias() };
         let mut read = 0;
         for (i, weight) in graph.weights.iter().enumerate() {
-            let info = graph::backend::find_weight(file, weight)?;
-            weights.fill(i, weight, (file, info), pool)?;
-            read += info.n_bytes;
+            let found = graph::backend::find_weight(files, weight)?;
+            weights.fill(i, weight, found, pool)?;
+            read += found.info.n_bytes;
             progress(read);
         }
         Ok(weights)
@@ -99,7 +92,7 @@ impl Weights {
         &mut self,
         i: usize,
         weight: &Weight,
-        (file, info): (&gguf::File, &TensorInfo),
+        Found { file, info }: Found<'_>,
         pool: &mut Pool,
     ) -> Result<()> {
         let Self { arena, items, bias } = self;
@@ -132,7 +125,7 @@ impl Weights {
                     for (i, tiles) in tiles.chunks_mut(at_once * tile_bytes).enumerate() {
                         let start = (first + i * at_once) * LANES;
                         let n_tiles = tiles.len() / tile_bytes;
-                        let end = weight.n_out.min(start + n_tiles * LANES);
+                        let end = weight.rows().min(start + n_tiles * LANES);
                         with_buffer((end - start) * row_bytes, |bytes| {
                             note(file.read_into(info, (start * row_bytes) as u64, bytes));
                             let rows = bytes.chunks(LANES * row_bytes);
@@ -217,25 +210,4 @@ fn with_buffer(len: usize, f: impl FnOnce(&mut [u8])) {
         }
         f(&mut buffer[..len]);
     });
-}
-
-fn uses(graph: &Graph) -> Vec<Uses> {
-    let mut uses = vec![Uses::default(); graph.weights.len()];
-    for node in &graph.nodes {
-        match &node.op {
-            Op::GetRows { table: w } | Op::MatMul { w } => uses[w.0].matrix = true,
-            Op::AddBias { b: w } | Op::RmsNorm { w, .. } => uses[w.0].vector = true,
-            Op::Input
-            | Op::Add
-            | Op::Scale { .. }
-            | Op::Rope { .. }
-            | Op::Glu { .. }
-            | Op::StoreKv { .. }
-            | Op::Attention(_)
-            | Op::Columns { .. }
-            | Op::OutputRows
-            | Op::Softcap { .. } => {}
-        }
-    }
-    uses
 }

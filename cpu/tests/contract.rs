@@ -28,7 +28,8 @@ fn check(
     way: (&Cpu, Cut),
 ) {
     let (cpu, cut) = way;
-    let mut loaded = cpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+    let mut loaded =
+        cpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
     let got = case.record(loaded.as_mut(), cut).unwrap();
     assert!(!got.is_empty());
     if let Some(difference) = got.first_difference(expected, &case.graph) {
@@ -38,7 +39,7 @@ fn check(
 
 fn reference(case: &Case, options: LoadOptions, cut: Cut) -> graph::compare::Recording {
     let mut loaded =
-        Reference.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        Reference.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
     case.record(loaded.as_mut(), cut).unwrap()
 }
 
@@ -83,6 +84,14 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
 }
 
 #[test]
+fn several_files_are_read_and_indices_checked() {
+    for level in Level::all() {
+        graph::seams::reads_several_files(&Cpu::with_level(2, level)).unwrap();
+        graph::seams::checks_indices(&Cpu::with_level(2, level)).unwrap();
+    }
+}
+
+#[test]
 fn a_tap_changes_nothing_and_a_changed_value_is_read() {
     struct Zero(&'static str);
     impl graph::Tap for Zero {
@@ -99,9 +108,9 @@ fn a_tap_changes_nothing_and_a_changed_value_is_read() {
     for name in ["nothing", "ffn_out-1"] {
         for backend in [&Reference as &dyn Backend, &Cpu::new(2)] {
             let mut loaded = backend
-                .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                .load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
                 .unwrap();
-            let mut kv = loaded.new_kv(4).unwrap();
+            let mut kv = loaded.new_kv(&graph::Blocks::Each(4)).unwrap();
             let tapped = loaded.run(&step, &mut kv, &mut Zero(name)).unwrap();
             let plain = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
             assert_eq!(tapped == plain, name == "nothing", "{}", backend.name());
@@ -120,9 +129,9 @@ fn what_nobody_sees_is_computed_with_the_same_bits() {
         for options in cases::options() {
             let run = |backend: &dyn Backend, tokens: usize| {
                 let mut loaded = backend
-                    .load(Arc::clone(&case.graph), &case.file, options, &mut |_| {})
+                    .load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {})
                     .unwrap();
-                let mut kv = loaded.new_kv(8).unwrap();
+                let mut kv = loaded.new_kv(&graph::Blocks::Each(8)).unwrap();
                 let ids: Vec<u32> = case.prompts[0].iter().copied().cycle().take(tokens).collect();
                 let mut step = graph::Step::single(&ids, 0);
                 step.outputs = (0..tokens as u32).collect();
@@ -158,9 +167,14 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
             for level in Level::all() {
                 let cpu = Cpu::with_level(1, level);
                 let mut loaded = cpu
-                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .load(
+                        Arc::clone(&case.graph),
+                        &[&case.file],
+                        LoadOptions::default(),
+                        &mut |_| {},
+                    )
                     .unwrap();
-                let mut kv = loaded.new_kv(4).unwrap();
+                let mut kv = loaded.new_kv(&graph::Blocks::Each(4)).unwrap();
                 let step = graph::Step::single(&case.prompts[1], 0);
                 let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();
                 assert!(logits.iter().any(|l| !l.is_finite()), "{} {bad} {level:?}", case.name);

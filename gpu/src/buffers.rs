@@ -4,15 +4,17 @@ use crate::device::Device;
 use crate::fuse::Fusions;
 use crate::layout::{act_of, act_words};
 use crate::model::Model;
-use graph::{Error, Graph, Node, Op, Result, Rows, ValueId};
+use graph::{Error, Graph, GroupId, Node, Op, Result, Rows, ValueId};
 
 /// The rows that a plan has room for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Capacity {
     pub(crate) tokens: usize,
     pub(crate) outputs: usize,
-    /// Entries of the block tables of all sequences.
+    /// Entries of the block tables of all groups and sequences.
     pub(crate) tables: usize,
+    /// Groups of caches, each with a table for each sequence.
+    pub(crate) groups: usize,
 }
 
 /// Where the parts of the step's buffer begin, in words.
@@ -20,7 +22,7 @@ pub(crate) struct Capacity {
 pub(crate) struct StepLayout {
     pub(crate) tokens: usize,
     pub(crate) positions: usize,
-    /// For each token where the block table of its sequence starts.
+    /// For each token where the block table of its sequence starts, in the first group; the other groups' follow.
     pub(crate) tables: usize,
     pub(crate) outputs: usize,
     /// Words of the whole buffer.
@@ -32,13 +34,21 @@ impl Capacity {
         match rows {
             Rows::Tokens => self.tokens,
             Rows::Outputs => self.outputs,
+            // No more sequences than tokens.
+            Rows::Sequences => self.tokens,
         }
     }
 
     pub(crate) fn step_layout(&self) -> StepLayout {
         let n = self.tokens;
-        let (outputs, words) = (3 * n, 3 * n + self.outputs);
+        let outputs = (2 + self.groups) * n;
+        let words = outputs + self.outputs;
         StepLayout { tokens: 0, positions: n, tables: 2 * n, outputs, words }
+    }
+
+    /// Where in the step's buffer the tables' starts of a group begin.
+    pub(crate) fn tables_at(&self, group: GroupId) -> usize {
+        self.step_layout().tables + group.0 * self.tokens
     }
 
     pub(crate) fn step_bytes(&self) -> u64 {
@@ -53,7 +63,7 @@ impl Capacity {
     pub(crate) fn partials_bytes(&self, graph: &Graph) -> u64 {
         let bytes = |node: &Node| {
             let Op::Attention(a) = &node.op else { return 0 };
-            let each = a.n_head * (graph.kv_layers[a.kv_layer].head_dim_v + 2);
+            let each = a.n_head * (graph.kv(a.cache).head_dim_v + 2);
             (each * self.tables) as u64 * 4
         };
         graph.nodes.iter().map(bytes).max().unwrap_or(0)
@@ -77,7 +87,7 @@ pub(crate) struct Buffers {
     pub(crate) capacity: Capacity,
     /// As [`Capacity::step_layout`] says.
     pub(crate) step: wgpu::Buffer,
-    /// The block tables of all sequences, one after the other.
+    /// The block tables of the sequences, one after the other, and one group after the other.
     pub(crate) tables: wgpu::Buffer,
     /// For each rope table cosine and sine of each token and pair.
     pub(crate) angles: Vec<wgpu::Buffer>,

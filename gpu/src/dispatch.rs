@@ -3,7 +3,7 @@
 use crate::device::{Device, MAX_PARAMS, Pipeline, Range};
 use crate::kv::LayerKv;
 use crate::shaders::Shader;
-use graph::{KV_BLOCK, Result, Rows, Step};
+use graph::{CacheId, KV_BLOCK, Mask, Result, Rows, Step};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -31,6 +31,7 @@ impl StepSize {
         match rows {
             Rows::Tokens => self.tokens,
             Rows::Outputs => self.outputs,
+            Rows::Sequences => self.sequences,
         }
     }
 
@@ -82,7 +83,7 @@ pub(crate) struct Dispatch {
     pub(crate) shader: Shader,
     pub(crate) ranges: Vec<Range>,
     /// The layer whose cache is group 1.
-    pub(crate) cache: Option<usize>,
+    pub(crate) cache: Option<CacheId>,
     /// The rows that it may take: from `first_row` on, at most `max_rows`.
     pub(crate) rows: Rows,
     pub(crate) first_row: usize,
@@ -135,7 +136,7 @@ impl Dispatch {
     }
 
     /// With this grid, and the cache of this layer.
-    pub(crate) fn over(self, grid: Grid, cache: Option<usize>) -> Self {
+    pub(crate) fn over(self, grid: Grid, cache: Option<CacheId>) -> Self {
         Self { grid, cache, ..self }
     }
 
@@ -152,7 +153,7 @@ impl Dispatch {
             Depth::One => 1,
             Depth::Chunks { window } => {
                 let last = size.last_position;
-                let first = graph::ops::attention::first_visible(last, Some(window));
+                let first = Mask::Window(window).first_visible(last);
                 last / KV_BLOCK as u32 - first / KV_BLOCK as u32 + 1
             }
         };
@@ -174,8 +175,8 @@ impl Dispatch {
         let Some(launch) = self.launch(size) else { return };
         pass.set_pipeline(&self.pipeline.pipeline);
         pass.set_bind_group(0, &self.bind, &[]);
-        if let Some(layer) = self.cache {
-            pass.set_bind_group(1, &kv[layer].bind, &[]);
+        if let Some(cache) = self.cache {
+            pass.set_bind_group(1, &kv[cache.0].bind, &[]);
         }
         self.with_params(launch, |words| pass.set_immediates(0, bytemuck::cast_slice(words)));
         let [x, y, z] = launch.grid;

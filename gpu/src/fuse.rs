@@ -132,9 +132,7 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
         (Op::Attention(_), _) if quantizes(1) => return Some(Chain::AttentionQuantize),
         (Op::Rope { head_dim, .. }, None) if one.op == two.op => {
             let store = match reader(2) {
-                Some(Op::StoreKv { kv_layer }) => {
-                    graph.kv_layers[*kv_layer].head_dim_k == *head_dim
-                }
+                Some(Op::StoreKv { cache }) => graph.kv(*cache).head_dim_k == *head_dim,
                 Some(_) | None => false,
             };
             return Some(Chain::Ropes { store });

@@ -1,7 +1,7 @@
 //! The KV cache on the device: two buffers for each layer, in blocks of 64 positions.
 
 use crate::device::{Device, Range};
-use graph::{Error, ErrorKind, Graph, KV_BLOCK, KvLayer, KvType, Result};
+use graph::{Blocks, Cache, Error, ErrorKind, Graph, KV_BLOCK, KvCache, KvType, Result};
 use std::sync::Arc;
 
 /// Words of one head of `dim` elements at one position.
@@ -12,26 +12,26 @@ pub(crate) fn head_words(kv: KvType, dim: usize) -> usize {
     }
 }
 
-/// Bytes of K and V of one layer.
-fn layer_bytes(kv: KvType, layer: &KvLayer, n_blocks: usize) -> [u64; 2] {
-    [layer.head_dim_k, layer.head_dim_v].map(|dim| {
-        let words = head_words(kv, dim) * layer.n_head_kv * KV_BLOCK;
-        (words as u64).saturating_mul(4).saturating_mul(n_blocks as u64)
+/// Bytes of K and V of one cache: heads are whole words here.
+fn cache_bytes(kv: KvType, cache: &KvCache, blocks: &Blocks) -> [u64; 2] {
+    [cache.head_dim_k, cache.head_dim_v].map(|dim| {
+        let words = head_words(kv, dim) * cache.n_head_kv * KV_BLOCK;
+        (words as u64).saturating_mul(4).saturating_mul(blocks.of(cache.group) as u64)
     })
 }
 
-/// Bytes of a cache of `n_blocks` blocks.
-pub(crate) fn bytes(graph: &Graph, kv: KvType, n_blocks: usize) -> u64 {
-    graph
-        .kv_layers
-        .iter()
-        .flat_map(|layer| layer_bytes(kv, layer, n_blocks))
-        .fold(0, u64::saturating_add)
+/// Bytes of all caches with so many blocks.
+pub(crate) fn bytes(graph: &Graph, kv: KvType, blocks: &Blocks) -> u64 {
+    let of = |cache: &Cache| match cache {
+        Cache::Kv(cache) => cache_bytes(kv, cache, blocks),
+    };
+    graph.caches.iter().flat_map(of).fold(0, u64::saturating_add)
 }
 
 /// A cache of this backend.
 pub(crate) struct GpuKv {
-    pub(crate) n_blocks: usize,
+    pub(crate) blocks: Blocks,
+    /// By cache id.
     pub(crate) layers: Vec<LayerKv>,
     /// Which cache it is.
     pub(crate) id: Arc<()>,
@@ -46,11 +46,12 @@ pub(crate) struct LayerKv {
 }
 
 impl GpuKv {
-    pub(crate) fn new(device: &Device, graph: &Graph, kv: KvType, n_blocks: usize) -> Result<Self> {
-        let total = bytes(graph, kv, n_blocks);
-        let mut layers = Vec::with_capacity(graph.kv_layers.len());
-        for layer in &graph.kv_layers {
-            let sizes = layer_bytes(kv, layer, n_blocks);
+    pub(crate) fn new(device: &Device, graph: &Graph, kv: KvType, blocks: &Blocks) -> Result<Self> {
+        let total = bytes(graph, kv, blocks);
+        let mut layers = Vec::with_capacity(graph.caches.len());
+        for cache in &graph.caches {
+            let Cache::Kv(cache) = cache;
+            let sizes = cache_bytes(kv, cache, blocks);
             if let Some(size) = sizes.into_iter().find(|&size| size > device.max_binding()) {
                 let message = format!(
                     "KV cache: {size} bytes of one layer, {} binds {}; hint: a shorter context",
@@ -67,6 +68,6 @@ impl GpuKv {
             let bind = device.bind_kv(&halves);
             layers.push(LayerKv { bind, halves });
         }
-        Ok(Self { n_blocks, layers, id: Arc::default() })
+        Ok(Self { blocks: blocks.clone(), layers, id: Arc::default() })
     }
 }

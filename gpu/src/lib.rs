@@ -305,11 +305,11 @@ impl Gpu {
     pub fn load_recorded(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         sink: Box<dyn record::Sink>,
     ) -> Result<Box<dyn Loaded>> {
-        let loaded = self.load_graph(graph, file, options, &mut |_| {})?;
+        let loaded = self.load_graph(graph, files, options, &mut |_| {})?;
         Ok(Box::new(record::Recorder::new(loaded, sink)))
     }
 
@@ -325,7 +325,7 @@ impl Gpu {
     fn load_graph(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<loaded::LoadedGpu> {
@@ -337,7 +337,7 @@ impl Gpu {
         let limits = fuse::BindingLimits { bytes: self.device.max_binding(), buffers };
         let fusions = fuse::Fusions::of(&graph, options, limits);
         let loaded = (&*graph, &fusions);
-        let weights = weights::load(&self.device, loaded, file, self.threads, progress)?;
+        let weights = weights::load(&self.device, loaded, files, self.threads, progress)?;
         let model = model::Model { graph, fusions, weights, options };
         Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), model))
     }
@@ -355,7 +355,7 @@ impl Backend for Gpu {
         _: LoadOptions,
     ) -> std::result::Result<(), String> {
         if let Op::Attention(a) = &node.op {
-            let dim = graph.kv_layers[a.kv_layer].head_dim_v;
+            let dim = graph.kv(a.cache).head_dim_v;
             let room = self.device.limits.max_compute_workgroup_storage_size as usize / 4 - 128;
             if dim > room {
                 return Err(format!("heads of {dim} elements, room for {room} in a workgroup"));
@@ -367,10 +367,10 @@ impl Backend for Gpu {
     fn load(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
-        Ok(Box::new(self.load_graph(graph, file, options, progress)?))
+        Ok(Box::new(self.load_graph(graph, files, options, progress)?))
     }
 }

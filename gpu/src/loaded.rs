@@ -11,8 +11,8 @@ use crate::plan::Plan;
 use crate::traffic::Count;
 use crate::watch::Watch;
 use graph::{
-    Best, Error, ErrorKind, Graph, Kv, Limits, Loaded, NoTap, Node, Op, Result, Step, Tap, Timing,
-    Traffic, ValueId,
+    Best, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Kv, Limits, Loaded, NoTap, Node, Op,
+    Result, Step, Tap, Timing, Traffic, ValueId,
 };
 use std::sync::Arc;
 
@@ -99,7 +99,7 @@ impl LoadedGpu {
     /// Makes the step's plan and uploads the step: everything is ready for the first dispatch. Gives nothing for a step
     /// without tokens.
     pub(crate) fn prepare(&mut self, step: &Step, kv: &GpuKv) -> Result<Option<Plan>> {
-        step.check(&self.model.graph, kv.n_blocks)?;
+        step.check(&self.model.graph, &kv.blocks)?;
         if step.tokens.is_empty() {
             return Ok(None);
         }
@@ -115,10 +115,11 @@ impl LoadedGpu {
 
     /// A plan with room for the step: the one that is there, if it has.
     fn plan_for(&mut self, step: &Step) -> Result<Plan> {
-        let tables: usize = step.tables.iter().map(Vec::len).sum();
-        let need = Capacity { tokens: step.tokens.len(), outputs: step.outputs.len(), tables };
+        let tables: usize = self.tables_of(step).map(<[u32]>::len).sum();
+        let (tokens, outputs) = (step.tokens.len(), step.outputs.len());
+        let need = Capacity { tokens, outputs, tables, groups: self.model.graph.groups.len() };
         if let Some(plan) = self.plan.take() {
-            let Capacity { tokens, outputs, tables } = plan.buffers.capacity;
+            let Capacity { tokens, outputs, tables, .. } = plan.buffers.capacity;
             if need.tokens <= tokens && need.outputs <= outputs && need.tables <= tables {
                 return Ok(plan);
             }
@@ -130,19 +131,32 @@ impl LoadedGpu {
             tokens: need.tokens.next_power_of_two(),
             outputs: need.outputs.next_power_of_two(),
             tables: need.tables.next_power_of_two().max(64),
+            groups: need.groups,
         };
         Plan::new(&self.device, &self.model, capacity)
+    }
+
+    /// The tables of the step, one group's after the other's, in each one sequence's after the other's.
+    fn tables_of<'s>(&self, step: &'s Step) -> impl Iterator<Item = &'s [u32]> + use<'s> {
+        let groups = (0..self.model.graph.groups.len()).map(GroupId);
+        groups.flat_map(|group| step.tables.iter().map(move |table| table.of(group)))
     }
 
     /// Uploads what the kernels need to know of the step.
     fn upload(&mut self, plan: &Plan, step: &Step) {
         let (buffers, layout) = (&plan.buffers, plan.buffers.capacity.step_layout());
-        let (mut starts, mut tables) = (Vec::with_capacity(step.tables.len()), Vec::new());
-        for table in &step.tables {
+        let (mut starts, mut tables) = (Vec::new(), Vec::new());
+        for table in self.tables_of(step) {
             starts.push(tables.len() as u32);
-            tables.extend_from_slice(table);
+            // No kernel reads a block that is freed; should one ever, it finds a block that exists.
+            tables.extend(table.iter().map(|&block| if block == FREED { 0 } else { block }));
         }
-        let of_token: Vec<u32> = step.seqs.iter().map(|&s| starts[s as usize]).collect();
+        // For each group where the table of each token's sequence starts, with room for as many tokens as the plan has.
+        let mut of_token = Vec::new();
+        for starts in starts.chunks(step.tables.len().max(1)) {
+            of_token.extend(step.seqs.iter().map(|&s| starts[s as usize]));
+            of_token.resize(of_token.len().next_multiple_of(buffers.capacity.tokens), 0);
+        }
         let parts = [
             (layout.tokens, &step.tokens),
             (layout.positions, &step.positions),
@@ -205,6 +219,7 @@ impl LoadedGpu {
         let mut data = self.device.read(encoder, &range, &mut self.staging)?;
         let before: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
         tap.value(node, value, &mut data);
+        value.check(&data)?;
         let after: Vec<u32> = data.iter().map(|v| v.to_bits()).collect();
         if after != before {
             self.device.write(&range.buffer, 0, &after);
@@ -388,13 +403,13 @@ impl Loaded for LoadedGpu {
         &self.model.graph
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        kv::bytes(&self.model.graph, self.model.options.kv, n_blocks) as usize
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        kv::bytes(&self.model.graph, self.model.options.kv, blocks) as usize
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
         let Model { graph, options, .. } = &self.model;
-        Ok(Kv(Box::new(GpuKv::new(&self.device, graph, options.kv, n_blocks)?)))
+        Ok(Kv(Box::new(GpuKv::new(&self.device, graph, options.kv, blocks)?)))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {

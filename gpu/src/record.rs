@@ -10,7 +10,7 @@ use crate::params::{self, MatMulInt8, Params};
 use crate::probe;
 use crate::shaders::{self, Cache, Shader};
 use gguf::DType;
-use graph::{Best, Graph, Kv, Limits, Loaded, Result, Step, Tap, Timing, Traffic};
+use graph::{Best, Blocks, Graph, Kv, Limits, Loaded, Result, Step, Tap, Timing, Traffic};
 use std::sync::Arc;
 
 /// Words of poison before and behind every buffer of a replay: 256 bytes, a multiple of every alignment.
@@ -128,12 +128,12 @@ impl Loaded for Recorder {
         self.loaded.graph()
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.loaded.kv_bytes(n_blocks)
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        self.loaded.kv_bytes(blocks)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
-        self.loaded.new_kv(n_blocks)
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
+        self.loaded.new_kv(blocks)
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
@@ -170,7 +170,7 @@ fn words_of(device: &Device, range: &Range) -> Result<Vec<u32>> {
 
 /// What the buffers of a dispatch hold: group 0, then K and V of its cache.
 fn read(device: &Device, dispatch: &Dispatch, kv: &GpuKv) -> Result<Vec<Vec<u32>>> {
-    let halves = dispatch.cache.into_iter().flat_map(|layer| &kv.layers[layer].halves);
+    let halves = dispatch.cache.into_iter().flat_map(|cache| &kv.layers[cache.0].halves);
     dispatch.ranges.iter().chain(halves).map(|range| words_of(device, range)).collect()
 }
 

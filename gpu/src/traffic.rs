@@ -8,8 +8,7 @@ use crate::layout::{Layout, ROWS};
 use crate::model::Model;
 use crate::plan::Plan;
 use crate::shaders::Cache;
-use graph::ops::attention::first_visible;
-use graph::{Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};
+use graph::{CacheId, Graph, KV_BLOCK, KvType, Node, Op, Rows, Step, Traffic, WeightId};
 use std::collections::BTreeMap;
 
 /// What a step needs to be counted.
@@ -74,10 +73,10 @@ impl<'a> Count<'a> {
                 moved.other += of_rows;
             }
         }
-        if let Some(layer) = dispatch.cache {
+        if let Some(id) = dispatch.cache {
             let positions =
-                if dispatch.shader.cache == Cache::Writes { rows } else { self.seen(layer) };
-            moved.kv += self.position_bytes(layer) * positions;
+                if dispatch.shader.cache == Cache::Writes { rows } else { self.seen(id) };
+            moved.kv += self.position_bytes(id) * positions;
         }
         moved
     }
@@ -92,24 +91,25 @@ impl<'a> Count<'a> {
         (Layout::of(weight.dtype).tile_words(weight.n_in) * 4 / ROWS) as u64
     }
 
-    /// Bytes of one position of a layer's cache.
-    fn position_bytes(&self, layer: usize) -> u64 {
-        let spec = self.graph.kv_layers[layer];
+    /// Bytes of one position of a cache: heads are whole words here.
+    fn position_bytes(&self, cache: CacheId) -> u64 {
+        let spec = self.graph.kv(cache);
         let words = head_words(self.kv, spec.head_dim_k) + head_words(self.kv, spec.head_dim_v);
         (spec.n_head_kv * words) as u64 * 4
     }
 
-    /// Positions that the tokens of the step see in a layer, of all sequences.
-    fn seen(&self, layer: usize) -> u64 {
-        let window = self.graph.nodes.iter().find_map(|node| {
+    /// Positions that the tokens of the step see of a cache, of all sequences.
+    fn seen(&self, cache: CacheId) -> u64 {
+        let mask = self.graph.nodes.iter().find_map(|node| {
             let Op::Attention(a) = &node.op else { return None };
-            a.window.filter(|_| a.kv_layer == layer)
+            (a.cache == cache).then_some(a.mask)
         });
+        let first = |position| mask.map_or(0, |mask| mask.first_visible(position));
         let mut spans: BTreeMap<u32, (u32, u32)> = BTreeMap::new();
         for (&seq, &at) in self.step.seqs.iter().zip(&self.step.positions) {
             let span = spans.entry(seq).or_insert((at, at));
             *span = (span.0.min(at), span.1.max(at));
         }
-        spans.values().map(|&(one, last)| u64::from(last + 1 - first_visible(one, window))).sum()
+        spans.values().map(|&(one, last)| u64::from(last + 1 - first(one))).sum()
     }
 }

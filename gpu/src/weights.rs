@@ -3,7 +3,7 @@
 use crate::device::{Device, Range};
 use crate::fuse::Fusions;
 use crate::layout::{Layout, ROWS};
-use graph::{Error, ErrorKind, Graph, Op, Result, Weight};
+use graph::{Error, ErrorKind, Graph, Op, Result, Weight, WeightForms};
 
 /// Bytes that are laid out on the host at once.
 const STAGE: usize = 32 << 20;
@@ -25,40 +25,12 @@ pub(crate) struct Resident {
     pub(crate) vector: Option<Range>,
 }
 
-/// What a tensor is used for.
-#[derive(Clone, Copy, Default)]
-struct Uses {
-    matrix: bool,
-    vector: bool,
-}
-
-fn uses(graph: &Graph) -> Vec<Uses> {
-    let mut uses = vec![Uses::default(); graph.weights.len()];
-    for node in &graph.nodes {
-        match &node.op {
-            Op::GetRows { table: w } | Op::MatMul { w } => uses[w.0].matrix = true,
-            Op::AddBias { b: w } | Op::RmsNorm { w, .. } => uses[w.0].vector = true,
-            Op::Input
-            | Op::Add
-            | Op::Scale { .. }
-            | Op::Rope { .. }
-            | Op::Glu { .. }
-            | Op::StoreKv { .. }
-            | Op::Attention(_)
-            | Op::Columns { .. }
-            | Op::OutputRows
-            | Op::Softcap { .. } => {}
-        }
-    }
-    uses
-}
-
 /// Bytes that a tensor takes on the device.
-fn bytes_of(weight: &Weight, uses: Uses) -> u64 {
+fn bytes_of(weight: &Weight, forms: WeightForms) -> u64 {
     let tile = Layout::of(weight.dtype).tile_words(weight.n_in) as u64 * 4;
     let matrix =
-        if uses.matrix { tile.saturating_mul(weight.n_out.div_ceil(ROWS) as u64) } else { 0 };
-    matrix.saturating_add(if uses.vector { weight.n_in as u64 * 4 } else { 0 })
+        if forms.matrix { tile.saturating_mul(weight.rows().div_ceil(ROWS) as u64) } else { 0 };
+    matrix.saturating_add(if forms.vector { weight.n_in as u64 * 4 } else { 0 })
 }
 
 /// A tensor whose rows stand in a buffer with those of others, and where.
@@ -95,14 +67,14 @@ fn shared(graph: &Graph, fusions: &Fusions) -> Vec<Option<Shared>> {
 pub(crate) fn load(
     device: &Device,
     (graph, fusions): (&Graph, &Fusions),
-    file: &gguf::File,
+    files: &[&gguf::File],
     threads: usize,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Resident>> {
     let shared = shared(graph, fusions);
-    let uses = uses(graph);
+    let forms = graph.weight_forms();
     let total =
-        graph.weights.iter().zip(&uses).map(|(w, &u)| bytes_of(w, u)).fold(0, u64::saturating_add);
+        graph.weights.iter().zip(&forms).map(|(w, &f)| bytes_of(w, f)).fold(0, u64::saturating_add);
     let with_sum = |e: Error| match e.kind() {
         ErrorKind::OutOfMemory => {
             Error::new(e.kind(), format!("the weights take {total} bytes on the device; {e}"))
@@ -115,14 +87,16 @@ pub(crate) fn load(
     };
     let mut all: Vec<Resident> = graph.weights.iter().map(|_| Resident::default()).collect();
     let mut read = 0;
-    for (i, (weight, uses)) in graph.weights.iter().zip(uses).enumerate() {
-        let bytes = graph::backend::read_weight(file, weight)?;
+    for (i, (weight, forms)) in graph.weights.iter().zip(forms).enumerate() {
+        let bytes = graph::backend::read_weight(files, weight)?;
         match shared[i] {
             Some(place) => {
                 let held = &mut all[place.first];
                 share(device, weight, (place, held), (&bytes, threads)).map_err(with_sum)?;
             }
-            None => all[i] = resident(device, weight, uses, (&bytes, threads)).map_err(with_sum)?,
+            None => {
+                all[i] = resident(device, weight, forms, (&bytes, threads)).map_err(with_sum)?
+            }
         }
         read += bytes.len() as u64;
         progress(read);
@@ -151,11 +125,11 @@ fn share(
 fn resident(
     device: &Device,
     weight: &Weight,
-    uses: Uses,
+    forms: WeightForms,
     (bytes, threads): (&[u8], usize),
 ) -> Result<Resident> {
     let mut resident = Resident::default();
-    if uses.vector {
+    if forms.vector {
         let mut values = vec![0.0f32; weight.n_in];
         weight.dtype.dequantize(&bytes[..weight.dtype.row_bytes(weight.n_in)], &mut values);
         let size = values.len() as u64 * 4;
@@ -163,7 +137,7 @@ fn resident(
         device.upload(&buffer, 0, bytemuck::cast_slice(&values))?;
         resident.vector = Some(Range::whole(&buffer, size));
     }
-    if uses.matrix {
+    if forms.matrix {
         let layout = Layout::of(weight.dtype);
         let tile = layout.tile_words(weight.n_in);
         let most = device.max_binding() as usize / 4 / tile.max(1);
@@ -178,8 +152,8 @@ fn resident(
             );
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
-        for first in (0..weight.n_out).step_by(most * ROWS) {
-            let count = (weight.n_out - first).min(most * ROWS);
+        for first in (0..weight.rows()).step_by(most * ROWS) {
+            let count = (weight.rows() - first).min(most * ROWS);
             let size = (count.div_ceil(ROWS) * tile) as u64 * 4;
             let buffer = device.buffer(&weight.name, size)?;
             let piece = Piece { buffer, bytes: size, first, count };

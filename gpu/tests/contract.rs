@@ -87,7 +87,7 @@ fn share<T: Named>(cases: Vec<T>) -> impl Iterator<Item = T> {
 
 fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) -> Recording {
     let mut loaded =
-        backend.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        backend.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
     let recording =
         case.record(loaded.as_mut(), cut).unwrap_or_else(|e| panic!("{}: {e}", case.name));
     assert!(!recording.is_empty());
@@ -96,7 +96,7 @@ fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) ->
 
 /// Both arithmetics, and both caches where the case has one.
 fn options(case: &Case) -> impl Iterator<Item = LoadOptions> {
-    let no_cache = case.graph.kv_layers.is_empty();
+    let no_cache = case.graph.caches.is_empty();
     cases::options().into_iter().filter(move |o| !no_cache || o.kv == KvType::F16)
 }
 
@@ -135,8 +135,16 @@ fn check(cases: Vec<Case>, cuts: &[Cut]) {
 }
 
 #[test]
+fn several_files_are_read_and_indices_checked() {
+    for gpu in devices() {
+        graph::seams::reads_several_files(&gpu).unwrap();
+        graph::seams::checks_indices(&gpu).unwrap();
+    }
+}
+
+#[test]
 fn products_and_norms_have_the_reference_bits() {
-    let products = cases::all().unwrap().into_iter().filter(|c| c.graph.kv_layers.is_empty());
+    let products = cases::all().unwrap().into_iter().filter(|c| c.graph.caches.is_empty());
     check(products.collect(), &[Cut::Batch(512)]);
 }
 
@@ -158,7 +166,7 @@ fn products_of_many_lanes_have_the_reference_bits() {
             products.push(cases::product(dtype, 131 * dtype.block_len(), 48).unwrap());
             products.push(cases::product(dtype, 3 * dtype.block_len(), 8208).unwrap());
         }
-        for case in share(products).filter(|case| case.graph.kv_layers.is_empty()) {
+        for case in share(products).filter(|case| case.graph.caches.is_empty()) {
             let options = LoadOptions::default();
             let expected = record(&Reference, &case, options, Cut::Batch(512));
             let got = record(&gpu, &case, options, Cut::Chunks(1));
@@ -190,15 +198,15 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
         let gpu = adapter.open_narrow(2, 512 << 10).unwrap();
         let case = &cases::decoders().unwrap()[0];
         let loaded =
-            gpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {});
-        let error = loaded.unwrap().new_kv(1000).err().unwrap();
+            gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {});
+        let error = loaded.unwrap().new_kv(&graph::Blocks::Each(1000)).err().unwrap();
         assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
         assert!(error.to_string().contains("binds 524288"), "{error}");
         // Rows that fit in no binding are refused when the model is run, by their width.
         let gpu = adapter.open_narrow(2, 64 << 10).unwrap();
         let case = cases::large(DType::Q8_0, 1024).unwrap();
         let loaded =
-            gpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {});
+            gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {});
         let error = case.record(&mut *loaded.unwrap(), Cut::Chunks(1)).err().unwrap();
         assert!(error.to_string().contains("values of 1024 columns"), "{error}");
     }
@@ -287,7 +295,7 @@ fn an_op_alone_gives_what_it_gives_with_its_neighbours() {
         for case in share(cases::all().unwrap()) {
             let options = LoadOptions::default();
             let together = record(&gpu, &case, options, Cut::Batch(9));
-            let loaded = gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {});
+            let loaded = gpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {});
             let mut alone = Tapped::new(loaded.unwrap(), |_, _, _| {}).alone();
             let alone = case.record(&mut alone, Cut::Batch(9)).unwrap();
             let difference = alone.first_difference(&together, &case.graph);
@@ -351,7 +359,7 @@ fn a_kernel_writes_its_output_and_nothing_else_and_reads_nothing_unwritten() {
             for options in options {
                 let few = Few::default();
                 let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
-                let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
+                let mut loaded = gpu.load_recorded(graph, &[&case.file], options, sink).unwrap();
                 case.record(loaded.as_mut(), Cut::Chunks(at_once)).unwrap();
                 case.greedy(loaded.as_mut()).unwrap();
                 for call in few.take() {
@@ -387,9 +395,14 @@ fn a_tap_changes_nothing_and_a_changed_value_is_read() {
         for name in ["nothing", "ffn_out-1", "ffn_inp-0", "ffn_norm-0", "ffn_swiglu-1", "Qcur-1"] {
             for backend in [&Reference as &dyn Backend, &gpu] {
                 let mut loaded = backend
-                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .load(
+                        Arc::clone(&case.graph),
+                        &[&case.file],
+                        LoadOptions::default(),
+                        &mut |_| {},
+                    )
                     .unwrap();
-                let mut kv = loaded.new_kv(4).unwrap();
+                let mut kv = loaded.new_kv(&graph::Blocks::Each(4)).unwrap();
                 let tapped = loaded.run(&step, &mut kv, &mut Zero(name)).unwrap();
                 let plain = loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
                 assert_eq!(tapped == plain, name == "nothing", "{}", backend.name());
@@ -415,8 +428,11 @@ fn a_step_that_was_encoded_ahead_is_the_one_that_follows() {
         let mut logits = Vec::new();
         for backend in [&Reference as &dyn Backend, &gpu] {
             let (graph, options) = (Arc::clone(&case.graph), LoadOptions::default());
-            let mut loaded = backend.load(graph, &case.file, options, &mut |_| {}).unwrap();
-            let mut caches = [loaded.new_kv(4).unwrap(), loaded.new_kv(4).unwrap()];
+            let mut loaded = backend.load(graph, &[&case.file], options, &mut |_| {}).unwrap();
+            let mut caches = [
+                loaded.new_kv(&graph::Blocks::Each(4)).unwrap(),
+                loaded.new_kv(&graph::Blocks::Each(4)).unwrap(),
+            ];
             let run = |(cache, at, tokens): &(usize, u32, Vec<u32>)| {
                 let step = graph::Step::single(tokens, *at);
                 loaded.run(&step, &mut caches[*cache], &mut graph::NoTap).unwrap()
@@ -444,9 +460,14 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
         for case in share(cases::decoders().unwrap()) {
             for bad in [f32::NAN, f32::INFINITY] {
                 let mut loaded = gpu
-                    .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+                    .load(
+                        Arc::clone(&case.graph),
+                        &[&case.file],
+                        LoadOptions::default(),
+                        &mut |_| {},
+                    )
                     .unwrap();
-                let mut kv = loaded.new_kv(4).unwrap();
+                let mut kv = loaded.new_kv(&graph::Blocks::Each(4)).unwrap();
                 let step = graph::Step::single(&case.prompts[1], 0);
                 let logits = loaded.run(&step, &mut kv, &mut Poison(bad)).unwrap();
                 assert!(
@@ -470,7 +491,7 @@ fn the_likeliest_id_is_the_reference_s() {
         for case in &all {
             let greedy = |backend: &dyn Backend| {
                 let (graph, options) = (Arc::clone(&case.graph), LoadOptions::default());
-                let mut loaded = backend.load(graph, &case.file, options, &mut |_| {}).unwrap();
+                let mut loaded = backend.load(graph, &[&case.file], options, &mut |_| {}).unwrap();
                 case.greedy(&mut *loaded).unwrap()
             };
             let expected = greedy(&Reference);
@@ -490,13 +511,14 @@ fn the_likeliest_id_is_the_reference_s() {
 fn what_cannot_be_is_refused() {
     let case = &cases::decoders().unwrap()[0];
     for gpu in devices() {
-        let load =
-            |options| gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        let load = |options| {
+            gpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap()
+        };
         let mut loaded = load(LoadOptions::default());
-        let error = loaded.new_kv(1 << 40).err().unwrap();
+        let error = loaded.new_kv(&graph::Blocks::Each(1 << 40)).err().unwrap();
         assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
         // The device goes on after a refusal.
-        let mut kv = loaded.new_kv(2).unwrap();
+        let mut kv = loaded.new_kv(&graph::Blocks::Each(2)).unwrap();
         let step = graph::Step::single(&case.prompts[1], 0);
         assert_eq!(
             loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap().len(),
@@ -510,9 +532,9 @@ fn what_cannot_be_is_refused() {
         assert!(loaded.run_greedy(&silent, &mut kv).unwrap().is_empty());
         // A cache of another backend.
         let other = Reference
-            .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+            .load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
             .unwrap();
-        let mut other = other.new_kv(2).unwrap();
+        let mut other = other.new_kv(&graph::Blocks::Each(2)).unwrap();
         let error = loaded.run(&step, &mut other, &mut graph::NoTap).unwrap_err();
         assert_eq!(error.kind(), graph::ErrorKind::Step, "{error}");
     }
@@ -531,10 +553,10 @@ fn a_lost_device_is_an_error_of_each_run_and_another_takes_over() {
     };
     for gpu in devices() {
         let load = |gpu: &Gpu| {
-            gpu.load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+            gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
         };
         let mut before = load(&gpu).unwrap();
-        let mut kv = before.new_kv(2).unwrap();
+        let mut kv = before.new_kv(&graph::Blocks::Each(2)).unwrap();
         let first = logits(&mut *before, &mut kv, 0).unwrap();
         let next = logits(&mut *before, &mut kv, 1).unwrap();
         let start = Instant::now();
@@ -543,7 +565,7 @@ fn a_lost_device_is_an_error_of_each_run_and_another_takes_over() {
         for _ in 0..3 {
             lost(logits(&mut *before, &mut kv, 1).unwrap_err());
             lost(before.run_greedy(&graph::Step::single(&[0], 0), &mut kv).unwrap_err());
-            lost(before.new_kv(2).err().unwrap());
+            lost(before.new_kv(&graph::Blocks::Each(2)).err().unwrap());
             lost(load(&gpu).err().unwrap());
             lost(before.limits().unwrap_err());
         }
@@ -551,7 +573,7 @@ fn a_lost_device_is_an_error_of_each_run_and_another_takes_over() {
         let of_name = |adapter: &gpu::Adapter| adapter.info().name == gpu.info().name;
         let again = gpu::adapters(Api::Any).into_iter().find(of_name).unwrap().open(2).unwrap();
         let mut after = load(&again).unwrap();
-        let mut kv = after.new_kv(2).unwrap();
+        let mut kv = after.new_kv(&graph::Blocks::Each(2)).unwrap();
         assert_eq!(logits(&mut *after, &mut kv, 0).unwrap(), first, "{}", gpu.name());
         assert_eq!(logits(&mut *after, &mut kv, 1).unwrap(), next, "{}", gpu.name());
     }
@@ -572,9 +594,9 @@ fn loading_and_unloading_leaves_nothing_behind() {
     for gpu in devices() {
         let cycle = || {
             let options = LoadOptions::default();
-            let loaded = gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {});
+            let loaded = gpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {});
             let mut loaded = loaded.unwrap();
-            let mut kv = loaded.new_kv(2).unwrap();
+            let mut kv = loaded.new_kv(&graph::Blocks::Each(2)).unwrap();
             let step = graph::Step::single(&case.prompts[1], 0);
             loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
             gpu.held_bytes().unwrap()
@@ -593,8 +615,8 @@ fn what_a_step_moves_is_counted() {
     for gpu in devices() {
         let options = LoadOptions::default();
         let mut loaded =
-            gpu.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
-        let mut kv = loaded.new_kv(4).unwrap();
+            gpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
+        let mut kv = loaded.new_kv(&graph::Blocks::Each(4)).unwrap();
         assert_eq!(loaded.traffic(), None);
         let n = 70;
         loaded

@@ -394,11 +394,11 @@ fn record(
         all.extend(products.chain(attention).map(|(case, cuts)| (wide, case, cuts)));
     }
     for (gpu, case, cuts) in all {
-        let no_cache = case.graph.kv_layers.is_empty();
+        let no_cache = case.graph.caches.is_empty();
         for options in cases::options() {
             for &cut in cuts.iter().filter(|_| !no_cache || options.kv == KvType::F16) {
                 let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
-                let mut loaded = gpu.load_recorded(graph, &case.file, options, sink).unwrap();
+                let mut loaded = gpu.load_recorded(graph, &[&case.file], options, sink).unwrap();
                 case.record(loaded.as_mut(), cut).unwrap();
                 case.greedy(loaded.as_mut()).unwrap();
             }

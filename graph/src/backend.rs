@@ -1,6 +1,6 @@
 //! The seam between the graph and whatever runs it.
 
-use crate::{Error, ErrorKind, Graph, Node, Result, Step, Value};
+use crate::{Blocks, Error, ErrorKind, Graph, Node, Result, Step, Value};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -31,6 +31,24 @@ pub struct LoadOptions {
     pub kv: KvType,
 }
 
+impl KvType {
+    /// Bytes of an element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// As it is printed.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "F16",
+            Self::F32 => "F32",
+        }
+    }
+}
+
 impl Default for LoadOptions {
     fn default() -> Self {
         Self { arithmetic: Arithmetic::Int8, kv: KvType::F16 }
@@ -53,11 +71,12 @@ pub trait Backend {
         options: LoadOptions,
     ) -> std::result::Result<(), String>;
 
-    /// Makes the weights resident. `progress` hears the bytes of the file read so far.
+    /// Makes the weights resident. `files` are the model and its adapters, as [`crate::Weight::file`] counts them;
+    /// `progress` hears the bytes of them read so far.
     fn load(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>>;
@@ -68,14 +87,14 @@ pub trait Loaded: Send {
     /// The graph that was loaded.
     fn graph(&self) -> &Arc<Graph>;
 
-    /// Bytes that a cache of `n_blocks` blocks takes.
-    fn kv_bytes(&self, n_blocks: usize) -> usize;
+    /// Bytes that a cache of so many blocks takes.
+    fn kv_bytes(&self, blocks: &Blocks) -> usize;
 
-    /// Allocates a cache of `n_blocks` blocks of [`crate::KV_BLOCK`] positions.
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv>;
+    /// Allocates a cache of so many blocks of [`crate::KV_BLOCK`] positions for each group.
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv>;
 
-    /// Runs one step: stores its keys and values in `kv`, and returns the logits of `step.outputs`,
-    /// row by row: `[n_outputs, n_vocab]`.
+    /// Runs one step: stores its keys and values in `kv`, and returns the graph's result row by row: the logits of
+    /// `step.outputs`, `[n_outputs, n_vocab]`, or embeddings.
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>>;
 
     /// Runs one step and returns for each of `step.outputs` the likeliest id only: greedy decoding needs no more, and a
@@ -216,30 +235,51 @@ impl Tap for NoTap {
     fn value(&mut self, _: &Node, _: &Value, _: &mut [f32]) {}
 }
 
+/// A graph's weight in its file.
+#[derive(Clone, Copy)]
+pub struct Found<'f> {
+    /// The file.
+    pub file: &'f gguf::File,
+    /// The tensor.
+    pub info: &'f gguf::TensorInfo,
+}
+
 /// The tensor of a graph's weight, checked against what the graph expects of it.
-pub fn find_weight<'f>(
-    file: &'f gguf::File,
-    weight: &crate::Weight,
-) -> Result<&'f gguf::TensorInfo> {
-    let found = file
+///
+/// # Errors
+/// [`ErrorKind::Read`] where it is not there, [`ErrorKind::Shape`] where it is another.
+pub fn find_weight<'f>(files: &[&'f gguf::File], weight: &crate::Weight) -> Result<Found<'f>> {
+    let read = |what: String| Error::new(ErrorKind::Read, what);
+    let Some(&file) = files.get(weight.file.0) else {
+        let (given, at) = (files.len(), weight.file.0);
+        return Err(read(format!("{}: stands in file {at}, {given} are given", weight.name)));
+    };
+    let info = file
         .tensor(&weight.name)
-        .ok_or_else(|| Error::new(ErrorKind::Read, format!("{}: not in the file", weight.name)))?;
-    let elements: u64 = found.dims.iter().product();
-    if found.dtype != weight.dtype || elements != (weight.n_in * weight.n_out) as u64 {
+        .ok_or_else(|| read(format!("{}: not in the file", weight.name)))?;
+    let elements: u64 = info.dims.iter().product();
+    if info.dtype != weight.dtype || elements != (weight.n_in * weight.rows()) as u64 {
         let message = format!(
-            "{}: file has {} {:?}, the graph expects {} [{}, {}]",
-            weight.name, found.dtype, found.dims, weight.dtype, weight.n_in, weight.n_out
+            "{}: file has {} {:?}, the graph expects {} {:?}",
+            weight.name,
+            info.dtype,
+            info.dims,
+            weight.dtype,
+            weight.shape()
         );
         return Err(Error::new(ErrorKind::Shape, message));
     }
-    Ok(found)
+    Ok(Found { file, info })
 }
 
 /// The bytes of a graph's weight, checked as by [`find_weight`].
+///
+/// # Errors
+/// As [`find_weight`], and [`ErrorKind::Read`] where the file cannot be read.
 pub fn read_weight<'f>(
-    file: &'f gguf::File,
+    files: &[&'f gguf::File],
     weight: &crate::Weight,
 ) -> Result<std::borrow::Cow<'f, [u8]>> {
-    let found = find_weight(file, weight)?;
-    file.data(found).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
+    let Found { file, info } = find_weight(files, weight)?;
+    file.data(info).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
 }

@@ -4,8 +4,9 @@
 use crate::ints::{Ints, form};
 pub use crate::tapped::Tapped;
 use crate::{
-    Act, Attention, Best, Builder, Graph, KV_BLOCK, Kv, KvLayer, LoadOptions, Loaded, Result,
-    RopePairs, RopeTable, Step, ValueId, WeightId, compare::Recording,
+    Act, Attention, Best, BlockTable, Blocks, Builder, CacheGroup, FREED, Graph, KV_BLOCK, Kv,
+    KvHeads, LoadOptions, Loaded, Mask, Result, RopePairs, RopeTable, Step, ValueId, WeightId,
+    compare::Recording,
 };
 use gguf::DType;
 use half::f16;
@@ -305,8 +306,10 @@ fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     let table = c.weight(spec.dtype, n_embd, n_vocab, spec.size);
     let mut x = c.builder.get_rows(table, "embd")?;
     x = c.builder.scale(1.25, x, "inp_scaled");
+    c.builder.stream(x);
     for il in 0..2 {
         x = layer(&mut c, &spec, (il, rope, n_ff), x)?;
+        c.builder.stream(x);
     }
     x = c.builder.output_rows(x, "rows")?;
     let w = c.weight(DType::F32, n_embd, 1, 1.0);
@@ -361,14 +364,15 @@ fn layer(
     k = c.builder.rms_norm(k_norm, 1e-6, k, named("Kcur_normed"))?;
     q = c.builder.rope(rope, dk, spec.pairs, q, named("Qcur"))?;
     k = c.builder.rope(rope, dk, spec.pairs, k, named("Kcur"))?;
-    let kv_layer =
-        c.builder.kv_layer(KvLayer { n_head_kv: spec.n_head_kv, head_dim_k: dk, head_dim_v: dv });
-    c.builder.store_kv(kv_layer, k, v)?;
+    let window = spec.window.filter(|_| il == 1);
+    let heads = KvHeads { n_head_kv: spec.n_head_kv, head_dim_k: dk, head_dim_v: dv };
+    let cache = c.builder.kv_cache(heads, window);
+    c.builder.store_kv(cache, k, v)?;
     let attention = Attention {
-        kv_layer,
+        cache,
         n_head: spec.n_head,
         scale: 1.0 / (dk as f32).sqrt(),
-        window: spec.window.filter(|_| il == 1),
+        mask: window.map_or(Mask::Causal, Mask::Window),
         softcap: spec.softcap,
     };
     let cur = c.builder.attention(attention, q, named("kqv_out"))?;
@@ -549,18 +553,31 @@ impl Case {
         (per_seq, per_seq * self.prompts.len())
     }
 
-    /// The table of sequence `s` from `first_position` on: scattered blocks, descending, so that a backend that
-    /// ignores the table is found out. Positions before read the blocks that a first pass from position 0 left in the
-    /// upper half of the cache, again and again.
-    fn table(&self, s: usize, pass: Pass) -> Vec<u32> {
+    /// The tables of sequence `s` for a step whose first token of it stands at `position`. What no token sees any more
+    /// is freed: a backend that touches it is found out.
+    fn tables(&self, s: usize, pass: Pass, position: u32) -> BlockTable {
+        let of = |(id, group): (usize, &CacheGroup)| {
+            let mut table = self.table(s, pass, id);
+            let seen = group.mask().first_visible(position) as usize / KV_BLOCK;
+            table[..seen].fill(FREED);
+            table
+        };
+        BlockTable::Groups(self.graph.groups.iter().enumerate().map(of).collect())
+    }
+
+    /// The table of one group from `first_position` on: scattered blocks, descending in the first group and ascending in
+    /// the second, so that a backend that ignores the table or takes another group's is found out. Positions before read
+    /// the blocks that a first pass from position 0 left in the upper half of the cache, again and again.
+    fn table(&self, s: usize, pass: Pass, group: usize) -> Vec<u32> {
         let (per_seq, upper) = self.blocks();
-        let own = (0..per_seq).map(|i| s * per_seq + per_seq - 1 - i);
+        let place = |i: usize| if group.is_multiple_of(2) { per_seq - 1 - i } else { i };
+        let own = (0..per_seq).map(|i| s * per_seq + place(i));
         let blocks: Vec<usize> = match pass {
             Pass::Past => own.map(|b| b + upper).collect(),
             Pass::Real => {
                 let before = self.first_position as usize / KV_BLOCK;
                 let written = self.prompts[s].len().div_ceil(KV_BLOCK);
-                let past = self.table(s, Pass::Past);
+                let past = self.table(s, Pass::Past, group);
                 (0..before).map(|i| past[i % written] as usize).chain(own).collect()
             }
         };
@@ -569,7 +586,7 @@ impl Case {
 
     /// The likeliest id after each token of the first prompt.
     pub fn greedy(&self, loaded: &mut dyn Loaded) -> Result<Vec<Best>> {
-        let mut kv = loaded.new_kv(2 * self.blocks().1)?;
+        let mut kv = loaded.new_kv(&Blocks::Each(2 * self.blocks().1))?;
         let mut step = Step::single(&self.prompts[0], 0);
         step.outputs = (0..step.tokens.len() as u32).collect();
         loaded.run_greedy(&step, &mut kv)
@@ -577,7 +594,7 @@ impl Case {
 
     /// Runs all prompts, cut as told, and records every value. All rows give logits.
     pub fn record(&self, loaded: &mut dyn Loaded, cut: Cut) -> Result<Recording> {
-        let mut kv = loaded.new_kv(2 * self.blocks().1)?;
+        let mut kv = loaded.new_kv(&Blocks::Each(2 * self.blocks().1))?;
         if self.first_position > 0 {
             self.run(loaded, &mut kv, (Pass::Past, Cut::Batch(7)), &mut Recording::default())?;
         }
@@ -618,7 +635,10 @@ impl Case {
         let longest = seqs.iter().map(|&s| self.prompts[s].len()).max().unwrap_or(0);
         for start in (0..longest).step_by(n) {
             let mut step = Step {
-                tables: seqs.iter().map(|&s| self.table(s, pass)).collect(),
+                tables: seqs
+                    .iter()
+                    .map(|&s| self.tables(s, pass, first_position + start as u32))
+                    .collect(),
                 ..Step::default()
             };
             for (i, &s) in seqs.iter().enumerate() {

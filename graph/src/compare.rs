@@ -1,6 +1,6 @@
 //! Comparing two runs of one graph, value by value: bits between our own backends, NMSE against strangers.
 
-use crate::{Graph, Loaded, Node, Result, Rows, Step, Tap, Value};
+use crate::{Graph, Loaded, Node, Result, Step, Tap, Value};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -91,10 +91,7 @@ impl Tap for RecordingTap<'_> {
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let step = &self.recording.step;
         for (i, row) in data.chunks(value.cols).enumerate() {
-            let token = match value.rows {
-                Rows::Tokens => i,
-                Rows::Outputs => step.outputs[i] as usize,
-            };
+            let token = step.token_of(value.rows, i);
             let key = (self.graph.key(node), step.seqs[token], step.positions[token]);
             self.recording.rows.insert(key, row.to_vec());
         }

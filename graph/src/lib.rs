@@ -3,14 +3,18 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod builder;
+mod cache;
 pub mod cases;
 pub mod compare;
 mod error;
 pub mod ints;
 mod ir;
 pub mod math;
+mod op;
 pub mod ops;
 pub mod reference;
+pub mod seams;
 pub mod selftest;
 pub mod split;
 mod step;
@@ -19,9 +23,14 @@ mod tapped;
 pub use backend::{
     Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing, Traffic,
 };
+pub use builder::{Builder, KvHeads};
+pub use cache::{BlockTable, Blocks, Cache, CacheGroup, CacheId, FREED, GroupId, KvCache};
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
-    Act, Attention, Builder, Graph, KvLayer, Node, NodeId, Op, RopePairs, RopeTable, Rows, Value,
-    ValueId, Weight, WeightId,
+    FileId, Graph, NodeId, Output, RopeTable, Rows, Value, ValueId, ValueKind, Weight, WeightForms,
+    WeightId,
+};
+pub use op::{
+    Act, Attention, CacheUse, Description, Mask, Node, Op, OpCache, OpWeight, RopePairs, WeightUse,
 };
 pub use step::{KV_BLOCK, Step};

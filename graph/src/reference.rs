@@ -2,8 +2,8 @@
 
 use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope};
 use crate::{
-    Backend, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions, Loaded, Node, Op, Result,
-    Step, Tap, ValueId, WeightId, math,
+    Backend, Blocks, Cache, CacheId, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions,
+    Loaded, Node, Op, Result, Step, Tap, ValueId, WeightId, math,
 };
 use std::sync::Arc;
 
@@ -23,14 +23,14 @@ impl Backend for Reference {
     fn load(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
         let mut weights = Vec::with_capacity(graph.weights.len());
         let mut read = 0;
         for weight in &graph.weights {
-            let bytes = crate::backend::read_weight(file, weight)?.into_owned();
+            let bytes = crate::backend::read_weight(files, weight)?.into_owned();
             read += bytes.len() as u64;
             progress(read);
             weights.push(bytes);
@@ -47,8 +47,8 @@ struct LoadedReference {
 
 /// For each layer K and V: `[block][place][n_head_kv · head_dim]`, in f32 after rounding to the cache's type.
 struct RefKv {
-    n_blocks: usize,
-    layers: Vec<[Vec<f32>; 2]>,
+    blocks: Blocks,
+    caches: Vec<[Vec<f32>; 2]>,
 }
 
 impl LoadedReference {
@@ -69,13 +69,13 @@ impl LoadedReference {
         }
     }
 
-    fn store_kv(&self, layer: usize, step: &Step, kv: &mut RefKv, kv_rows: [&[f32]; 2]) {
-        let spec = self.graph.kv_layers[layer];
+    fn store_kv(&self, cache: CacheId, step: &Step, kv: &mut RefKv, kv_rows: [&[f32]; 2]) {
+        let spec = self.graph.kv(cache);
         for (which, dim) in [spec.head_dim_k, spec.head_dim_v].into_iter().enumerate() {
             let width = spec.n_head_kv * dim;
             for (t, row) in kv_rows[which].chunks(width).enumerate() {
-                let at = slot(step, step.seqs[t], step.positions[t]) * width;
-                for (dst, &v) in kv.layers[layer][which][at..at + width].iter_mut().zip(row) {
+                let at = step.slot(spec.group, step.seqs[t], step.positions[t]) * width;
+                for (dst, &v) in kv.caches[cache.0][which][at..at + width].iter_mut().zip(row) {
                     *dst = match self.options.kv {
                         KvType::F16 => math::round_f16(v),
                         KvType::F32 => v,
@@ -86,15 +86,15 @@ impl LoadedReference {
     }
 
     fn attention(&self, a: &crate::Attention, step: &Step, kv: &RefKv, q: &[f32], out: &mut [f32]) {
-        let spec = self.graph.kv_layers[a.kv_layer];
-        let [k, v] = &kv.layers[a.kv_layer];
+        let spec = self.graph.kv(a.cache);
+        let [k, v] = &kv.caches[a.cache.0];
         let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
         for (t, (q, out)) in q.chunks(a.n_head * dk).zip(out.chunks_mut(a.n_head * dv)).enumerate()
         {
             for (h, (q, out)) in q.chunks(dk).zip(out.chunks_mut(dv)).enumerate() {
                 let h_kv = h / (a.n_head / spec.n_head_kv);
                 let at = |p: u32, dim: usize| {
-                    (slot(step, step.seqs[t], p) * spec.n_head_kv + h_kv) * dim
+                    (step.slot(spec.group, step.seqs[t], p) * spec.n_head_kv + h_kv) * dim
                 };
                 let key = |p: u32| &k[at(p, dk)..][..dk];
                 let value = |p: u32| &v[at(p, dv)..][..dv];
@@ -141,7 +141,7 @@ impl LoadedReference {
                 }
             }
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),
-            Op::StoreKv { kv_layer } => self.store_kv(*kv_layer, step, kv, [input(0), input(1)]),
+            Op::StoreKv { cache } => self.store_kv(*cache, step, kv, [input(0), input(1)]),
             Op::Attention(a) => self.attention(a, step, kv, input(0), out),
             Op::Columns { start } => {
                 let (from, to) = (cols(node.inputs[0]), node.output.map_or(0, cols));
@@ -160,24 +160,16 @@ impl LoadedReference {
     }
 }
 
-/// Row of the cache that holds `position` of sequence `seq`.
-fn slot(step: &Step, seq: u32, position: u32) -> usize {
-    let p = position as usize;
-    step.tables[seq as usize][p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
-}
-
 impl Loaded for LoadedReference {
     fn graph(&self) -> &Arc<Graph> {
         &self.graph
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        let width: usize =
-            self.graph.kv_layers.iter().map(|l| l.n_head_kv * (l.head_dim_k + l.head_dim_v)).sum();
-        n_blocks * KV_BLOCK * width * size_of::<f32>()
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        usize::try_from(self.graph.kv_bytes(KvType::F32, blocks)).unwrap_or(usize::MAX)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
         let zeros = |n: usize| -> Result<Vec<f32>> {
             let mut v = Vec::new();
             v.try_reserve_exact(n).map_err(|_| {
@@ -189,19 +181,20 @@ impl Loaded for LoadedReference {
             v.resize(n, 0.0);
             Ok(v)
         };
-        let mut layers = Vec::new();
-        for l in &self.graph.kv_layers {
-            let rows = n_blocks * KV_BLOCK * l.n_head_kv;
-            layers.push([zeros(rows * l.head_dim_k)?, zeros(rows * l.head_dim_v)?]);
+        let mut caches = Vec::new();
+        for cache in &self.graph.caches {
+            let Cache::Kv(kv) = cache;
+            let rows = blocks.of(kv.group) * KV_BLOCK * kv.n_head_kv;
+            caches.push([zeros(rows * kv.head_dim_k)?, zeros(rows * kv.head_dim_v)?]);
         }
-        Ok(Kv(Box::new(RefKv { n_blocks, layers })))
+        Ok(Kv(Box::new(RefKv { blocks: blocks.clone(), caches })))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let kv: &mut RefKv = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `reference`")
         })?;
-        step.check(&self.graph, kv.n_blocks)?;
+        step.check(&self.graph, &kv.blocks)?;
         let graph = Arc::clone(&self.graph);
         let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];
         for node in &graph.nodes {
@@ -210,14 +203,11 @@ impl Loaded for LoadedReference {
                 continue;
             };
             let value = graph.value(id);
-            let rows = match value.rows {
-                crate::Rows::Tokens => step.tokens.len(),
-                crate::Rows::Outputs => step.outputs.len(),
-            };
-            let mut out = vec![0.0; rows * value.cols];
+            let mut out = vec![0.0; step.rows(value.rows) * value.cols];
             self.compute(node, step, &values, kv, &mut out);
             if tap.wants(node, value) {
                 tap.value(node, value, &mut out);
+                value.check(&out)?;
             }
             values[id.0] = out;
         }

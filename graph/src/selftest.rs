@@ -2,7 +2,10 @@
 //! random numbers. What a backend computes together in a model stands together here.
 
 use crate::cases::{Case, CaseBuilder};
-use crate::{Act, Attention, Graph, Node, Op, Result, RopePairs, RopeTable, ValueId, Weight};
+use crate::{
+    Act, Attention, Graph, KvCache, KvHeads, Node, Op, Result, RopePairs, RopeTable, ValueId,
+    Weight,
+};
 use gguf::DType;
 use std::collections::HashSet;
 
@@ -64,7 +67,7 @@ enum Build {
     /// Attention, the rotary embedding of its queries and keys, and the format of the product behind it.
     Attention {
         a: Attention,
-        layer: crate::KvLayer,
+        layer: KvCache,
         rope: Option<(RopeTable, RopePairs)>,
         product: Option<DType>,
     },
@@ -174,14 +177,14 @@ fn product_behind(graph: &Graph, i: usize) -> Option<DType> {
 
 /// Attention with its cache.
 fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
-    let layer = graph.kv_layers[a.kv_layer];
+    let layer = graph.kv(a.cache);
     let kind = Op::Attention(*a).kind();
     let mut name =
         format!("{kind} {} / {} heads of {}", a.n_head, layer.n_head_kv, layer.head_dim_k);
     if layer.head_dim_v != layer.head_dim_k {
         name += &format!(", values of {}", layer.head_dim_v);
     }
-    if let Some(window) = a.window {
+    if let Some(window) = a.mask.window() {
         name += &format!(", window {window}");
     }
     if let Some(cap) = a.softcap {
@@ -205,8 +208,7 @@ fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
     if let Some(dtype) = product {
         name += &format!(", before {dtype}");
     }
-    let a = Attention { kv_layer: 0, ..*a };
-    (name, Build::Attention { a, layer, rope, product })
+    (name, Build::Attention { a: *a, layer, rope, product })
 }
 
 impl Build {
@@ -266,7 +268,10 @@ impl Build {
                 turned(c, (table, head_dim, pairs), &cols, input)?
             }
             Self::Attention { a, layer, rope, product } => {
-                let kv_layer = c.builder.kv_layer(layer);
+                let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
+                let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
+                let cache = c.builder.kv_cache(heads, a.mask.window());
+                let a = Attention { cache, ..a };
                 let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
                 let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
                 let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
@@ -275,7 +280,7 @@ impl Build {
                     q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_turned")?;
                     k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_turned")?;
                 }
-                c.builder.store_kv(kv_layer, k, v)?;
+                c.builder.store_kv(cache, k, v)?;
                 let x = c.builder.attention(a, q, "kqv_out")?;
                 behind(c, x, product)?
             }

@@ -1,9 +1,10 @@
 //! A graph on two backends: the layers before a cut on one, the others and the output on the other, with the same bits.
 
 use crate::{
-    Backend, Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result, Step, Tap, Timing,
-    Value, ValueId, WeightId,
+    Backend, Blocks, CacheId, Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result,
+    Step, Tap, Timing, Value, ValueId,
 };
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// A graph in two halves that do its work one after the other: the head's result is the tail's [`Op::Input`].
@@ -15,46 +16,32 @@ pub struct Halves {
     pub tail: Graph,
 }
 
-/// Cuts a graph after so many layers (a layer is what has a KV cache), where a single value is still to be read: in a
-/// decoder the residual stream, `l_out`.
+/// Cuts a graph after so many layers, where only the residual stream is still to be read.
 ///
 /// # Errors
 /// [`ErrorKind::Shape`] where there is no such place.
 pub fn cut(graph: &Graph, layers: usize) -> Result<Halves> {
     let Some(node) = place(graph, layers) else {
-        let all = graph.kv_layers.len();
+        let all = graph.n_layers();
         let what = format!("cut after {layers} layers: the graph of {all} has no such place");
         return Err(Error::new(ErrorKind::Shape, what));
     };
     Ok(Halves { head: part(graph, 0..node + 1), tail: part(graph, node + 1..graph.nodes.len()) })
 }
 
-/// The last node after which only its own value is still read, and the cache of just the first `layers` is written: the
-/// sum that ends a layer, not the norm of the output behind it.
+/// The node that makes the residual stream behind the first `layers`, if nothing else of before it is read after it: no
+/// other value, and no cache.
 fn place(graph: &Graph, layers: usize) -> Option<usize> {
-    let mut last_reader = vec![0; graph.values.len()];
-    for (i, node) in graph.nodes.iter().enumerate() {
-        node.inputs.iter().for_each(|v| last_reader[v.0] = i);
-    }
-    // Layers whose cache is written up to here, and the last node that reads a value or a cache of before.
-    let (mut stored, mut furthest, mut found) = (0, 0, None);
-    let last_look = |layer: usize| {
-        let looks = |node: &Node| matches!(node.op, Op::Attention(a) if a.kv_layer == layer);
-        graph.nodes.iter().rposition(looks).unwrap_or(0)
-    };
-    for (i, node) in graph.nodes.iter().enumerate() {
-        if let Op::StoreKv { kv_layer } = node.op {
-            stored += 1;
-            furthest = furthest.max(last_look(kv_layer));
-        }
-        let Some(v) = node.output else { continue };
-        let goes_on = last_reader[v.0] > i && (layers == 0 || node.op == Op::Add);
-        if stored == layers && furthest <= i && goes_on {
-            found = Some(i);
-        }
-        furthest = furthest.max(last_reader[v.0]);
-    }
-    found
+    let stream = *graph.stream.get(layers)?;
+    let at = graph.nodes.iter().position(|node| node.output == Some(stream))?;
+    let (before, after) = graph.nodes.split_at(at + 1);
+    let made_before = |v: &ValueId| before.iter().any(|node| node.output == Some(*v));
+    let reads_others = |node: &Node| node.inputs.iter().any(|v| *v != stream && made_before(v));
+    let caches: HashSet<CacheId> =
+        before.iter().filter_map(|node| Some(node.op.cache()?.0)).collect();
+    let shares_cache = |node: &Node| node.op.cache().is_some_and(|(id, _)| caches.contains(&id));
+    let apart = !after.iter().any(|node| reads_others(node) || shares_cache(node));
+    (apart && !after.is_empty()).then_some(at)
 }
 
 /// Some nodes as a graph of their own; what they read of before becomes its first value.
@@ -62,6 +49,8 @@ fn part(graph: &Graph, nodes: std::ops::Range<usize>) -> Graph {
     let mut part = Graph {
         rope_tables: graph.rope_tables.clone(),
         n_vocab: graph.n_vocab,
+        groups: graph.groups.clone(),
+        output: graph.output,
         ..Graph::default()
     };
     let before = graph.nodes[..nodes.start].iter().rev().find_map(|node| node.output);
@@ -70,10 +59,16 @@ fn part(graph: &Graph, nodes: std::ops::Range<usize>) -> Graph {
         part.nodes.push(Node { op: Op::Input, inputs: vec![], output: Some(ValueId(0)) });
     }
     let first = before.map_or(0, |v| v.0);
-    let (mut weights, mut layers) = (Vec::new(), Vec::new());
+    let (mut weights, mut caches) = (Vec::new(), Vec::new());
     for node in &graph.nodes[nodes] {
         let mut node = node.clone();
-        node.op = moved(node.op, &mut weights, &mut layers);
+        let touched = node.op.describe();
+        for weight in touched.weights {
+            weight.id.0 = index(&mut weights, *weight.id);
+        }
+        if let Some(cache) = touched.cache {
+            cache.id.0 = index(&mut caches, *cache.id);
+        }
         node.inputs.iter_mut().chain(&mut node.output).for_each(|v| v.0 -= first);
         if let Some(v) = node.output {
             part.values.push(graph.values[v.0 + first].clone());
@@ -81,7 +76,9 @@ fn part(graph: &Graph, nodes: std::ops::Range<usize>) -> Graph {
         part.nodes.push(node);
     }
     part.weights = weights.into_iter().map(|w| graph.weight(w).clone()).collect();
-    part.kv_layers = layers.into_iter().map(|layer| graph.kv_layers[layer]).collect();
+    part.caches = caches.into_iter().map(|id| graph.caches[id.0]).collect();
+    let held = |v: &&ValueId| (first..first + part.values.len()).contains(&v.0);
+    part.stream = graph.stream.iter().filter(held).map(|v| ValueId(v.0 - first)).collect();
     part
 }
 
@@ -91,30 +88,6 @@ fn index<T: PartialEq>(all: &mut Vec<T>, x: T) -> usize {
         all.push(x);
         all.len() - 1
     })
-}
-
-/// The op with the numbers that its weight and its cache have in the part.
-fn moved(op: Op, weights: &mut Vec<WeightId>, layers: &mut Vec<usize>) -> Op {
-    let mut weight = |w| WeightId(index(weights, w));
-    match op {
-        Op::GetRows { table } => Op::GetRows { table: weight(table) },
-        Op::MatMul { w } => Op::MatMul { w: weight(w) },
-        Op::AddBias { b } => Op::AddBias { b: weight(b) },
-        Op::RmsNorm { w, eps } => Op::RmsNorm { w: weight(w), eps },
-        Op::StoreKv { kv_layer } => Op::StoreKv { kv_layer: index(layers, kv_layer) },
-        Op::Attention(mut a) => {
-            a.kv_layer = index(layers, a.kv_layer);
-            Op::Attention(a)
-        }
-        Op::Add
-        | Op::Scale { .. }
-        | Op::Rope { .. }
-        | Op::Glu { .. }
-        | Op::Columns { .. }
-        | Op::OutputRows
-        | Op::Softcap { .. }
-        | Op::Input => op,
-    }
 }
 
 /// Two backends that share a graph's layers.
@@ -148,18 +121,18 @@ impl Backend for Split {
     fn load(
         &self,
         graph: Arc<Graph>,
-        file: &gguf::File,
+        files: &[&gguf::File],
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
         let Halves { head, tail } = cut(&graph, self.layers)?;
         let (in_head, first) = (head.nodes.len(), head.values.len().saturating_sub(1));
         let mut read = 0;
-        let head = self.head.load(Arc::new(head), file, options, &mut |n| {
+        let head = self.head.load(Arc::new(head), files, options, &mut |n| {
             read = n;
             progress(n);
         })?;
-        let tail = self.tail.load(Arc::new(tail), file, options, &mut |n| progress(read + n))?;
+        let tail = self.tail.load(Arc::new(tail), files, options, &mut |n| progress(read + n))?;
         let mut makers = vec![0; graph.values.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             node.output.iter().for_each(|v| makers[v.0] = i);
@@ -225,12 +198,12 @@ impl Loaded for LoadedSplit {
         &self.graph
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.head.kv_bytes(n_blocks).saturating_add(self.tail.kv_bytes(n_blocks))
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        self.head.kv_bytes(blocks).saturating_add(self.tail.kv_bytes(blocks))
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
-        let kv = SplitKv(self.head.new_kv(n_blocks)?, self.tail.new_kv(n_blocks)?);
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
+        let kv = SplitKv(self.head.new_kv(blocks)?, self.tail.new_kv(blocks)?);
         Ok(Kv(Box::new(kv)))
     }
 
@@ -278,13 +251,14 @@ mod tests {
         for case in cases::decoders().unwrap() {
             let load = |backend: &dyn Backend| {
                 let graph = Arc::clone(&case.graph);
-                backend.load(graph, &case.file, LoadOptions::default(), &mut |_| {}).unwrap()
+                backend.load(graph, &[&case.file], LoadOptions::default(), &mut |_| {}).unwrap()
             };
             let expected = case.record(&mut *load(&Reference), Cut::Batch(17)).unwrap();
-            for layers in 0..=case.graph.kv_layers.len() {
+            for layers in 0..=case.graph.n_layers() {
                 let both = Split { head: Box::new(Reference), tail: Box::new(Reference), layers };
                 let mut loaded = load(&both);
-                let blocks = (loaded.kv_bytes(3), load(&Reference).kv_bytes(3));
+                let three = Blocks::Each(3);
+                let blocks = (loaded.kv_bytes(&three), load(&Reference).kv_bytes(&three));
                 assert_eq!(blocks.0, blocks.1, "{}", case.name);
                 let got = case.record(&mut *loaded, Cut::Batch(17)).unwrap();
                 let difference = got.first_difference(&expected, &case.graph);
@@ -299,10 +273,10 @@ mod tests {
     fn the_halves_hold_what_they_use_and_no_more() {
         for case in cases::decoders().unwrap() {
             let whole = &*case.graph;
-            let n = whole.kv_layers.len();
+            let n = whole.n_layers();
             for layers in 0..=n {
                 let Halves { head, tail } = cut(whole, layers).unwrap();
-                assert_eq!((head.kv_layers.len(), tail.kv_layers.len()), (layers, n - layers));
+                assert_eq!((head.caches.len(), tail.caches.len()), (layers, n - layers));
                 assert_eq!(head.nodes.len() + tail.nodes.len(), whole.nodes.len() + 1);
                 assert_eq!(head.values.len() + tail.values.len(), whole.values.len() + 1);
                 assert_eq!(tail.nodes[0].op, Op::Input);
@@ -316,12 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_through_a_shared_cache_is_refused() {
+        let mut graph = (*cases::decoders().unwrap()[0].graph).clone();
+        // The second layer looks into the first one's cache, as models with shared keys and values do.
+        let second = graph.nodes.iter().rposition(|n| matches!(n.op, Op::Attention(_))).unwrap();
+        if let Op::Attention(a) = &mut graph.nodes[second].op {
+            a.cache = CacheId(0);
+        }
+        assert_eq!(cut(&graph, 1).unwrap_err().kind(), ErrorKind::Shape);
+        assert!(cut(&graph, 0).is_ok() && cut(&graph, 2).is_ok());
+    }
+
+    #[test]
     fn a_tail_refuses_a_step_without_its_input() {
         let case = &cases::decoders().unwrap()[0];
         let tail = Arc::new(cut(&case.graph, 1).unwrap().tail);
         let mut loaded =
-            Reference.load(tail, &case.file, LoadOptions::default(), &mut |_| {}).unwrap();
-        let mut kv = loaded.new_kv(4).unwrap();
+            Reference.load(tail, &[&case.file], LoadOptions::default(), &mut |_| {}).unwrap();
+        let mut kv = loaded.new_kv(&Blocks::Each(4)).unwrap();
         let step = Step::single(&case.prompts[0], 0);
         let error = loaded.run(&step, &mut kv, &mut crate::NoTap).unwrap_err();
         assert!(error.to_string().contains("inputs"), "{error}");

@@ -1,6 +1,6 @@
 //! One step's input: tokens of one or several sequences, where they stand, and which rows give logits.
 
-use crate::{Error, ErrorKind, Graph, Node, Op, Result, Rows};
+use crate::{BlockTable, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Node, Op, Result, Rows};
 
 /// Positions in one cache block, and in one chunk of attention.
 ///
@@ -18,8 +18,8 @@ pub struct Step {
     pub positions: Vec<u32>,
     /// Sequence of each token: an index into `tables`.
     pub seqs: Vec<u32>,
-    /// For each sequence the cache blocks that hold its positions: block `tables[s][p / KV_BLOCK]` holds position `p`.
-    pub tables: Vec<Vec<u32>>,
+    /// For each sequence the cache blocks that hold its positions.
+    pub tables: Vec<BlockTable>,
     /// Rows (indices into `tokens`, ascending) whose logits are wanted.
     pub outputs: Vec<u32>,
     /// What [`crate::Op::Input`] gives, row by row; empty for a graph that begins with tokens.
@@ -36,14 +36,41 @@ impl Step {
             tokens: tokens.to_vec(),
             positions: (0..n as u32).map(|i| first_position + i).collect(),
             seqs: vec![0; n],
-            tables: vec![(0..blocks).collect()],
+            tables: vec![BlockTable::Same((0..blocks).collect())],
             outputs: if n == 0 { vec![] } else { vec![n as u32 - 1] },
             inputs: vec![],
         }
     }
 
-    /// Checks the step against the graph and the number of cache blocks, so that backends need not.
-    pub fn check(&self, graph: &Graph, n_blocks: usize) -> Result<()> {
+    /// How many rows a value has in this step.
+    pub fn rows(&self, rows: Rows) -> usize {
+        match rows {
+            Rows::Tokens => self.tokens.len(),
+            Rows::Outputs => self.outputs.len(),
+            Rows::Sequences => self.tables.len(),
+        }
+    }
+
+    /// The token, as an index into the step's, that a row of a value belongs to; of a whole sequence the last.
+    pub fn token_of(&self, rows: Rows, row: usize) -> usize {
+        match rows {
+            Rows::Tokens => row,
+            Rows::Outputs => self.outputs[row] as usize,
+            Rows::Sequences => {
+                self.seqs.iter().rposition(|&seq| seq as usize == row).unwrap_or_default()
+            }
+        }
+    }
+
+    /// The place of `position` of sequence `seq` in a group's caches, counted in positions.
+    pub fn slot(&self, group: GroupId, seq: u32, position: u32) -> usize {
+        let p = position as usize;
+        let table = self.tables[seq as usize].of(group);
+        table[p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
+    }
+
+    /// Checks the step against the graph and the cache's blocks, so that backends need not.
+    pub fn check(&self, graph: &Graph, blocks: &Blocks) -> Result<()> {
         let fail = |message: String| Err(Error::new(ErrorKind::Step, message));
         let n = self.tokens.len();
         if self.positions.len() != n || self.seqs.len() != n {
@@ -61,33 +88,12 @@ impl Step {
                 ));
             }
         }
-        for (i, (&p, &s)) in self.positions.iter().zip(&self.seqs).enumerate() {
-            let Some(table) = self.tables.get(s as usize) else {
-                return fail(format!(
-                    "step: token {i}: sequence {s}, {} tables given",
-                    self.tables.len()
-                ));
-            };
-            match table.get(p as usize / KV_BLOCK) {
-                Some(&b) if (b as usize) < n_blocks => {}
-                Some(&b) => {
-                    return fail(format!("step: token {i}: cache block {b}, {n_blocks} allocated"));
-                }
-                None => {
-                    return fail(format!(
-                        "step: token {i}: position {p}, table covers {}",
-                        table.len() * KV_BLOCK
-                    ));
-                }
-            }
+        for i in 0..n {
+            self.check_blocks(i, graph, blocks)?;
         }
         let wanted = match graph.nodes.first() {
             Some(Node { op: Op::Input, output: Some(v), .. }) => {
-                let rows = match graph.value(*v).rows {
-                    Rows::Tokens => n,
-                    Rows::Outputs => self.outputs.len(),
-                };
-                rows * graph.value(*v).cols
+                self.rows(graph.value(*v).rows) * graph.value(*v).cols
             }
             Some(_) | None => 0,
         };
@@ -98,6 +104,31 @@ impl Step {
             || self.outputs.last().is_some_and(|&o| o as usize >= n)
         {
             return fail(format!("step: outputs must ascend below {n}"));
+        }
+        Ok(())
+    }
+
+    /// Token `i` must have a block for its own position and for all that it sees, in every group.
+    fn check_blocks(&self, i: usize, graph: &Graph, blocks: &Blocks) -> Result<()> {
+        let fail = |message: String| Err(Error::new(ErrorKind::Step, message));
+        let (p, s) = (self.positions[i], self.seqs[i]);
+        let Some(tables) = self.tables.get(s as usize) else {
+            let given = self.tables.len();
+            return fail(format!("step: token {i}: sequence {s}, {given} tables given"));
+        };
+        for (id, group) in graph.groups.iter().enumerate() {
+            let (id, own) = (GroupId(id), p as usize / KV_BLOCK);
+            let (table, allocated) = (tables.of(id), blocks.of(id));
+            if own >= table.len() {
+                let covered = table.len() * KV_BLOCK;
+                return fail(format!("step: token {i}: position {p}, table covers {covered}"));
+            }
+            let first = group.mask().first_visible(p) as usize / KV_BLOCK;
+            let wrong = table[first..=own].iter().find(|&&b| b as usize >= allocated);
+            if let Some(&b) = wrong {
+                let b = if b == FREED { "freed".to_owned() } else { b.to_string() };
+                return fail(format!("step: token {i}: cache block {b}, {allocated} allocated"));
+            }
         }
         Ok(())
     }

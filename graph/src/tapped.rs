@@ -1,6 +1,6 @@
 //! A backend seen through a change of its values, to test what finds such changes.
 
-use crate::{Graph, Kv, Loaded, Node, Result, Step, Tap, Value};
+use crate::{Blocks, Graph, Kv, Loaded, Node, Result, Step, Tap, Value};
 use std::sync::Arc;
 
 /// Computes as another does, but `alter` gets every value that is tapped, with its node and whether the tap isolates, and
@@ -50,12 +50,12 @@ impl<F: FnMut(&Node, bool, &mut [f32]) + Send> Loaded for Tapped<F> {
         self.inner.graph()
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.inner.kv_bytes(n_blocks)
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        self.inner.kv_bytes(blocks)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
-        self.inner.new_kv(n_blocks)
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
+        self.inner.new_kv(blocks)
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {

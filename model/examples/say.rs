@@ -17,9 +17,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let max_tokens = Some(rest.first().map_or(Ok(12), |n| n.parse())?);
     let file = gguf::File::open(path, gguf::Access::Mmap)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
-    let options = EngineOptions { n_ctx: 512, n_batch: 64, n_seqs: 1 };
+    let options = EngineOptions { n_ctx: 512, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
     let graph = Arc::new(model::graph(&model::spec(&file)?, &file, options.n_ctx)?);
-    let loaded = Reference.load(graph, &file, LoadOptions::default(), &mut |_| {})?;
+    let loaded = Reference.load(graph, &[&file], LoadOptions::default(), &mut |_| {})?;
     let mut engine = Engine::new(loaded, options)?;
     let prompt = tokenizer.encode(text, Special::AsText, Ends::Default)?;
     let stop = StopRules { end_ids: tokenizer.eog_ids().collect(), max_tokens };

@@ -3,7 +3,9 @@
 
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
-use graph::{Best, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing, Traffic};
+use graph::{
+    Best, Blocks, CacheGroup, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing, Traffic,
+};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
@@ -16,12 +18,36 @@ pub struct EngineOptions {
     pub n_batch: usize,
     /// Sequences that may be full at the same time.
     pub n_seqs: usize,
+    /// What layers with a window keep.
+    pub keep: Keep,
+}
+
+/// What the caches of layers with a window keep of a sequence.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keep {
+    /// All positions, so that a sequence can be cut anywhere and goes on from there.
+    #[default]
+    All,
+    /// Only what a token can still see. A sequence that is cut to where more would be seen begins anew.
+    Seen,
 }
 
 impl EngineOptions {
-    /// Blocks that the cache needs.
-    pub fn n_blocks(&self) -> usize {
-        self.n_ctx.div_ceil(KV_BLOCK).saturating_mul(self.n_seqs)
+    /// Blocks that the caches of a graph need.
+    pub fn blocks(&self, graph: &graph::Graph) -> Blocks {
+        let all = self.n_ctx.div_ceil(KV_BLOCK);
+        let of = |group: &CacheGroup| {
+            let one = match (self.keep, group.window) {
+                (Keep::Seen, Some(window)) => {
+                    // The tokens of a step, and what the first of them sees, wherever blocks begin.
+                    let span = (window as usize).saturating_sub(1).saturating_add(self.n_batch);
+                    all.min(span.div_ceil(KV_BLOCK) + 1)
+                }
+                (Keep::All | Keep::Seen, _) => all,
+            };
+            one.saturating_mul(self.n_seqs)
+        };
+        Blocks::Groups(graph.groups.iter().map(of).collect())
     }
 
     fn check(&self) -> Result<()> {
@@ -85,9 +111,10 @@ impl Engine {
     /// Allocates the cache.
     pub fn new(loaded: Box<dyn Loaded>, options: EngineOptions) -> Result<Self> {
         options.check()?;
-        let n_blocks = options.n_blocks();
-        let kv = loaded.new_kv(n_blocks)?;
-        Ok(Self { loaded, kv, pages: Pages::new(n_blocks), ids: BTreeMap::new(), options })
+        let blocks = options.blocks(loaded.graph());
+        let kv = loaded.new_kv(&blocks)?;
+        let pages = Pages::new(&loaded.graph().groups, &blocks);
+        Ok(Self { loaded, kv, pages, ids: BTreeMap::new(), options })
     }
 
     /// The sizes.
@@ -212,7 +239,12 @@ impl Engine {
         let result = made.and_then(|step| Ok(run(&mut *self.loaded, &step, &mut self.kv)?));
         for (item, &len) in work.iter().zip(&before) {
             match &result {
-                Ok(_) => self.ids.entry(item.seq).or_default().extend(item.tokens),
+                Ok(_) => {
+                    self.ids.entry(item.seq).or_default().extend(item.tokens);
+                    if self.options.keep == Keep::Seen {
+                        self.pages.free_unseen(item.seq)?;
+                    }
+                }
                 Err(_) => {
                     self.pages.truncate(item.seq, len)?;
                 }
@@ -271,7 +303,7 @@ impl Engine {
             // Below 2^30: `n_ctx` bounds positions, `n_batch` bounds rows.
             step.positions.extend((first..first + n).map(|p| p as u32));
             step.seqs.extend(std::iter::repeat_n(s, n));
-            step.tables.push(self.pages.table(item.seq)?.to_vec());
+            step.tables.push(self.pages.table(item.seq)?);
             step.outputs.extend((start + n - item.rows()..start + n).map(|row| row as u32));
         }
         Ok(step)

@@ -1,10 +1,11 @@
-//! Bookkeeping of the paged KV cache: which blocks hold which sequence's positions. Holds no keys or values.
+//! Bookkeeping of the paged caches: which blocks hold which sequence's positions. Holds no keys or values.
 //!
-//! A block has [`KV_BLOCK`] positions. Blocks are counted, so that sequences may share a common beginning; a shared
-//! block is never written, since backends cannot copy blocks.
+//! A block has [`KV_BLOCK`] positions. Each group of caches has blocks and tables of its own, so that where layers see
+//! only a window, the blocks behind it are free again. Blocks are counted, so that sequences may share a common
+//! beginning; a shared block is never written, since backends cannot copy blocks.
 
 use crate::{Error, ErrorKind, Result};
-use graph::KV_BLOCK;
+use graph::{BlockTable, Blocks, CacheGroup, FREED, GroupId, KV_BLOCK};
 
 /// A sequence of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,32 +14,69 @@ pub struct SeqId(u32);
 /// One sequence's positions.
 #[derive(Debug, Default)]
 struct Sequence {
-    /// Block `blocks[p / KV_BLOCK]` holds position `p`.
-    blocks: Vec<u32>,
+    /// For each group: block `tables[group][p / KV_BLOCK]` holds position `p`, or is [`FREED`].
+    tables: Vec<Vec<u32>>,
     /// Positions stored.
     len: usize,
 }
 
-/// The blocks of one cache, and the sequences in it.
+/// The blocks of one group of caches.
 #[derive(Debug)]
-pub struct Pages {
+struct Pool {
+    group: CacheGroup,
     /// Sequences that use each block.
     users: Vec<u32>,
     /// Blocks that nobody uses, lowest last.
     free: Vec<u32>,
+}
+
+impl Pool {
+    fn new(group: CacheGroup, n_blocks: usize) -> Self {
+        let n = u32::try_from(n_blocks).unwrap_or(FREED);
+        Self { group, users: vec![0; n as usize], free: (0..n).rev().collect() }
+    }
+
+    /// The first block that a token at `position` sees something of.
+    fn first_seen(&self, position: usize) -> usize {
+        // Contexts are shorter than 2³² positions.
+        let position = u32::try_from(position).unwrap_or(u32::MAX - 1);
+        self.group.mask().first_visible(position) as usize / KV_BLOCK
+    }
+
+    fn share(&mut self, table: &[u32]) {
+        for &block in table.iter().filter(|&&block| block != FREED) {
+            self.users[block as usize] += 1;
+        }
+    }
+
+    fn give_back(&mut self, block: u32) {
+        if block == FREED {
+            return;
+        }
+        self.users[block as usize] -= 1;
+        if self.users[block as usize] == 0 {
+            self.free.push(block);
+        }
+    }
+}
+
+/// The blocks of all groups, and the sequences in them.
+#[derive(Debug)]
+pub struct Pages {
+    pools: Vec<Pool>,
     sequences: Vec<Option<Sequence>>,
 }
 
 impl Pages {
-    /// `n_blocks` free blocks.
-    pub fn new(n_blocks: usize) -> Self {
-        let n = u32::try_from(n_blocks).unwrap_or(u32::MAX);
-        Self { users: vec![0; n as usize], free: (0..n).rev().collect(), sequences: Vec::new() }
+    /// So many free blocks for each group.
+    pub fn new(groups: &[CacheGroup], blocks: &Blocks) -> Self {
+        let pool = |(id, group): (usize, &CacheGroup)| Pool::new(*group, blocks.of(GroupId(id)));
+        Self { pools: groups.iter().enumerate().map(pool).collect(), sequences: Vec::new() }
     }
 
-    /// Blocks that nobody uses.
-    pub fn n_free(&self) -> usize {
-        self.free.len()
+    /// Blocks of a group that nobody uses.
+    pub fn n_free(&self, group: GroupId) -> usize {
+        self.pools.get(group.0).map_or(0, |pool| pool.free.len())
     }
 
     /// An empty sequence.
@@ -47,7 +85,8 @@ impl Pages {
             self.sequences.push(None);
             self.sequences.len() - 1
         });
-        self.sequences[slot] = Some(Sequence::default());
+        let tables = vec![Vec::new(); self.pools.len()];
+        self.sequences[slot] = Some(Sequence { tables, len: 0 });
         SeqId(slot as u32)
     }
 
@@ -63,54 +102,82 @@ impl Pages {
         Ok(self.get(seq)?.len)
     }
 
-    /// The block table of a sequence, for [`graph::Step::tables`].
-    pub fn table(&self, seq: SeqId) -> Result<&[u32]> {
-        Ok(&self.get(seq)?.blocks)
+    /// The block tables of a sequence, for [`graph::Step::tables`].
+    pub fn table(&self, seq: SeqId) -> Result<BlockTable> {
+        Ok(BlockTable::Groups(self.get(seq)?.tables.clone()))
     }
 
     /// Gives the sequence blocks for `n` more positions, and returns the first of these positions. All or nothing:
     /// where blocks are lacking, nothing changes.
     pub fn grow(&mut self, seq: SeqId, n: usize) -> Result<usize> {
-        let n_free = self.free.len();
         let sequence = self
             .sequences
             .get_mut(seq.0 as usize)
             .and_then(Option::as_mut)
             .ok_or_else(|| unknown(seq))?;
         let first = sequence.len;
-        let end = first.checked_add(n).ok_or_else(|| full(n, n_free))?;
-        let wanted = end.div_ceil(KV_BLOCK).saturating_sub(sequence.blocks.len());
-        if wanted > n_free {
-            return Err(full(n, n_free));
+        let fewest = self.pools.iter().map(|pool| pool.free.len()).min().unwrap_or(0);
+        let end = first.checked_add(n).ok_or_else(|| full(n, fewest))?;
+        let wanted = |table: &Vec<u32>| end.div_ceil(KV_BLOCK).saturating_sub(table.len());
+        for (pool, table) in self.pools.iter().zip(&sequence.tables) {
+            if wanted(table) > pool.free.len() {
+                return Err(full(n, pool.free.len()));
+            }
         }
-        for block in self.free.drain(n_free - wanted..).rev() {
-            self.users[block as usize] = 1;
-            sequence.blocks.push(block);
+        for (pool, table) in self.pools.iter_mut().zip(&mut sequence.tables) {
+            let rest = pool.free.len() - wanted(table);
+            for block in pool.free.drain(rest..).rev() {
+                pool.users[block as usize] = 1;
+                table.push(block);
+            }
         }
         sequence.len = end;
         Ok(first)
     }
 
-    /// Forgets the positions from `len` on, and returns how many are left. These are fewer than `len` where `len` lies
-    /// inside a shared block: the sequence could not write on there.
-    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
+    /// Frees the blocks of which the next token of a sequence sees nothing. It can then no longer be cut to where they
+    /// would be seen again.
+    pub fn free_unseen(&mut self, seq: SeqId) -> Result<()> {
         let sequence = self
             .sequences
             .get_mut(seq.0 as usize)
             .and_then(Option::as_mut)
             .ok_or_else(|| unknown(seq))?;
+        for (pool, table) in self.pools.iter_mut().zip(&mut sequence.tables) {
+            let seen = pool.first_seen(sequence.len).min(table.len());
+            for block in &mut table[..seen] {
+                pool.give_back(std::mem::replace(block, FREED));
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets the positions from `len` on, and returns how many are left. These are fewer than `len` where `len` lies
+    /// inside a shared block, since the sequence could not write on there; and none where what the next token sees was
+    /// freed.
+    pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
+        let sequence = self.get(seq)?;
         if len >= sequence.len {
             return Ok(sequence.len);
         }
         let mut len = len;
-        if !len.is_multiple_of(KV_BLOCK) && self.users[sequence.blocks[len / KV_BLOCK] as usize] > 1
-        {
+        let shared = |(pool, table): (&Pool, &Vec<u32>)| {
+            let block = table[len / KV_BLOCK];
+            block != FREED && pool.users[block as usize] > 1
+        };
+        let pools = || self.pools.iter().zip(&sequence.tables);
+        if !len.is_multiple_of(KV_BLOCK) && pools().any(shared) {
             len -= len % KV_BLOCK;
         }
-        for block in sequence.blocks.drain(len.div_ceil(KV_BLOCK)..).rev() {
-            self.users[block as usize] -= 1;
-            if self.users[block as usize] == 0 {
-                self.free.push(block);
+        if !pools().all(|(pool, table)| holds(pool, table, len)) {
+            len = 0;
+        }
+        let Some(sequence) = self.sequences[seq.0 as usize].as_mut() else {
+            return Err(unknown(seq));
+        };
+        for (pool, table) in self.pools.iter_mut().zip(&mut sequence.tables) {
+            for block in table.drain(len.div_ceil(KV_BLOCK)..).rev() {
+                pool.give_back(block);
             }
         }
         sequence.len = len;
@@ -118,22 +185,33 @@ impl Pages {
     }
 
     /// A new sequence that shares the whole blocks of `seq`'s first `len` positions. How many positions it has is
-    /// [`Pages::len`] of it: `len` rounded down to whole blocks.
+    /// [`Pages::len`] of it: `len` rounded down to whole blocks, or none where what its next token sees was freed.
     pub fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId> {
         let source = self.get(seq)?;
-        let n_blocks = len.min(source.len) / KV_BLOCK;
-        let blocks = source.blocks[..n_blocks].to_vec();
-        for &block in &blocks {
-            self.users[block as usize] += 1;
+        let mut n_blocks = len.min(source.len) / KV_BLOCK;
+        let mut pools = self.pools.iter().zip(&source.tables);
+        if !pools.all(|(pool, table)| holds(pool, table, n_blocks * KV_BLOCK)) {
+            n_blocks = 0;
+        }
+        let tables: Vec<Vec<u32>> =
+            source.tables.iter().map(|table| table[..n_blocks].to_vec()).collect();
+        for (pool, table) in self.pools.iter_mut().zip(&tables) {
+            pool.share(table);
         }
         let fork = self.add();
-        self.sequences[fork.0 as usize] = Some(Sequence { blocks, len: n_blocks * KV_BLOCK });
+        self.sequences[fork.0 as usize] = Some(Sequence { tables, len: n_blocks * KV_BLOCK });
         Ok(fork)
     }
 
     fn get(&self, seq: SeqId) -> Result<&Sequence> {
         self.sequences.get(seq.0 as usize).and_then(Option::as_ref).ok_or_else(|| unknown(seq))
     }
+}
+
+/// Whether a table has every block that a token at position `len` sees of those before it.
+fn holds(pool: &Pool, table: &[u32], len: usize) -> bool {
+    let seen = pool.first_seen(len)..len.div_ceil(KV_BLOCK);
+    table.get(seen).is_none_or(|blocks| blocks.iter().all(|&block| block != FREED))
 }
 
 fn unknown(seq: SeqId) -> Error {
@@ -153,41 +231,83 @@ mod tests {
 
     /// No block in two places without being counted there, none lost.
     fn check(pages: &Pages) {
-        let mut users = vec![0; pages.users.len()];
-        for sequence in pages.sequences.iter().flatten() {
-            assert_eq!(sequence.blocks.len(), sequence.len.div_ceil(KV_BLOCK));
-            for &block in &sequence.blocks {
-                users[block as usize] += 1;
+        for (g, pool) in pages.pools.iter().enumerate() {
+            let mut users = vec![0; pool.users.len()];
+            for sequence in pages.sequences.iter().flatten() {
+                assert_eq!(sequence.tables[g].len(), sequence.len.div_ceil(KV_BLOCK));
+                for &block in sequence.tables[g].iter().filter(|&&block| block != FREED) {
+                    users[block as usize] += 1;
+                }
             }
+            assert_eq!(users, pool.users);
+            let mut free = pool.free.clone();
+            free.sort_unstable();
+            free.dedup();
+            let unused: Vec<u32> =
+                (0..).zip(&users).filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
+            assert_eq!(free, unused);
+            assert_eq!(free.len(), pool.free.len());
         }
-        assert_eq!(users, pages.users);
-        let mut free = pages.free.clone();
-        free.sort_unstable();
-        free.dedup();
-        let unused: Vec<u32> =
-            (0..).zip(&users).filter(|(_, n)| **n == 0).map(|(i, _)| i).collect();
-        assert_eq!(free, unused);
-        assert_eq!(free.len(), pages.free.len());
+    }
+
+    const ALL: GroupId = GroupId(0);
+    const SOME: GroupId = GroupId(1);
+
+    /// One group that sees everything.
+    fn whole(n_blocks: usize) -> Pages {
+        Pages::new(&[CacheGroup { window: None }], &Blocks::Each(n_blocks))
+    }
+
+    fn blocks(pages: &Pages, seq: SeqId, group: GroupId) -> Vec<u32> {
+        pages.table(seq).unwrap().of(group).to_vec()
+    }
+
+    #[test]
+    fn what_a_window_hides_is_free_again() {
+        let groups = [CacheGroup { window: None }, CacheGroup { window: Some(100) }];
+        let mut pages = Pages::new(&groups, &Blocks::Groups(vec![8, 4]));
+        let a = pages.add();
+        pages.grow(a, 3 * KV_BLOCK).unwrap();
+        pages.free_unseen(a).unwrap();
+        check(&pages);
+        // The next token, at 192, sees 93 ..= 192: block 0 (0 ..= 63) is of no more use to it.
+        assert_eq!(blocks(&pages, a, ALL), [0, 1, 2]);
+        assert_eq!(blocks(&pages, a, SOME), [FREED, 1, 2]);
+        assert_eq!((pages.n_free(ALL), pages.n_free(SOME)), (5, 2));
+        // It grows on in the freed block, which the whole group could not.
+        pages.grow(a, 2 * KV_BLOCK).unwrap();
+        assert_eq!(blocks(&pages, a, SOME), [FREED, 1, 2, 0, 3]);
+        check(&pages);
+        // Cut to 170: the token there sees 71 ..= 170, which is kept.
+        assert_eq!(pages.truncate(a, 170).unwrap(), 170);
+        check(&pages);
+        // A fork of two blocks sees 29 ..= 128, of which block 0 is gone: it begins anew.
+        let b = pages.fork(a, 2 * KV_BLOCK).unwrap();
+        assert_eq!(pages.len(b).unwrap(), 0);
+        // Cut to 150: the token there would see 51 ..= 150.
+        assert_eq!(pages.truncate(a, 150).unwrap(), 0);
+        assert_eq!((pages.n_free(ALL), pages.n_free(SOME)), (8, 4));
+        check(&pages);
     }
 
     #[test]
     fn grows_by_blocks_and_gives_back() {
-        let mut pages = Pages::new(4);
+        let mut pages = whole(4);
         let (a, b) = (pages.add(), pages.add());
         assert_eq!(pages.grow(a, 1).unwrap(), 0);
         assert_eq!(pages.grow(b, KV_BLOCK + 1).unwrap(), 0);
         assert_eq!(pages.grow(a, KV_BLOCK - 1).unwrap(), 1);
-        assert_eq!(pages.table(a).unwrap(), [0]);
-        assert_eq!(pages.table(b).unwrap(), [1, 2]);
+        assert_eq!(blocks(&pages, a, ALL), [0]);
+        assert_eq!(blocks(&pages, b, ALL), [1, 2]);
         assert_eq!(pages.grow(a, 1).unwrap(), KV_BLOCK);
-        assert_eq!(pages.table(a).unwrap(), [0, 3]);
+        assert_eq!(blocks(&pages, a, ALL), [0, 3]);
         check(&pages);
         let error = pages.grow(b, KV_BLOCK).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::DoesNotFit);
         assert_eq!(pages.len(b).unwrap(), KV_BLOCK + 1);
         pages.remove(a).unwrap();
         check(&pages);
-        assert_eq!(pages.n_free(), 2);
+        assert_eq!(pages.n_free(ALL), 2);
         assert_eq!(pages.grow(b, KV_BLOCK).unwrap(), KV_BLOCK + 1);
         assert_eq!(pages.table(a).unwrap_err().kind(), ErrorKind::Usage);
         assert_eq!(pages.add(), a);
@@ -196,29 +316,29 @@ mod tests {
 
     #[test]
     fn truncation_keeps_the_begun_block() {
-        let mut pages = Pages::new(8);
+        let mut pages = whole(8);
         let a = pages.add();
         pages.grow(a, 3 * KV_BLOCK).unwrap();
         assert_eq!(pages.truncate(a, KV_BLOCK + 1).unwrap(), KV_BLOCK + 1);
-        assert_eq!(pages.table(a).unwrap(), [0, 1]);
+        assert_eq!(blocks(&pages, a, ALL), [0, 1]);
         assert_eq!(pages.truncate(a, 9999).unwrap(), KV_BLOCK + 1);
         assert_eq!(pages.truncate(a, 0).unwrap(), 0);
-        assert_eq!(pages.n_free(), 8);
+        assert_eq!(pages.n_free(ALL), 8);
         check(&pages);
     }
 
     #[test]
     fn shared_blocks_are_never_written() {
-        let mut pages = Pages::new(8);
+        let mut pages = whole(8);
         let a = pages.add();
         pages.grow(a, 2 * KV_BLOCK + 5).unwrap();
         let b = pages.fork(a, 2 * KV_BLOCK + 3).unwrap();
         assert_eq!(pages.len(b).unwrap(), 2 * KV_BLOCK);
-        assert_eq!(pages.table(b).unwrap(), [0, 1]);
+        assert_eq!(blocks(&pages, b, ALL), [0, 1]);
         check(&pages);
         // The next positions of both go to blocks of their own.
         assert_eq!(pages.grow(b, 1).unwrap(), 2 * KV_BLOCK);
-        assert_eq!(pages.table(b).unwrap(), [0, 1, 3]);
+        assert_eq!(blocks(&pages, b, ALL), [0, 1, 3]);
         // Cut inside a shared block: back to its beginning.
         assert_eq!(pages.truncate(a, KV_BLOCK + 7).unwrap(), KV_BLOCK);
         check(&pages);
@@ -230,7 +350,7 @@ mod tests {
 
     #[test]
     fn absurd_growth_is_refused() {
-        let mut pages = Pages::new(1);
+        let mut pages = whole(1);
         let a = pages.add();
         pages.grow(a, 1).unwrap();
         assert!(pages.grow(a, usize::MAX).is_err());

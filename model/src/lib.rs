@@ -21,7 +21,7 @@ mod tensors;
 
 pub use arch::spec;
 pub use decoder::graph;
-pub use engine::{Engine, EngineOptions, Wanted, Work};
+pub use engine::{Engine, EngineOptions, Keep, Wanted, Work};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Event, Finish, Generated, Request, StopRules, generate};
 pub use kv::SeqId;

@@ -1,7 +1,7 @@
 //! What a model will need in memory, before anything is allocated, and the largest context that fits.
 
 use crate::{EngineOptions, Error, ErrorKind, Result};
-use graph::{Graph, KV_BLOCK, KvType, LoadOptions, Rows};
+use graph::{Graph, KV_BLOCK, LoadOptions, Rows};
 
 /// Bytes that a loaded model takes. Sums saturate: a size that does not fit in 64 bits does not fit in memory either.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +17,9 @@ pub struct Memory {
 impl Memory {
     /// The estimate for a graph.
     pub fn estimate(graph: &Graph, load: LoadOptions, engine: &EngineOptions) -> Self {
-        let n_blocks = engine.n_blocks() as u64;
         Self {
             weights: weight_bytes(graph),
-            kv: kv_block_bytes(graph, load.kv).saturating_mul(n_blocks),
+            kv: graph.kv_bytes(load.kv, &engine.blocks(graph)),
             work: work_bytes(graph, engine),
         }
     }
@@ -67,33 +66,21 @@ pub fn largest_context(
     engine: &EngineOptions,
     limit: u64,
 ) -> Option<usize> {
-    let fixed = Memory { kv: 0, ..Memory::estimate(graph, load, engine) }.total();
-    // The context grows by a block of positions in every sequence at once.
-    let bytes = kv_block_bytes(graph, load.kv).saturating_mul(engine.n_seqs as u64);
-    let n_blocks = limit.checked_sub(fixed)?.checked_div(bytes)?;
-    let n_ctx = usize::try_from(n_blocks).ok()?.saturating_mul(KV_BLOCK).min(engine.n_ctx);
-    (n_ctx > 0).then_some(n_ctx)
+    let fits = |n_ctx: usize| {
+        let engine = EngineOptions { n_ctx, ..*engine };
+        Memory::estimate(graph, load, &engine).total() <= limit
+    };
+    // In whole blocks: more positions never take less.
+    let (mut fit, mut over) = (0, engine.n_ctx.div_ceil(KV_BLOCK) + 1);
+    while over - fit > 1 {
+        let middle = fit + (over - fit) / 2;
+        if fits(middle.saturating_mul(KV_BLOCK)) { fit = middle } else { over = middle }
+    }
+    (fit > 0).then_some(fit.saturating_mul(KV_BLOCK).min(engine.n_ctx))
 }
 
 fn weight_bytes(graph: &Graph) -> u64 {
-    let bytes = |w: &graph::Weight| {
-        let blocks =
-            (w.n_in as u64).div_ceil(w.dtype.block_len() as u64).saturating_mul(w.n_out as u64);
-        blocks.saturating_mul(w.dtype.block_bytes() as u64)
-    };
-    graph.weights.iter().map(bytes).fold(0, u64::saturating_add)
-}
-
-fn kv_block_bytes(graph: &Graph, kv: KvType) -> u64 {
-    let element = match kv {
-        KvType::F16 => 2,
-        KvType::F32 => 4,
-    };
-    let elements = |kv: &graph::KvLayer| {
-        (kv.n_head_kv as u64).saturating_mul((kv.head_dim_k + kv.head_dim_v) as u64)
-    };
-    let position = graph.kv_layers.iter().map(elements).fold(0, u64::saturating_add);
-    position.saturating_mul(element * KV_BLOCK as u64)
+    graph.weights.iter().map(graph::Weight::file_bytes).fold(0, u64::saturating_add)
 }
 
 /// The most bytes of values that are alive at one time, if each is freed after its last reader.
@@ -108,7 +95,7 @@ fn work_bytes(graph: &Graph, engine: &EngineOptions) -> u64 {
         let value = &graph.values[i];
         let rows = match value.rows {
             Rows::Tokens => engine.n_batch,
-            Rows::Outputs => engine.n_seqs,
+            Rows::Outputs | Rows::Sequences => engine.n_seqs,
         };
         (value.cols as u64).saturating_mul(rows as u64).saturating_mul(4)
     };

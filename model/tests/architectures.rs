@@ -10,7 +10,8 @@ use model::{Engine, EngineOptions, Wanted, Work};
 
 /// Longer than a cache block, so that attention has more than one chunk.
 const LEN: usize = 70;
-const OPTIONS: EngineOptions = EngineOptions { n_ctx: 256, n_batch: 512, n_seqs: 3 };
+const OPTIONS: EngineOptions =
+    EngineOptions { n_ctx: 256, n_batch: 512, n_seqs: 3, keep: model::Keep::All };
 
 /// Graph, rope tables and caches as text. `UPDATE_EXPECT=1 cargo test` writes the files anew.
 fn snapshot(arch: &'static str) -> String {

@@ -10,7 +10,8 @@ use model::{
 };
 use std::ops::ControlFlow;
 
-const OPTIONS: EngineOptions = EngineOptions { n_ctx: 20, n_batch: 7, n_seqs: 1 };
+const OPTIONS: EngineOptions =
+    EngineOptions { n_ctx: 20, n_batch: 7, n_seqs: 1, keep: model::Keep::All };
 
 /// The error of a changed model, from the spec or from the graph. One line always.
 fn refused(arch: &'static str, change: impl FnOnce(&mut Tiny)) -> (ErrorKind, String) {

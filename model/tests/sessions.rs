@@ -6,13 +6,14 @@ mod common;
 use common::{LOADS, Tiny, text};
 use graph::{Graph, Kv, Loaded, NoTap, Step, Tap};
 use model::{
-    Engine, EngineOptions, ErrorKind, Event, Finish, Memory, Request, Sampler, SamplerParams,
+    Engine, EngineOptions, ErrorKind, Event, Finish, Keep, Memory, Request, Sampler, SamplerParams,
     SeqId, StopRules, Wanted, Work,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-const OPTIONS: EngineOptions = EngineOptions { n_ctx: 300, n_batch: 32, n_seqs: 3 };
+const OPTIONS: EngineOptions =
+    EngineOptions { n_ctx: 300, n_batch: 32, n_seqs: 3, keep: model::Keep::All };
 
 fn engine() -> Engine {
     Tiny::new("qwen2").engine(LOADS[0], OPTIONS)
@@ -42,6 +43,32 @@ fn the_next_turn_computes_only_what_is_new() {
     // The very same prompt again: its last id is computed anew, for its logits.
     assert_eq!(engine.reuse(seq, &second).unwrap(), second.len() - 1);
     assert_eq!(prefill(&mut engine, seq, &second[second.len() - 1..]), fresh(&second));
+}
+
+/// gemma3 has layers with a window of fewer positions than the text.
+#[test]
+fn layers_with_a_window_may_keep_only_what_is_seen() {
+    let tiny = Tiny::new("gemma3");
+    let options = |keep| EngineOptions { n_ctx: 600, n_batch: 32, n_seqs: 1, keep };
+    let text = text(500, 3);
+    let run = |keep| {
+        let mut engine = tiny.engine(LOADS[0], options(keep));
+        let seq = engine.add();
+        let logits = prefill(&mut engine, seq, &text);
+        (engine, seq, logits)
+    };
+    let ((mut all, a, expected), (mut seen, s, logits)) = (run(Keep::All), run(Keep::Seen));
+    assert_eq!(logits, expected);
+    assert_eq!(seen.decode(s, 7).unwrap(), all.decode(a, 7).unwrap());
+    let memory = |engine: &Engine, keep| Memory::estimate(engine.graph(), LOADS[0], &options(keep));
+    assert!(memory(&seen, Keep::Seen).kv < memory(&all, Keep::All).kv);
+    // Cut a little, and the window is still there; cut far, and it begins anew.
+    assert_eq!(seen.truncate(s, 499).unwrap(), 499);
+    let again = prefill(&mut seen, s, &text[499..]);
+    assert_eq!(again, expected);
+    assert_eq!(seen.truncate(s, 100).unwrap(), 0);
+    assert_eq!(prefill(&mut seen, s, &text), expected);
+    assert_eq!(all.truncate(a, 100).unwrap(), 100);
 }
 
 #[test]
@@ -188,12 +215,12 @@ impl Loaded for Flaky {
         self.inner.graph()
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.inner.kv_bytes(n_blocks)
+    fn kv_bytes(&self, blocks: &graph::Blocks) -> usize {
+        self.inner.kv_bytes(blocks)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> graph::Result<Kv> {
-        self.inner.new_kv(n_blocks)
+    fn new_kv(&self, blocks: &graph::Blocks) -> graph::Result<Kv> {
+        self.inner.new_kv(blocks)
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> graph::Result<Vec<f32>> {
@@ -210,7 +237,7 @@ fn a_failed_step_leaves_every_sequence_as_it_was() {
     use graph::Backend as _;
     let file = Tiny::new("qwen2").file();
     let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file, OPTIONS.n_ctx).unwrap());
-    let inner = graph::reference::Reference.load(graph, &file, LOADS[0], &mut |_| {}).unwrap();
+    let inner = graph::reference::Reference.load(graph, &[&file], LOADS[0], &mut |_| {}).unwrap();
     let mut engine = Engine::new(Box::new(Flaky { inner, n: 0 }), OPTIONS).unwrap();
     let seq = engine.add();
     let ids = text(64, 1);
@@ -244,6 +271,11 @@ fn memory_is_summed_before_anything_is_allocated() {
     assert!(model::check_memory(&graph, LOADS[0], &less, memory.total() - 1).is_ok());
     let error = model::check_memory(&graph, LOADS[0], &OPTIONS, 1000).unwrap_err();
     assert!(error.to_string().contains("no context fits"), "{error}");
-    let absurd = EngineOptions { n_ctx: usize::MAX, n_batch: usize::MAX, n_seqs: usize::MAX };
+    let absurd = EngineOptions {
+        n_ctx: usize::MAX,
+        n_batch: usize::MAX,
+        n_seqs: usize::MAX,
+        keep: model::Keep::All,
+    };
     assert!(model::check_memory(&graph, LOADS[0], &absurd, u64::MAX - 1).is_err());
 }

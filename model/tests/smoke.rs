@@ -63,9 +63,12 @@ fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     let spec = model::spec(&file).unwrap();
     let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
     let options = LoadOptions { arithmetic, ..LoadOptions::default() };
-    let loaded = Reference.load(graph, &file, options, &mut |_| {}).unwrap();
-    let mut engine =
-        Engine::new(loaded, EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 2 }).unwrap();
+    let loaded = Reference.load(graph, &[&file], options, &mut |_| {}).unwrap();
+    let mut engine = Engine::new(
+        loaded,
+        EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 2, keep: model::Keep::All },
+    )
+    .unwrap();
 
     let seq = engine.add();
     let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
@@ -177,9 +180,12 @@ fn gemma3_knows_its_capitals() {
     let tokenizer = tokenizer::Tokenizer::from_gguf(&file).unwrap();
     let ids = tokenizer.encode(text, tokenizer::Special::AsText, tokenizer::Ends::Default).unwrap();
     let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file, 64).unwrap());
-    let loaded = Reference.load(graph, &file, LoadOptions::default(), &mut |_| {}).unwrap();
-    let mut engine =
-        Engine::new(loaded, EngineOptions { n_ctx: 64, n_batch: 64, n_seqs: 1 }).unwrap();
+    let loaded = Reference.load(graph, &[&file], LoadOptions::default(), &mut |_| {}).unwrap();
+    let mut engine = Engine::new(
+        loaded,
+        EngineOptions { n_ctx: 64, n_batch: 64, n_seqs: 1, keep: model::Keep::All },
+    )
+    .unwrap();
     let work = [Work { seq: engine.add(), tokens: &ids, wanted: Wanted::All }];
     let rows = engine.step(&work, &mut NoTap).unwrap().remove(0);
     let rows: Vec<&[f32]> = rows.chunks(engine.n_vocab()).collect();

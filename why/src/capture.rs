@@ -1,7 +1,7 @@
 //! What a side computed: every value of every step.
 
 use crate::Result;
-use graph::{Best, Graph, Loaded, NoTap, Node, Rows, Step, Tap, Value};
+use graph::{Best, BlockTable, Blocks, FREED, Graph, Loaded, NoTap, Node, Step, Tap, Value};
 use std::sync::Arc;
 
 /// For each step and each node its value `[rows, cols]`, where it is known; nodes without a value have none.
@@ -25,11 +25,8 @@ impl Values {
 /// Bytes that the values of these steps take.
 pub fn value_bytes(graph: &Graph, steps: &[Step]) -> usize {
     let of = |step: &Step| -> usize {
-        let rows = |value: &Value| match value.rows {
-            Rows::Tokens => step.tokens.len(),
-            Rows::Outputs => step.outputs.len(),
-        };
-        graph.values.iter().map(|value| value.cols.saturating_mul(rows(value) * 4)).sum()
+        let bytes = |value: &Value| value.cols.saturating_mul(step.rows(value.rows) * 4);
+        graph.values.iter().map(bytes).sum()
     };
     steps.iter().map(of).sum()
 }
@@ -52,7 +49,7 @@ fn recorded(
     alone: bool,
 ) -> Result<Values> {
     let graph = Arc::clone(loaded.graph());
-    let mut kv = loaded.new_kv(blocks(steps))?;
+    let mut kv = loaded.new_kv(&Blocks::Each(blocks(steps)))?;
     let mut values = Values::default();
     for (i, step) in steps.iter().enumerate() {
         let feed = feed.and_then(|feed| feed.steps.get(i));
@@ -66,21 +63,21 @@ fn recorded(
 
 /// Runs the steps as in production, unobserved and with all that a backend fuses, and returns each step's logits.
 pub fn logits(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Vec<f32>>> {
-    let mut kv = loaded.new_kv(blocks(steps))?;
+    let mut kv = loaded.new_kv(&Blocks::Each(blocks(steps)))?;
     let run = |step: &Step| Ok(loaded.run(step, &mut kv, &mut NoTap)?);
     steps.iter().map(run).collect()
 }
 
 /// The likeliest id of each step's last output, as the backend's own greedy decoding picks it.
 pub fn likeliest(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Option<u32>>> {
-    let mut kv = loaded.new_kv(blocks(steps))?;
+    let mut kv = loaded.new_kv(&Blocks::Each(blocks(steps)))?;
     let run = |step: &Step| Ok(loaded.run_greedy(step, &mut kv)?.last().map(|best| best.id));
     steps.iter().map(run).collect()
 }
 
 /// The prompt as one step that gives the last token's logits, and `n` greedy tokens behind it, a step each.
 pub fn greedy(loaded: &mut dyn Loaded, prompt: &[u32], n: usize) -> Result<Vec<Step>> {
-    let mut kv = loaded.new_kv((prompt.len() + n).div_ceil(graph::KV_BLOCK))?;
+    let mut kv = loaded.new_kv(&Blocks::Each((prompt.len() + n).div_ceil(graph::KV_BLOCK)))?;
     let mut steps = vec![Step::single(prompt, 0)];
     for i in 0..n {
         let logits = loaded.run(&steps[i], &mut kv, &mut NoTap)?;
@@ -91,8 +88,9 @@ pub fn greedy(loaded: &mut dyn Loaded, prompt: &[u32], n: usize) -> Result<Vec<S
 
 /// Cache blocks that the steps use.
 pub(crate) fn blocks(steps: &[Step]) -> usize {
-    let tables = steps.iter().flat_map(|step| step.tables.iter().flatten());
-    tables.max().map_or(0, |&block| block as usize + 1)
+    let tables = steps.iter().flat_map(|step| step.tables.iter().flat_map(BlockTable::tables));
+    let blocks = tables.flatten().filter(|&&block| block != FREED);
+    blocks.max().map_or(0, |&block| block as usize + 1)
 }
 
 /// Index of the node that makes each value.

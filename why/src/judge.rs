@@ -4,11 +4,11 @@
 
 use crate::bound::Exact;
 use crate::capture::{blocks, makers};
-use crate::exact::{self, Cache, Given};
+use crate::exact::{self, Cache, Given, Place};
 use crate::kind::{self, Kind, Scene, Sureness};
 use crate::{Result, Tolerance, Values, Worst};
 use graph::compare::same_bits;
-use graph::{Backend, Graph, LoadOptions, Node, Op, Step, Tap, Value};
+use graph::{Backend, Blocks, CacheUse, Graph, LoadOptions, Node, Op, Step, Tap, Value};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -82,16 +82,16 @@ pub struct Side<'a> {
 /// Where the oracle cannot run the steps.
 pub fn judge(
     oracle: &dyn Backend,
-    (graph, file, options): (&Arc<Graph>, &gguf::File, LoadOptions),
+    (graph, files, options): (&Arc<Graph>, &[&gguf::File], LoadOptions),
     side: Side<'_>,
     heard: &mut dyn FnMut(usize),
 ) -> Result<Vec<Measured>> {
-    let mut loaded = oracle.load(Arc::clone(graph), file, options, &mut |_| {})?;
+    let mut loaded = oracle.load(Arc::clone(graph), files, options, &mut |_| {})?;
     let Side { steps, values, fed, tolerance } = side;
-    let mut kv = loaded.new_kv(blocks(steps))?;
+    let mut kv = loaded.new_kv(&Blocks::Each(blocks(steps)))?;
     let mut bench = Bench {
         graph,
-        file,
+        files,
         options,
         tolerance,
         makers: makers(graph),
@@ -120,7 +120,7 @@ pub fn judge(
 
 struct Bench<'a> {
     graph: &'a Graph,
-    file: &'a gguf::File,
+    files: &'a [&'a gguf::File],
     options: LoadOptions,
     tolerance: Tolerance,
     makers: Vec<usize>,
@@ -171,11 +171,11 @@ impl Bench<'_> {
     /// Before attention: the keys and values of this step, which its store has put into the cache.
     fn remember(&mut self, node: &Node) {
         let Op::Attention(a) = node.op else { return };
-        let stores =
-            |node: &&Node| matches!(node.op, Op::StoreKv { kv_layer } if kv_layer == a.kv_layer);
+        let stores = |node: &&Node| node.op.cache() == Some((a.cache, CacheUse::Writes));
         let store = self.graph.nodes.iter().find(stores);
         for (which, v) in store.into_iter().flat_map(|node| &node.inputs).enumerate() {
-            let at = (a.kv_layer, which);
+            let group = self.graph.kv(a.cache).group;
+            let at = Place { cache: a.cache, group, which };
             self.cache.store(at, self.step, self.options.kv, &self.current[v.0]);
         }
     }
@@ -195,7 +195,7 @@ impl Bench<'_> {
             cache: &self.cache,
             tolerance: self.tolerance,
         };
-        let exact = match exact::evaluate((self.graph, self.file, self.options), &given) {
+        let exact = match exact::evaluate((self.graph, self.files, self.options), &given) {
             Ok(exact) => exact,
             Err(error) => {
                 self.failed.get_or_insert(error);
@@ -204,7 +204,7 @@ impl Bench<'_> {
         };
         let scene = Scene {
             graph: self.graph,
-            file: self.file,
+            files: self.files,
             node,
             step: self.step,
             inputs,
@@ -214,7 +214,7 @@ impl Bench<'_> {
             others: &self.current,
             before: Some(&self.current[v]),
             cache: if let Op::Attention(a) = node.op {
-                Some(&self.cache.layers[a.kv_layer])
+                Some(&self.cache.by_id[a.cache.0])
             } else {
                 None
             },

@@ -1,11 +1,10 @@
 //! What sort of fault makes this error: each hypothesis computes what the op would give if it were so, from the side's own
 //! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
 
-use crate::exact::slot;
 use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
 use graph::ops::{attention, elementwise, rope};
-use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
+use graph::{Act, FREED, Graph, Mask, Node, Op, RopePairs, Step, WeightId, math};
 use serde::Serialize;
 
 /// What is wrong.
@@ -154,7 +153,7 @@ pub enum Sureness {
 #[derive(Clone)]
 pub(crate) struct Scene<'a> {
     pub(crate) graph: &'a Graph,
-    pub(crate) file: &'a gguf::File,
+    pub(crate) files: &'a [&'a gguf::File],
     pub(crate) node: &'a Node,
     pub(crate) step: &'a Step,
     pub(crate) inputs: Vec<&'a [f32]>,
@@ -330,7 +329,7 @@ fn holds_other(scene: &Scene<'_>) -> Option<String> {
 
 fn vector(scene: &Scene<'_>, w: WeightId) -> Option<Vec<f32>> {
     let weight = scene.graph.weight(w);
-    let bytes = graph::backend::read_weight(scene.file, weight).ok()?;
+    let bytes = graph::backend::read_weight(scene.files, weight).ok()?;
     let mut all = vec![0.0; weight.n_in * weight.n_out];
     weight.dtype.dequantize(&bytes, &mut all);
     Some(all)
@@ -447,7 +446,7 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let (Some(all), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
-    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.files, weight) else { return };
     let error = |t: usize| -> f64 {
         let range = t * n_out..(t + 1) * n_out;
         nmse(&scene.found[range.clone()], &scene.right[range])
@@ -525,7 +524,7 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
 
 fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
     let (Some([k, v]), Some(q)) = (scene.cache, scene.inputs.first()) else { return };
-    let spec = scene.graph.kv_layers[a.kv_layer];
+    let spec = scene.graph.kv(a.cache);
     let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
     let group = a.n_head / n_kv.max(1);
     // Hypotheses are about one sequence.
@@ -542,7 +541,8 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
         for (t, q) in q.chunks(a.n_head * dk).enumerate() {
             let own = scene.step.positions[t];
             for (h, q) in q.chunks(dk).enumerate() {
-                let at = |p: u32, dim: usize| (slot(step, 0, place(own, p)) * n_kv + map(h)) * dim;
+                let slot = |p: u32| step.slot(spec.group, 0, place(own, p));
+                let at = |p: u32, dim: usize| (slot(p) * n_kv + map(h)) * dim;
                 let head = attention::head(
                     a,
                     q,
@@ -571,9 +571,12 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
             return;
         }
     }
-    if let Some(window) = a.window {
-        for other in [None, Some(window + 1), Some(window.saturating_sub(1).max(1))] {
-            let wide = graph::Attention { window: other, ..*a };
+    // A hypothesis that looks further back needs what is there.
+    let freed = step.tables.iter().any(|table| table.of(spec.group).contains(&FREED));
+    if let Some(window) = a.mask.window().filter(|_| !freed) {
+        let fewer = window.saturating_sub(1).max(1);
+        for mask in [Mask::Causal, Mask::Window(window + 1), Mask::Window(fewer)] {
+            let wide = graph::Attention { mask, ..*a };
             if scene.test(Kind::Window, &run(&wide, &grouped, &upto, &here), hear) {
                 return;
             }
@@ -609,7 +612,7 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
         return;
     }
     let Some(all) = vector(scene, table) else { return };
-    let Ok(bytes) = graph::backend::read_weight(scene.file, weight) else { return };
+    let Ok(bytes) = graph::backend::read_weight(scene.files, weight) else { return };
     let tokens = &scene.step.tokens;
     let gather = |at: &dyn Fn(usize, usize) -> usize| -> Vec<f32> {
         let row = |&id: &u32| (0..n_in).map(move |i| (id as usize, i));

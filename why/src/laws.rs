@@ -2,7 +2,7 @@
 //! gives and the logits have the same bits.
 
 use crate::Result;
-use graph::{Graph, KV_BLOCK, Kv, Loaded, Node, Rows, Step, Tap, Value};
+use graph::{BlockTable, Blocks, Graph, GroupId, KV_BLOCK, Kv, Loaded, Node, Step, Tap, Value};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -139,10 +139,7 @@ impl Tap for Layers<'_> {
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let Some(v) = node.output else { return };
         for (i, row) in data.chunks(value.cols.max(1)).enumerate() {
-            let token = match value.rows {
-                Rows::Tokens => i,
-                Rows::Outputs => self.step.outputs[i] as usize,
-            };
+            let token = self.step.token_of(value.rows, i);
             if self.step.seqs[token] == self.seq {
                 let bits = row.iter().map(|v| if v.is_nan() { u32::MAX } else { v.to_bits() });
                 self.seen.insert((v.0, self.step.positions[token]), bits.collect());
@@ -157,7 +154,8 @@ impl Tap for Layers<'_> {
 
 impl<'a> Run<'a> {
     fn new(loaded: &'a mut dyn Loaded) -> Result<Self> {
-        let (graph, kv) = (Arc::clone(loaded.graph()), loaded.new_kv(2 * BLOCKS as usize)?);
+        let (graph, kv) =
+            (Arc::clone(loaded.graph()), loaded.new_kv(&Blocks::Each(2 * BLOCKS as usize))?);
         Ok(Self { loaded, graph, kv, seen: Seen::new() })
     }
 
@@ -187,7 +185,8 @@ impl<'a> Run<'a> {
                 step.positions.extend(start as u32..end as u32);
                 step.seqs.extend(std::iter::repeat_n(s as u32, end - start));
                 let first = BLOCKS * s as u32;
-                step.tables.push((first..first + end.div_ceil(KV_BLOCK) as u32).collect());
+                let blocks = first..first + end.div_ceil(KV_BLOCK) as u32;
+                step.tables.push(BlockTable::Same(blocks.collect()));
             }
             self.step(step, 1)?;
         }
@@ -199,9 +198,9 @@ impl<'a> Run<'a> {
         self.step(Step::single(text, 0), 0)?;
         self.seen.retain(|&(_, position), _| (position as usize) < KV_BLOCK);
         let mut step = Step::single(&text[KV_BLOCK..], KV_BLOCK as u32);
-        for block in step.tables[0].iter_mut().skip(1) {
-            *block += BLOCKS;
-        }
+        let own = |(i, &block): (usize, &u32)| if i == 0 { block } else { block + BLOCKS };
+        let shared = step.tables[0].of(GroupId(0)).iter().enumerate().map(own).collect();
+        step.tables = vec![BlockTable::Same(shared)];
         self.step(step, 0)?;
         Ok(self.seen)
     }

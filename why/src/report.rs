@@ -1,7 +1,7 @@
 //! The verdicts of a comparison as plain data, and what follows from what.
 
 use crate::{Here, Measured, Wrong};
-use graph::{Graph, Op};
+use graph::{CacheUse, Graph};
 use serde::Serialize;
 
 /// What is to be said of one op of side B.
@@ -126,7 +126,7 @@ impl Report {
 /// The verdicts on B, from what was measured of both sides; A's may be empty.
 pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
     let mut tainted = vec![false; graph.values.len()];
-    let mut caches = vec![false; graph.kv_layers.len()];
+    let mut caches = vec![false; graph.caches.len()];
     let mut rows = Vec::with_capacity(b.len());
     let mut found = b.iter().peekable();
     let last = b.last().map_or(0, |m| m.step);
@@ -134,21 +134,10 @@ pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
         tainted.fill(false);
         for (index, node) in graph.nodes.iter().enumerate() {
             let mut touched = node.inputs.iter().any(|v| tainted[v.0]);
-            match node.op {
-                Op::StoreKv { kv_layer } => caches[kv_layer] |= touched,
-                Op::Attention(a) => touched |= caches[a.kv_layer],
-                Op::Input
-                | Op::GetRows { .. }
-                | Op::MatMul { .. }
-                | Op::Add
-                | Op::AddBias { .. }
-                | Op::Scale { .. }
-                | Op::RmsNorm { .. }
-                | Op::Rope { .. }
-                | Op::Glu { .. }
-                | Op::Columns { .. }
-                | Op::OutputRows
-                | Op::Softcap { .. } => {}
+            match node.op.cache() {
+                Some((id, CacheUse::Writes)) => caches[id.0] |= touched,
+                Some((id, CacheUse::Reads)) => touched |= caches[id.0],
+                None => {}
             }
             let Some(v) = node.output else { continue };
             let Some(b) = found.next_if(|m| (m.step, m.node) == (step, index)) else { continue };

@@ -1,7 +1,7 @@
 //! Recorded values in a safetensors file; the layout is docs/traces.md's.
 
 use crate::{Error, ErrorKind, Result, Values};
-use graph::{Graph, Node, Op, Step};
+use graph::{Graph, Node, Step};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::HashMap;
@@ -92,12 +92,9 @@ impl Trace {
         let of = |(i, step): (usize, &Step)| {
             let find = |node: &Node| {
                 let value = graph.value(node.output?);
-                let rows = match value.rows {
-                    graph::Rows::Tokens => step.tokens.len(),
-                    graph::Rows::Outputs => step.outputs.len(),
-                };
+                let rows = step.rows(value.rows);
                 let fits = |found: &&[f32]| found.len() == rows * value.cols;
-                let mut ops = names(&node.op).iter();
+                let mut ops = node.op.traced_as().iter();
                 ops.find_map(|op| self.get(i, &value.name, op).filter(fits)).map(<[f32]>::to_vec)
             };
             graph.nodes.iter().map(find).collect()
@@ -146,26 +143,6 @@ fn parse(tensor: &str) -> Option<(usize, &str, &str)> {
     let (name, nth) = label.rsplit_once('#')?;
     nth.parse::<usize>().ok()?;
     Some((step, name, op))
-}
-
-/// What a value of ours is called: our own name of its op first, then ggml's. A norm of ours has its weight inside, which
-/// is a MUL there; what comes out of attention is taken at the reshape behind it.
-fn names(op: &Op) -> &'static [&'static str] {
-    match op {
-        Op::RmsNorm { .. } => &["MUL", "RMS_NORM"],
-        Op::Attention(_) => &["FLASH_ATTN_EXT", "CONT", "RESHAPE"],
-        Op::Glu { .. } => &["GLU", "MUL"],
-        Op::Input => &["INPUT"],
-        Op::GetRows { .. } => &["GET_ROWS"],
-        Op::MatMul { .. } => &["MUL_MAT"],
-        Op::Add | Op::AddBias { .. } => &["ADD"],
-        Op::Scale { .. } => &["SCALE"],
-        Op::Rope { .. } => &["ROPE"],
-        Op::StoreKv { .. } => &["SET_ROWS"],
-        Op::Columns { .. } => &["VIEW"],
-        Op::OutputRows => &["OUTPUT_ROWS", "GET_ROWS"],
-        Op::Softcap { .. } => &["SOFTCAP"],
-    }
 }
 
 #[cfg(test)]

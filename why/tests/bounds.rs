@@ -12,7 +12,7 @@ use why::{Here, Measured, Side, Tolerance, Values, capture, judge};
 
 fn clean(case: &Case, options: LoadOptions, steps: &[Step]) -> Values {
     let graph = Arc::clone(&case.graph);
-    let mut loaded = Reference.load(graph, &case.file, options, &mut |_| {}).unwrap();
+    let mut loaded = Reference.load(graph, &[&case.file], options, &mut |_| {}).unwrap();
     capture(&mut *loaded, steps, None).unwrap()
 }
 
@@ -24,7 +24,7 @@ fn steps(case: &Case) -> [Step; 1] {
 }
 
 fn measure(case: &Case, options: LoadOptions, side: Side<'_>) -> Vec<Measured> {
-    judge(&Reference, (&case.graph, &case.file, options), side, &mut |_| {}).unwrap()
+    judge(&Reference, (&case.graph, &[&case.file], options), side, &mut |_| {}).unwrap()
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use graph::cases::{self, Case, Tapped};
 use graph::ops::rope;
 use graph::reference::Reference;
-use graph::{Backend, LoadOptions, Loaded, Node, Op, RopePairs, Step, Tap, Value};
+use graph::{Backend, Blocks, LoadOptions, Loaded, Node, Op, RopePairs, Step, Tap, Value};
 use std::sync::Arc;
 use why::{Kind, Side, Tolerance, Values, Verdict, capture, combine, judge};
 
@@ -37,7 +37,7 @@ fn with_fault(
         }
     }
     let mut loaded = load(case);
-    let mut kv = loaded.new_kv(4).unwrap();
+    let mut kv = loaded.new_kv(&Blocks::Each(4)).unwrap();
     let mut values = Values::default();
     let n = case.graph.nodes.len();
     let mut tap = Faulty { case, key, step: &steps[0], fault, seen: vec![None; n] };
@@ -51,7 +51,7 @@ fn with_fault(
 
 fn load(case: &Case) -> Box<dyn Loaded> {
     Reference
-        .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+        .load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
         .unwrap()
 }
 
@@ -67,7 +67,8 @@ fn steps(case: &Case) -> Vec<Step> {
 }
 
 fn rows(case: &Case, steps: &[Step], values: &Values, tolerance: Tolerance) -> Vec<why::Row> {
-    let subject = (&case.graph, &case.file, LoadOptions::default());
+    let files = [&case.file];
+    let subject = (&case.graph, &files[..], LoadOptions::default());
     let side = Side { steps, values, fed: None, tolerance };
     let b = judge(&Reference, subject, side, &mut |_| {}).unwrap();
     combine(&case.graph, &[], &b)

@@ -25,7 +25,7 @@ pub(crate) struct Args {
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let Prompted { parts, ids } = args.prompt.open(&args.model, &args.load, config)?;
-    let backend = args.load.backend(parts.graph.kv_layers.len())?;
+    let backend = args.load.backend(parts.graph.n_layers())?;
     let mut loaded = parts.load(&*backend)?;
     let steps = why::greedy(&mut *loaded, &ids, args.prompt.n_predict)?;
     super::why::check_size(&parts.graph, &steps)?;

@@ -235,7 +235,7 @@ fn list(ids: &[u32]) -> String {
 }
 
 fn source(side: &str, args: &Args, parts: &Parts) -> Result<Source> {
-    if let Some(backend) = args.load.backend_named(side, parts.graph.kv_layers.len())? {
+    if let Some(backend) = args.load.backend_named(side, parts.graph.n_layers())? {
         return Ok(Source::Live(backend.name(), parts.load(&*backend)?));
     }
     if !side.ends_with(".safetensors") {

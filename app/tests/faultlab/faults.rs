@@ -1,7 +1,7 @@
 //! The catalogue: one or more faults of each class of FAULTS.md 3.2.
 
 use crate::side::Seen;
-use graph::{Act, Graph, Node, Op, Step, math};
+use graph::{Act, Graph, Mask, Node, Op, Step, math};
 
 /// How a fault is made.
 #[derive(Clone, Copy)]
@@ -401,7 +401,7 @@ pub(crate) const FAULTS: &[Fault] = &[
             (KQV, "window"),
             X(|s, d| {
                 let Op::Attention(mut a) = s.node.op else { return };
-                a.window = None;
+                a.mask = Mask::Causal;
                 let wide = Node { op: Op::Attention(a), ..s.node.clone() };
                 Seen { node: &wide, ..*s }.attended(d, |h, g, _| h / g, |p, _| p, |_, p| p);
             }),

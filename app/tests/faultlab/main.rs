@@ -20,7 +20,7 @@ use cpu::Cpu;
 use faults::{DOWN, FAULTS, Fault, X, fault};
 use graph::cases::{self, Case};
 use graph::reference::Reference;
-use graph::{Arithmetic, Backend, KvType, LoadOptions, NoTap, Step};
+use graph::{Arithmetic, Backend, Blocks, KvType, LoadOptions, NoTap, Step};
 use side::{WrongReference, faulty};
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,7 +30,8 @@ use why::{Here, Measured, Row, Side, Tolerance, Values, Verdict, capture, combin
 type Subject<'a> = (&'a Arc<graph::Graph>, &'a gguf::File, LoadOptions);
 
 fn measure(oracle: &dyn Backend, subject: Subject<'_>, side: Side<'_>) -> Vec<Measured> {
-    judge(oracle, subject, side, &mut |_| {}).unwrap()
+    let (graph, file, options) = subject;
+    judge(oracle, (graph, &[file], options), side, &mut |_| {}).unwrap()
 }
 
 /// A prompt of 40 tokens and three behind it.
@@ -178,7 +179,7 @@ fn races_and_feeding() {
     assert!(one != clean);
     let subject = (&case.graph, &case.file, LoadOptions::default());
     let mut loaded = Reference
-        .load(Arc::clone(&case.graph), &case.file, LoadOptions::default(), &mut |_| {})
+        .load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
         .unwrap();
     let fed = capture(&mut *loaded, &steps, Some(&one)).unwrap();
     let side = Side { steps: &steps, values: &fed, fed: Some(&one), tolerance: Tolerance::Bits };
@@ -195,7 +196,7 @@ fn clean_runs_are_all_right() {
                 let options = LoadOptions { arithmetic, kv: KvType::F16 };
                 let steps = steps(&case);
                 let mut loaded = backend
-                    .load(Arc::clone(&case.graph), &case.file, options, &mut |_| {})
+                    .load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {})
                     .unwrap();
                 let values = capture(&mut *loaded, &steps, None).unwrap();
                 let side =
@@ -204,7 +205,7 @@ fn clean_runs_are_all_right() {
                 let measured = measure(&Reference, subject, side);
                 assert!(measured.iter().all(|m| m.here == Here::Right), "{name}: {}", case.name);
                 // Unobserved, with all that is fused, the logits are the same.
-                let mut kv = loaded.new_kv(4).unwrap();
+                let mut kv = loaded.new_kv(&Blocks::Each(4)).unwrap();
                 for (step, seen) in steps.iter().zip(&values.steps) {
                     let logits = loaded.run(step, &mut kv, &mut NoTap).unwrap();
                     assert_eq!(

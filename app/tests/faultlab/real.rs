@@ -33,7 +33,7 @@ fn case(path: &Path, ids: Vec<u32>) -> Case {
 fn is_right(backend: &dyn Backend, case: &Case, steps: &[Step]) -> bool {
     let options = LoadOptions::default();
     let mut loaded =
-        backend.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        backend.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
     let values = capture(&mut *loaded, steps, None).unwrap();
     let side = Side { steps, values: &values, fed: None, tolerance: Tolerance::Bits };
     let measured = measure(&Reference, (&case.graph, &case.file, options), side);

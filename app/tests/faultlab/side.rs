@@ -5,8 +5,8 @@ use graph::cases::Case;
 use graph::ops::{attention, rope};
 use graph::reference::Reference;
 use graph::{
-    Backend, Graph, Kv, LoadOptions, Loaded, Node, Op, Result, RopePairs, Step, Tap, Value,
-    ValueId, math,
+    Backend, Blocks, CacheId, CacheUse, Graph, Kv, LoadOptions, Loaded, Node, Op, Result,
+    RopePairs, Step, Tap, Value, ValueId, math,
 };
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ impl Seen<'_> {
 
     fn weight(&self, name: &str) -> (usize, usize, Vec<f32>) {
         let weight = self.case.graph.weights.iter().find(|w| w.name == name).unwrap();
-        let bytes = graph::backend::read_weight(&self.case.file, weight).unwrap();
+        let bytes = graph::backend::read_weight(&[&self.case.file], weight).unwrap();
         let mut all = vec![0.0; weight.n_in * weight.n_out];
         weight.dtype.dequantize(&bytes, &mut all);
         (weight.n_in, weight.n_out, all)
@@ -100,7 +100,7 @@ impl Seen<'_> {
         place: impl Fn(u32, u32) -> u32,
     ) {
         let Op::Attention(a) = self.node.op else { panic!("no attention") };
-        let spec = self.case.graph.kv_layers[a.kv_layer];
+        let spec = self.case.graph.kv(a.cache);
         let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
         let [k, v] = self.past;
         let last = *self.step.positions.last().unwrap();
@@ -174,7 +174,7 @@ pub(crate) fn switched(
 ) -> Wrong {
     let (graph, file) = doctored(case, faults);
     let file = file.as_ref().unwrap_or(&case.file);
-    let inner = backend.load(Arc::new(graph), file, options, &mut |_| {}).unwrap();
+    let inner = backend.load(Arc::new(graph), &[file], options, &mut |_| {}).unwrap();
     Wrong { inner, case: Arc::clone(case), faults: faults.to_vec(), memory: Memory::default() }
 }
 
@@ -194,12 +194,12 @@ impl Loaded for Wrong {
         &self.case.graph
     }
 
-    fn kv_bytes(&self, n_blocks: usize) -> usize {
-        self.inner.kv_bytes(n_blocks)
+    fn kv_bytes(&self, blocks: &Blocks) -> usize {
+        self.inner.kv_bytes(blocks)
     }
 
-    fn new_kv(&self, n_blocks: usize) -> Result<Kv> {
-        self.inner.new_kv(n_blocks)
+    fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
+        self.inner.new_kv(blocks)
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
@@ -211,7 +211,7 @@ impl Loaded for Wrong {
         }
         let memory = &mut self.memory;
         memory.before = std::mem::take(&mut memory.values);
-        memory.past.resize(self.case.graph.kv_layers.len(), Default::default());
+        memory.past.resize(self.case.graph.caches.len(), Default::default());
         let (case, faults) = (&*self.case, self.faults.as_slice());
         let mut tap = Faulty { case, faults, step: &step, memory, tap };
         self.inner.run(&step, kv, &mut tap)
@@ -234,13 +234,12 @@ impl Faulty<'_> {
     }
 
     /// Before attention: keys and values of this step.
-    fn remember(&mut self, layer: usize) {
-        let stores =
-            |node: &&Node| matches!(node.op, Op::StoreKv { kv_layer } if kv_layer == layer);
+    fn remember(&mut self, cache: CacheId) {
+        let stores = |node: &&Node| node.op.cache() == Some((cache, CacheUse::Writes));
         let store = self.case.graph.nodes.iter().find(stores).unwrap();
         for (which, &v) in store.inputs.iter().enumerate() {
             let rows = self.memory.values[&self.key(v)].clone();
-            self.memory.past[layer][which].extend(rows);
+            self.memory.past[cache.0][which].extend(rows);
         }
     }
 }
@@ -252,8 +251,8 @@ impl Tap for Faulty<'_> {
 
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
         let key = self.key(node.output.unwrap());
-        let layer = if let Op::Attention(a) = node.op { Some(a.kv_layer) } else { None };
-        layer.into_iter().for_each(|layer| self.remember(layer));
+        let cache = if let Op::Attention(a) = node.op { Some(a.cache) } else { None };
+        cache.into_iter().for_each(|cache| self.remember(cache));
         self.memory.calls += 1;
         for fault in self.faults {
             if let (Make::Value(change), true) = (fault.make, fault.op == key) {
@@ -263,7 +262,7 @@ impl Tap for Faulty<'_> {
                     step: self.step,
                     values: &self.memory.values,
                     before: &self.memory.before,
-                    past: &self.memory.past[layer.unwrap_or(0)],
+                    past: &self.memory.past[cache.map_or(0, |cache| cache.0)],
                     calls: self.memory.calls,
                 };
                 change(&seen, data);
@@ -292,7 +291,7 @@ impl Backend for WrongReference {
     fn load(
         &self,
         _: Arc<Graph>,
-        _: &gguf::File,
+        _: &[&gguf::File],
         options: LoadOptions,
         _: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {

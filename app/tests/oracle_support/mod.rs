@@ -3,7 +3,7 @@
 use cpu::Cpu;
 use graph::compare::nmse;
 use graph::ops::{attention, rms_norm};
-use graph::{Backend, Graph, LoadOptions, Loaded, NoTap, Node, Op, Step, Tap, Value, math};
+use graph::{Backend, Blocks, Graph, LoadOptions, Loaded, NoTap, Node, Op, Step, Tap, Value, math};
 use safetensors::SafeTensors;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ pub(crate) fn load(path: &Path, options: LoadOptions) -> Engine {
     let file = gguf::File::open(path, gguf::Access::Mmap).unwrap();
     let spec = model::spec(&file).unwrap();
     let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
-    Engine { loaded: Cpu::new(2).load(graph, &file, options, &mut |_| {}).unwrap() }
+    Engine { loaded: Cpu::new(2).load(graph, &[&file], options, &mut |_| {}).unwrap() }
 }
 
 /// One value of a trace against ours.
@@ -144,7 +144,8 @@ impl Engine {
             prompt.iter().chain(&generated[..generated.len() - 1]).copied().collect();
         let mut step = Step::single(&ids, 0);
         step.outputs = (prompt.len() as u32 - 1..ids.len() as u32).collect();
-        let mut kv = self.loaded.new_kv(step.tables[0].len()).unwrap();
+        let mut kv =
+            self.loaded.new_kv(&Blocks::Each(step.tables[0].of(graph::GroupId(0)).len())).unwrap();
         let logits = self.loaded.run(&step, &mut kv, tap).unwrap();
         logits.chunks(self.graph().n_vocab).map(<[f32]>::to_vec).collect()
     }
@@ -269,7 +270,7 @@ pub(crate) fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
         .iter()
         .filter_map(|node| if let Op::Attention(a) = node.op { Some(a) } else { None });
     for (il, a) in attentions.enumerate() {
-        let kv = graph.kv_layers[a.kv_layer];
+        let kv = graph.kv(a.cache);
         let (dk, dv) = (kv.head_dim_k, kv.head_dim_v);
         let get = |name: &str, op: &str| trace.get(&format!("{name}-{il}"), op, 0).unwrap();
         let (q, k, v) = (get("Qcur", "ROPE"), get("Kcur", "ROPE"), get("Vcur", "MUL_MAT"));
@@ -320,7 +321,7 @@ pub(crate) fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
 
 /// llama.cpp's norms before their weight: ours have the weight inside.
 pub(crate) fn plain_norms(trace: &Trace, graph: &Graph) -> Vec<Compared> {
-    let n_layer = graph.kv_layers.len();
+    let n_layer = graph.n_layers();
     let mut compared = Vec::new();
     let mut check = |name: String, nth: usize, input: &[f32]| {
         let theirs = trace.get(&name, "RMS_NORM", nth).unwrap();

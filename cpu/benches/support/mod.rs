@@ -83,14 +83,14 @@ impl Tiny {
         let graph = Arc::new(self.graph.finish().expect("a whole graph"));
         let file = File::from_bytes(self.file.build().expect("whole tensors")).expect("a file");
         let mut loaded = Cpu::new(1)
-            .load(graph, &file, LoadOptions::default(), &mut |_| {})
+            .load(graph, &[&file], LoadOptions::default(), &mut |_| {})
             .expect("the weights load");
-        let mut kv = loaded.new_kv(blocks).expect("an empty cache");
+        let mut kv = loaded.new_kv(&graph::Blocks::Each(blocks)).expect("an empty cache");
         // Each block as a short sequence of its own, so that a deep cache is not paid for with its attention. Without
         // it, reading the cache would read the system's one page of zeros.
         for block in 0..blocks as u32 {
             let mut fill = Step::single(&[1; graph::KV_BLOCK], 0);
-            fill.tables = vec![vec![block]];
+            fill.tables = vec![vec![block].into()];
             loaded.run(&fill, &mut kv, &mut NoTap).expect("runs");
         }
         bencher

@@ -55,7 +55,7 @@ impl Queries<'_> {
 
     /// The chunks of 64 positions that some row sees.
     pub(crate) fn chunks(&self) -> std::ops::Range<usize> {
-        let first = graph::ops::attention::first_visible(self.position, self.attention.window);
+        let first = self.attention.mask.first_visible(self.position);
         let last = self.position as usize + self.tokens - 1;
         first as usize / KV_BLOCK..last / KV_BLOCK + 1
     }
@@ -64,7 +64,7 @@ impl Queries<'_> {
     #[inline(always)]
     fn visible(&self, row: usize, chunk: usize) -> std::ops::Range<usize> {
         let position = self.position + (row / self.group) as u32;
-        let first = graph::ops::attention::first_visible(position, self.attention.window) as usize;
+        let first = self.attention.mask.first_visible(position) as usize;
         let from = first.saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
         let to = (position as usize + 1).saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
         from..to.max(from)
@@ -232,7 +232,7 @@ impl Kernel for Merge<'_, '_> {
 #[inline(always)]
 fn first_chunk(queries: &Queries<'_>, row: usize) -> usize {
     let position = queries.position + (row / queries.group) as u32;
-    graph::ops::attention::first_visible(position, queries.attention.window) as usize / KV_BLOCK
+    queries.attention.mask.first_visible(position) as usize / KV_BLOCK
 }
 
 /// `out · (1 / sum)` of every row, to its place.

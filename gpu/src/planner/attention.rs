@@ -53,17 +53,17 @@ impl<'a> Planner<'a> {
     }
 
     fn window(a: &Attention) -> u32 {
-        a.window.unwrap_or(u32::MAX)
+        a.mask.window().unwrap_or(u32::MAX)
     }
 
     fn head_dims(&self, a: &Attention) -> HeadDims {
-        let spec = self.graph.kv_layers[a.kv_layer];
+        let spec = self.graph.kv(a.cache);
         HeadDims { k: spec.head_dim_k, v: spec.head_dim_v }
     }
 
     /// `heads_each` is the heads of one tile, for the kernel with tiles.
     fn attention_params(&self, a: &Attention, heads_each: usize) -> params::Attention {
-        let cache = self.cache_params(a.kv_layer);
+        let cache = self.cache_params(a.cache);
         params::Attention {
             n_head: a.n_head as u32,
             heads_per_kv: self.heads_per_kv(a) as u32,
@@ -83,7 +83,7 @@ impl<'a> Planner<'a> {
 
     /// What the kernels that merge the chunks ask for.
     pub(super) fn merge_params(&self, a: &Attention) -> params::AttentionMerge {
-        let cache = self.cache_params(a.kv_layer);
+        let cache = self.cache_params(a.cache);
         params::AttentionMerge {
             n_head: a.n_head as u32,
             dim_v: cache.dim_v,
@@ -94,7 +94,7 @@ impl<'a> Planner<'a> {
     }
 
     fn heads_per_kv(&self, a: &Attention) -> usize {
-        a.n_head / self.graph.kv_layers[a.kv_layer].n_head_kv
+        a.n_head / self.graph.kv(a.cache).n_head_kv
     }
 
     /// Attention in steps of more than one row.
@@ -118,11 +118,11 @@ impl<'a> Planner<'a> {
             };
             let params = self.attention_params(a, heads_each);
             let kernel = Kernel::new(shader, bound.clone(), &params, Rows::Tokens);
-            all.extend(self.dispatches(&kernel.over(tiles).with_cache(a.kv_layer))?);
+            all.extend(self.dispatches(&kernel.over(tiles).with_cache(a.cache))?);
         }
         let shader = shaders::attention(kv, capped, dims.v.next_multiple_of(2));
         let kernel = Kernel::new(shader, bound, &self.attention_params(a, 1), Rows::Tokens);
-        all.extend(self.dispatches(&kernel.over(grid).with_cache(a.kv_layer))?);
+        all.extend(self.dispatches(&kernel.over(grid).with_cache(a.cache))?);
         Ok(all)
     }
 
@@ -134,6 +134,6 @@ impl<'a> Planner<'a> {
         let depth = Depth::Chunks { window: Self::window(a) };
         let grid = Grid { for_rows: ONE, depth, ..Grid::each_row(a.n_head) };
         let kernel = Kernel::new(shader, bound, &self.attention_params(a, 1), Rows::Tokens);
-        self.dispatches(&kernel.over(grid).with_cache(a.kv_layer))
+        self.dispatches(&kernel.over(grid).with_cache(a.cache))
     }
 }

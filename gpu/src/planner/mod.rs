@@ -14,7 +14,7 @@ use crate::model::Model;
 use crate::params::{self, Field, Params};
 use crate::shaders::{self, Map, Shader};
 use graph::ints::ActFormat;
-use graph::{Act, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
+use graph::{Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
 
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]
@@ -48,7 +48,7 @@ struct Kernel<'a> {
     rows: Rows,
     grid: Grid,
     /// The layer whose cache it uses.
-    cache: Option<usize>,
+    cache: Option<CacheId>,
 }
 
 impl<'a> Kernel<'a> {
@@ -68,8 +68,8 @@ impl<'a> Kernel<'a> {
         Self { grid, ..self }
     }
 
-    fn with_cache(self, layer: usize) -> Self {
-        Self { cache: Some(layer), ..self }
+    fn with_cache(self, cache: CacheId) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 }
 
@@ -163,7 +163,7 @@ impl<'a> Planner<'a> {
             Op::Rope { .. } => self.rope(std::slice::from_ref(node)),
             Op::Glu { act: Act::Silu } => self.map(node, Map::Silu, 0.0, second()),
             Op::Glu { act: Act::GeluTanh } => self.map(node, Map::GeluTanh, 0.0, second()),
-            Op::StoreKv { kv_layer } => self.store_kv(*kv_layer, node.inputs[0], node.inputs[1]),
+            Op::StoreKv { cache } => self.store_kv(*cache, node.inputs[0], node.inputs[1]),
             Op::Attention(a) => self.attention(a, node),
             Op::Columns { start } => self.columns(node, *start),
             Op::OutputRows => self.output_rows(node),

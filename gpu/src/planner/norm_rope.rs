@@ -6,7 +6,7 @@ use crate::kv::head_words;
 use crate::layout::act_words;
 use crate::params;
 use crate::shaders;
-use graph::{Node, Op, Result, RopePairs, Rows, ValueId};
+use graph::{CacheId, Node, Op, Result, RopePairs, Rows, ValueId};
 
 /// Words of a layer's cache and places in the step's buffer, as the kernels that store ask for them.
 pub(super) struct CacheParams {
@@ -20,8 +20,8 @@ pub(super) struct CacheParams {
 }
 
 impl<'a> Planner<'a> {
-    pub(super) fn cache_params(&self, layer: usize) -> CacheParams {
-        let spec = self.graph.kv_layers[layer];
+    pub(super) fn cache_params(&self, cache: CacheId) -> CacheParams {
+        let spec = self.graph.kv(cache);
         let layout = self.buffers.capacity.step_layout();
         let words = |dim| head_words(self.model.options.kv, dim) as u32;
         CacheParams {
@@ -30,7 +30,7 @@ impl<'a> Planner<'a> {
             words_k: words(spec.head_dim_k),
             words_v: words(spec.head_dim_v),
             positions_at: layout.positions as u32,
-            tables_at: layout.tables as u32,
+            tables_at: self.buffers.capacity.tables_at(spec.group) as u32,
         }
     }
 
@@ -99,12 +99,12 @@ impl<'a> Planner<'a> {
         let [rope_q, rope_k, store] = nodes else {
             unreachable!("fuse.rs fuses three nodes, not {}", nodes.len())
         };
-        let (&Op::Rope { table, pairs, .. }, &Op::StoreKv { kv_layer }) = (&rope_q.op, &store.op)
+        let (&Op::Rope { table, pairs, .. }, &Op::StoreKv { cache: id }) = (&rope_q.op, &store.op)
         else {
             unreachable!("no RoPE and no store: {:?}, {:?}", rope_q.op, store.op)
         };
-        let cache = self.cache_params(kv_layer);
-        let heads = self.graph.kv_layers[kv_layer].n_head_kv as u32;
+        let cache = self.cache_params(id);
+        let heads = self.graph.kv(id).n_head_kv as u32;
         let cols = self.graph.value(output_of(rope_q)).cols as u32;
         let groups_q = cols.div_ceil(64);
         let groups_qk = groups_q + (heads * cache.words_k).div_ceil(64);
@@ -128,14 +128,14 @@ impl<'a> Planner<'a> {
         bound.extend([self.step(), self.tables()]);
         bound.extend([rope_q, rope_k].map(|node| self.value(output_of(node))));
         let shader = shaders::rope_store(self.model.options.kv);
-        let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(kv_layer);
+        let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(id);
         let groups = groups_qk + (heads * cache.words_v).div_ceil(64);
         self.dispatches(&kernel.each_row(groups as usize))
     }
 
-    pub(super) fn store_kv(&self, layer: usize, k: ValueId, v: ValueId) -> Result<Vec<Dispatch>> {
-        let heads = self.graph.kv_layers[layer].n_head_kv as u32;
-        let cache = self.cache_params(layer);
+    pub(super) fn store_kv(&self, id: CacheId, k: ValueId, v: ValueId) -> Result<Vec<Dispatch>> {
+        let heads = self.graph.kv(id).n_head_kv as u32;
+        let cache = self.cache_params(id);
         let params = params::StoreKv {
             heads,
             dim_k: cache.dim_k,
@@ -147,7 +147,7 @@ impl<'a> Planner<'a> {
         };
         let bound = vec![self.value(k), self.value(v), self.step(), self.tables()];
         let shader = shaders::store_kv(self.model.options.kv);
-        let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(layer);
+        let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(id);
         let words = heads * (cache.words_k + cache.words_v);
         self.dispatches(&kernel.each_row(words.div_ceil(64) as usize))
     }

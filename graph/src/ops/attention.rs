@@ -15,11 +15,6 @@ pub struct Partial {
     pub out: Vec<f32>,
 }
 
-/// The first position that a token at `position` sees.
-pub fn first_visible(position: u32, window: Option<u32>) -> u32 {
-    window.map_or(0, |w| (position + 1).saturating_sub(w))
-}
-
 /// Scores of one query against the keys `first ..= last`: `q · k · scale`, then the cap.
 pub fn scores(a: &Attention, q: &[f32], keys: &[&[f32]]) -> Vec<f32> {
     let scaled = keys.iter().map(|k| dot_f32(k, q) * a.scale);
@@ -73,7 +68,7 @@ pub fn head<'a>(
     value: impl Fn(u32) -> &'a [f32],
 ) -> Vec<f32> {
     let mut acc: Option<Partial> = None;
-    let mut first = first_visible(position, a.window);
+    let mut first = a.mask.first_visible(position);
     while first <= position {
         let lane = first as usize % KV_BLOCK;
         let last = position.min(first - lane as u32 + KV_BLOCK as u32 - 1);
@@ -94,6 +89,7 @@ pub fn head<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{CacheId, Mask};
 
     #[test]
     fn equals_softmax_in_f64() {
@@ -108,9 +104,10 @@ mod tests {
         let at = |m: &'static [f32], p: u32| &m[p as usize * dim..][..dim];
         let (k, v): (&'static [f32], &'static [f32]) = (k.leak(), v.leak());
         for (window, cap) in [(None, None), (Some(70), None), (None, Some(5.0)), (Some(1), None)] {
-            let a = Attention { kv_layer: 0, n_head: 1, scale: 0.3, window, softcap: cap };
+            let mask = window.map_or(Mask::Causal, Mask::Window);
+            let a = Attention { cache: CacheId(0), n_head: 1, scale: 0.3, mask, softcap: cap };
             let got = head(&a, &q, n - 1, |p| at(k, p), |p| at(v, p));
-            let first = first_visible(n - 1, window);
+            let first = window.map_or(0, |window: u32| n - window);
             let s: Vec<f64> = (first..n)
                 .map(|p| {
                     let s: f64 =

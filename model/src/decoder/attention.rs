@@ -3,7 +3,7 @@
 use super::{At, Decoder, Linear};
 use crate::tensors::{Branch, Dim, HeadDims, NormPlace, Presence, Role, TensorSpec};
 use crate::{Attention, Bias, QkNorm, QueryScale, Result};
-use graph::{KvLayer, ValueId};
+use graph::{KvHeads, Mask, ValueId};
 
 /// Queries or keys on their way from projection to attention.
 #[derive(Clone, Copy)]
@@ -37,9 +37,11 @@ impl Decoder<'_> {
         };
         let &Attention { n_head, n_head_kv, head_dim_k, head_dim_v, window, softcap, .. } =
             attention;
-        let kv_layer = self.builder.kv_layer(KvLayer { n_head_kv, head_dim_k, head_dim_v });
-        self.builder.store_kv(kv_layer, k, v)?;
-        let op = graph::Attention { kv_layer, n_head, scale, window, softcap };
+        let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
+        let cache = self.builder.kv_cache(heads, window);
+        self.builder.store_kv(cache, k, v)?;
+        let mask = window.map_or(Mask::Causal, Mask::Window);
+        let op = graph::Attention { cache, n_head, scale, mask, softcap };
         let x = self.builder.attention(op, q, at.value("kqv_out"))?; // [tokens, n_head · head_dim_v]
         let output = Linear {
             name: "attn_output",

@@ -38,8 +38,10 @@ fn build(spec: &Spec, n_ctx: usize, source: &mut dyn Source) -> Result<Graph> {
         Decoder { spec, source, builder: Builder::new(spec.n_vocab), ropes: Vec::new() };
     decoder.rope_tables(n_ctx)?;
     let (table, mut stream) = decoder.embedding()?;
+    decoder.builder.stream(stream.x);
     for (index, layer) in spec.layers.iter().enumerate() {
         stream = decoder.layer(At { index, layer }, stream)?;
+        decoder.builder.stream(stream.x);
     }
     decoder.logits(table, stream.x)?;
     Ok(decoder.builder.finish()?)

@@ -210,7 +210,7 @@ impl Tiny {
         let file = self.file();
         let spec = model::spec(&file).expect("a spec");
         let graph = Arc::new(model::graph(&spec, &file, options.n_ctx).expect("a graph"));
-        let loaded = Reference.load(graph, &file, load, &mut |_| {}).expect("a loaded model");
+        let loaded = Reference.load(graph, &[&file], load, &mut |_| {}).expect("a loaded model");
         Engine::new(loaded, options).expect("an engine")
     }
 }

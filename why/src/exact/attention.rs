@@ -1,8 +1,7 @@
 //! Causal grouped attention: the softmax of all scores at once.
 
-use super::slot;
 use crate::bound::{Exact, U, U_F16, gamma};
-use graph::{Attention, KvLayer, Step, ops::attention::first_visible};
+use graph::{Attention, KvCache, Mask, Step};
 
 /// What two exps and a merge of chunks are wrong by, in roundings.
 const EXPS: usize = 32;
@@ -12,7 +11,7 @@ const EXPS: usize = 32;
 /// as ggml does; the roundings of that sum fall to either side, hence the root.
 pub(super) fn attention(
     a: &Attention,
-    (spec, [k, v]): (KvLayer, &[Vec<f32>; 2]),
+    (spec, [k, v]): (KvCache, &[Vec<f32>; 2]),
     (step, q): (&Step, &[f32]),
     f16: bool,
 ) -> Exact {
@@ -21,7 +20,7 @@ pub(super) fn attention(
     for (t, q) in q.chunks(a.n_head * dk).enumerate() {
         let (seq, last) = (step.seqs[t], step.positions[t]);
         let rows: Vec<usize> =
-            (first_visible(last, a.window)..=last).map(|p| slot(step, seq, p)).collect();
+            (first_visible(a.mask, last)..=last).map(|p| step.slot(spec.group, seq, p)).collect();
         for (h, q) in q.chunks(dk).enumerate() {
             let h_kv = h / (a.n_head / spec.n_head_kv);
             let key = |row: usize| &k[(row * spec.n_head_kv + h_kv) * dk..][..dk];
@@ -31,6 +30,16 @@ pub(super) fn attention(
         }
     }
     exact
+}
+
+/// The first position that a token sees, written apart from [`Mask`]'s own rule: a window of n positions is the token's
+/// own and the n - 1 before it.
+fn first_visible(mask: Mask, position: u32) -> u32 {
+    match mask {
+        Mask::Causal => 0,
+        Mask::Window(n) if n > position => 0,
+        Mask::Window(n) => position - (n - 1),
+    }
 }
 
 /// A score, and what it may be wrong by.

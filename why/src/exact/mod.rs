@@ -11,7 +11,7 @@ pub(crate) mod weights;
 
 use crate::Tolerance;
 use crate::bound::Exact;
-use graph::{Graph, KV_BLOCK, KvType, LoadOptions, Node, Op, Result, Step, math};
+use graph::{CacheId, Graph, GroupId, KV_BLOCK, KvType, LoadOptions, Node, Op, Result, Step, math};
 
 /// Where an op stands and what it is given.
 pub(crate) struct Given<'a> {
@@ -24,40 +24,39 @@ pub(crate) struct Given<'a> {
     pub(crate) tolerance: Tolerance,
 }
 
-/// The keys and values that a side has stored: for each layer K and V, `[slot][n_head_kv · head_dim]`, rounded to the
+/// The keys and values that a side has stored: for each cache K and V, `[slot][n_head_kv · head_dim]`, rounded to the
 /// cache's type.
 #[derive(Default)]
 pub(crate) struct Cache {
-    pub(crate) layers: Vec<[Vec<f32>; 2]>,
+    pub(crate) by_id: Vec<[Vec<f32>; 2]>,
 }
 
-/// Row of the cache that holds a position of a sequence.
-pub(crate) fn slot(step: &Step, seq: u32, position: u32) -> usize {
-    let p = position as usize;
-    step.tables[seq as usize][p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
+/// Where a step's keys or values go.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) cache: CacheId,
+    pub(crate) group: GroupId,
+    /// K (0) or V (1).
+    pub(crate) which: usize,
 }
 
 impl Cache {
     pub(crate) fn new(graph: &Graph, blocks: usize) -> Self {
-        let of = |layer: &graph::KvLayer| {
-            let rows = blocks * KV_BLOCK * layer.n_head_kv;
-            [vec![0.0; rows * layer.head_dim_k], vec![0.0; rows * layer.head_dim_v]]
+        let of = |cache: &graph::Cache| {
+            let graph::Cache::Kv(kv) = cache;
+            let rows = blocks * KV_BLOCK * kv.n_head_kv;
+            [vec![0.0; rows * kv.head_dim_k], vec![0.0; rows * kv.head_dim_v]]
         };
-        Self { layers: graph.kv_layers.iter().map(of).collect() }
+        Self { by_id: graph.caches.iter().map(of).collect() }
     }
 
     /// Stores a step's rows of K (0) or V (1).
-    pub(crate) fn store(
-        &mut self,
-        (layer, which): (usize, usize),
-        step: &Step,
-        kv: KvType,
-        rows: &[f32],
-    ) {
+    pub(crate) fn store(&mut self, place: Place, step: &Step, kv: KvType, rows: &[f32]) {
+        let Place { cache, group, which } = place;
         let width = rows.len() / step.tokens.len().max(1);
         for (t, row) in rows.chunks(width.max(1)).enumerate() {
-            let at = slot(step, step.seqs[t], step.positions[t]) * width;
-            for (dst, &v) in self.layers[layer][which][at..at + width].iter_mut().zip(row) {
+            let at = step.slot(group, step.seqs[t], step.positions[t]) * width;
+            for (dst, &v) in self.by_id[cache.0][which][at..at + width].iter_mut().zip(row) {
                 *dst = match kv {
                     KvType::F16 => math::round_f16(v),
                     KvType::F32 => v,
@@ -72,13 +71,13 @@ impl Cache {
 /// # Errors
 /// Where the file's weights cannot be read.
 pub(crate) fn evaluate(
-    (graph, file, options): (&Graph, &gguf::File, LoadOptions),
+    (graph, files, options): (&Graph, &[&gguf::File], LoadOptions),
     given: &Given<'_>,
 ) -> Result<Exact> {
     let Given { node, inputs, step, tolerance, .. } = *given;
     let input = |i: usize| inputs.get(i).copied().unwrap_or_default();
     let cols = node.output.map_or(1, |v| graph.value(v).cols.max(1));
-    let bytes = |w: graph::WeightId| graph::backend::read_weight(file, graph.weight(w));
+    let bytes = |w: graph::WeightId| graph::backend::read_weight(files, graph.weight(w));
     let vector = |w| Ok::<_, graph::Error>(weights::rows(graph.weight(w), &bytes(w)?, &[0]).value);
     let moved = |values: &[f32]| Exact {
         value: values.iter().map(|&v| f64::from(v)).collect(),
@@ -113,8 +112,9 @@ pub(crate) fn evaluate(
         }
         Op::Attention(a) => {
             let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
-            let spec = graph.kv_layers[a.kv_layer];
-            attention::attention(a, (spec, &given.cache.layers[a.kv_layer]), (step, input(0)), f16)
+            let spec = graph.kv(a.cache);
+            let cache = &given.cache.by_id[a.cache.0];
+            attention::attention(a, (spec, cache), (step, input(0)), f16)
         }
         Op::StoreKv { .. } => Exact::default(),
     })

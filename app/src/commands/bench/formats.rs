@@ -14,7 +14,8 @@ use gguf::DType;
 use graph::Limits;
 use graph::cases::{Rng, random_tensor};
 use graph::{
-    Backend, Builder, ErrorKind, Graph, KV_BLOCK, LoadOptions, Loaded, NoTap, Op, Step, Weight,
+    Backend, Blocks, Builder, ErrorKind, Graph, KV_BLOCK, LoadOptions, Loaded, NoTap, Op, Step,
+    WeightUse,
 };
 use karat::memory;
 use std::fmt;
@@ -186,12 +187,15 @@ fn measure(
             return Err(failure(Code::Device, what));
         }
     }
-    let mut loaded = request.backend.load(Arc::clone(&graph), &file, request.load, &mut |_| ())?;
+    let mut loaded =
+        request.backend.load(Arc::clone(&graph), &[&file], request.load, &mut |_| ())?;
     drop(file);
     let seconds = times(&mut *loaded, tokens, request.repetitions)?;
-    let weight =
-        Weight { name: String::new(), dtype, n_in: request.shape.n_in, n_out: request.shape.n_out };
-    let one = product(&weight, request.load, tokens);
+    let mut used = graph.nodes.iter().flat_map(|node| node.op.weights());
+    let Some((w, _)) = used.find(|(_, usage)| *usage == WeightUse::Matrix) else {
+        unreachable!("the graph was made of products");
+    };
+    let one = product(graph.weight(w), request.load, tokens);
     let ms: Vec<f64> = seconds.iter().map(|s| s / copies as f64 * 1e3).collect();
     let ms = Spread::of(&ms);
     // The limits are the best of several measurements too.
@@ -211,7 +215,7 @@ fn measure(
 fn times(loaded: &mut dyn Loaded, tokens: usize, repetitions: usize) -> Result<Vec<f64>> {
     let ids: Vec<u32> = (0..N_VOCAB as u32).cycle().take(tokens).collect();
     let step = Step::single(&ids, 0);
-    let mut kv = loaded.new_kv(tokens.div_ceil(KV_BLOCK))?;
+    let mut kv = loaded.new_kv(&Blocks::Each(tokens.div_ceil(KV_BLOCK)))?;
     let graph = Arc::clone(loaded.graph());
     let is_product = |&node: &usize| matches!(graph.nodes[node].op, Op::MatMul { .. });
     let mut seconds = Vec::new();
@@ -335,7 +339,8 @@ mod tests {
             let load = LoadOptions { arithmetic, ..LoadOptions::default() };
             for dtype in DType::ALL {
                 let (graph, file) = synthetic(Shape { n_in: 256, n_out: 40 }, dtype, 3).unwrap();
-                let mut loaded = backend.load(Arc::new(graph), &file, load, &mut |_| ()).unwrap();
+                let mut loaded =
+                    backend.load(Arc::new(graph), &[&file], load, &mut |_| ()).unwrap();
                 for tokens in [1, 70] {
                     let seconds = times(&mut *loaded, tokens, 2).unwrap();
                     assert_eq!(seconds.len(), 2, "{dtype} {tokens}");
@@ -349,7 +354,7 @@ mod tests {
         let (graph, file) = synthetic(Shape { n_in: 256, n_out: 16 }, DType::Q4_0, 1).unwrap();
         let backend = graph::reference::Reference;
         let mut loaded =
-            backend.load(Arc::new(graph), &file, LoadOptions::default(), &mut |_| ()).unwrap();
+            backend.load(Arc::new(graph), &[&file], LoadOptions::default(), &mut |_| ()).unwrap();
         let error = times(&mut *loaded, 1, 1).unwrap_err();
         assert_eq!(crate::exit::code(&error), Code::Usage);
     }

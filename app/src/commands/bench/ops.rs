@@ -6,8 +6,8 @@ use super::plan::Shape;
 use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use graph::{
-    Arithmetic, Attention, Graph, KvType, Limits, LoadOptions, Node, Op, Rows, Timing, Traffic,
-    Value,
+    Arithmetic, Attention, Graph, Limits, LoadOptions, Node, Op, Rows, Timing, Traffic, Value,
+    WeightId, WeightUse,
 };
 
 /// The least that a node has to do in a test. Whole numbers, as f64: sums of them do not overflow, and no file's sizes
@@ -299,26 +299,16 @@ fn labels(graph: &Graph, load: LoadOptions, nodes: &[&Node]) -> Labels {
 /// `blk.3.attn_q.weight` as `attn_q`, `Qcur-3` as `Qcur`.
 fn what(graph: &Graph, node: &Node) -> String {
     let output = node.output.map(|value| graph.value(value));
-    let weight = match &node.op {
-        // The matrix of the logits is often the embedding's: what it does here is told by what it makes.
-        Op::MatMul { .. } if output.is_some_and(|value| is_logits(graph, value)) => {
-            return "output".to_owned();
-        }
-        Op::GetRows { table: w } | Op::MatMul { w } | Op::AddBias { b: w } => Some(w),
-        Op::RmsNorm { w, .. } => Some(w),
-        Op::StoreKv { .. } => return "kv".to_owned(),
-        Op::Input
-        | Op::Add
-        | Op::Scale { .. }
-        | Op::Rope { .. }
-        | Op::Glu { .. }
-        | Op::Attention(_)
-        | Op::Columns { .. }
-        | Op::OutputRows
-        | Op::Softcap { .. } => None,
-    };
+    // The matrix of the logits is often the embedding's: what it does here is told by what it makes.
+    if matches!(node.op, Op::MatMul { .. }) && output.is_some_and(|value| is_logits(graph, value)) {
+        return "output".to_owned();
+    }
+    if node.output.is_none() {
+        return "kv".to_owned();
+    }
+    let weight = node.op.weights().first().map(|(w, _)| *w);
     match (weight, output) {
-        (Some(&w), _) => {
+        (Some(w), _) => {
             let name = graph.weight(w).name.as_str();
             let name = name.strip_suffix(".weight").unwrap_or(name);
             let mut parts = name.splitn(3, '.');
@@ -340,23 +330,12 @@ fn is_logits(graph: &Graph, value: &Value) -> bool {
 }
 
 fn format(graph: &Graph, load: LoadOptions, node: &Node) -> String {
-    match &node.op {
-        Op::GetRows { table: w } | Op::MatMul { w } => graph.weight(*w).dtype.name().to_owned(),
-        Op::StoreKv { .. } | Op::Attention(_) => match load.kv {
-            KvType::F16 => "F16".to_owned(),
-            KvType::F32 => "F32".to_owned(),
-        },
-        Op::Input
-        | Op::Add
-        | Op::AddBias { .. }
-        | Op::Scale { .. }
-        | Op::RmsNorm { .. }
-        | Op::Rope { .. }
-        | Op::Glu { .. }
-        | Op::Columns { .. }
-        | Op::OutputRows
-        | Op::Softcap { .. } => String::new(),
-    }
+    let rows = |(w, usage): (WeightId, WeightUse)| match usage {
+        WeightUse::Table | WeightUse::Matrix => Some(graph.weight(w).dtype.name()),
+        WeightUse::Vector => None,
+    };
+    let of_cache = || node.op.cache().map_or("", |_| load.kv.name());
+    node.op.weights().into_iter().find_map(rows).unwrap_or_else(of_cache).to_owned()
 }
 
 /// Bytes and products of a node in all steps. What the other ops read and write is in the caches.
@@ -374,12 +353,13 @@ fn cost(graph: &Graph, load: LoadOptions, node: &Node, shapes: &[Shape]) -> Cost
                 let rows = match node.output.map(|value| graph.value(value).rows) {
                     Some(Rows::Tokens) => tokens,
                     Some(Rows::Outputs) => shape.outputs,
+                    Some(Rows::Sequences) => shape.spans.len(),
                     None => 0,
                 };
                 product(graph.weight(*w), load, rows)
             }
-            Op::StoreKv { kv_layer } => {
-                let bytes = position_bytes(graph, load, *kv_layer) * tokens as f64;
+            Op::StoreKv { cache } => {
+                let bytes = graph.kv(*cache).position_bytes(load.kv) as f64 * tokens as f64;
                 Cost { bytes, ..Cost::default() }
             }
             Op::Attention(attention) => attention_cost(graph, load, attention, shape),
@@ -417,31 +397,19 @@ pub(super) fn is_int8(dtype: gguf::DType, load: LoadOptions) -> bool {
     load.arithmetic == Arithmetic::Int8 && graph::ints::form(dtype).is_some()
 }
 
-/// Bytes of one position in one layer of the cache.
-fn position_bytes(graph: &Graph, load: LoadOptions, kv_layer: usize) -> f64 {
-    let element = match load.kv {
-        KvType::F16 => 2.0,
-        KvType::F32 => 4.0,
-    };
-    graph
-        .kv_layers
-        .get(kv_layer)
-        .map_or(0.0, |kv| (kv.n_head_kv * (kv.head_dim_k + kv.head_dim_v)) as f64 * element)
-}
-
 /// Each sequence's visible positions are read once in a step; every token and head multiplies those that it sees.
 fn attention_cost(graph: &Graph, load: LoadOptions, op: &Attention, shape: &Shape) -> Cost {
-    let window = op.window.map_or(usize::MAX, |window| window as usize);
+    let window = op.mask.window().map_or(usize::MAX, |window| window as usize);
     let (mut read, mut seen) = (0usize, 0usize);
     for &(first, n) in &shape.spans {
         // From the first token's first visible position to the last token's own.
         read += (first + n).min(window.saturating_add(n).saturating_sub(1));
         seen += (first..first + n).map(|position| (position + 1).min(window)).sum::<usize>();
     }
-    let width =
-        graph.kv_layers.get(op.kv_layer).map_or(0, |kv| kv.head_dim_k + kv.head_dim_v) as f64;
+    let kv = graph.kv(op.cache);
+    let width = (kv.head_dim_k + kv.head_dim_v) as f64;
     Cost {
-        bytes: position_bytes(graph, load, op.kv_layer) * read as f64,
+        bytes: kv.position_bytes(load.kv) as f64 * read as f64,
         int8: 0.0,
         f32: seen as f64 * op.n_head as f64 * width,
     }
@@ -451,7 +419,7 @@ fn attention_cost(graph: &Graph, load: LoadOptions, op: &Attention, shape: &Shap
 mod tests {
     use super::*;
     use gguf::DType;
-    use graph::{Builder, KvLayer};
+    use graph::{Builder, CacheId, KvHeads, KvType, Mask};
 
     const LIMITS: Limits = Limits { read: 10e9, int8: 100e9, f32: 50e9 };
 
@@ -464,9 +432,11 @@ mod tests {
         let q = b.mat_mul(wq, x, "Qcur-0").unwrap();
         let wk = b.weight("blk.0.attn_k.weight", DType::F16, 64, 32);
         let k = b.mat_mul(wk, x, "Kcur-0").unwrap();
-        let kv_layer = b.kv_layer(KvLayer { n_head_kv: 2, head_dim_k: 16, head_dim_v: 16 });
-        b.store_kv(kv_layer, k, k).unwrap();
-        let attention = Attention { kv_layer, n_head: 4, scale: 0.25, window: None, softcap: None };
+        let heads = KvHeads { n_head_kv: 2, head_dim_k: 16, head_dim_v: 16 };
+        let cache = b.kv_cache(heads, None);
+        b.store_kv(cache, k, k).unwrap();
+        let attention =
+            Attention { cache, n_head: 4, scale: 0.25, mask: Mask::Causal, softcap: None };
         let x = b.attention(attention, q, "kqv_out-0").unwrap();
         let x = b.output_rows(x, "rows").unwrap();
         b.mat_mul(table, x, "result_output").unwrap();
@@ -506,12 +476,13 @@ mod tests {
     #[test]
     fn a_window_bounds_what_attention_reads() {
         let graph = graph();
-        let op = |window| Attention { kv_layer: 0, n_head: 4, scale: 1.0, window, softcap: None };
+        let cache = CacheId(0);
+        let op = |mask| Attention { cache, n_head: 4, scale: 1.0, mask, softcap: None };
         let shape = Shape { spans: vec![(100, 3)], outputs: 1 };
-        let all = attention_cost(&graph, load(), &op(None), &shape);
+        let all = attention_cost(&graph, load(), &op(Mask::Causal), &shape);
         assert_eq!(all.bytes, 103.0 * 128.0);
         assert_eq!(all.f32, (101.0 + 102.0 + 103.0) * 4.0 * 32.0);
-        let some = attention_cost(&graph, load(), &op(Some(10)), &shape);
+        let some = attention_cost(&graph, load(), &op(Mask::Window(10)), &shape);
         // Positions 91..=102.
         assert_eq!(some.bytes, 12.0 * 128.0);
         assert_eq!(some.f32, 30.0 * 4.0 * 32.0);

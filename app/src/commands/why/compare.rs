@@ -140,7 +140,8 @@ fn sampled(side: &Source, name: &str, (n, chosen): (usize, &[Option<u32>])) -> O
 fn judge(parts: &Parts, side: Side<'_>, what: &'static str) -> Result<Vec<Measured>> {
     let ops = parts.graph.nodes.iter().filter(|node| node.output.is_some()).count();
     let mut bar = LoadBar::new(what, (ops * side.steps.len()) as u64, Unit::Ops);
-    let subject = (&parts.graph, &parts.file, parts.options);
+    let files = [&parts.file];
+    let subject = (&parts.graph, &files[..], parts.options);
     let measured =
         why::judge(&graph::reference::Reference, subject, side, &mut |n| bar.at(n as u64));
     bar.finish();

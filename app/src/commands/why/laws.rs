@@ -10,7 +10,7 @@ use why::Law;
 
 /// `--laws`.
 pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
-    let n_layer = parts.graph.kv_layers.len();
+    let n_layer = parts.graph.n_layers();
     let backend = args.load.backend(n_layer)?;
     let mut loaded = parts.load(&*backend)?;
     let mut out = Out::new(Controls::Escaped);

@@ -1,0 +1,419 @@
+//! Builds a graph, checking every shape as it goes.
+
+use crate::{
+    Act, Attention, Cache, CacheGroup, CacheId, Error, ErrorKind, FileId, Graph, GroupId, KvCache,
+    Node, Op, Output, Result, RopePairs, RopeTable, Rows, Value, ValueId, ValueKind, Weight,
+    WeightId,
+};
+use gguf::DType;
+
+/// Heads of a layer's keys and values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvHeads {
+    /// Heads of K and V.
+    pub n_head_kv: usize,
+    /// Elements of a K head.
+    pub head_dim_k: usize,
+    /// Elements of a V head.
+    pub head_dim_v: usize,
+}
+
+/// Builds a graph, checking every shape as it goes; the errors name the value or the tensor.
+#[derive(Default)]
+pub struct Builder {
+    graph: Graph,
+}
+
+fn shape(message: String) -> Error {
+    Error::new(ErrorKind::Shape, message)
+}
+
+impl Builder {
+    /// An empty graph over a vocabulary of `n_vocab` ids.
+    pub fn new(n_vocab: usize) -> Self {
+        Self { graph: Graph { n_vocab, ..Graph::default() } }
+    }
+
+    /// Declares a matrix of the model's file.
+    pub fn weight(
+        &mut self,
+        name: impl Into<String>,
+        dtype: DType,
+        n_in: usize,
+        n_out: usize,
+    ) -> WeightId {
+        let (file, n_mats) = (FileId::BASE, 1);
+        self.declare(Weight { name: name.into(), file, dtype, n_in, n_out, n_mats })
+    }
+
+    /// Declares a tensor of any of the files, or of several matrices.
+    pub fn declare(&mut self, weight: Weight) -> WeightId {
+        self.graph.weights.push(weight);
+        WeightId(self.graph.weights.len() - 1)
+    }
+
+    /// Declares a set of rotation frequencies.
+    pub fn rope_table(&mut self, table: RopeTable) -> usize {
+        self.graph.rope_tables.push(table);
+        self.graph.rope_tables.len() - 1
+    }
+
+    /// Declares keys and values of `n_head_kv` heads, of which a token sees the last `window` positions, or all.
+    pub fn kv_cache(&mut self, heads: KvHeads, window: Option<u32>) -> CacheId {
+        let found = self.graph.groups.iter().position(|group| group.window == window);
+        let group = GroupId(found.unwrap_or_else(|| {
+            self.graph.groups.push(CacheGroup { window });
+            self.graph.groups.len() - 1
+        }));
+        let KvHeads { n_head_kv, head_dim_k, head_dim_v } = heads;
+        let cache = KvCache { n_head_kv, head_dim_k, head_dim_v, group };
+        self.graph.caches.push(Cache::Kv(cache));
+        CacheId(self.graph.caches.len() - 1)
+    }
+
+    /// Says that `x` is the residual stream before the first layer, or behind the next one.
+    pub fn stream(&mut self, x: ValueId) {
+        self.graph.stream.push(x);
+    }
+
+    /// Columns of a value made so far.
+    pub fn cols(&self, v: ValueId) -> usize {
+        self.graph.value(v).cols
+    }
+
+    fn push(
+        &mut self,
+        op: Op,
+        inputs: &[ValueId],
+        name: impl Into<String>,
+        cols: usize,
+        rows: Rows,
+    ) -> ValueId {
+        let output = ValueId(self.graph.values.len());
+        self.graph.values.push(Value { name: name.into(), cols, rows, kind: ValueKind::F32 });
+        self.graph.nodes.push(Node { op, inputs: inputs.to_vec(), output: Some(output) });
+        output
+    }
+
+    fn same(&mut self, op: Op, x: ValueId, name: impl Into<String>) -> ValueId {
+        let Value { cols, rows, .. } = *self.graph.value(x);
+        self.push(op, &[x], name, cols, rows)
+    }
+
+    /// Rows of `table` for the step's tokens: `[tokens, n_embd]`.
+    pub fn get_rows(&mut self, table: WeightId, name: impl Into<String>) -> Result<ValueId> {
+        let w = self.graph.weight(table);
+        if w.n_out != self.graph.n_vocab {
+            return Err(shape(format!(
+                "{}: {} rows, the vocabulary has {}",
+                w.name, w.n_out, self.graph.n_vocab
+            )));
+        }
+        let cols = w.n_in;
+        Ok(self.push(Op::GetRows { table }, &[], name, cols, Rows::Tokens))
+    }
+
+    /// `x Wᵀ`: `[rows, n_out]`.
+    pub fn mat_mul(&mut self, w: WeightId, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        let (weight, value) = (self.graph.weight(w), self.graph.value(x));
+        if weight.n_in != value.cols {
+            return Err(shape(format!(
+                "{}: takes {} columns, {} has {}",
+                weight.name, weight.n_in, value.name, value.cols
+            )));
+        }
+        let (cols, rows) = (weight.n_out, value.rows);
+        Ok(self.push(Op::MatMul { w }, &[x], name, cols, rows))
+    }
+
+    /// `a + b`.
+    pub fn add(&mut self, a: ValueId, b: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        self.check_same(a, b)?;
+        let Value { cols, rows, .. } = *self.graph.value(a);
+        Ok(self.push(Op::Add, &[a, b], name, cols, rows))
+    }
+
+    fn check_same(&self, a: ValueId, b: ValueId) -> Result<()> {
+        let (va, vb) = (self.graph.value(a), self.graph.value(b));
+        if va.cols != vb.cols || va.rows != vb.rows {
+            return Err(shape(format!(
+                "{} [{:?}, {}] and {} [{:?}, {}] differ in shape",
+                va.name, va.rows, va.cols, vb.name, vb.rows, vb.cols
+            )));
+        }
+        Ok(())
+    }
+
+    /// `x + b` on every row.
+    pub fn add_bias(
+        &mut self,
+        b: WeightId,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let (weight, value) = (self.graph.weight(b), self.graph.value(x));
+        if weight.n_in != value.cols || weight.n_out != 1 {
+            return Err(shape(format!(
+                "{}: {} elements, {} has {} columns",
+                weight.name, weight.n_in, value.name, value.cols
+            )));
+        }
+        Ok(self.same(Op::AddBias { b }, x, name))
+    }
+
+    /// `x · by`.
+    pub fn scale(&mut self, by: f32, x: ValueId, name: impl Into<String>) -> ValueId {
+        self.same(Op::Scale { by }, x, name)
+    }
+
+    /// RMS norm over groups of `w.n_in` columns.
+    pub fn rms_norm(
+        &mut self,
+        w: WeightId,
+        eps: f32,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let (weight, value) = (self.graph.weight(w), self.graph.value(x));
+        if weight.n_out != 1 || weight.n_in == 0 || !value.cols.is_multiple_of(weight.n_in) {
+            return Err(shape(format!(
+                "{}: {} elements, {} has {} columns",
+                weight.name, weight.n_in, value.name, value.cols
+            )));
+        }
+        Ok(self.same(Op::RmsNorm { w, eps }, x, name))
+    }
+
+    /// RoPE over heads of `head_dim` columns.
+    pub fn rope(
+        &mut self,
+        table: usize,
+        head_dim: usize,
+        pairs: RopePairs,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let n_rot = 2 * self.graph.rope_tables[table].freqs.len();
+        let value = self.graph.value(x);
+        if head_dim == 0
+            || n_rot > head_dim
+            || !value.cols.is_multiple_of(head_dim)
+            || value.rows != Rows::Tokens
+        {
+            return Err(shape(format!(
+                "rope on {}: {n_rot} rotated of head {head_dim} in {} columns",
+                value.name, value.cols
+            )));
+        }
+        Ok(self.same(Op::Rope { table, head_dim, pairs }, x, name))
+    }
+
+    /// `act(gate) · up`.
+    pub fn glu(
+        &mut self,
+        act: Act,
+        gate: ValueId,
+        up: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        self.check_same(gate, up)?;
+        let Value { cols, rows, .. } = *self.graph.value(gate);
+        Ok(self.push(Op::Glu { act }, &[gate, up], name, cols, rows))
+    }
+
+    /// Stores `k` and `v` of the step's tokens.
+    pub fn store_kv(&mut self, cache: CacheId, k: ValueId, v: ValueId) -> Result<()> {
+        let kv = self.graph.kv(cache);
+        for (x, width) in [(k, kv.head_dim_k), (v, kv.head_dim_v)] {
+            let value = self.graph.value(x);
+            if value.cols != kv.n_head_kv * width || value.rows != Rows::Tokens {
+                return Err(shape(format!(
+                    "{}: {} columns, cache {} takes {kv:?}",
+                    value.name, value.cols, cache.0
+                )));
+            }
+        }
+        self.graph.nodes.push(Node { op: Op::StoreKv { cache }, inputs: vec![k, v], output: None });
+        Ok(())
+    }
+
+    /// Attention of `q` over the cache: `[tokens, n_head · head_dim_v]`.
+    pub fn attention(
+        &mut self,
+        attention: Attention,
+        q: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let kv = self.graph.kv(attention.cache);
+        self.check_window(&attention, kv.group)?;
+        let value = self.graph.value(q);
+        let heads_fit = kv.n_head_kv > 0 && attention.n_head.is_multiple_of(kv.n_head_kv);
+        if !heads_fit
+            || value.cols != attention.n_head * kv.head_dim_k
+            || value.rows != Rows::Tokens
+        {
+            return Err(shape(format!(
+                "{}: {} columns for {attention:?} over {kv:?}",
+                value.name, value.cols
+            )));
+        }
+        Ok(self.push(
+            Op::Attention(attention),
+            &[q],
+            name,
+            attention.n_head * kv.head_dim_v,
+            Rows::Tokens,
+        ))
+    }
+
+    /// A cache keeps no more positions than its group's window: attention must not look further back.
+    fn check_window(&self, attention: &Attention, group: GroupId) -> Result<()> {
+        let kept = self.graph.group(group).window;
+        let seen = attention.mask.window();
+        if kept.is_some_and(|kept| seen.is_none_or(|seen| seen > kept)) {
+            return Err(shape(format!(
+                "attention over cache {}: {:?}, the cache keeps {kept:?} positions",
+                attention.cache.0, attention.mask
+            )));
+        }
+        Ok(())
+    }
+
+    /// Columns `start .. start + cols`.
+    pub fn columns(
+        &mut self,
+        start: usize,
+        cols: usize,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let value = self.graph.value(x);
+        if start.checked_add(cols).is_none_or(|end| end > value.cols) {
+            return Err(shape(format!("{}: columns {start}+{cols} of {}", value.name, value.cols)));
+        }
+        let rows = value.rows;
+        Ok(self.push(Op::Columns { start }, &[x], name, cols, rows))
+    }
+
+    /// The rows whose logits are wanted.
+    pub fn output_rows(&mut self, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        let value = self.graph.value(x);
+        if value.rows != Rows::Tokens {
+            return Err(shape(format!("{}: already reduced to output rows", value.name)));
+        }
+        let cols = value.cols;
+        Ok(self.push(Op::OutputRows, &[x], name, cols, Rows::Outputs))
+    }
+
+    /// `cap · tanh(x / cap)`.
+    pub fn softcap(&mut self, cap: f32, x: ValueId, name: impl Into<String>) -> ValueId {
+        self.same(Op::Softcap { cap }, x, name)
+    }
+
+    /// The finished graph of a model that gives logits: its last value must be `[outputs, n_vocab]`.
+    pub fn finish(self) -> Result<Graph> {
+        self.finish_with(Output::Logits)
+    }
+
+    /// The finished graph. Logits must be `[outputs, n_vocab]`, an embedding one row for each output or sequence.
+    pub fn finish_with(mut self, output: Output) -> Result<Graph> {
+        self.graph.output = output;
+        let Some(last) = self.graph.nodes.last().and_then(|node| node.output) else {
+            return Err(shape("graph: no node makes a result".into()));
+        };
+        let value = self.graph.value(last);
+        let fits = match output {
+            Output::Logits => value.rows == Rows::Outputs && value.cols == self.graph.n_vocab,
+            Output::Embedding => value.rows != Rows::Tokens,
+        };
+        if !fits {
+            let (name, rows, cols) = (&value.name, value.rows, value.cols);
+            return Err(shape(format!("{name}: [{rows:?}, {cols}] is no row of {output:?}")));
+        }
+        let mut seen = std::collections::HashSet::new();
+        for node in self.graph.nodes.iter().filter(|n| n.output.is_some()) {
+            let key = self.graph.key(node);
+            if !seen.insert(key.clone()) {
+                return Err(shape(format!("graph: two values are called {key}")));
+            }
+            self.check_kinds(node)?;
+        }
+        Ok(self.graph)
+    }
+
+    /// Indices are read where an op takes indices, numbers everywhere else.
+    fn check_kinds(&self, node: &Node) -> Result<()> {
+        let index_inputs = node.op.index_inputs();
+        for (i, input) in node.inputs.iter().enumerate() {
+            let value = self.graph.value(*input);
+            let is_index = matches!(value.kind, ValueKind::Index { .. });
+            if is_index != index_inputs.contains(&i) {
+                let key = self.graph.key(node);
+                let what = if is_index { "indices" } else { "numbers" };
+                return Err(shape(format!("{key}: input {i}, {}, holds {what}", value.name)));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod tests {
+    use super::*;
+    use crate::Mask;
+
+    fn doubled() -> Builder {
+        let mut b = Builder::new(5);
+        let table = b.weight("t", DType::F32, 5, 5);
+        let x = b.get_rows(table, "x").unwrap();
+        let x = b.output_rows(x, "rows").unwrap();
+        b.scale(2.0, x, "result_output");
+        b
+    }
+
+    #[test]
+    fn indices_are_no_numbers() {
+        assert!(doubled().finish().is_ok());
+        let mut b = doubled();
+        b.graph.values[0].kind = ValueKind::Index { below: 3 };
+        let error = b.finish().unwrap_err().to_string();
+        assert!(error.contains("input 0, x, holds indices"), "{error}");
+    }
+
+    #[test]
+    fn a_result_is_logits_or_an_embedding() {
+        let embedding = doubled().finish_with(Output::Embedding).unwrap();
+        assert_eq!((embedding.output, embedding.result_cols()), (Output::Embedding, 5));
+        let mut b = Builder::new(7);
+        let table = b.weight("t", DType::F32, 5, 7);
+        b.get_rows(table, "x").unwrap();
+        let error = b.finish().unwrap_err().to_string();
+        assert!(error.contains("no row of Logits"), "{error}");
+        let mut b = Builder::new(7);
+        let table = b.weight("t", DType::F32, 5, 7);
+        b.get_rows(table, "x").unwrap();
+        assert!(b.finish_with(Output::Embedding).is_err(), "it has a row for each token");
+    }
+
+    #[test]
+    fn attention_looks_no_further_back_than_its_cache_keeps() {
+        let heads = KvHeads { n_head_kv: 1, head_dim_k: 4, head_dim_v: 4 };
+        for (kept, mask, fits) in [
+            (None, Mask::Causal, true),
+            (None, Mask::Window(9), true),
+            (Some(9), Mask::Window(9), true),
+            (Some(9), Mask::Window(8), true),
+            (Some(9), Mask::Window(10), false),
+            (Some(9), Mask::Causal, false),
+        ] {
+            let mut b = Builder::new(5);
+            let table = b.weight("t", DType::F32, 4, 5);
+            let x = b.get_rows(table, "x").unwrap();
+            let cache = b.kv_cache(heads, kept);
+            b.store_kv(cache, x, x).unwrap();
+            let attention = Attention { cache, n_head: 1, scale: 1.0, mask, softcap: None };
+            assert_eq!(b.attention(attention, x, "kqv_out").is_ok(), fits, "{kept:?} {mask:?}");
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! What a model keeps from step to step, as plain data. The bytes of a position are computed here and nowhere else.
+
+use crate::{KV_BLOCK, KvType, Mask};
+
+/// Index into [`crate::Graph::caches`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct CacheId(pub usize);
+
+/// Index into [`crate::Graph::groups`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupId(pub usize);
+
+/// One thing that is kept from step to step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cache {
+    /// Keys and values by position.
+    Kv(KvCache),
+}
+
+impl Cache {
+    /// Bytes of one block of [`KV_BLOCK`] positions.
+    pub fn block_bytes(&self, kv: KvType) -> u64 {
+        match self {
+            Self::Kv(cache) => cache.position_bytes(kv).saturating_mul(KV_BLOCK as u64),
+        }
+    }
+
+    /// The block tables that it uses.
+    pub fn group(&self) -> GroupId {
+        match self {
+            Self::Kv(cache) => cache.group,
+        }
+    }
+}
+
+/// Keys and values of one layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KvCache {
+    /// Heads of K and V.
+    pub n_head_kv: usize,
+    /// Elements of a K head.
+    pub head_dim_k: usize,
+    /// Elements of a V head.
+    pub head_dim_v: usize,
+    /// The block tables by which it is found.
+    pub group: GroupId,
+}
+
+impl KvCache {
+    /// Bytes of K and V of one position. Saturates: such a size fits in no memory.
+    pub fn position_bytes(&self, kv: KvType) -> u64 {
+        let elements = (self.n_head_kv as u64)
+            .saturating_mul((self.head_dim_k as u64).saturating_add(self.head_dim_v as u64));
+        elements.saturating_mul(kv.bytes())
+    }
+}
+
+/// Caches that share block tables, since the same positions of them are seen: where all layers with a window see no more
+/// than the last positions, the blocks of the others are free again, while layers without one keep theirs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheGroup {
+    /// How many positions up to its own a token sees; `None`: all.
+    pub window: Option<u32>,
+}
+
+impl CacheGroup {
+    /// What a token sees of these caches at most.
+    pub fn mask(&self) -> Mask {
+        self.window.map_or(Mask::Causal, Mask::Window)
+    }
+}
+
+/// How many blocks each group of caches has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Blocks {
+    /// As many for every group.
+    Each(usize),
+    /// One number for each group.
+    Groups(Vec<usize>),
+}
+
+impl Blocks {
+    /// Blocks of a group.
+    pub fn of(&self, group: GroupId) -> usize {
+        match self {
+            Self::Each(n) => *n,
+            Self::Groups(groups) => groups.get(group.0).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// The blocks that hold one sequence's positions: block `table[p / KV_BLOCK]` holds position `p`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BlockTable {
+    /// The same blocks for every group of caches.
+    Same(Vec<u32>),
+    /// A table for each group.
+    Groups(Vec<Vec<u32>>),
+}
+
+/// The entry of a block whose positions no token of a sequence sees any more.
+pub const FREED: u32 = u32::MAX;
+
+impl BlockTable {
+    /// The table of a group.
+    pub fn of(&self, group: GroupId) -> &[u32] {
+        match self {
+            Self::Same(table) => table,
+            Self::Groups(groups) => groups.get(group.0).map_or(&[], Vec::as_slice),
+        }
+    }
+
+    /// Every table, once.
+    pub fn tables(&self) -> &[Vec<u32>] {
+        match self {
+            Self::Same(table) => std::slice::from_ref(table),
+            Self::Groups(groups) => groups,
+        }
+    }
+}
+
+impl From<Vec<u32>> for BlockTable {
+    fn from(table: Vec<u32>) -> Self {
+        Self::Same(table)
+    }
+}

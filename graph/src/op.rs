@@ -1,0 +1,286 @@
+//! The ops: what a node computes, and one description of each ([`Op::describe`]) that loading, planning, splitting,
+//! counting and reports ask. What an op means stands in `ops/`, its shape rule in `builder.rs`.
+
+use crate::{CacheId, ValueId, WeightId};
+use std::fmt;
+
+/// Activation of a gated unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Act {
+    /// `x · σ(x)`
+    Silu,
+    /// The tanh form of GELU (arXiv 1606.08415).
+    GeluTanh,
+}
+
+/// Which elements RoPE turns together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RopePairs {
+    /// `(x[2i], x[2i+1])`: ggml's NORM.
+    Adjacent,
+    /// `(x[i], x[i + n/2])`: ggml's NEOX.
+    Halves,
+}
+
+/// Which positions of its sequence a token attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mask {
+    /// All up to its own.
+    Causal,
+    /// The last ones up to its own, as many as are given: `pos - window + 1 ..= pos`.
+    Window(u32),
+}
+
+impl Mask {
+    /// The first position that a token at `position` sees.
+    pub fn first_visible(self, position: u32) -> u32 {
+        match self {
+            Self::Causal => 0,
+            Self::Window(window) => (position + 1).saturating_sub(window),
+        }
+    }
+
+    /// The window, where there is one.
+    pub fn window(self) -> Option<u32> {
+        match self {
+            Self::Causal => None,
+            Self::Window(window) => Some(window),
+        }
+    }
+}
+
+/// Grouped attention over the cache.
+///
+/// Prints as it always has, since snapshots hold it: `kv_layer` is the cache, `window` the mask's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Where keys and values are.
+    pub cache: CacheId,
+    /// Query heads, a multiple of the cache's `n_head_kv`.
+    pub n_head: usize,
+    /// Factor on `q · k`.
+    pub scale: f32,
+    /// What a token sees.
+    pub mask: Mask,
+    /// `cap · tanh(s / cap)` on the scaled scores.
+    pub softcap: Option<f32>,
+}
+
+impl fmt::Display for Attention {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { cache, n_head, scale, mask, softcap } = self;
+        f.debug_struct("Attention")
+            .field("kv_layer", &cache.0)
+            .field("n_head", n_head)
+            .field("scale", scale)
+            .field("window", &mask.window())
+            .field("softcap", softcap)
+            .finish()
+    }
+}
+
+/// What a node computes. Sizes that the inputs give are not repeated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Op {
+    /// The rows of [`crate::Step::inputs`]: where another backend's part of a graph ended ([`crate::split`]). No input
+    /// value.
+    Input,
+    /// Row `token` of the table, in f32. No input value.
+    GetRows {
+        /// `[n_vocab, n_embd]`
+        table: WeightId,
+    },
+    /// `y = x Wᵀ`.
+    MatMul {
+        /// `[n_out, n_in]`
+        w: WeightId,
+    },
+    /// `a + b`, same shape.
+    Add,
+    /// `x + bias` on every row.
+    AddBias {
+        /// `[cols]`
+        b: WeightId,
+    },
+    /// `x · by`.
+    Scale {
+        /// The factor.
+        by: f32,
+    },
+    /// `x / sqrt(mean(x²) + eps) · w` over each group of `w.n_in` columns (arXiv 1910.07467). The group is a
+    /// whole row, or one head for QK norms.
+    RmsNorm {
+        /// `[group]`
+        w: WeightId,
+        /// Added to the mean.
+        eps: f32,
+    },
+    /// Rotary position embedding of the first `2 · freqs.len()` elements of each head (arXiv 2104.09864).
+    Rope {
+        /// Index into [`crate::Graph::rope_tables`].
+        table: usize,
+        /// Elements of one head.
+        head_dim: usize,
+        /// Pairing.
+        pairs: RopePairs,
+    },
+    /// `act(gate) · up`; inputs gate, up.
+    Glu {
+        /// The activation.
+        act: Act,
+    },
+    /// Stores k and v of the step's tokens; inputs k, v; no output.
+    StoreKv {
+        /// Where to.
+        cache: CacheId,
+    },
+    /// Attention; input q.
+    Attention(Attention),
+    /// Columns `start .. start + cols(output)` of the input.
+    Columns {
+        /// First column.
+        start: usize,
+    },
+    /// The rows of [`crate::Step::outputs`].
+    OutputRows,
+    /// `cap · tanh(x / cap)`.
+    Softcap {
+        /// The cap.
+        cap: f32,
+    },
+}
+
+/// How an op reads a weight: it decides in which form a backend keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum WeightUse {
+    /// Single rows are looked up.
+    Table,
+    /// Activations are multiplied with all rows.
+    Matrix,
+    /// One vector in f32: a norm's weight, a bias.
+    Vector,
+}
+
+/// A weight of an op.
+#[derive(Debug)]
+pub struct OpWeight<'op> {
+    /// Which.
+    pub id: &'op mut WeightId,
+    /// What for.
+    pub usage: WeightUse,
+}
+
+/// What an op does with a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CacheUse {
+    /// Reads what this step and earlier ones stored.
+    Reads,
+    /// Stores what this step computes.
+    Writes,
+}
+
+/// The cache of an op.
+#[derive(Debug)]
+pub struct OpCache<'op> {
+    /// Which.
+    pub id: &'op mut CacheId,
+    /// What for.
+    pub usage: CacheUse,
+}
+
+/// Everything about an op that is no arithmetic. Ids are lent, so that a part of a graph can number them anew.
+#[derive(Debug)]
+pub struct Description<'op> {
+    /// ggml's name of the op.
+    pub kind: &'static str,
+    /// The names under which other engines' traces hold its value, the likeliest first.
+    pub traced_as: &'static [&'static str],
+    /// The weights that it reads.
+    pub weights: Vec<OpWeight<'op>>,
+    /// The cache that it reads or writes.
+    pub cache: Option<OpCache<'op>>,
+    /// Which of its inputs are indices ([`crate::ValueKind::Index`]); all others are numbers.
+    pub index_inputs: &'static [usize],
+}
+
+impl<'op> Description<'op> {
+    fn new(kind: &'static str, traced_as: &'static [&'static str]) -> Self {
+        Self { kind, traced_as, weights: Vec::new(), cache: None, index_inputs: &[] }
+    }
+
+    fn weight(mut self, id: &'op mut WeightId, usage: WeightUse) -> Self {
+        self.weights.push(OpWeight { id, usage });
+        self
+    }
+
+    fn cache(mut self, id: &'op mut CacheId, usage: CacheUse) -> Self {
+        self.cache = Some(OpCache { id, usage });
+        self
+    }
+}
+
+impl Op {
+    /// What the op is called and what it touches besides its input values.
+    ///
+    /// A norm of ours has its weight inside, which is a MUL in ggml; what comes out of ggml's attention is taken at the
+    /// reshape behind it.
+    pub fn describe(&mut self) -> Description<'_> {
+        use {CacheUse::*, WeightUse::*};
+        let new = Description::new;
+        match self {
+            Self::Input => new("INPUT", &["INPUT"]),
+            Self::GetRows { table } => new("GET_ROWS", &["GET_ROWS"]).weight(table, Table),
+            Self::MatMul { w } => new("MUL_MAT", &["MUL_MAT"]).weight(w, Matrix),
+            Self::Add => new("ADD", &["ADD"]),
+            Self::AddBias { b } => new("ADD", &["ADD"]).weight(b, Vector),
+            Self::Scale { .. } => new("SCALE", &["SCALE"]),
+            Self::RmsNorm { w, .. } => new("RMS_NORM", &["MUL", "RMS_NORM"]).weight(w, Vector),
+            Self::Rope { .. } => new("ROPE", &["ROPE"]),
+            Self::Glu { .. } => new("GLU", &["GLU", "MUL"]),
+            Self::StoreKv { cache } => new("SET_ROWS", &["SET_ROWS"]).cache(cache, Writes),
+            Self::Attention(a) => {
+                let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE"];
+                new("FLASH_ATTN_EXT", traced_as).cache(&mut a.cache, Reads)
+            }
+            Self::Columns { .. } => new("VIEW", &["VIEW"]),
+            Self::OutputRows => new("OUTPUT_ROWS", &["OUTPUT_ROWS", "GET_ROWS"]),
+            Self::Softcap { .. } => new("SOFTCAP", &["SOFTCAP"]),
+        }
+    }
+
+    /// ggml's name of the op, as it stands in traces.
+    pub fn kind(&self) -> &'static str {
+        { *self }.describe().kind
+    }
+
+    /// The names under which other engines' traces hold its value, the likeliest first.
+    pub fn traced_as(&self) -> &'static [&'static str] {
+        { *self }.describe().traced_as
+    }
+
+    /// Which of its inputs are indices; all others are numbers.
+    pub fn index_inputs(&self) -> &'static [usize] {
+        { *self }.describe().index_inputs
+    }
+
+    /// The weights that the op reads, and what for.
+    pub fn weights(&self) -> Vec<(WeightId, WeightUse)> {
+        { *self }.describe().weights.into_iter().map(|w| (*w.id, w.usage)).collect()
+    }
+
+    /// The cache that the op reads or writes.
+    pub fn cache(&self) -> Option<(CacheId, CacheUse)> {
+        { *self }.describe().cache.map(|cache| (*cache.id, cache.usage))
+    }
+}
+
+/// One op with its inputs and the value it makes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// The op.
+    pub op: Op,
+    /// Values read, in the op's order.
+    pub inputs: Vec<ValueId>,
+    /// Value made; only `StoreKv` makes none.
+    pub output: Option<ValueId>,
+}

@@ -1,0 +1,172 @@
+//! Checks of what every backend owes a graph besides its ops' bits, to be run against each of them: weights that stand in
+//! several files, and indices that a tap has changed.
+
+use crate::cases::{Rng, random_tensor};
+use crate::{
+    Backend, Blocks, Error, ErrorKind, FileId, Graph, LoadOptions, Loaded, NoTap, Node, Result,
+    Step, Tap, Value, ValueKind, Weight,
+};
+use gguf::DType;
+use std::sync::Arc;
+
+const N_VOCAB: usize = 11;
+const N_EMBD: usize = 64;
+/// Indices of the case are below this.
+const BELOW: u32 = 4;
+
+/// A small graph over two files.
+struct Two {
+    graph: Graph,
+    base: gguf::File,
+    adapter: gguf::File,
+    /// The same tensors in one file, and the graph over it.
+    whole: Graph,
+    one: gguf::File,
+}
+
+fn tensor(file: gguf::Builder, name: &str, n_out: usize, data: &[u8]) -> gguf::Builder {
+    file.tensor(name, DType::Q8_0, &[N_EMBD as u64, n_out as u64], data)
+}
+
+/// `token_embd · delta · output`, of which `delta` stands in the second file. Both files have an `output`: the graph says
+/// which it means.
+fn two() -> Result<Two> {
+    let mut rng = Rng::new(7);
+    let mut random = |n_out| random_tensor(&mut rng, DType::Q8_0, N_EMBD * n_out, 1.0);
+    let (embd, delta, output) = (random(N_VOCAB), random(N_EMBD), random(N_VOCAB));
+    let other = random(N_VOCAB);
+    let read = |file: gguf::Builder| {
+        let bytes = file.build().map_err(|e| Error::new(ErrorKind::Shape, e.to_string()))?;
+        gguf::File::from_bytes(bytes).map_err(|e| Error::new(ErrorKind::Read, e.to_string()))
+    };
+    let base = tensor(gguf::Builder::new(), "token_embd", N_VOCAB, &embd);
+    let base = tensor(base, "output", N_VOCAB, &output);
+    let one = tensor(base.clone(), "delta", N_EMBD, &delta);
+    let adapter = tensor(gguf::Builder::new(), "output", N_VOCAB, &other);
+    let adapter = tensor(adapter, "delta", N_EMBD, &delta);
+    Ok(Two {
+        graph: graph(FileId(1))?,
+        base: read(base)?,
+        adapter: read(adapter)?,
+        whole: graph(FileId::BASE)?,
+        one: read(one)?,
+    })
+}
+
+fn graph(file_of_delta: FileId) -> Result<Graph> {
+    let mut b = crate::Builder::new(N_VOCAB);
+    let table = b.weight("token_embd", DType::Q8_0, N_EMBD, N_VOCAB);
+    let output = b.weight("output", DType::Q8_0, N_EMBD, N_VOCAB);
+    let delta = b.declare(Weight {
+        name: "delta".into(),
+        file: file_of_delta,
+        dtype: DType::Q8_0,
+        n_in: N_EMBD,
+        n_out: N_EMBD,
+        n_mats: 1,
+    });
+    let x = b.get_rows(table, "embd")?;
+    let x = b.mat_mul(delta, x, "delta")?;
+    let x = b.output_rows(x, "rows")?;
+    b.mat_mul(output, x, "result_output")?;
+    b.finish()
+}
+
+fn run(loaded: &mut dyn Loaded, tap: &mut dyn Tap) -> Result<Vec<f32>> {
+    let mut kv = loaded.new_kv(&Blocks::Each(1))?;
+    loaded.run(&Step::single(&[3, 9, 4], 0), &mut kv, tap)
+}
+
+/// A graph over two files gives the logits of the graph over one file with the same tensors; a file that is not given is
+/// an error.
+///
+/// # Errors
+/// What is wrong, as [`ErrorKind::Step`], or the backend's own error.
+pub fn reads_several_files(backend: &dyn Backend) -> Result<()> {
+    let Two { graph, base, adapter, whole, one } = two()?;
+    let (graph, options) = (Arc::new(graph), LoadOptions::default());
+    let load =
+        |graph: Arc<Graph>, files: &[&gguf::File]| backend.load(graph, files, options, &mut |_| {});
+    let wrong = |what: String| Err(Error::new(ErrorKind::Step, what));
+    let got = run(&mut *load(Arc::clone(&graph), &[&base, &adapter])?, &mut NoTap)?;
+    let expected = run(&mut *load(Arc::new(whole), &[&one])?, &mut NoTap)?;
+    if got != expected {
+        return wrong(format!("{}: two files {got:?}, one {expected:?}", backend.name()));
+    }
+    match load(graph, &[&base]) {
+        Err(error) if error.kind() == ErrorKind::Read && error.to_string().contains("delta") => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => wrong(format!("{}: a file was not given, and nobody missed it", backend.name())),
+    }
+}
+
+/// Puts one number into a value.
+struct Put(f32);
+
+impl Tap for Put {
+    fn wants(&mut self, _: &Node, value: &Value) -> bool {
+        value.name == "chosen"
+    }
+
+    fn value(&mut self, _: &Node, _: &Value, data: &mut [f32]) {
+        data.fill(0.0);
+        data[1] = self.0;
+    }
+}
+
+/// A tap that leaves an index out of range, or no whole number, is refused by the value's name.
+///
+/// # Errors
+/// What is wrong, as [`ErrorKind::Shape`], or the backend's own error.
+pub fn checks_indices(backend: &dyn Backend) -> Result<()> {
+    let Two { mut whole, one, .. } = two()?;
+    let chosen = whole.values.iter().position(|value| value.name == "delta").unwrap_or_default();
+    whole.values[chosen].name = "chosen".into();
+    whole.values[chosen].kind = ValueKind::Index { below: BELOW };
+    let graph = Arc::new(whole);
+    let mut loaded = backend.load(graph, &[&one], LoadOptions::default(), &mut |_| {})?;
+    run(&mut *loaded, &mut Put(BELOW as f32 - 1.0))?;
+    for bad in [BELOW as f32, -1.0, 0.5, f32::NAN, f32::INFINITY] {
+        let named = |e: &Error| e.kind() == ErrorKind::Step && e.to_string().contains("chosen");
+        match run(&mut *loaded, &mut Put(bad)) {
+            Err(error) if named(&error) => {}
+            Err(error) => return Err(error),
+            Ok(_) => {
+                let what = format!("{}: the index {bad} was not refused", backend.name());
+                return Err(Error::new(ErrorKind::Shape, what));
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+mod tests {
+    use super::*;
+    use crate::reference::Reference;
+
+    #[test]
+    fn the_reference_reads_several_files_and_checks_indices() {
+        reads_several_files(&Reference).unwrap();
+        checks_indices(&Reference).unwrap();
+    }
+
+    #[test]
+    fn a_weight_of_several_matrices_counts_all_of_them() {
+        let experts = Weight {
+            name: "blk.0.ffn_gate_exps.weight".into(),
+            file: FileId::BASE,
+            dtype: DType::Q4_K,
+            n_in: 512,
+            n_out: 10,
+            n_mats: 6,
+        };
+        assert_eq!(experts.rows(), 60);
+        // 60 rows of two blocks of 144 bytes.
+        assert_eq!(experts.file_bytes(), 60 * 2 * 144);
+        assert_eq!(experts.shape(), [512, 10, 6]);
+    }
+}
