@@ -9,10 +9,10 @@ mod feed_forward;
 
 use crate::shape::Usual;
 use crate::tensors::{
-    self, Dim, FileTensors, NormPlace, Presence, Role, Source, TensorList, TensorSpec,
+    self, Dim, FileTensors, Found, NormPlace, Presence, Role, Source, TensorList, TensorSpec,
 };
 use crate::{Bias, FeedForward, Layer, Mixer, Norms, Result, RopeFactors, Spec};
-use graph::{Builder, Graph, ValueId, WeightId};
+use graph::{Builder, Graph, ValueId, Weight, WeightId};
 
 /// The graph of `spec`'s model over the tensors of `file`, for contexts of up to `n_ctx` positions: longrope chooses
 /// its factors by it.
@@ -256,9 +256,10 @@ impl Decoder<'_> {
     }
 
     fn opt_weight(&mut self, wanted: &TensorSpec) -> Result<Option<WeightId>> {
-        let Some(dtype) = self.source.find(wanted)? else { return Ok(None) };
-        let (n_in, n_out) = (wanted.shape[0].n, wanted.shape.get(1).map_or(1, |dim| dim.n));
-        Ok(Some(self.builder.weight(wanted.name.clone(), dtype, n_in, n_out)))
+        let Some(Found { file, dtype }) = self.source.find(wanted)? else { return Ok(None) };
+        let dim = |i: usize| wanted.shape.get(i).map_or(1, |dim| dim.n);
+        let (name, n_in, n_out, n_mats) = (wanted.name.clone(), dim(0), dim(1), dim(2));
+        Ok(Some(self.builder.declare(Weight { name, file, dtype, n_in, n_out, n_mats })))
     }
 
     /// A bias, where the model may have one at this place and the source has it.

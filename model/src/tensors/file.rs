@@ -1,10 +1,11 @@
 //! The tensors of a file, checked as they are asked for: none missing, every shape and format right, and at the end none
 //! left that nobody asked for.
 
-use super::{Dim, Source, TensorSpec};
+use super::{Dim, Found, Source, TensorSpec};
 use crate::meta::{Meta, shown};
 use crate::{Error, ErrorKind, Result, Spec};
 use gguf::{DType, File, TensorInfo};
+use graph::FileId;
 use std::collections::HashSet;
 
 /// A file as the source of a graph's tensors.
@@ -36,7 +37,7 @@ impl<'a> FileTensors<'a> {
 }
 
 impl Source for FileTensors<'_> {
-    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<DType>> {
+    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<Found>> {
         let Some(info) = self.file.tensor(&wanted.name) else { return Ok(None) };
         if !info.dims.iter().copied().eq(wanted.shape.iter().map(|dim| dim.n as u64)) {
             return Err(wrong_shape(info, &wanted.shape));
@@ -48,7 +49,7 @@ impl Source for FileTensors<'_> {
             return Err(bad(&info.name, what));
         }
         self.known.insert(wanted.name.clone());
-        Ok(Some(info.dtype))
+        Ok(Some(Found { file: FileId::BASE, dtype: info.dtype }))
     }
 }
 

@@ -1,9 +1,10 @@
 //! A list of the tensors that a decoder asks for: for those who write files.
 
-use super::{Presence, Source, TensorSpec};
+use super::{Found, Presence, Source, TensorSpec};
 use crate::Result;
 use crate::shape::Usual;
 use gguf::DType;
+use graph::FileId;
 
 /// Has every tensor that is asked for, of the optional ones those that are usual, and remembers them in the order of
 /// use.
@@ -23,7 +24,7 @@ impl TensorList {
 }
 
 impl Source for TensorList {
-    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<DType>> {
+    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<Found>> {
         let is_there = match wanted.presence {
             Presence::Required => true,
             Presence::UnlessTied => !self.usual.tied,
@@ -37,6 +38,6 @@ impl Source for TensorList {
         if !self.tensors.iter().any(|known| known.name == wanted.name) {
             self.tensors.push(wanted.clone());
         }
-        Ok(Some(DType::F32))
+        Ok(Some(Found { file: FileId::BASE, dtype: DType::F32 }))
     }
 }

@@ -9,6 +9,7 @@ pub(crate) use list::TensorList;
 
 use crate::{Bias, Norms, Result, Spec};
 use gguf::DType;
+use graph::FileId;
 
 /// Tensor of the factors of `RopeFactors::Always`.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
@@ -22,7 +23,8 @@ pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
 pub struct TensorSpec {
     /// The name in the file, `blk.3.attn_q.weight`.
     pub name: String,
-    /// Its dimensions as GGUF orders them: the elements of a row, then the rows. A vector has one.
+    /// Its dimensions as GGUF orders them: the elements of a row, the rows of a matrix, the matrices. A vector has one
+    /// dimension, a matrix two.
     pub shape: Vec<Dim>,
     /// How it is used.
     pub role: Role,
@@ -100,8 +102,17 @@ pub enum Presence {
 
 /// Where a graph's tensors come from.
 pub(crate) trait Source {
-    /// The format of a tensor, or `None` where the source does not have it.
-    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<DType>>;
+    /// The tensor, or `None` where the source does not have it.
+    fn find(&mut self, wanted: &TensorSpec) -> Result<Option<Found>>;
+}
+
+/// A tensor that a source has, of the shape that was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found {
+    /// Which of the model's files holds it.
+    pub(crate) file: FileId,
+    /// Its format there.
+    pub(crate) dtype: DType,
 }
 
 impl Role {
