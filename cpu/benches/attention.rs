@@ -26,8 +26,14 @@ fn layers(n: usize) -> (Tiny, ValueId) {
         let heads = KvHeads { n_head_kv: HEADS_KV, head_dim_k: HEAD_DIM, head_dim_v: HEAD_DIM };
         let cache = tiny.graph.kv_cache(heads, None);
         tiny.graph.store_kv(cache, kv, kv).expect("widths agree");
-        let attention =
-            Attention { cache, n_head: HEADS, scale: 0.125, mask: Mask::Causal, softcap: None };
+        let attention = Attention {
+            cache,
+            n_head: HEADS,
+            scale: 0.125,
+            mask: Mask::Causal,
+            sinks: None,
+            softcap: None,
+        };
         let name = tiny.next_name();
         x = tiny.graph.attention(attention, x, name).expect("widths agree");
     }

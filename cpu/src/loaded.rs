@@ -15,8 +15,8 @@ use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Node,
-    Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Mask,
+    Node, Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -249,6 +249,7 @@ impl LoadedCpu {
         let spec = self.graph.kv(attention.cache);
         let (layer, level) = (&layers[attention.cache.0], self.level);
         let group = attention.n_head / spec.n_head_kv;
+        let sinks = attention.sinks.map(|sinks| self.weights.vector(sinks));
         let (cols, step_cols) = (attention.n_head * spec.head_dim_v, group * spec.head_dim_v);
         let cuts = &mut self.work.cuts;
         attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
@@ -257,7 +258,11 @@ impl LoadedCpu {
             let position = step.positions[token];
             let table = step.tables[step.seqs[token] as usize].of(spec.group);
             let tokens = cuts[band + 1] - token;
-            Queries { attention, q, token, tokens, position, table, head_kv, group }
+            let end = match attention.mask {
+                Mask::None => step.last_position(step.seqs[token]),
+                Mask::Causal | Mask::Window(_) => position,
+            };
+            Queries { attention, q, token, tokens, position, end, sinks, table, head_kv, group }
         };
         let bands = cuts.len().saturating_sub(1);
         let items = bands * spec.n_head_kv;

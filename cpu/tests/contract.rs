@@ -84,6 +84,42 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
 }
 
 #[test]
+fn attention_without_a_mask_and_with_sinks_has_the_reference_bits() {
+    for case in cases::unmasked().unwrap() {
+        for options in cases::options() {
+            let expected = reference(&case, options, Cut::Batch(512));
+            let masked = !case.name.contains("None");
+            let cuts = [Cut::Batch(512), Cut::Chunks(512), Cut::Chunks(3)];
+            for cut in &cuts[..if masked { 3 } else { 2 }] {
+                for level in Level::all() {
+                    check(&case, options, &expected, (&Cpu::with_level(2, level), *cut));
+                }
+            }
+        }
+    }
+}
+
+/// A token at the end of a long context: its chunks are shared out among threads and merged with the sink.
+#[test]
+fn a_sink_meets_chunks_that_were_shared_out() {
+    let case = &cases::unmasked().unwrap()[2];
+    let run = |backend: &dyn Backend| {
+        let options = LoadOptions::default();
+        let mut loaded =
+            backend.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
+        let mut kv = loaded.new_kv(&graph::Blocks::Each(16)).unwrap();
+        let ids: Vec<u32> = case.prompts[0].iter().copied().cycle().take(900).collect();
+        for (i, chunk) in ids.chunks(300).enumerate() {
+            let step = graph::Step::single(chunk, 300 * i as u32);
+            loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap();
+        }
+        let step = graph::Step::single(&[3], 900);
+        loaded.run(&step, &mut kv, &mut graph::NoTap).unwrap()
+    };
+    assert_eq!(run(&Cpu::new(2)), run(&Reference));
+}
+
+#[test]
 fn several_files_are_read_and_indices_checked() {
     for level in Level::all() {
         graph::seams::reads_several_files(&Cpu::with_level(2, level)).unwrap();

@@ -27,7 +27,7 @@ mod trust;
 mod watch;
 mod weights;
 
-use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Node, Op, Result};
+use graph::{Backend, Error, ErrorKind, Graph, LoadOptions, Loaded, Mask, Node, Op, Result};
 use std::sync::Arc;
 
 /// Ways to reach a GPU.
@@ -355,6 +355,12 @@ impl Backend for Gpu {
         _: LoadOptions,
     ) -> std::result::Result<(), String> {
         if let Op::Attention(a) = &node.op {
+            if a.mask == Mask::None {
+                return Err("attention without a mask".to_owned());
+            }
+            if a.sinks.is_some() {
+                return Err("attention sinks".to_owned());
+            }
             let dim = graph.kv(a.cache).head_dim_v;
             let room = self.device.limits.max_compute_workgroup_storage_size as usize / 4 - 128;
             if dim > room {

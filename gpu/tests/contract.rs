@@ -134,6 +134,23 @@ fn check(cases: Vec<Case>, cuts: &[Cut]) {
     assert!(wrong.is_empty(), "{} runs differ:\n{}", wrong.len(), wrong.join("\n"));
 }
 
+/// No shader computes these yet: the device says so instead of computing something else.
+#[test]
+fn attention_of_other_kinds_is_refused_by_name() {
+    for gpu in devices() {
+        for case in cases::unmasked().unwrap() {
+            let refused = |node| gpu.supports(&case.graph, node, LoadOptions::default()).err();
+            let reasons: Vec<String> = case.graph.nodes.iter().filter_map(refused).collect();
+            let expected = if case.name.contains("None") {
+                "attention without a mask"
+            } else {
+                "attention sinks"
+            };
+            assert_eq!(reasons, [expected], "{}", case.name);
+        }
+    }
+}
+
 #[test]
 fn several_files_are_read_and_indices_checked() {
     for gpu in devices() {
@@ -245,7 +262,8 @@ fn attention_of_many_lanes_has_the_reference_bits() {
         n_head_kv: 2,
         head_dim: 128,
         pairs: graph::RopePairs::Halves,
-        window: None,
+        mask: graph::Mask::Causal,
+        sinks: false,
         softcap: None,
         act: graph::Act::Silu,
         size: 1.0,
@@ -253,10 +271,28 @@ fn attention_of_many_lanes_has_the_reference_bits() {
     };
     for spec in [
         plain,
-        cases::Decoder { n_head: 40, n_head_kv: 1, head_dim: 36, window: Some(37), ..plain },
+        cases::Decoder {
+            n_head: 40,
+            n_head_kv: 1,
+            head_dim: 36,
+            mask: graph::Mask::Window(37),
+            ..plain
+        },
         cases::Decoder { n_head: 2, head_dim: 196, softcap: Some(3.0), ..plain },
-        cases::Decoder { n_head: 3, n_head_kv: 1, head_dim: 256, window: Some(60), ..plain },
-        cases::Decoder { n_head: 4, head_dim: 132, first_position: 400, window: Some(99), ..plain },
+        cases::Decoder {
+            n_head: 3,
+            n_head_kv: 1,
+            head_dim: 256,
+            mask: graph::Mask::Window(60),
+            ..plain
+        },
+        cases::Decoder {
+            n_head: 4,
+            head_dim: 132,
+            first_position: 400,
+            mask: graph::Mask::Window(99),
+            ..plain
+        },
     ] {
         all.push(cases::decoder(spec).unwrap());
     }

@@ -246,6 +246,7 @@ impl Builder {
     ) -> Result<ValueId> {
         let kv = self.graph.kv(attention.cache);
         self.check_window(&attention, kv.group)?;
+        self.check_sinks(&attention)?;
         let value = self.graph.value(q);
         let heads_fit = kv.n_head_kv > 0 && attention.n_head.is_multiple_of(kv.n_head_kv);
         if !heads_fit
@@ -264,6 +265,15 @@ impl Builder {
             attention.n_head * kv.head_dim_v,
             Rows::Tokens,
         ))
+    }
+
+    fn check_sinks(&self, attention: &Attention) -> Result<()> {
+        let Some(weight) = attention.sinks.map(|id| self.graph.weight(id)) else { return Ok(()) };
+        if (weight.n_in, weight.rows()) == (attention.n_head, 1) {
+            return Ok(());
+        }
+        let (n_head, name, dims) = (attention.n_head, &weight.name, weight.shape());
+        Err(shape(format!("{name}: {dims:?}, one sink for each of {n_head} heads is allowed")))
     }
 
     /// A cache keeps no more positions than its group's window: attention must not look further back.
@@ -412,7 +422,8 @@ mod tests {
             let x = b.get_rows(table, "x").unwrap();
             let cache = b.kv_cache(heads, kept);
             b.store_kv(cache, x, x).unwrap();
-            let attention = Attention { cache, n_head: 1, scale: 1.0, mask, softcap: None };
+            let attention =
+                Attention { cache, n_head: 1, scale: 1.0, mask, sinks: None, softcap: None };
             assert_eq!(b.attention(attention, x, "kqv_out").is_ok(), fits, "{kept:?} {mask:?}");
         }
     }

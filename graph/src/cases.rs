@@ -277,8 +277,10 @@ pub struct Decoder {
     pub head_dim: usize,
     /// Pairing.
     pub pairs: RopePairs,
-    /// Window of the second layer.
-    pub window: Option<u32>,
+    /// What the second layer's tokens see.
+    pub mask: Mask,
+    /// Whether the second layer has attention sinks.
+    pub sinks: bool,
     /// Score cap.
     pub softcap: Option<f32>,
     /// Activation.
@@ -324,7 +326,7 @@ fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
         d.n_head_kv,
         d.head_dim,
         d.pairs,
-        d.window,
+        d.mask.window(),
         d.softcap,
         d.act,
         d.size,
@@ -364,15 +366,17 @@ fn layer(
     k = c.builder.rms_norm(k_norm, 1e-6, k, named("Kcur_normed"))?;
     q = c.builder.rope(rope, dk, spec.pairs, q, named("Qcur"))?;
     k = c.builder.rope(rope, dk, spec.pairs, k, named("Kcur"))?;
-    let window = spec.window.filter(|_| il == 1);
+    let (mask, sinks) = if il == 1 { (spec.mask, spec.sinks) } else { (Mask::Causal, false) };
     let heads = KvHeads { n_head_kv: spec.n_head_kv, head_dim_k: dk, head_dim_v: dv };
-    let cache = c.builder.kv_cache(heads, window);
+    let cache = c.builder.kv_cache(heads, mask.window());
+    let sinks = sinks.then(|| c.weight(DType::F32, spec.n_head, 1, 2.0));
     c.builder.store_kv(cache, k, v)?;
     let attention = Attention {
         cache,
         n_head: spec.n_head,
         scale: 1.0 / (dk as f32).sqrt(),
-        mask: window.map_or(Mask::Causal, Mask::Window),
+        mask,
+        sinks,
         softcap: spec.softcap,
     };
     let cur = c.builder.attention(attention, q, named("kqv_out"))?;
@@ -449,7 +453,8 @@ pub fn awkward() -> Result<Vec<Case>> {
         n_head_kv: 1,
         head_dim: 20,
         pairs: RopePairs::Halves,
-        window: Some(100),
+        mask: Mask::Window(100),
+        sinks: false,
         softcap: None,
         act: Act::Silu,
         size: 1.0,
@@ -481,7 +486,8 @@ pub fn decoders() -> Result<Vec<Case>> {
         n_head_kv: 3,
         head_dim: 24,
         pairs: RopePairs::Halves,
-        window: None,
+        mask: Mask::Causal,
+        sinks: false,
         softcap: None,
         act: Act::Silu,
         size: 1.0,
@@ -495,7 +501,7 @@ pub fn decoders() -> Result<Vec<Case>> {
         adjacent,
         Decoder {
             dtype: DType::Q4_K,
-            window: Some(33),
+            mask: Mask::Window(33),
             act: Act::GeluTanh,
             head_dim: 84,
             n_head: 3,
@@ -517,14 +523,47 @@ pub fn decoders() -> Result<Vec<Case>> {
             dtype: DType::Q5_0,
             first_position: 10_000,
             n_head: 3,
-            window: Some(200),
+            mask: Mask::Window(200),
             ..plain
         },
-        Decoder { dtype: DType::Q4_1, first_position: 3000, window: Some(700), ..fours },
+        Decoder { dtype: DType::Q4_1, first_position: 3000, mask: Mask::Window(700), ..fours },
     ] {
         cases.push(decoder(spec)?);
     }
     Ok(cases)
+}
+
+/// Decoders whose second layer has attention of other kinds: without a mask, with sinks, with both, and with sinks behind a
+/// window. Without a mask a sequence must be read in one step ([`Cut::Batch`] of 512); a long one first, so that its chunks
+/// are shared out.
+pub fn unmasked() -> Result<Vec<Case>> {
+    let plain = Decoder {
+        dtype: DType::Q8_0,
+        n_head: 6,
+        n_head_kv: 3,
+        head_dim: 68,
+        pairs: RopePairs::Halves,
+        mask: Mask::None,
+        sinks: false,
+        softcap: None,
+        act: Act::Silu,
+        size: 1.0,
+        first_position: 0,
+    };
+    let sinks = Decoder { sinks: true, ..plain };
+    [
+        (plain, [200, 1, 65]),
+        (sinks, [200, 1, 65]),
+        (Decoder { mask: Mask::Causal, n_head: 3, ..sinks }, [130, 1, 7]),
+        (Decoder { mask: Mask::Window(70), n_head: 3, ..sinks }, [130, 1, 7]),
+    ]
+    .into_iter()
+    .map(|(spec, lengths)| {
+        let mut case = decoder_of(spec, &lengths)?;
+        case.name += &format!(", {:?}, sinks {}", spec.mask, spec.sinks);
+        Ok(case)
+    })
+    .collect()
 }
 
 /// A way to cut the prompts of a case into steps.

@@ -29,21 +29,31 @@ pub enum Mask {
     Causal,
     /// The last ones up to its own, as many as are given: `pos - window + 1 ..= pos`.
     Window(u32),
+    /// All that the sequence has in this step, also those behind its own: an encoder, which reads a text in one step.
+    None,
 }
 
 impl Mask {
     /// The first position that a token at `position` sees.
     pub fn first_visible(self, position: u32) -> u32 {
         match self {
-            Self::Causal => 0,
+            Self::Causal | Self::None => 0,
             Self::Window(window) => (position + 1).saturating_sub(window),
+        }
+    }
+
+    /// The last position that a token at `position` sees, in a step whose last token of the sequence is at `end`.
+    pub fn last_visible(self, position: u32, end: u32) -> u32 {
+        match self {
+            Self::Causal | Self::Window(_) => position,
+            Self::None => end,
         }
     }
 
     /// The window, where there is one.
     pub fn window(self) -> Option<u32> {
         match self {
-            Self::Causal => None,
+            Self::Causal | Self::None => None,
             Self::Window(window) => Some(window),
         }
     }
@@ -62,20 +72,27 @@ pub struct Attention {
     pub scale: f32,
     /// What a token sees.
     pub mask: Mask,
+    /// One logit for each query head that takes part in its softmax and brings no value: attention sinks
+    /// (arXiv 2309.17453), `[n_head]`.
+    pub sinks: Option<WeightId>,
     /// `cap · tanh(s / cap)` on the scaled scores.
     pub softcap: Option<f32>,
 }
 
 impl fmt::Display for Attention {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cache, n_head, scale, mask, softcap } = self;
-        f.debug_struct("Attention")
-            .field("kv_layer", &cache.0)
-            .field("n_head", n_head)
-            .field("scale", scale)
-            .field("window", &mask.window())
-            .field("softcap", softcap)
-            .finish()
+        let Self { cache, n_head, scale, mask, sinks, softcap } = self;
+        let mut fields = f.debug_struct("Attention");
+        fields.field("kv_layer", &cache.0).field("n_head", n_head).field("scale", scale);
+        fields.field("window", &mask.window()).field("softcap", softcap);
+        // Named only where they are: the text of the others stays as it was.
+        if *mask == Mask::None {
+            fields.field("mask", mask);
+        }
+        if let Some(sinks) = sinks {
+            fields.field("sinks", &sinks.0);
+        }
+        fields.finish()
     }
 }
 
@@ -240,7 +257,8 @@ impl Op {
             Self::StoreKv { cache } => new("SET_ROWS", &["SET_ROWS"]).cache(cache, Writes),
             Self::Attention(a) => {
                 let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE"];
-                new("FLASH_ATTN_EXT", traced_as).cache(&mut a.cache, Reads)
+                let all = new("FLASH_ATTN_EXT", traced_as).cache(&mut a.cache, Reads);
+                a.sinks.iter_mut().fold(all, |all, sinks| all.weight(sinks, Vector))
             }
             Self::Columns { .. } => new("VIEW", &["VIEW"]),
             Self::OutputRows => new("OUTPUT_ROWS", &["OUTPUT_ROWS", "GET_ROWS"]),

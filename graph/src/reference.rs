@@ -89,6 +89,7 @@ impl LoadedReference {
         let spec = self.graph.kv(a.cache);
         let [k, v] = &kv.caches[a.cache.0];
         let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
+        let sinks = a.sinks.map(|sinks| self.vector(sinks));
         for (t, (q, out)) in q.chunks(a.n_head * dk).zip(out.chunks_mut(a.n_head * dv)).enumerate()
         {
             for (h, (q, out)) in q.chunks(dk).zip(out.chunks_mut(dv)).enumerate() {
@@ -98,7 +99,13 @@ impl LoadedReference {
                 };
                 let key = |p: u32| &k[at(p, dk)..][..dk];
                 let value = |p: u32| &v[at(p, dv)..][..dv];
-                out.copy_from_slice(&attention::head(a, q, step.positions[t], key, value));
+                let (position, end) = (step.positions[t], step.last_position(step.seqs[t]));
+                let seen = attention::Seen {
+                    first: a.mask.first_visible(position),
+                    last: a.mask.last_visible(position, end),
+                    sink: sinks.as_ref().map(|sinks| sinks[h]),
+                };
+                out.copy_from_slice(&attention::head_over(a, q, seen, key, value));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use crate::cases::{Case, CaseBuilder};
 use crate::{
-    Act, Attention, Graph, KvCache, KvHeads, Node, Op, Result, RopePairs, RopeTable, ValueId,
+    Act, Attention, Graph, KvCache, KvHeads, Mask, Node, Op, Result, RopePairs, RopeTable, ValueId,
     Weight,
 };
 use gguf::DType;
@@ -184,8 +184,13 @@ fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
     if layer.head_dim_v != layer.head_dim_k {
         name += &format!(", values of {}", layer.head_dim_v);
     }
-    if let Some(window) = a.mask.window() {
-        name += &format!(", window {window}");
+    match a.mask {
+        Mask::Causal => {}
+        Mask::Window(window) => name += &format!(", window {window}"),
+        Mask::None => name += ", no mask",
+    }
+    if a.sinks.is_some() {
+        name += ", sinks";
     }
     if let Some(cap) = a.softcap {
         name += &format!(", cap {cap}");
@@ -271,7 +276,8 @@ impl Build {
                 let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
                 let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
                 let cache = c.builder.kv_cache(heads, a.mask.window());
-                let a = Attention { cache, ..a };
+                let sinks = a.sinks.map(|_| c.weight(DType::F32, a.n_head, 1, 1.0));
+                let a = Attention { cache, sinks, ..a };
                 let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
                 let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
                 let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;

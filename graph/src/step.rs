@@ -62,6 +62,12 @@ impl Step {
         }
     }
 
+    /// The last position that a sequence has in this step; 0 where it has none.
+    pub fn last_position(&self, seq: u32) -> u32 {
+        let own = self.seqs.iter().zip(&self.positions).filter(|(s, _)| **s == seq);
+        own.map(|(_, &position)| position).max().unwrap_or(0)
+    }
+
     /// The place of `position` of sequence `seq` in a group's caches, counted in positions.
     pub fn slot(&self, group: GroupId, seq: u32, position: u32) -> usize {
         let p = position as usize;

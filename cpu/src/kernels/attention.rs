@@ -40,6 +40,10 @@ pub(crate) struct Queries<'a> {
     pub(crate) tokens: usize,
     /// Position of the first.
     pub(crate) position: u32,
+    /// The last position of the sequence in this step, which matters where there is no mask.
+    pub(crate) end: u32,
+    /// One for each query head of the step's rows.
+    pub(crate) sinks: Option<&'a [f32]>,
     /// Cache blocks of the sequence.
     pub(crate) table: &'a [u32],
     pub(crate) head_kv: usize,
@@ -56,8 +60,9 @@ impl Queries<'_> {
     /// The chunks of 64 positions that some row sees.
     pub(crate) fn chunks(&self) -> std::ops::Range<usize> {
         let first = self.attention.mask.first_visible(self.position);
-        let last = self.position as usize + self.tokens - 1;
-        first as usize / KV_BLOCK..last / KV_BLOCK + 1
+        let last = self.position + self.tokens as u32 - 1;
+        let last = self.attention.mask.last_visible(last, self.end);
+        first as usize / KV_BLOCK..last as usize / KV_BLOCK + 1
     }
 
     /// The places of a chunk that a row sees, if any.
@@ -66,7 +71,8 @@ impl Queries<'_> {
         let position = self.position + (row / self.group) as u32;
         let first = self.attention.mask.first_visible(position) as usize;
         let from = first.saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
-        let to = (position as usize + 1).saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
+        let last = self.attention.mask.last_visible(position, self.end);
+        let to = (last as usize + 1).saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
         from..to.max(from)
     }
 }
@@ -246,8 +252,11 @@ fn finish<I: Isa>(
 ) {
     for row in 0..queries.rows() {
         let (token, head) = (queries.token + row / queries.group, row % queries.group);
-        let at = (queries.head_kv * queries.group + head) * dv;
-        let to = out.row(token, at..at + dv);
+        let head = queries.head_kv * queries.group + head;
+        if let Some(sinks) = queries.sinks {
+            merge_sink(isa, rows, row, sinks[head]);
+        }
+        let to = out.row(token, head * dv..(head + 1) * dv);
         let (from, rest) = rows.row(row);
         let inverse = isa.f_splat(1.0 / rest[1]);
         for i in (0..from.len()).step_by(LANES) {
@@ -399,6 +408,22 @@ struct Tile<'a, X> {
     q: &'a [f32],
     /// Where the rows' outputs go.
     next: &'a mut [f32],
+}
+
+/// Takes a sink into a row: a chunk with the maximum `sink`, the sum 1 and no value.
+#[inline(always)]
+fn merge_sink<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, sink: f32) {
+    let (acc, ends) = into.row(row);
+    let max = if sink > ends[0] { sink } else { ends[0] };
+    let mut both = [0.0; LANES];
+    (both[0], both[1]) = (ends[0] - max, sink - max);
+    isa.f_store(exp(isa, isa.f_load(&both)), &mut both);
+    (ends[0], ends[1]) = (max, ends[1].mul_add(both[0], both[1]));
+    let (a, zero) = (isa.f_splat(both[0]), isa.f_splat(0.0));
+    for i in (0..acc.len()).step_by(LANES) {
+        let y = isa.f_fma(isa.f_load(lanes(acc, i)), a, zero);
+        isa.f_store(y, lanes_mut(acc, i));
+    }
 }
 
 /// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.

@@ -1,4 +1,4 @@
-//! Causal grouped attention over cached keys and values, in chunks of [`KV_BLOCK`] positions (the recurrence of
+//! Grouped attention over cached keys and values, in chunks of [`KV_BLOCK`] positions (the recurrence of
 //! arXiv 1805.02867, as in FlashAttention). Fast version: `cpu/src/kernels/attention.rs`.
 
 use crate::math::{dot_f32, exp, softcap, sum_strided};
@@ -67,11 +67,40 @@ pub fn head<'a>(
     key: impl Fn(u32) -> &'a [f32],
     value: impl Fn(u32) -> &'a [f32],
 ) -> Vec<f32> {
+    head_over(
+        a,
+        q,
+        Seen { first: a.mask.first_visible(position), last: position, sink: None },
+        key,
+        value,
+    )
+}
+
+/// What one head of one token attends to.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    /// The first position.
+    pub first: u32,
+    /// The last position.
+    pub last: u32,
+    /// The head's sink.
+    pub sink: Option<f32>,
+}
+
+/// [`head`] over any positions, and with a sink: it is merged after the last chunk, as a chunk of its own with the maximum
+/// `sink`, the sum 1 and no value.
+pub fn head_over<'a>(
+    a: &Attention,
+    q: &[f32],
+    seen: Seen,
+    key: impl Fn(u32) -> &'a [f32],
+    value: impl Fn(u32) -> &'a [f32],
+) -> Vec<f32> {
     let mut acc: Option<Partial> = None;
-    let mut first = a.mask.first_visible(position);
-    while first <= position {
+    let mut first = seen.first;
+    while first <= seen.last {
         let lane = first as usize % KV_BLOCK;
-        let last = position.min(first - lane as u32 + KV_BLOCK as u32 - 1);
+        let last = seen.last.min(first - lane as u32 + KV_BLOCK as u32 - 1);
         let keys: Vec<&[f32]> = (first..=last).map(&key).collect();
         let values: Vec<&[f32]> = (first..=last).map(&value).collect();
         let next = chunk(a, q, &keys, &values, lane);
@@ -81,7 +110,11 @@ pub fn head<'a>(
         }
         first = last + 1;
     }
-    let Some(acc) = acc else { return Vec::new() };
+    let Some(mut acc) = acc else { return Vec::new() };
+    if let Some(sink) = seen.sink {
+        let out = vec![0.0; acc.out.len()];
+        merge(&mut acc, &Partial { max: sink, sum: 1.0, out });
+    }
     let inverse = 1.0 / acc.sum;
     acc.out.iter().map(|o| o * inverse).collect()
 }
@@ -105,7 +138,14 @@ mod tests {
         let (k, v): (&'static [f32], &'static [f32]) = (k.leak(), v.leak());
         for (window, cap) in [(None, None), (Some(70), None), (None, Some(5.0)), (Some(1), None)] {
             let mask = window.map_or(Mask::Causal, Mask::Window);
-            let a = Attention { cache: CacheId(0), n_head: 1, scale: 0.3, mask, softcap: cap };
+            let a = Attention {
+                cache: CacheId(0),
+                n_head: 1,
+                scale: 0.3,
+                mask,
+                sinks: None,
+                softcap: cap,
+            };
             let got = head(&a, &q, n - 1, |p| at(k, p), |p| at(v, p));
             let first = window.map_or(0, |window: u32| n - window);
             let s: Vec<f64> = (first..n)
@@ -127,5 +167,37 @@ mod tests {
                 assert!((f64::from(got[d]) - want).abs() < 2e-6, "{window:?} {cap:?} {d}");
             }
         }
+    }
+
+    /// Two positions with scores 0 and ln 3, and a sink of ln 4: the weights are 1/8 and 3/8, the sink takes the rest.
+    #[test]
+    fn a_sink_takes_its_share_and_brings_nothing() {
+        let mask = Mask::Causal;
+        let a = Attention {
+            cache: CacheId(0),
+            n_head: 1,
+            scale: 1.0,
+            mask,
+            sinks: None,
+            softcap: None,
+        };
+        let (keys, values) = ([[0.0], [3f32.ln()]], [[8.0], [16.0]]);
+        let seen = Seen { first: 0, last: 1, sink: Some(4f32.ln()) };
+        let key = |p: u32| keys[p as usize].as_slice();
+        let value = |p: u32| values[p as usize].as_slice();
+        let got = head_over(&a, &[1.0], seen, key, value);
+        assert!((got[0] - (8.0 / 8.0 + 3.0 * 16.0 / 8.0)).abs() < 1e-5, "{got:?}");
+        let without = head_over(&a, &[1.0], Seen { sink: None, ..seen }, key, value);
+        assert!((without[0] - (8.0 + 3.0 * 16.0) / 4.0).abs() < 1e-5, "{without:?}");
+    }
+
+    #[test]
+    fn masks_show_what_they_say() {
+        let seen = |mask: Mask| (mask.first_visible(10), mask.last_visible(10, 20));
+        assert_eq!(seen(Mask::Causal), (0, 10));
+        assert_eq!(seen(Mask::Window(4)), (7, 10));
+        assert_eq!(seen(Mask::Window(11)), (0, 10));
+        assert_eq!(seen(Mask::Window(100)), (0, 10));
+        assert_eq!(seen(Mask::None), (0, 20));
     }
 }

@@ -41,7 +41,7 @@ impl Decoder<'_> {
         let cache = self.builder.kv_cache(heads, window);
         self.builder.store_kv(cache, k, v)?;
         let mask = window.map_or(Mask::Causal, Mask::Window);
-        let op = graph::Attention { cache, n_head, scale, mask, softcap };
+        let op = graph::Attention { cache, n_head, scale, mask, sinks: None, softcap };
         let x = self.builder.attention(op, q, at.value("kqv_out"))?; // [tokens, n_head · head_dim_v]
         let output = Linear {
             name: "attn_output",

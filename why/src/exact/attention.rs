@@ -2,6 +2,7 @@
 
 use crate::bound::{Exact, U, U_F16, gamma};
 use graph::{Attention, KvCache, Mask, Step};
+use std::ops::RangeInclusive;
 
 /// What two exps and a merge of chunks are wrong by, in roundings.
 const EXPS: usize = 32;
@@ -13,32 +14,39 @@ pub(super) fn attention(
     a: &Attention,
     (spec, [k, v]): (KvCache, &[Vec<f32>; 2]),
     (step, q): (&Step, &[f32]),
-    f16: bool,
+    (sinks, f16): (Option<&[f64]>, bool),
 ) -> Exact {
     let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
     let mut exact = Exact::with_room(q.len() / dk.max(1) * dv);
     for (t, q) in q.chunks(a.n_head * dk).enumerate() {
         let (seq, last) = (step.seqs[t], step.positions[t]);
-        let rows: Vec<usize> =
-            (first_visible(a.mask, last)..=last).map(|p| step.slot(spec.group, seq, p)).collect();
+        let seen = visible(a.mask, last, step.last_position(seq));
+        let rows: Vec<usize> = seen.map(|p| step.slot(spec.group, seq, p)).collect();
         for (h, q) in q.chunks(dk).enumerate() {
             let h_kv = h / (a.n_head / spec.n_head_kv);
             let key = |row: usize| &k[(row * spec.n_head_kv + h_kv) * dk..][..dk];
             let value = |row: usize| &v[(row * spec.n_head_kv + h_kv) * dv..][..dv];
-            let scores: Vec<Score> = rows.iter().map(|&row| score(a, q, key(row), f16)).collect();
-            head(&scores, dv, |i| value(rows[i]), (f16, &mut exact));
+            let mut scores: Vec<Score> =
+                rows.iter().map(|&row| score(a, q, key(row), f16)).collect();
+            // A sink is one more score, without a value.
+            let sink = sinks.map(|sinks| sinks[h]);
+            scores.extend(sink.map(|value| Score { value, wrong: 0.0, size: value.abs() }));
+            let none = vec![0.0; dv];
+            let value = |i: usize| rows.get(i).map_or(none.as_slice(), |&row| value(row));
+            head(&scores, dv, value, (f16, &mut exact));
         }
     }
     exact
 }
 
-/// The first position that a token sees, written apart from [`Mask`]'s own rule: a window of n positions is the token's
-/// own and the n - 1 before it.
-fn first_visible(mask: Mask, position: u32) -> u32 {
+/// The positions that a token sees, written apart from [`Mask`]'s own rule: a window of n positions is the token's own
+/// and the n - 1 before it.
+fn visible(mask: Mask, position: u32, end: u32) -> RangeInclusive<u32> {
     match mask {
-        Mask::Causal => 0,
-        Mask::Window(n) if n > position => 0,
-        Mask::Window(n) => position - (n - 1),
+        Mask::Causal => 0..=position,
+        Mask::Window(n) if n > position => 0..=position,
+        Mask::Window(n) => position - (n - 1)..=position,
+        Mask::None => 0..=end,
     }
 }
 

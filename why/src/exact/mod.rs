@@ -114,7 +114,8 @@ pub(crate) fn evaluate(
             let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
             let spec = graph.kv(a.cache);
             let cache = &given.cache.by_id[a.cache.0];
-            attention::attention(a, (spec, cache), (step, input(0)), f16)
+            let sinks = a.sinks.map(vector).transpose()?;
+            attention::attention(a, (spec, cache), (step, input(0)), (sinks.as_deref(), f16))
         }
         Op::StoreKv { .. } => Exact::default(),
     })

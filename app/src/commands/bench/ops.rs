@@ -435,8 +435,14 @@ mod tests {
         let heads = KvHeads { n_head_kv: 2, head_dim_k: 16, head_dim_v: 16 };
         let cache = b.kv_cache(heads, None);
         b.store_kv(cache, k, k).unwrap();
-        let attention =
-            Attention { cache, n_head: 4, scale: 0.25, mask: Mask::Causal, softcap: None };
+        let attention = Attention {
+            cache,
+            n_head: 4,
+            scale: 0.25,
+            mask: Mask::Causal,
+            sinks: None,
+            softcap: None,
+        };
         let x = b.attention(attention, q, "kqv_out-0").unwrap();
         let x = b.output_rows(x, "rows").unwrap();
         b.mat_mul(table, x, "result_output").unwrap();
@@ -477,7 +483,8 @@ mod tests {
     fn a_window_bounds_what_attention_reads() {
         let graph = graph();
         let cache = CacheId(0);
-        let op = |mask| Attention { cache, n_head: 4, scale: 1.0, mask, softcap: None };
+        let op =
+            |mask| Attention { cache, n_head: 4, scale: 1.0, mask, sinks: None, softcap: None };
         let shape = Shape { spans: vec![(100, 3)], outputs: 1 };
         let all = attention_cost(&graph, load(), &op(Mask::Causal), &shape);
         assert_eq!(all.bytes, 103.0 * 128.0);
