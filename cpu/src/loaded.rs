@@ -15,8 +15,8 @@ use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::ActFormat;
 use graph::{
-    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Mask,
-    Node, Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Node,
+    Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -254,14 +254,9 @@ impl LoadedCpu {
         let cuts = &mut self.work.cuts;
         attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
         let queries = |band: usize, head_kv: usize| {
-            let token = cuts[band];
-            let position = step.positions[token];
+            let (token, tokens) = (cuts[band], cuts[band + 1] - cuts[band]);
+            let (position, end) = (step.positions[token], step.end_for(attention.mask, token));
             let table = step.tables[step.seqs[token] as usize].of(spec.group);
-            let tokens = cuts[band + 1] - token;
-            let end = match attention.mask {
-                Mask::None => step.last_position(step.seqs[token]),
-                Mask::Causal | Mask::Window(_) => position,
-            };
             Queries { attention, q, token, tokens, position, end, sinks, table, head_kv, group }
         };
         let bands = cuts.len().saturating_sub(1);

@@ -85,7 +85,7 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
 
 #[test]
 fn attention_without_a_mask_and_with_sinks_has_the_reference_bits() {
-    for case in cases::unmasked().unwrap() {
+    for case in graph::seams::unmasked().unwrap() {
         for options in cases::options() {
             let expected = reference(&case, options, Cut::Batch(512));
             let masked = !case.name.contains("None");
@@ -102,7 +102,7 @@ fn attention_without_a_mask_and_with_sinks_has_the_reference_bits() {
 /// A token at the end of a long context: its chunks are shared out among threads and merged with the sink.
 #[test]
 fn a_sink_meets_chunks_that_were_shared_out() {
-    let case = &cases::unmasked().unwrap()[2];
+    let case = &graph::seams::unmasked().unwrap()[2];
     let run = |backend: &dyn Backend| {
         let options = LoadOptions::default();
         let mut loaded =

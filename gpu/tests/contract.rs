@@ -138,7 +138,7 @@ fn check(cases: Vec<Case>, cuts: &[Cut]) {
 #[test]
 fn attention_of_other_kinds_is_refused_by_name() {
     for gpu in devices() {
-        for case in cases::unmasked().unwrap() {
+        for case in graph::seams::unmasked().unwrap() {
             let refused = |node| gpu.supports(&case.graph, node, LoadOptions::default()).err();
             let reasons: Vec<String> = case.graph.nodes.iter().filter_map(refused).collect();
             let expected = if case.name.contains("None") {

@@ -299,7 +299,7 @@ pub fn decoder(spec: Decoder) -> Result<Case> {
     decoder_of(spec, lengths)
 }
 
-fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
+pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     let (n_vocab, n_embd) = (101, spec.dtype.block_len().max(96));
     let n_ff = if spec.dtype.block_len() > 32 { spec.dtype.block_len() } else { 160 };
     let mut c = CaseBuilder::new(spec.n_head as u64 * 1000 + spec.head_dim as u64, n_vocab);
@@ -531,39 +531,6 @@ pub fn decoders() -> Result<Vec<Case>> {
         cases.push(decoder(spec)?);
     }
     Ok(cases)
-}
-
-/// Decoders whose second layer has attention of other kinds: without a mask, with sinks, with both, and with sinks behind a
-/// window. Without a mask a sequence must be read in one step ([`Cut::Batch`] of 512); a long one first, so that its chunks
-/// are shared out.
-pub fn unmasked() -> Result<Vec<Case>> {
-    let plain = Decoder {
-        dtype: DType::Q8_0,
-        n_head: 6,
-        n_head_kv: 3,
-        head_dim: 68,
-        pairs: RopePairs::Halves,
-        mask: Mask::None,
-        sinks: false,
-        softcap: None,
-        act: Act::Silu,
-        size: 1.0,
-        first_position: 0,
-    };
-    let sinks = Decoder { sinks: true, ..plain };
-    [
-        (plain, [200, 1, 65]),
-        (sinks, [200, 1, 65]),
-        (Decoder { mask: Mask::Causal, n_head: 3, ..sinks }, [130, 1, 7]),
-        (Decoder { mask: Mask::Window(70), n_head: 3, ..sinks }, [130, 1, 7]),
-    ]
-    .into_iter()
-    .map(|(spec, lengths)| {
-        let mut case = decoder_of(spec, &lengths)?;
-        case.name += &format!(", {:?}, sinks {}", spec.mask, spec.sinks);
-        Ok(case)
-    })
-    .collect()
 }
 
 /// A way to cut the prompts of a case into steps.

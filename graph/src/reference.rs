@@ -99,7 +99,7 @@ impl LoadedReference {
                 };
                 let key = |p: u32| &k[at(p, dk)..][..dk];
                 let value = |p: u32| &v[at(p, dv)..][..dv];
-                let (position, end) = (step.positions[t], step.last_position(step.seqs[t]));
+                let (position, end) = (step.positions[t], step.end_for(a.mask, t));
                 let seen = attention::Seen {
                     first: a.mask.first_visible(position),
                     last: a.mask.last_visible(position, end),

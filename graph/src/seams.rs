@@ -1,10 +1,10 @@
-//! Checks of what every backend owes a graph besides its ops' bits, to be run against each of them: weights that stand in
-//! several files, and indices that a tap has changed.
+//! What a backend owes a graph besides the bits of the ops that every model has: weights that stand in several files,
+//! indices that a tap has changed, attention without a mask and with sinks.
 
-use crate::cases::{Rng, random_tensor};
+use crate::cases::{self, Case, Decoder, Rng, random_tensor};
 use crate::{
-    Backend, Blocks, Error, ErrorKind, FileId, Graph, LoadOptions, Loaded, NoTap, Node, Result,
-    Step, Tap, Value, ValueKind, Weight,
+    Act, Backend, Blocks, Error, ErrorKind, FileId, Graph, LoadOptions, Loaded, Mask, NoTap, Node,
+    Result, RopePairs, Step, Tap, Value, ValueKind, Weight,
 };
 use gguf::DType;
 use std::sync::Arc;
@@ -140,6 +140,39 @@ pub fn checks_indices(backend: &dyn Backend) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Decoders whose second layer has attention of other kinds: without a mask, with sinks, with both, and with sinks behind a
+/// window. Without a mask a sequence must be read in one step ([`cases::Cut::Batch`] of 512); a long one first, so that its chunks
+/// are shared out.
+pub fn unmasked() -> Result<Vec<Case>> {
+    let plain = Decoder {
+        dtype: DType::Q8_0,
+        n_head: 6,
+        n_head_kv: 3,
+        head_dim: 68,
+        pairs: RopePairs::Halves,
+        mask: Mask::None,
+        sinks: false,
+        softcap: None,
+        act: Act::Silu,
+        size: 1.0,
+        first_position: 0,
+    };
+    let sinks = Decoder { sinks: true, ..plain };
+    [
+        (plain, [200, 1, 65]),
+        (sinks, [200, 1, 65]),
+        (Decoder { mask: Mask::Causal, n_head: 3, ..sinks }, [130, 1, 7]),
+        (Decoder { mask: Mask::Window(70), n_head: 3, ..sinks }, [130, 1, 7]),
+    ]
+    .into_iter()
+    .map(|(spec, lengths)| {
+        let mut case = cases::decoder_of(spec, &lengths)?;
+        case.name += &format!(", {:?}, sinks {}", spec.mask, spec.sinks);
+        Ok(case)
+    })
+    .collect()
 }
 
 #[cfg(test)]

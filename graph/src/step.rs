@@ -1,6 +1,8 @@
 //! One step's input: tokens of one or several sequences, where they stand, and which rows give logits.
 
-use crate::{BlockTable, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Node, Op, Result, Rows};
+use crate::{
+    BlockTable, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Mask, Node, Op, Result, Rows,
+};
 
 /// Positions in one cache block, and in one chunk of attention.
 ///
@@ -62,10 +64,16 @@ impl Step {
         }
     }
 
-    /// The last position that a sequence has in this step; 0 where it has none.
-    pub fn last_position(&self, seq: u32) -> u32 {
-        let own = self.seqs.iter().zip(&self.positions).filter(|(s, _)| **s == seq);
-        own.map(|(_, &position)| position).max().unwrap_or(0)
+    /// For [`Mask::last_visible`]: without a mask the last position of the token's sequence in this step, else its own.
+    pub fn end_for(&self, mask: Mask, token: usize) -> u32 {
+        match mask {
+            Mask::Causal | Mask::Window(_) => self.positions[token],
+            Mask::None => {
+                let all = self.seqs.iter().zip(&self.positions);
+                let own = all.filter(|(seq, _)| **seq == self.seqs[token]);
+                own.map(|(_, &position)| position).max().unwrap_or_default()
+            }
+        }
     }
 
     /// The place of `position` of sequence `seq` in a group's caches, counted in positions.

@@ -30,7 +30,7 @@ fn measure(case: &Case, options: LoadOptions, side: Side<'_>) -> Vec<Measured> {
 #[test]
 fn the_reference_is_within_every_bound() {
     let mut n = 0;
-    for case in cases::all().unwrap().into_iter().chain(cases::unmasked().unwrap()) {
+    for case in cases::all().unwrap().into_iter().chain(graph::seams::unmasked().unwrap()) {
         for options in cases::options() {
             let steps = steps(&case);
             let values = clean(&case, options, &steps);

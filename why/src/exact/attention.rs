@@ -20,7 +20,7 @@ pub(super) fn attention(
     let mut exact = Exact::with_room(q.len() / dk.max(1) * dv);
     for (t, q) in q.chunks(a.n_head * dk).enumerate() {
         let (seq, last) = (step.seqs[t], step.positions[t]);
-        let seen = visible(a.mask, last, step.last_position(seq));
+        let seen = visible(a.mask, last, step.end_for(a.mask, t));
         let rows: Vec<usize> = seen.map(|p| step.slot(spec.group, seq, p)).collect();
         for (h, q) in q.chunks(dk).enumerate() {
             let h_kv = h / (a.n_head / spec.n_head_kv);
