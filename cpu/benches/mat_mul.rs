@@ -15,21 +15,9 @@ fn main() {
 }
 
 /// Formats that go different ways through the kernel, and what ggml's mixes are made of.
-const FORMATS: [DType; 13] = [
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q2_K,
-    DType::Q3_K,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-    DType::IQ4_NL,
-    DType::IQ4_XS,
-    DType::MXFP4,
-];
+fn formats() -> impl Iterator<Item = DType> {
+    DType::ALL.into_iter().filter(|dtype| dtype.quant().is_some())
+}
 
 /// One product of `[tokens, n_in]` with `[n_in, n_out]`, all rows wanted.
 fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [usize; 2]) {
@@ -49,7 +37,7 @@ fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [
 }
 
 /// Many tokens.
-#[divan::bench(args = FORMATS, sample_count = 20)]
+#[divan::bench(args = formats(), sample_count = 20)]
 fn prompt(bencher: Bencher<'_, '_>, dtype: &DType) {
     bench(bencher, *dtype, 192, [1536, 576]);
 }
@@ -61,7 +49,7 @@ fn shapes(bencher: Bencher<'_, '_>, shape: [usize; 2]) {
 }
 
 /// One token.
-#[divan::bench(args = FORMATS, sample_count = 20)]
+#[divan::bench(args = formats(), sample_count = 20)]
 fn one(bencher: Bencher<'_, '_>, dtype: &DType) {
     bench(bencher, *dtype, 1, [2048, 16384]);
 }

@@ -17,26 +17,6 @@ fn main() {
     divan::main();
 }
 
-/// All that may come to be multiplied in f32.
-const FORMATS: [DType; 16] = [
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::Q4_0,
-    DType::Q4_1,
-    DType::Q5_0,
-    DType::Q5_1,
-    DType::Q8_0,
-    DType::Q2_K,
-    DType::Q3_K,
-    DType::Q4_K,
-    DType::Q5_K,
-    DType::Q6_K,
-    DType::IQ4_NL,
-    DType::IQ4_XS,
-    DType::MXFP4,
-];
-
 /// One product of `[tokens, n_in]` with `[n_in, n_out]`, all rows wanted.
 fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [usize; 2]) {
     #[allow(clippy::disallowed_methods, reason = "a benchmark has no karat::Config")]
@@ -57,7 +37,7 @@ fn bench(bencher: Bencher<'_, '_>, dtype: DType, tokens: usize, [n_in, n_out]: [
 }
 
 /// Many tokens.
-#[divan::bench(args = FORMATS, sample_count = 10)]
+#[divan::bench(args = DType::ALL, sample_count = 10)]
 fn prompt(bencher: Bencher<'_, '_>, dtype: &DType) {
     bench(bencher, *dtype, 192, [1536, 576]);
 }
@@ -69,7 +49,7 @@ fn shapes(bencher: Bencher<'_, '_>, shape: [usize; 2]) {
 }
 
 /// One token.
-#[divan::bench(args = FORMATS, sample_count = 10)]
+#[divan::bench(args = DType::ALL, sample_count = 10)]
 fn one(bencher: Bencher<'_, '_>, dtype: &DType) {
     bench(bencher, *dtype, 1, [2048, 16384]);
 }

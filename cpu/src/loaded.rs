@@ -83,7 +83,8 @@ impl LoadedCpu {
         let mut pool = Pool::new(cpu.threads);
         let weights = Weights::load(&graph, files, options, (cpu.level, &mut pool), progress)?;
         // Products of one input go together if they want it rounded alike.
-        let plan = Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.act));
+        let plan =
+            Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.act()));
         let plan = Arc::new(plan);
         Ok(Self {
             graph,
@@ -135,10 +136,10 @@ impl LoadedCpu {
     /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
     fn round(&mut self, w: WeightId, (id, x): (ValueId, &[f32])) {
         let Some(layout) = self.weights.layout(w) else { return };
-        let wanted = Some((id, layout.form.act));
+        let wanted = Some((id, layout.form.act()));
         if self.work.acts_of != wanted {
             let n_in = self.graph.weight(w).n_in;
-            self.work.acts.quantize(layout.form.act, x, n_in, (self.level, &mut self.pool));
+            self.work.acts.quantize(layout.form.act(), x, n_in, (self.level, &mut self.pool));
             self.work.acts_of = wanted;
         }
     }

@@ -15,7 +15,8 @@
 //! 5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1. The size in memory is the file's, but for rows padded to a multiple of 16.
 
 use crate::simd::LANES;
-use gguf::{DType, half_power};
+use gguf::DType;
+use gguf::quant::{Bits, Codes, Scale, half_power};
 #[cfg(test)]
 use graph::ints::Ints;
 use graph::ints::{Form, MinTerm, form};
@@ -23,26 +24,22 @@ use graph::ints::{Form, MinTerm, form};
 /// Columns in a unit of quants.
 pub(crate) const UNIT: usize = 32;
 
-/// How a block's f32 scale is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scale {
-    /// 16 × f16.
-    F16,
-    /// 16 exponents of MXFP4.
-    E8m0,
-}
-
 /// Sizes and offsets of one format's tile blocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     pub(crate) form: Form,
-    pub(crate) scale: Scale,
+    /// Columns of a block.
+    pub(crate) block_len: usize,
+    /// What the format adds after `d · isum`.
+    pub(crate) min: MinTerm,
     /// Bytes of `d`.
     pub(crate) d_bytes: usize,
     /// Bytes of `m`, or 0.
     pub(crate) m_bytes: usize,
     /// Sub-blocks with an integer scale, or 0.
     pub(crate) subs: usize,
+    /// Columns of a sub-block; of the block where it has no sub-blocks.
+    pub(crate) sub_cols: usize,
     /// Planes in a unit.
     pub(crate) planes: usize,
     /// Bytes of a block of 16 rows.
@@ -52,23 +49,32 @@ pub(crate) struct Layout {
 impl Layout {
     /// The layout of a quantised format; `None` for float formats.
     pub(crate) fn of(dtype: DType) -> Option<Self> {
-        let form = form(dtype)?;
-        let scale = if dtype == DType::MXFP4 { Scale::E8m0 } else { Scale::F16 };
-        let d_bytes = match scale {
-            Scale::F16 => 2 * LANES,
-            Scale::E8m0 => LANES,
-        };
-        let m_bytes = if form.min == MinTerm::None { 0 } else { 2 * LANES };
-        let subs = if form.sub == form.block { 0 } else { form.block / form.sub };
-        let planes = usize::from(form.bits);
-        let sub_bytes = subs * LANES * if form.min == MinTerm::Subs { 2 } else { 1 };
-        let block_bytes = d_bytes + m_bytes + sub_bytes + form.block / UNIT * planes * 64;
-        Some(Self { form, scale, d_bytes, m_bytes, subs, planes, block_bytes })
+        form(dtype).map(Self::new)
     }
 
-    /// Whether the operand of a product is a signed byte: 8-bit quants, and those out of a table.
+    pub(crate) fn new(form: Form) -> Self {
+        let (block_len, min, subs) = (form.block_len(), form.min(), form.n_runs());
+        let d_bytes = match form.scale {
+            Scale::F16 { .. } => 2 * LANES,
+            Scale::E8m0 { .. } => LANES,
+        };
+        let (m_bytes, run_bytes) = match min {
+            MinTerm::None => (0, LANES),
+            MinTerm::Sum => (2 * LANES, LANES),
+            MinTerm::Subs => (2 * LANES, 2 * LANES),
+        };
+        let sub_cols = form.run().map_or(block_len, |run| run.elements());
+        let planes = form.codes.bits();
+        let block_bytes = d_bytes + m_bytes + subs * run_bytes + block_len / UNIT * planes * 64;
+        Self { form, block_len, min, d_bytes, m_bytes, subs, sub_cols, planes, block_bytes }
+    }
+
+    /// Whether the operand of a product is a signed byte.
     pub(crate) fn signed(&self) -> bool {
-        self.form.bits == 8 || self.form.table.is_some()
+        match self.form.codes {
+            Codes::Plain { .. } => false,
+            Codes::Bytes | Codes::Table(_) => true,
+        }
     }
 
     /// Where the integer scales start.
@@ -83,39 +89,39 @@ impl Layout {
 
     /// Where the quants start.
     pub(crate) fn quants_at(&self) -> usize {
-        self.block_bytes - self.form.block / UNIT * self.planes * 64
+        self.block_bytes - self.block_len / UNIT * self.planes * 64
     }
 
     /// Bytes of a tile of 16 rows of `n_in` columns.
     pub(crate) fn tile_bytes(&self, n_in: usize) -> usize {
-        n_in / self.form.block * self.block_bytes
+        n_in / self.block_len * self.block_bytes
     }
 }
 
 /// Decodes row `r` of a tile: the values that the format's own decoder gives for the file's bytes.
 pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, out: &mut [f32]) {
-    let form = &layout.form;
-    for (block, out) in tile.chunks_exact(layout.block_bytes).zip(out.chunks_exact_mut(form.block))
-    {
+    let kind = layout.form.codes;
+    let blocks = tile.chunks_exact(layout.block_bytes);
+    for (block, out) in blocks.zip(out.chunks_exact_mut(layout.block_len)) {
         let half_at = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-        let d = match layout.scale {
-            Scale::F16 => half_at(2 * r),
-            Scale::E8m0 => half_power(block[r]),
+        let d = match layout.form.scale {
+            Scale::F16 { .. } => half_at(2 * r),
+            Scale::E8m0 { .. } => half_power(block[r]),
         };
         let m = if layout.m_bytes > 0 { half_at(layout.d_bytes + 2 * r) } else { 0.0 };
         for (u, out) in out.chunks_exact_mut(UNIT).enumerate() {
             let planes = &block[layout.quants_at() + u * layout.planes * 64..];
             let mut codes = [0u8; UNIT];
-            row_codes(form.bits, &planes[..layout.planes * 64], r, &mut codes);
-            let run = form.sub.min(UNIT);
+            row_codes(kind, &planes[..layout.planes * 64], r, &mut codes);
+            let run = layout.sub_cols.min(UNIT);
             for (i, (out, codes)) in out.chunks_mut(run).zip(codes.chunks(run)).enumerate() {
-                let sub = (u * UNIT + i * run) / form.sub;
+                let sub = (u * UNIT + i * run) / layout.sub_cols;
                 let scale = if layout.subs == 0 {
                     d
                 } else {
                     d * f32::from(block[layout.scales_at() + sub * LANES + r] as i8)
                 };
-                let plus = match form.min {
+                let plus = match layout.min {
                     MinTerm::None => None,
                     MinTerm::Sum => Some(m),
                     MinTerm::Subs => {
@@ -123,10 +129,9 @@ pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, o
                     }
                 };
                 for (out, &code) in out.iter_mut().zip(codes) {
-                    let q = match form.table {
-                        Some(table) => table[usize::from(code & 15)],
-                        None if form.bits == 8 => code.wrapping_sub(bias) as i8,
-                        None => code as i8 - form.offset,
+                    let q = match kind {
+                        Codes::Bytes => code.wrapping_sub(bias) as i8,
+                        Codes::Plain { .. } | Codes::Table(_) => kind.value(code),
                     };
                     let w = scale * f32::from(q);
                     *out = plus.map_or(w, |plus| w + plus);
@@ -137,7 +142,7 @@ pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, o
 }
 
 /// The codes of one row in a unit of 32 columns.
-fn row_codes(bits: u8, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
+fn row_codes(kind: Codes, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
     let bytes = |plane: usize| -> [u8; 4] {
         let at = plane * 64 + 4 * r;
         [planes[at], planes[at + 1], planes[at + 2], planes[at + 3]]
@@ -158,20 +163,25 @@ fn row_codes(bits: u8, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
             }
         }
     };
-    match bits {
-        6 => {
-            add(0, 4, 0);
-            add(4, 2, 4);
-        }
-        5 => {
-            add(0, 4, 0);
-            add(4, 1, 4);
-        }
-        3 => {
-            add(0, 2, 0);
-            add(2, 1, 2);
-        }
-        bits => add(0, bits, 0),
+    match kind {
+        Codes::Bytes => add(0, 8, 0),
+        Codes::Table(_) => add(0, 4, 0),
+        Codes::Plain { bits, .. } => match bits {
+            Bits::Six => {
+                add(0, 4, 0);
+                add(4, 2, 4);
+            }
+            Bits::Five => {
+                add(0, 4, 0);
+                add(4, 1, 4);
+            }
+            Bits::Four => add(0, 4, 0),
+            Bits::Three => {
+                add(0, 2, 0);
+                add(2, 1, 2);
+            }
+            Bits::Two => add(0, 2, 0),
+        },
     }
 }
 
@@ -184,35 +194,28 @@ pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8,
         for (bytes, out) in row.chunks(dtype.block_bytes()).zip(out.chunks_mut(layout.block_bytes))
         {
             ints.unpack(dtype, bytes);
-            pack_scales(dtype, layout, bytes, &ints, (r, out));
+            pack_scales(layout, bytes, &ints, (r, out));
             pack_quants(layout, &ints, bias, (r, &mut out[layout.quants_at()..]));
         }
     }
 }
 
 #[cfg(test)]
-fn pack_scales(
-    dtype: DType,
-    layout: &Layout,
-    bytes: &[u8],
-    ints: &Ints,
-    (r, out): (usize, &mut [u8]),
-) {
-    match layout.scale {
-        Scale::F16 => {
+fn pack_scales(layout: &Layout, bytes: &[u8], ints: &Ints, (r, out): (usize, &mut [u8])) {
+    match layout.form.scale {
+        Scale::F16 { .. } => {
             out[2 * r..2 * r + 2].copy_from_slice(&half::f16::from_f32(ints.d).to_le_bytes())
         }
-        Scale::E8m0 => out[r] = bytes[0],
+        Scale::E8m0 { at } => out[r] = bytes[at],
     }
-    if layout.form.min != MinTerm::None {
+    if layout.min != MinTerm::None {
         let at = layout.d_bytes + 2 * r;
         out[at..at + 2].copy_from_slice(&half::f16::from_f32(ints.m).to_le_bytes());
     }
-    debug_assert!(layout.scale == Scale::F16 || dtype == DType::MXFP4);
     for sub in 0..layout.subs {
-        let run = sub * layout.form.sub / 16;
+        let run = sub * layout.sub_cols / 16;
         out[layout.scales_at() + sub * LANES + r] = ints.scale[run] as u8;
-        if layout.form.min == MinTerm::Subs {
+        if layout.min == MinTerm::Subs {
             out[layout.mins_at() + sub * LANES + r] = ints.min[run];
         }
     }
@@ -220,21 +223,20 @@ fn pack_scales(
 
 /// The stored code of a quant: `q + offset`, the index for formats with a table, or the signed byte plus `bias`.
 #[cfg(test)]
-fn code(form: &Form, q: i8, bias: u8) -> u8 {
-    match form.table {
+fn code(codes: Codes, q: i8, bias: u8) -> u8 {
+    match codes {
         // Two codes of MXFP4 mean 0; either gives the same integer.
-        Some(table) => table.iter().position(|&v| v == q).map_or(0, |i| i as u8),
-        None if form.bits == 8 => (q as u8).wrapping_add(bias),
-        None => (q + form.offset) as u8,
+        Codes::Table(values) => values.iter().position(|&v| v == q).map_or(0, |i| i as u8),
+        Codes::Bytes => (q as u8).wrapping_add(bias),
+        Codes::Plain { offset, .. } => (q + offset) as u8,
     }
 }
 
 #[cfg(test)]
 fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, (r, out): (usize, &mut [u8])) {
-    let form = &layout.form;
     for (u, unit) in out.chunks_mut(layout.planes * 64).enumerate() {
         for c in 0..UNIT {
-            let code = code(form, ints.q[u * UNIT + c], bias);
+            let code = code(layout.form.codes, ints.q[u * UNIT + c], bias);
             let (g, byte) = (c / 4, 4 * r + c % 4);
             let mut plane = 0;
             let mut low = |bits: usize, value: u8| {
@@ -246,8 +248,7 @@ fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, (r, out): (usize, &mut [u
                 }
                 plane += bits;
             };
-            match form.bits {
-                8 => low(8, code),
+            match layout.form.codes.bits() {
                 6 => {
                     low(4, code);
                     low(2, code >> 4);
@@ -256,12 +257,11 @@ fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, (r, out): (usize, &mut [u
                     low(4, code);
                     low(1, code >> 4);
                 }
-                4 => low(4, code),
                 3 => {
                     low(2, code);
                     low(1, code >> 2);
                 }
-                _ => low(2, code),
+                bits => low(bits, code),
             }
         }
     }

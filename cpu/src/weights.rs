@@ -5,7 +5,7 @@
 //! small ones on two threads and 30 GB/s with huge ones (the measure of `karat bench`, an EPYC of 2022).
 
 use crate::kernels::mat_mul;
-use crate::pack::pack_rows;
+use crate::pack::{FileRows, pack_rows};
 use crate::pool::Pool;
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, decode_row};
@@ -130,7 +130,8 @@ impl Weights {
                             note(file.read_into(info, (start * row_bytes) as u64, bytes));
                             let rows = bytes.chunks(LANES * row_bytes);
                             for (tile, rows) in tiles.chunks_exact_mut(tile_bytes).zip(rows) {
-                                pack_rows(weight.dtype, layout, (rows, row_bytes), *bias, tile);
+                                let rows = FileRows { bytes: rows, row_bytes };
+                                pack_rows(weight.dtype, layout, rows, *bias, tile);
                             }
                         });
                     }

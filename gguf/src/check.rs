@@ -3,6 +3,7 @@
 use half::{bf16, f16};
 
 use crate::dtype::DType;
+use crate::quant::{Float, Kind, Quant, Scale};
 
 /// The first block of `data` with a NaN or an infinity where a scale belongs; for F32, F16 and BF16 a block is one
 /// weight. `data` holds whole blocks; a rest that is no block is not looked at.
@@ -30,20 +31,16 @@ fn scales_are_finite(dtype: DType, block: &[u8]) -> bool {
 /// The floating-point numbers of one block that multiply its integers: where all are zero, so is every weight.
 fn scales(dtype: DType, block: &[u8]) -> impl Iterator<Item = f32> {
     let half = |at: usize| f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-    let (a, b) = match dtype {
-        DType::F32 => (f32::from_le_bytes([block[0], block[1], block[2], block[3]]), None),
-        DType::F16 => (half(0), None),
-        DType::BF16 => (bf16::from_le_bytes([block[0], block[1]]).to_f32(), None),
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => (half(0), None),
-        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => (half(0), Some(half(2))),
-        // The scale and the minimum's scale come after 16 bytes of scales and 64 of weights.
-        DType::Q2_K => (half(80), Some(half(82))),
-        // After 32 bytes of high bits, 64 of low bits and 12 of scales.
-        DType::Q3_K => (half(108), None),
-        // After 128 bytes of low bits, 64 of high bits and 16 of scales.
-        DType::Q6_K => (half(208), None),
-        // A power of two, where 255 stands for NaN.
-        DType::MXFP4 => (if block[0] == 0xff { f32::NAN } else { 1.0 }, None),
+    let (a, b) = match dtype.kind() {
+        Kind::Float(Float::F32) => {
+            (f32::from_le_bytes([block[0], block[1], block[2], block[3]]), None)
+        }
+        Kind::Float(Float::F16) => (half(0), None),
+        Kind::Float(Float::BF16) => (bf16::from_le_bytes([block[0], block[1]]).to_f32(), None),
+        Kind::Quant(Quant { shape, scale, .. }) => match scale {
+            Scale::F16 { at } => (half(at), shape.has_m().then(|| half(at + 2))),
+            Scale::E8m0 { at } => (if block[at] == 0xff { f32::NAN } else { 1.0 }, None),
+        },
     };
     std::iter::once(a).chain(b)
 }

@@ -1,30 +1,75 @@
 //! The tensor types: the ones karat computes with, and the rest of ggml's ids known by name and size.
 //! Each format's layout, decoder and encoder are in `quant/`.
 
-use crate::quant;
+use crate::quant::{Block, Facts, Kind, Quant, Visit, floats};
+use crate::quant::{
+    iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+};
 use std::fmt;
 use std::str::FromStr;
 
-/// A tensor element format that karat reads, and where a backend computes with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(non_camel_case_types, missing_docs, reason = "the names are ggml's")]
-pub enum DType {
-    F32,
-    F16,
-    BF16,
-    Q4_0,
-    Q4_1,
-    Q5_0,
-    Q5_1,
-    Q8_0,
-    Q2_K,
-    Q3_K,
-    Q4_K,
-    Q5_K,
-    Q6_K,
-    IQ4_NL,
-    IQ4_XS,
-    MXFP4,
+macro_rules! formats {
+    (floats: $($float:ident = $facts:path),*; blocks: $($name:ident = $block:path),*;) => {
+        /// A tensor element format that karat reads, and where a backend computes with it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[allow(non_camel_case_types, missing_docs, reason = "the names are ggml's")]
+        pub enum DType {
+            $($float,)*
+            $($name,)*
+        }
+
+        impl DType {
+            /// Every format, in ggml's order of introduction.
+            pub const ALL: [Self; [$(stringify!($float),)* $(stringify!($name)),*].len()] =
+                [$(Self::$float,)* $(Self::$name),*];
+
+            /// ggml's name, such as `Q4_K`.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$float => stringify!($float),)*
+                    $(Self::$name => stringify!($name),)*
+                }
+            }
+
+            const fn facts(self) -> &'static Facts {
+                match self {
+                    $(Self::$float => &$facts,)*
+                    $(Self::$name => const { &Facts::of::<$block>() },)*
+                }
+            }
+
+            /// Does work that is compiled for each block format; `None` for floats.
+            #[inline]
+            pub fn visit<V: Visit>(self, work: V) -> Option<V::Out> {
+                match self {
+                    $(Self::$float => None,)*
+                    $(Self::$name => Some(work.visit::<$block>()),)*
+                }
+            }
+        }
+    };
+}
+
+// A block format is its file in `quant/` and a line here.
+formats! {
+    floats:
+        F32 = floats::F32,
+        F16 = floats::F16,
+        BF16 = floats::BF16;
+    blocks:
+        Q4_0 = q4_0::BlockQ4_0,
+        Q4_1 = q4_1::BlockQ4_1,
+        Q5_0 = q5_0::BlockQ5_0,
+        Q5_1 = q5_1::BlockQ5_1,
+        Q8_0 = q8_0::BlockQ8_0,
+        Q2_K = q2_k::BlockQ2K,
+        Q3_K = q3_k::BlockQ3K,
+        Q4_K = q4_k::BlockQ4K,
+        Q5_K = q5_k::BlockQ5K,
+        Q6_K = q6_k::BlockQ6K,
+        IQ4_NL = iq4_nl::BlockIq4Nl,
+        IQ4_XS = iq4_xs::BlockIq4Xs,
+        MXFP4 = mxfp4::BlockMxfp4;
 }
 
 /// A ggml type id that is no [`DType`]: its ggml name and block where ggml has or had one.
@@ -49,26 +94,6 @@ pub struct UnknownName {
 }
 
 impl DType {
-    /// Every format, in ggml's order of introduction.
-    pub const ALL: [Self; 16] = [
-        Self::F32,
-        Self::F16,
-        Self::BF16,
-        Self::Q4_0,
-        Self::Q4_1,
-        Self::Q5_0,
-        Self::Q5_1,
-        Self::Q8_0,
-        Self::Q2_K,
-        Self::Q3_K,
-        Self::Q4_K,
-        Self::Q5_K,
-        Self::Q6_K,
-        Self::IQ4_NL,
-        Self::IQ4_XS,
-        Self::MXFP4,
-    ];
-
     /// The format of a ggml type id, or what ggml says of an id that karat does not read.
     pub fn from_id(id: u32) -> Result<Self, UnknownType> {
         Self::ALL.into_iter().find(|dtype| dtype.id() == id).ok_or_else(|| UnknownType::of(id))
@@ -81,22 +106,53 @@ impl DType {
 
     /// ggml's type id.
     pub const fn id(self) -> u32 {
-        self.traits().id
-    }
-
-    /// ggml's name, such as `Q4_K`.
-    pub const fn name(self) -> &'static str {
-        self.traits().name
+        self.facts().id
     }
 
     /// Weights per block. A row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
-        self.traits().block_len
+        self.facts().block_len
     }
 
     /// Bytes per block.
     pub const fn block_bytes(self) -> usize {
-        self.traits().block_bytes
+        self.facts().block_bytes
+    }
+
+    /// llama.cpp's `general.file_type` of a file whose matrices have this format; the smaller mix where it has several.
+    pub const fn file_type(self) -> u32 {
+        self.facts().file_type
+    }
+
+    /// What it is made of.
+    pub const fn kind(self) -> Kind {
+        self.facts().kind
+    }
+
+    /// How its codes and scales make weights; `None` for floats.
+    pub const fn quant(self) -> Option<Quant> {
+        match self.kind() {
+            Kind::Float(_) => None,
+            Kind::Quant(quant) => Some(quant),
+        }
+    }
+
+    /// What llama-quantize takes instead where rows are no whole blocks of 256.
+    pub const fn shorter(self) -> Option<Self> {
+        self.facts().shorter
+    }
+
+    /// Changes blocks of random bytes, beside their float scales, to ones that an encoder could have written.
+    pub fn make_plausible(self, blocks: &mut [u8]) {
+        struct Plausible<'a>(&'a mut [u8]);
+        impl Visit for Plausible<'_> {
+            type Out = ();
+            fn visit<B: Block>(self) {
+                bytemuck::cast_slice_mut(self.0).iter_mut().for_each(B::make_plausible);
+            }
+        }
+        // Floats have nothing beside themselves.
+        let _ = self.visit(Plausible(blocks));
     }
 
     /// Bits that one weight costs, scales included: 4.5 for `Q4_K`.
@@ -133,25 +189,12 @@ impl DType {
             self.checked_row_bytes(out.len()),
             "{self}: lengths disagree"
         );
-        quant::decode(self, bytes, out);
+        (self.facts().decode)(bytes, out);
     }
 
     /// Whether [`encode`](Self::encode) can write the format.
     pub const fn has_encoder(self) -> bool {
-        match self {
-            Self::F32
-            | Self::F16
-            | Self::BF16
-            | Self::Q4_0
-            | Self::Q4_1
-            | Self::Q5_0
-            | Self::Q5_1
-            | Self::Q8_0
-            | Self::Q4_K
-            | Self::Q5_K
-            | Self::Q6_K => true,
-            Self::Q2_K | Self::Q3_K | Self::IQ4_NL | Self::IQ4_XS | Self::MXFP4 => false,
-        }
+        self.facts().encode.is_some()
     }
 
     /// Quantises `weights` into `out`, to the bytes that llama-quantize writes without an importance matrix.
@@ -165,39 +208,9 @@ impl DType {
             self.checked_row_bytes(weights.len()),
             "{self}: lengths disagree"
         );
-        quant::encode(self, weights, out);
+        let Some(encode) = self.facts().encode else { panic!("{self} has no encoder") };
+        encode(weights, out);
     }
-
-    const fn traits(self) -> Traits {
-        const fn new(id: u32, name: &'static str, block_len: usize, block_bytes: usize) -> Traits {
-            Traits { id, name, block_len, block_bytes }
-        }
-        match self {
-            Self::F32 => new(0, "F32", 1, 4),
-            Self::F16 => new(1, "F16", 1, 2),
-            Self::BF16 => new(30, "BF16", 1, 2),
-            Self::Q4_0 => new(2, "Q4_0", 32, 18),
-            Self::Q4_1 => new(3, "Q4_1", 32, 20),
-            Self::Q5_0 => new(6, "Q5_0", 32, 22),
-            Self::Q5_1 => new(7, "Q5_1", 32, 24),
-            Self::Q8_0 => new(8, "Q8_0", 32, 34),
-            Self::Q2_K => new(10, "Q2_K", 256, 84),
-            Self::Q3_K => new(11, "Q3_K", 256, 110),
-            Self::Q4_K => new(12, "Q4_K", 256, 144),
-            Self::Q5_K => new(13, "Q5_K", 256, 176),
-            Self::Q6_K => new(14, "Q6_K", 256, 210),
-            Self::IQ4_NL => new(20, "IQ4_NL", 32, 18),
-            Self::IQ4_XS => new(23, "IQ4_XS", 256, 136),
-            Self::MXFP4 => new(39, "MXFP4", 32, 17),
-        }
-    }
-}
-
-struct Traits {
-    id: u32,
-    name: &'static str,
-    block_len: usize,
-    block_bytes: usize,
 }
 
 impl fmt::Display for DType {

@@ -7,11 +7,17 @@
 //! differently. Float formats are four elements after four, zero past the row's end.
 
 use gguf::DType;
-use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
+use gguf::quant::{Block, Codes, Float, Kind, RunScale, Scale, Visit};
+use graph::ints::{ActFormat, Form, MinTerm, form};
 use graph::{Arithmetic, Graph, LoadOptions, WeightId};
 
 /// Rows in a tile.
 pub(crate) const ROWS: usize = 32;
+
+/// Every byte's low nibble, low two bits, lowest bit.
+const NIBBLES: u32 = 0x0f0f_0f0f;
+const TWOS: u32 = 0x0303_0303;
+const ONES: u32 = 0x0101_0101;
 
 /// The f32 scales of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +33,13 @@ pub(crate) enum Scales {
 /// How one format is laid out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Layout {
-    /// Groups of four elements, which take this many words.
-    Float(usize),
+    /// Groups of four elements.
+    Float {
+        /// What an element is.
+        kind: Float,
+        /// Words of a group.
+        words: usize,
+    },
     /// Blocks of integers.
     Quant(Quant),
 }
@@ -48,7 +59,7 @@ pub(crate) struct Quant {
 impl Quant {
     /// Groups of 32 elements in a block.
     pub(crate) fn units(&self) -> usize {
-        self.form.block / 32
+        self.form.block_len() / 32
     }
 
     /// Where the integer scales begin.
@@ -80,19 +91,22 @@ impl Layout {
     /// The layout of a format.
     pub(crate) fn of(dtype: DType) -> Self {
         let Some(form) = form(dtype) else {
-            return Self::Float(if dtype == DType::F32 { 4 } else { 2 });
+            return match dtype.kind() {
+                Kind::Float(kind @ Float::F32) => Self::Float { kind, words: 4 },
+                Kind::Float(kind @ (Float::F16 | Float::BF16)) => Self::Float { kind, words: 2 },
+                Kind::Quant(_) => unreachable!("every block format has a form"),
+            };
         };
-        let scales = match (dtype, form.min) {
-            (DType::MXFP4, _) => Scales::Power,
-            (_, MinTerm::Sum | MinTerm::Subs) => Scales::Two,
-            (_, MinTerm::None) => Scales::One,
+        let scales = match (form.scale, form.min()) {
+            (Scale::F16 { .. }, MinTerm::None) => Scales::One,
+            (Scale::F16 { .. }, MinTerm::Sum | MinTerm::Subs) => Scales::Two,
+            (Scale::E8m0 { .. }, _) => Scales::Power,
         };
-        let runs = if form.sub < form.block { form.block / form.sub } else { 0 };
         Self::Quant(Quant {
             form,
-            unit_words: usize::from(form.bits),
-            runs,
-            mins: form.min == MinTerm::Subs,
+            unit_words: form.codes.bits(),
+            runs: form.n_runs(),
+            mins: form.min() == MinTerm::Subs,
             scales,
         })
     }
@@ -100,15 +114,15 @@ impl Layout {
     /// Blocks of a row of `n_in` elements: groups of four for float formats.
     pub(crate) fn blocks(&self, n_in: usize) -> usize {
         match self {
-            Self::Float(_) => n_in.div_ceil(4),
-            Self::Quant(q) => n_in / q.form.block,
+            Self::Float { .. } => n_in.div_ceil(4),
+            Self::Quant(q) => n_in / q.form.block_len(),
         }
     }
 
     /// Words of a tile of rows of `n_in` elements.
     pub(crate) fn tile_words(&self, n_in: usize) -> usize {
         let block = match self {
-            Self::Float(words) => words * ROWS,
+            Self::Float { words, .. } => words * ROWS,
             Self::Quant(q) => q.block_words(),
         };
         self.blocks(n_in) * block
@@ -117,7 +131,7 @@ impl Layout {
     /// Lays out up to 32 rows, as they stand in the file, into a tile of zeros.
     pub(crate) fn pack(&self, dtype: DType, rows: &[&[u8]], out: &mut [u32]) {
         match self {
-            Self::Float(words) => {
+            Self::Float { words, .. } => {
                 for (r, row) in rows.iter().enumerate() {
                     for (i, bytes) in row.chunks(4).enumerate() {
                         let mut word = [0; 4];
@@ -127,72 +141,80 @@ impl Layout {
                 }
             }
             Self::Quant(q) => {
-                let mut ints = Ints::new();
                 for (r, row) in rows.iter().enumerate() {
-                    for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
-                        ints.unpack(dtype, bytes);
-                        q.pack(&ints, r, &mut out[b * q.block_words()..][..q.block_words()]);
-                    }
+                    // Float formats have been laid out above.
+                    let _ = dtype.visit(PackRow { quant: q, r, row, out: &mut *out });
                 }
             }
         }
     }
 }
 
-impl Quant {
-    fn pack(&self, ints: &Ints, r: usize, out: &mut [u32]) {
-        for u in 0..self.units() {
-            for i in 0..32 {
-                let code = u32::from(self.code(ints.q[32 * u + i]));
-                let at = u * self.unit_words;
-                let mut put = |word: usize, shift: usize, bits: u32| {
-                    out[(at + word) * ROWS + r] |= bits << shift;
+/// Lays out row `r` of a tile.
+struct PackRow<'a> {
+    quant: &'a Quant,
+    r: usize,
+    row: &'a [u8],
+    out: &'a mut [u32],
+}
+
+impl Visit for PackRow<'_> {
+    type Out = ();
+
+    fn visit<B: Block>(self) {
+        let Self { quant, r, row, out } = self;
+        let tiles = out.chunks_mut(quant.block_words());
+        for ((block, bytes), out) in B::all(row).iter().zip(row.chunks(size_of::<B>())).zip(tiles) {
+            for u in 0..quant.units() {
+                let unit = &mut out[u * quant.unit_words * ROWS..];
+                pack_unit(quant.form.codes, block.codes(u), |word, bits| {
+                    unit[word * ROWS + r] |= bits;
+                });
+            }
+            for s in 0..quant.runs {
+                let RunScale { scale, min } = block.run(s);
+                let mut put = |at: usize, byte: u8| {
+                    out[(at + s / 4) * ROWS + r] |= u32::from(byte) << (8 * (s % 4));
                 };
-                let (group, byte) = (i / 4, 8 * (i % 4));
-                let mut nibble = |c: u32| put(group / 2, byte + 4 * (group % 2), c & 15);
-                match self.form.bits {
-                    8 => put(group, byte, code),
-                    6 => {
-                        nibble(code);
-                        put(4 + group / 4, byte + 2 * (group % 4), code >> 4);
-                    }
-                    5 => {
-                        nibble(code);
-                        put(4, byte + group, code >> 4);
-                    }
-                    4 => nibble(code),
-                    3 => {
-                        put(group / 4, byte + 2 * (group % 4), code & 3);
-                        put(2, byte + group, code >> 2);
-                    }
-                    _ => put(group / 4, byte + 2 * (group % 4), code),
+                put(quant.scales_at(), scale as u8);
+                if quant.mins {
+                    put(quant.mins_at(), min);
                 }
             }
-        }
-        let per_run = if self.runs == 0 { 1 } else { self.form.sub / 16 };
-        for s in 0..self.runs {
-            let word = |at: usize| (at + s / 4) * ROWS + r;
-            out[word(self.scales_at())] |=
-                u32::from(ints.scale[s * per_run] as u8) << (8 * (s % 4));
-            if self.mins {
-                out[word(self.mins_at())] |= u32::from(ints.min[s * per_run]) << (8 * (s % 4));
+            let half = |at: usize| u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+            let to = quant.full() * ROWS;
+            match (B::QUANT.scale, quant.scales) {
+                (Scale::F16 { at }, Scales::Two) => out[to + r] = half(at) | half(at + 2) << 16,
+                (Scale::F16 { at }, Scales::One | Scales::Power) => {
+                    out[to + r / 2] |= half(at) << (16 * (r % 2));
+                }
+                (Scale::E8m0 { .. }, _) => out[to + r] = B::QUANT.scale.d(bytes).to_bits(),
             }
         }
-        let half = |x: f32| u32::from(half::f16::from_f32(x).to_bits());
-        let at = self.full() * ROWS;
-        match self.scales {
-            Scales::One => out[at + r / 2] |= half(ints.d) << (16 * (r % 2)),
-            Scales::Two => out[at + r] = half(ints.d) | half(ints.m) << 16,
-            Scales::Power => out[at + r] = ints.d.to_bits(),
-        }
     }
+}
 
-    /// The stored code of a quant: `q + offset`, the index for formats with a table, or the signed byte.
-    fn code(&self, q: i8) -> u8 {
-        match self.form.table {
-            // Two codes of MXFP4 mean 0; either gives the same integer.
-            Some(table) => table.iter().position(|&v| v == q).map_or(0, |i| i as u8),
-            None => q.wrapping_add(self.form.offset) as u8,
+/// The words of 32 codes of one row, from the words that hold four codes each; `put` adds bits to one of them.
+fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
+    let bits = kind.bits();
+    for (g, code) in codes.into_iter().enumerate() {
+        let mut nibble = |code: u32| put(g / 2, (code & NIBBLES) << (4 * (g % 2)));
+        match bits {
+            8 => put(g, code),
+            6 => {
+                nibble(code);
+                put(4 + g / 4, (code >> 4 & TWOS) << (2 * (g % 4)));
+            }
+            5 => {
+                nibble(code);
+                put(4, (code >> 4 & ONES) << g);
+            }
+            4 => nibble(code),
+            3 => {
+                put(g / 4, (code & TWOS) << (2 * (g % 4)));
+                put(2, (code >> 2 & ONES) << g);
+            }
+            _ => put(g / 4, (code & TWOS) << (2 * (g % 4))),
         }
     }
 }
@@ -200,7 +222,7 @@ impl Quant {
 /// The format in which a product wants its activations quantised, or `None` for products in f32.
 pub(crate) fn act_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<ActFormat> {
     let int8 = options.arithmetic == Arithmetic::Int8;
-    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.act)
+    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.act())
 }
 
 /// Words of one row of `n` activations quantised to `act`.
@@ -227,6 +249,67 @@ mod tests {
                 bits >= file.floor() && bits <= file * 1.2,
                 "{dtype}: {bits} bits, file {file}"
             );
+        }
+    }
+
+    /// A byte of each of four codes, as `codes` of `weights.wgsl` takes them out of a unit's words.
+    fn codes(kind: Codes, word: &dyn Fn(usize) -> u32, j: usize) -> u32 {
+        let nibbles = (word(j / 2) >> (4 * (j % 2))) & 0x0f0f_0f0f;
+        let twos = |at: usize| (word(at + j / 4) >> (2 * (j % 4))) & 0x0303_0303;
+        let ones = |at: usize| (word(at) >> j) & 0x0101_0101;
+        match kind.bits() {
+            8 => word(j),
+            6 => nibbles | twos(4) << 4,
+            5 => nibbles | ones(4) << 4,
+            4 => nibbles,
+            3 => twos(0) | ones(2) << 2,
+            2 => twos(0),
+            bits => panic!("codes of {bits} bits"),
+        }
+    }
+
+    #[test]
+    fn a_row_out_of_a_tile_is_the_decoded_row_of_the_file() {
+        let mut rng = graph::cases::Rng::new(3);
+        for dtype in DType::ALL {
+            let Layout::Quant(q) = Layout::of(dtype) else { continue };
+            let n_in = 2 * dtype.block_len();
+            let bytes = graph::cases::random_tensor(&mut rng, dtype, ROWS * n_in, 1.0);
+            let rows: Vec<&[u8]> = bytes.chunks(dtype.row_bytes(n_in)).collect();
+            let mut tile = vec![0; Layout::Quant(q).tile_words(n_in)];
+            Layout::Quant(q).pack(dtype, &rows, &mut tile);
+            let mut want = vec![0.0f32; n_in];
+            for (r, row) in rows.iter().enumerate() {
+                dtype.dequantize(row, &mut want);
+                for (i, want) in want.iter().enumerate() {
+                    let (block, at) = (i / dtype.block_len(), i % dtype.block_len());
+                    let block = &tile[block * q.block_words()..];
+                    let word = |k: usize| block[k * ROWS + r];
+                    let byte =
+                        |words_at: usize, i: usize| word(words_at + i / 4).to_le_bytes()[i % 4];
+                    let unit = |k: usize| word(at / 32 * q.unit_words + k);
+                    let code = codes(q.form.codes, &unit, at % 32 / 4).to_le_bytes()[at % 4];
+                    let half = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
+                    let last = q.full() * ROWS;
+                    let (d, m) = match q.scales {
+                        Scales::One => (half(block[last + r / 2] >> (16 * (r % 2))), 0.0),
+                        Scales::Two => (half(block[last + r]), half(block[last + r] >> 16)),
+                        Scales::Power => (f32::from_bits(block[last + r]), 0.0),
+                    };
+                    let run = q.form.run().map(|run| at / run.elements());
+                    let scale = run.map_or(d, |run| d * f32::from(byte(q.scales_at(), run) as i8));
+                    let product = scale * f32::from(q.form.codes.value(code));
+                    let got = match q.form.min() {
+                        MinTerm::None => product,
+                        MinTerm::Sum => product + m,
+                        MinTerm::Subs => {
+                            let run = run.expect("minimums are of runs");
+                            product - m * f32::from(byte(q.mins_at(), run))
+                        }
+                    };
+                    assert_eq!(got.to_bits(), want.to_bits(), "{dtype} row {r} element {i}");
+                }
+            }
         }
     }
 

@@ -4,8 +4,10 @@
 //! An f16 holds every integer up to 2048, an f32 up to 2^24. A weight is its quant times its integer scale, an activation
 //! at most 127. Where that weight may be above 2048, its quant is split into high and low bits, each times the scale.
 
+use crate::shaders::by_sixteen;
 use crate::template::Defines;
 use gguf::DType;
+use gguf::quant::{Codes, Shape};
 use graph::ints::{Form, form};
 
 /// A device's matrix unit.
@@ -87,22 +89,24 @@ struct Exact {
 
 impl Exact {
     fn of(form: &Form) -> Self {
-        let is_signed = form.table.is_some() || form.bits == 8;
-        let bias = if is_signed { 128 } else { form.offset as u32 };
-        let (least, most) = match form.table {
-            Some(table) => {
-                let ends = |end: Option<&i8>| end.map_or(0, |&q| (i32::from(q) + 128) as u32);
-                (ends(table.iter().min()), ends(table.iter().max()))
-            }
-            None => (0, (1 << form.bits) - 1),
+        let bias = match form.codes {
+            Codes::Plain { offset, .. } => offset as u32,
+            Codes::Bytes | Codes::Table(_) => 128,
         };
+        let stored = |q: i8| (i32::from(q) + bias as i32) as u32;
+        let (least, most) = form.codes.values().fold((stored(0), stored(0)), |(least, most), q| {
+            (least.min(stored(q)), most.max(stored(q)))
+        });
         let magnitude = |shift: u32| {
             let (bias, least, most) = (bias >> shift, least >> shift, most >> shift);
             bias.abs_diff(least).max(bias.abs_diff(most))
         };
-        let scale = u32::from(form.scale_most);
+        let scale = match form.shape {
+            Shape::One { .. } => 1,
+            Shape::Runs { largest_scale, .. } => u32::from(largest_scale),
+        };
         let span = |weight: u32| {
-            let mut span = form.block;
+            let mut span = form.block_len();
             while u64::from(weight) * u64::from(ACT_MOST) * span as u64 > u64::from(F32_WHOLE) {
                 span /= 2;
             }
@@ -142,7 +146,7 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
         .set("A_EACH", &(2 * rows).div_ceil(threads))
         .set("X_EACH", &(2 * tokens).div_ceil(threads))
         .set("TOKEN_EACH", &tokens.div_ceil(threads))
-        .set("MIN_EACH", &((form.block / form.sub / 4) as u32 * rows).div_ceil(threads))
+        .set("MIN_EACH", &(min_words(&form) as u32 * rows).div_ceil(threads))
         .set("SUM_EACH", &(4 * tokens).div_ceil(threads))
         .set("SUB_ROWS", &tile.sub_rows)
         .set("FRAGMENTS", &(SUB / size))
@@ -151,19 +155,27 @@ pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
         .set("SUM_K_STEPS", &starts(16))
 }
 
+/// Words of one row's integer minimums in a block, where the format has them.
+fn min_words(form: &Form) -> usize {
+    form.n_runs() / 4
+}
+
 fn by_format(form: &Form) -> Defines {
     let Exact { bias, shift, span } = Exact::of(form);
     let split = shift > 0;
-    let is_signed = form.table.is_some() || form.bits == 8;
-    let by_sixteen = form.sub == 16;
+    let to_unsigned = match form.codes {
+        Codes::Plain { .. } => "",
+        Codes::Bytes | Codes::Table(_) => " ^ 0x80808080u",
+    };
+    let by_sixteen = by_sixteen(form);
     let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
     Defines::new()
         .flag("HIGH_LOW", split)
-        .flag("SINGLE", !split && span == form.block)
+        .flag("SINGLE", !split && span == form.block_len())
         .set("SPAN_UNITS", &(span / 32))
         // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.
-        .set("SUM_TYPE", if !split && form.block / span == 2 { "f32" } else { "i32" })
-        .set("TO_UNSIGNED", if is_signed { " ^ 0x80808080u" } else { "" })
+        .set("SUM_TYPE", if !split && form.block_len() / span == 2 { "f32" } else { "i32" })
+        .set("TO_UNSIGNED", to_unsigned)
         .set("LESS", &format!("{}.0h", 1024 + (bias >> shift)))
         .set("SHIFT", &shift)
         .set("LOW_MASK", &mask((1 << shift) - 1))
@@ -171,7 +183,7 @@ fn by_format(form: &Form) -> Defines {
         .set("FIRST_RUN", if by_sixteen { "a_h{{I}}" } else { "0u" })
         .set("NEXT_RUN", if by_sixteen { "2u * next_u + a_h{{I}}" } else { "next_u" })
         .flag("MIN_TWICE", !by_sixteen)
-        .set("MIN_WORDS", &(form.block / form.sub / 4))
+        .set("MIN_WORDS", &min_words(form))
 }
 
 #[cfg(test)]
@@ -183,7 +195,7 @@ mod tests {
         for dtype in DType::ALL {
             let Some(form) = form(dtype) else { continue };
             let Exact { bias, shift, span } = Exact::of(&form);
-            assert!(span >= 32 && form.block.is_multiple_of(span), "{dtype}: {span}");
+            assert!(span >= 32 && form.block_len().is_multiple_of(span), "{dtype}: {span}");
             assert_eq!(bias % (1 << shift), 0, "{dtype}");
         }
         let of = |dtype| Exact::of(&form(dtype).unwrap());

@@ -7,8 +7,9 @@ use crate::params::{self, Field, Params};
 use crate::probes::Probes;
 use crate::template::{Defines, expand};
 use gguf::DType;
-use graph::ints::{ActFormat, form};
-use graph::{KvType, math};
+use gguf::quant::{Codes, Float, Run};
+use graph::ints::{ActFormat, Form, form};
+use graph::{Act, KvType, math};
 
 /// What one pipeline is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -126,10 +127,13 @@ pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<ActFormat>) -> Shader
 
 /// What `quantize/blocks.wgsl` asks for, for `tile` elements in a workgroup of 256 threads.
 fn quantizing(defines: Defines, act: ActFormat, tile: usize) -> Defines {
-    let block = if act == ActFormat::Q8x256 { 256 } else { 32 };
+    let (is_256, block) = match act {
+        ActFormat::Q8x32 => (false, 32),
+        ActFormat::Q8x256 => (true, 256),
+    };
     let lanes = (256 * 256 / tile).min(64);
     defines
-        .flag("Q8X256", block == 256)
+        .flag("Q8X256", is_256)
         .set("Q8_BLOCKS", &(tile / block))
         .set("Q8_WORDS", &(tile / 4))
         .set("Q8_LANES", &lanes)
@@ -155,18 +159,24 @@ pub enum QuantizeOf {
     /// A value that is there.
     Value,
     /// A gated activation, which is written too.
-    Glu(graph::Act),
+    Glu(Act),
     /// The merged chunks of one token's attention, which are written too.
     Merge,
 }
 
 /// Quantisation of activations.
 pub fn quantize_act(act: ActFormat, of: QuantizeOf) -> Shader {
+    let (glu, silu, gelu_tanh, merge) = match of {
+        QuantizeOf::Value => (false, false, false, false),
+        QuantizeOf::Glu(Act::Silu) => (true, true, false, false),
+        QuantizeOf::Glu(Act::GeluTanh) => (true, false, true, false),
+        QuantizeOf::Merge => (false, false, false, true),
+    };
     let defines = quantizing(Defines::new(), act, 256)
-        .flag("GLU", matches!(of, QuantizeOf::Glu(_)))
-        .flag("SILU", of == QuantizeOf::Glu(graph::Act::Silu))
-        .flag("GELU_TANH", of == QuantizeOf::Glu(graph::Act::GeluTanh))
-        .flag("MERGE", of == QuantizeOf::Merge);
+        .flag("GLU", glu)
+        .flag("SILU", silu)
+        .flag("GELU_TANH", gelu_tanh)
+        .flag("MERGE", merge);
     let writes = 1 + u32::from(of != QuantizeOf::Value);
     let shader = match of {
         QuantizeOf::Value | QuantizeOf::Glu(_) => Shader::new::<params::Quantize>,
@@ -224,7 +234,7 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
         .set("PARTS", &(q.units() / part))
         .set("PART_UNITS", &part)
         .set("STEPS", &steps)
-        .set("UNIT_RUNS", &(32 / q.form.sub.min(32)));
+        .set("UNIT_RUNS", &(if by_sixteen(&q.form) { 2 } else { 1 }));
     Shader { defines, ..shader }
 }
 
@@ -236,7 +246,7 @@ pub fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix) -> Shader {
 }
 
 fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
-    let halves = form(dtype).is_some_and(|form| form.sub == 16);
+    let halves = form(dtype).is_some_and(|form| by_sixteen(&form));
     let defines = weights(dtype)
         .flag("OUTS_2", products > 1)
         .flag("OUTS_3", products > 2)
@@ -246,9 +256,18 @@ fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
     Shader { writes, ..Shader::new::<params::MatMulInt8>(file, 3 + writes, defines) }
 }
 
+/// How the cache's elements are stored.
+fn cached(kv: KvType) -> Defines {
+    let is_f16 = match kv {
+        KvType::F16 => true,
+        KvType::F32 => false,
+    };
+    Defines::new().flag("KV_F16", is_f16)
+}
+
 /// Storing keys and values.
 pub fn store_kv(kv: KvType) -> Shader {
-    let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
+    let defines = cached(kv);
     Shader {
         writes: 0,
         cache: Cache::Writes,
@@ -258,7 +277,7 @@ pub fn store_kv(kv: KvType) -> Shader {
 
 /// RoPE of queries and keys, and storing keys and values: eight buffers and the cache's two.
 pub fn rope_store(kv: KvType) -> Shader {
-    let defines = Defines::new().flag("KV_F16", kv == KvType::F16);
+    let defines = cached(kv);
     Shader {
         writes: 2,
         cache: Cache::Writes,
@@ -284,10 +303,7 @@ impl HeadDims {
 
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
 pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
-    let defines = Defines::new()
-        .flag("KV_F16", kv == KvType::F16)
-        .flag("SOFTCAP", softcap)
-        .set("DIM_V", &dim_v);
+    let defines = cached(kv).flag("SOFTCAP", softcap).set("DIM_V", &dim_v);
     Shader {
         cache: Cache::Reads,
         ..Shader::new::<params::Attention>("attention/attention", 4, defines)
@@ -302,13 +318,14 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shade
     if [dims.k, dims.v].into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
         return None;
     }
-    let halves = kv == KvType::F16;
     // A tile is 2048 elements: words that each of the 128 threads loads four at a time, and positions of V.
-    let loads = if halves { 2 } else { 4 };
+    let loads = match kv {
+        KvType::F16 => 2,
+        KvType::F32 => 4,
+    };
     let passes = dims.v.div_ceil(64);
     let rows = if passes == 3 { 8 } else { 32 / passes };
-    let defines = Defines::new()
-        .flag("KV_F16", halves)
+    let defines = cached(kv)
         .flag("SOFTCAP", softcap)
         .set("LOADS", &loads)
         .set("K_FOURS", &(4 * loads))
@@ -325,7 +342,7 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shade
 /// The chunks of attention by themselves, for a step of one token. Small heads of f16 are loaded before they are used.
 pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
     let small = kv == KvType::F16 && dims.k.is_multiple_of(2) && dims.k.max(dims.v) <= 128;
-    let defines = Defines::new().flag("KV_F16", kv == KvType::F16).flag("SOFTCAP", softcap);
+    let defines = cached(kv).flag("SOFTCAP", softcap);
     let defines = defines.flag("AHEAD", small);
     let defines = if small { defines.set("K_WORDS", &(dims.k / 2)) } else { defines };
     Shader { cache: Cache::Reads, ..Shader::new::<params::Attention>("attention/part", 4, defines) }
@@ -395,31 +412,47 @@ pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
     Shader { matrix: Some(matrix), ..Shader::new::<params::Probe>("probe/coop", 2, defines) }
 }
 
+/// A table's values as WGSL's words, four signed bytes each.
+fn words_of(values: &[i8; 16]) -> String {
+    let word = |c: &[i8; 4]| format!("0x{:08x}u", u32::from_le_bytes(c.map(|q| q as u8)));
+    values.as_chunks::<4>().0.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// Whether sixteen elements share an integer scale, and not a whole unit.
+pub(crate) fn by_sixteen(form: &Form) -> bool {
+    match form.run() {
+        Some(Run::Of16) => true,
+        Some(Run::Of32) | None => false,
+    }
+}
+
 /// The sizes that `weights.wgsl` wants.
 fn weights(dtype: DType) -> Defines {
     let q = match Layout::of(dtype) {
-        Layout::Float(_) => {
-            return Defines::new()
-                .flag("QUANT", false)
-                .flag("F32", dtype == DType::F32)
-                .flag("F16", dtype == DType::F16)
-                .flag("BF16", dtype == DType::BF16);
+        Layout::Float { kind, .. } => {
+            let (f32, f16, bf16) = match kind {
+                Float::F32 => (true, false, false),
+                Float::F16 => (false, true, false),
+                Float::BF16 => (false, false, true),
+            };
+            let defines = Defines::new().flag("QUANT", false);
+            return defines.flag("F32", f32).flag("F16", f16).flag("BF16", bf16);
         }
         Layout::Quant(q) => q,
     };
     let Quant { form, unit_words, runs, mins, scales } = q;
-    let table_words = form.table.map(|table| {
-        let word = |c: &[i8]| {
-            format!(
-                "0x{:08x}u",
-                u32::from_le_bytes([c[0] as u8, c[1] as u8, c[2] as u8, c[3] as u8])
-            )
-        };
-        table.chunks(4).map(word).collect::<Vec<_>>().join(", ")
-    });
-    let run_of_group = if form.sub == 16 { "2u * u + (j >> 2u)" } else { "u" };
+    let (stored, table_words) = match form.codes {
+        Codes::Plain { .. } | Codes::Bytes => (form.codes.bits(), None),
+        Codes::Table(values) => (4, Some(words_of(values))),
+    };
+    let (one, two, power) = match scales {
+        Scales::One => (true, false, false),
+        Scales::Two => (false, true, false),
+        Scales::Power => (false, false, true),
+    };
+    let run_of_group = if by_sixteen(&form) { "2u * u + (j >> 2u)" } else { "u" };
     let bits = [2, 3, 4, 5, 6, 8].into_iter().fold(Defines::new(), |defines, bits| {
-        defines.flag(&format!("BITS_{bits}"), form.bits == bits)
+        defines.flag(&format!("BITS_{bits}"), stored == bits)
     });
     bits.flag("QUANT", true)
         .flag("TABLE", table_words.is_some())
@@ -427,10 +460,10 @@ fn weights(dtype: DType) -> Defines {
         .flag("SCALES", runs > 0)
         .set("RUN_OF_GROUP", run_of_group)
         .flag("MINS", mins)
-        .flag("D_ONE", scales == Scales::One)
-        .flag("D_TWO", scales == Scales::Two)
-        .flag("D_F32", scales == Scales::Power)
-        .set("OFFSET", &form.offset)
+        .flag("D_ONE", one)
+        .flag("D_TWO", two)
+        .flag("D_F32", power)
+        .set("OFFSET", &form.offset())
         .set("UNITS", &q.units())
         .set("UNIT_WORDS", &unit_words)
         .set("FULL", &q.full())
@@ -489,7 +522,7 @@ pub fn all() -> Vec<Shader> {
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
-    let glus = [graph::Act::Silu, graph::Act::GeluTanh].map(QuantizeOf::Glu);
+    let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
     for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
         all.extend([Q8x32, Q8x256].map(|act| quantize_act(act, of)));
     }

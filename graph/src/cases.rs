@@ -1,7 +1,7 @@
 //! Test cases that every backend must pass with the reference's bits: small graphs with awkward shapes, random weights
 //! in every format, and ways to cut the same prompts into steps.
 
-use crate::ints::{Ints, form};
+use crate::ints::Ints;
 pub use crate::tapped::Tapped;
 use crate::{
     Act, Attention, Best, BlockTable, Blocks, Builder, CacheGroup, FREED, Graph, KV_BLOCK, Kv,
@@ -9,6 +9,7 @@ use crate::{
     compare::Recording,
 };
 use gguf::DType;
+use gguf::quant::{Float, Kind, Quant, Scale};
 use half::f16;
 use std::sync::Arc;
 
@@ -59,61 +60,39 @@ impl Rng {
 /// `n` random elements in `dtype`, of magnitude about `size`: every bit of the quants and integer scales is random,
 /// the float scales are chosen so that the decoded values have that magnitude.
 pub fn random_tensor(rng: &mut Rng, dtype: DType, n: usize, size: f32) -> Vec<u8> {
-    match dtype {
-        DType::F32 => (0..n).flat_map(|_| (rng.unit() * size).to_le_bytes()).collect(),
-        DType::F16 => (0..n).flat_map(|_| f16::from_f32(rng.unit() * size).to_le_bytes()).collect(),
-        DType::BF16 => {
+    match dtype.kind() {
+        Kind::Float(Float::F32) => (0..n).flat_map(|_| (rng.unit() * size).to_le_bytes()).collect(),
+        Kind::Float(Float::F16) => {
+            (0..n).flat_map(|_| f16::from_f32(rng.unit() * size).to_le_bytes()).collect()
+        }
+        Kind::Float(Float::BF16) => {
             (0..n).flat_map(|_| half::bf16::from_f32(rng.unit() * size).to_le_bytes()).collect()
         }
-        DType::Q4_0
-        | DType::Q4_1
-        | DType::Q5_0
-        | DType::Q5_1
-        | DType::Q8_0
-        | DType::Q2_K
-        | DType::Q3_K
-        | DType::Q4_K
-        | DType::Q5_K
-        | DType::Q6_K
-        | DType::IQ4_NL
-        | DType::IQ4_XS
-        | DType::MXFP4 => {
-            let bytes = dtype.block_bytes();
-            (0..n / dtype.block_len()).flat_map(|_| random_block(rng, dtype, bytes, size)).collect()
+        Kind::Quant(quant) => {
+            (0..n / dtype.block_len()).flat_map(|_| random_block(rng, dtype, quant, size)).collect()
         }
     }
 }
 
-fn random_block(rng: &mut Rng, dtype: DType, bytes: usize, size: f32) -> Vec<u8> {
-    let mut block: Vec<u8> = (0..bytes).map(|_| rng.bits() as u8).collect();
-    if dtype == DType::MXFP4 {
-        block[0] = (124.0 + size.log2()) as u8 - rng.below(3) as u8;
-        return block;
-    }
-    let scales: &[usize] = match dtype {
-        DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
-        DType::Q2_K => &[80, 82],
-        DType::Q3_K => &[108],
-        DType::Q6_K => &[208],
-        DType::F32
-        | DType::F16
-        | DType::BF16
-        | DType::Q4_0
-        | DType::Q5_0
-        | DType::Q8_0
-        | DType::IQ4_NL
-        | DType::IQ4_XS
-        | DType::MXFP4 => &[0],
+fn random_block(rng: &mut Rng, dtype: DType, quant: Quant, size: f32) -> Vec<u8> {
+    let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| rng.bits() as u8).collect();
+    let at = match quant.scale {
+        Scale::F16 { at } => at,
+        Scale::E8m0 { at } => {
+            // The integers of MXFP4 reach 12, and the scale is below 2^(e - 127).
+            block[at] = (124.0 + size.log2()) as u8 - rng.below(3) as u8;
+            return block;
+        }
     };
     // The largest integer that a scale multiplies, so that scale times integer is about `size`.
     let mut ints = Ints::new();
     ints.unpack(dtype, &block);
-    let block_len = form(dtype).map_or(1, |f| f.block);
-    let most = (0..block_len)
+    let most = (0..dtype.block_len())
         .map(|i| i32::from(ints.q[i]) * i32::from(ints.scale[i / 16]))
         .map(i32::abs)
         .max();
-    for &at in scales {
+    let m_at = quant.shape.has_m().then_some(at + 2);
+    for at in std::iter::once(at).chain(m_at) {
         let scale = f16::from_f32(rng.unit() * size / most.unwrap_or(1).max(1) as f32);
         block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
     }

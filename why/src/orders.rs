@@ -26,7 +26,7 @@ pub(crate) fn rows_in<'b>(
     Order { parts, stride }: Order,
 ) -> Option<Vec<f32>> {
     let run = parts * stride;
-    graph::ints::form(weight.dtype).filter(|form| form.block.is_multiple_of(run))?;
+    graph::ints::form(weight.dtype).filter(|form| form.block_len().is_multiple_of(run))?;
     let order = |k: usize| k / run * run + k % run / parts + k % parts * stride;
     let (mut row, mut sizes) = (vec![0.0; weight.n_in], vec![0.0; weight.n_in]);
     let mut all = Vec::new();

@@ -1,5 +1,6 @@
-//! The block formats: one file each, with the layout in words, the decoder and, where karat writes the format, the
-//! encoder. What they share is here (halves, walking over blocks), in `scale_min.rs` and in `fit.rs`.
+//! The block formats: one file each, with the layout in words, what others ask about it ([`Block`]), the decoder and,
+//! where karat writes the format, the encoder. A line in `dtype.rs` registers it. What they share is here (halves,
+//! walking over blocks), in `words.rs`, `scale_min.rs` and `fit.rs`.
 //!
 //! Decoders give the bits that the PyPI package `gguf` gives, encoders the bytes that llama-quantize writes. Both
 //! follow from the order of the f32 steps, so no step here may be fused or reordered.
@@ -8,83 +9,44 @@
     reason = "bytemuck's derive writes `unsafe impl Pod`, and proves it by the fields"
 )]
 
+mod facts;
 mod fit;
-mod floats;
-mod iq4_nl;
-mod iq4_xs;
-mod mxfp4;
-mod q2_k;
-mod q3_k;
-mod q4_0;
-mod q4_1;
-mod q4_k;
-mod q5_0;
-mod q5_1;
-mod q5_k;
-mod q6_k;
-mod q8_0;
+pub(crate) mod floats;
+pub(crate) mod iq4_nl;
+pub(crate) mod iq4_xs;
+pub(crate) mod mxfp4;
+pub(crate) mod q2_k;
+pub(crate) mod q3_k;
+pub(crate) mod q4_0;
+pub(crate) mod q4_1;
+pub(crate) mod q4_k;
+pub(crate) mod q5_0;
+pub(crate) mod q5_1;
+pub(crate) mod q5_k;
+pub(crate) mod q6_k;
+pub(crate) mod q8_0;
 mod scale_min;
+mod words;
 
-pub use iq4_nl::IQ4_NL_VALUES;
-pub use mxfp4::{MXFP4_VALUES, half_power};
-pub use scale_min::scale_min_k4;
+pub(crate) use facts::Facts;
+pub use facts::{
+    Bits, Block, Codes, Decoder, Encoder, Float, Kind, Quant, Run, RunScale, Scale, Shape, Visit,
+};
+pub use mxfp4::half_power;
 
-use crate::DType;
 use bytemuck::Pod;
 
-/// Writes the weights of whole blocks. The caller has checked the lengths.
-pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    match dtype {
-        DType::F32 => floats::decode_f32(bytes, out),
-        DType::F16 => floats::decode_f16(bytes, out),
-        DType::BF16 => floats::decode_bf16(bytes, out),
-        DType::Q4_0 => decode_blocks::<q4_0::BlockQ4_0, 32>(bytes, out),
-        DType::Q4_1 => decode_blocks::<q4_1::BlockQ4_1, 32>(bytes, out),
-        DType::Q5_0 => decode_blocks::<q5_0::BlockQ5_0, 32>(bytes, out),
-        DType::Q5_1 => decode_blocks::<q5_1::BlockQ5_1, 32>(bytes, out),
-        DType::Q8_0 => decode_blocks::<q8_0::BlockQ8_0, 32>(bytes, out),
-        DType::Q2_K => decode_blocks::<q2_k::BlockQ2K, 256>(bytes, out),
-        DType::Q3_K => decode_blocks::<q3_k::BlockQ3K, 256>(bytes, out),
-        DType::Q4_K => decode_blocks::<q4_k::BlockQ4K, 256>(bytes, out),
-        DType::Q5_K => decode_blocks::<q5_k::BlockQ5K, 256>(bytes, out),
-        DType::Q6_K => decode_blocks::<q6_k::BlockQ6K, 256>(bytes, out),
-        DType::IQ4_NL => decode_blocks::<iq4_nl::BlockIq4Nl, 32>(bytes, out),
-        DType::IQ4_XS => decode_blocks::<iq4_xs::BlockIq4Xs, 256>(bytes, out),
-        DType::MXFP4 => decode_blocks::<mxfp4::BlockMxfp4, 32>(bytes, out),
-    }
-}
-
-/// Quantises whole blocks. The caller has checked the lengths and that there is an encoder.
-pub(crate) fn encode(dtype: DType, weights: &[f32], out: &mut [u8]) {
-    match dtype {
-        DType::F32 => floats::encode_f32(weights, out),
-        DType::F16 => floats::encode_f16(weights, out),
-        DType::BF16 => floats::encode_bf16(weights, out),
-        DType::Q4_0 => encode_blocks::<q4_0::BlockQ4_0, 32>(weights, out),
-        DType::Q4_1 => encode_blocks::<q4_1::BlockQ4_1, 32>(weights, out),
-        DType::Q5_0 => encode_blocks::<q5_0::BlockQ5_0, 32>(weights, out),
-        DType::Q5_1 => encode_blocks::<q5_1::BlockQ5_1, 32>(weights, out),
-        DType::Q8_0 => encode_blocks::<q8_0::BlockQ8_0, 32>(weights, out),
-        DType::Q4_K => encode_blocks::<q4_k::BlockQ4K, 256>(weights, out),
-        DType::Q5_K => encode_blocks::<q5_k::BlockQ5K, 256>(weights, out),
-        DType::Q6_K => encode_blocks::<q6_k::BlockQ6K, 256>(weights, out),
-        DType::Q2_K | DType::Q3_K | DType::IQ4_NL | DType::IQ4_XS | DType::MXFP4 => {
-            panic!("{dtype} has no encoder (see DType::has_encoder)")
-        }
-    }
-}
-
-/// One block of `N` weights. Its fields are bytes, so that a block may lie anywhere in a file.
-trait Block<const N: usize>: Pod {
+/// One block of `N` weights.
+trait Decode<const N: usize>: Pod {
     fn decode(&self, out: &mut [f32; N]);
 }
 
 /// A block that karat can write.
-trait Encode<const N: usize>: Block<N> {
+trait Encode<const N: usize>: Decode<N> {
     fn encode(weights: &[f32; N]) -> Self;
 }
 
-fn decode_blocks<B: Block<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
+fn decode_blocks<B: Decode<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
     let blocks: &[B] = bytemuck::cast_slice(bytes);
     for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
         block.decode(out);

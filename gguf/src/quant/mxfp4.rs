@@ -1,22 +1,39 @@
 //! MXFP4: 32 weights in 17 bytes, 4-bit floats under a power of two (OCP Microscaling).
 
-use super::{Block, nibbles};
+use super::facts::{Block, Codes, Decoder, Quant, Scale, Shape};
+use super::{Decode, decode_blocks, nibbles, words};
 use bytemuck::{Pod, Zeroable};
 
 /// Twice the values of E2M1, which makes them integers; the scale is halved to match ([`half_power`]).
-pub static MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
+static MXFP4_VALUES: [i8; 16] = [0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12];
 
 /// 32 weights in 17 bytes (4.25 bits each): w = 2^(e − 128)·MXFP4_VALUES\[q\]. `qs` as in Q4_0.
 /// The format calls e = 255 NaN; ggml computes 2^127 with it, and so does karat.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockMxfp4 {
+pub(crate) struct BlockMxfp4 {
     e: u8,
     qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockMxfp4>() == 17);
 
-impl Block<32> for BlockMxfp4 {
+impl Block for BlockMxfp4 {
+    const ID: u32 = 39;
+    const FILE_TYPE: u32 = 38;
+    const QUANT: Quant = Quant {
+        codes: Codes::Table(&MXFP4_VALUES),
+        shape: Shape::One { plus_m: false },
+        scale: Scale::E8m0 { at: 0 },
+    };
+    const DECODE: Decoder = decode_blocks::<Self, 32>;
+
+    #[inline(always)]
+    fn codes(&self, _: usize) -> [u32; 8] {
+        words::nibbles(&self.qs)
+    }
+}
+
+impl Decode<32> for BlockMxfp4 {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = half_power(self.e);
         let values = MXFP4_VALUES.map(|v| d * f32::from(v));

@@ -1,19 +1,38 @@
 //! Q4_0: 32 weights in 18 bytes.
 
-use super::{Block, Encode, extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles};
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
+use super::{Decode, Encode, decode_blocks, encode_blocks, extreme};
+use super::{f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 18 bytes (4.5 bits each): w = d·(q − 8).
 /// `d` is an f16; byte i of `qs` holds q of weight i in its low half and of weight i + 16 in its high half.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ4_0 {
+pub(crate) struct BlockQ4_0 {
     d: [u8; 2],
     qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ4_0>() == 18);
 
-impl Block<32> for BlockQ4_0 {
+impl Block for BlockQ4_0 {
+    const ID: u32 = 2;
+    const FILE_TYPE: u32 = 2;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Four, offset: 8 },
+        shape: Shape::One { plus_m: false },
+        scale: Scale::F16 { at: 0 },
+    };
+    const DECODE: Decoder = decode_blocks::<Self, 32>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+
+    #[inline(always)]
+    fn codes(&self, _: usize) -> [u32; 8] {
+        words::nibbles(&self.qs)
+    }
+}
+
+impl Decode<32> for BlockQ4_0 {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = f16_to_f32(self.d);
         let q = nibbles(&self.qs);

@@ -1,20 +1,39 @@
 //! Q4_1: 32 weights in 20 bytes, with a minimum.
 
-use super::{Block, Encode, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, range};
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
+use super::{Decode, Encode, decode_blocks, encode_blocks};
+use super::{f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, range, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 20 bytes (5 bits each): w = d·q + m.
 /// `d` and `m` are f16; byte i of `qs` holds q of weight i in its low half and of weight i + 16 in its high half.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ4_1 {
+pub(crate) struct BlockQ4_1 {
     d: [u8; 2],
     m: [u8; 2],
     qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ4_1>() == 20);
 
-impl Block<32> for BlockQ4_1 {
+impl Block for BlockQ4_1 {
+    const ID: u32 = 3;
+    const FILE_TYPE: u32 = 3;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Four, offset: 0 },
+        shape: Shape::One { plus_m: true },
+        scale: Scale::F16 { at: 0 },
+    };
+    const DECODE: Decoder = decode_blocks::<Self, 32>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+
+    #[inline(always)]
+    fn codes(&self, _: usize) -> [u32; 8] {
+        words::nibbles(&self.qs)
+    }
+}
+
+impl Decode<32> for BlockQ4_1 {
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m) = (f16_to_f32(self.d), f16_to_f32(self.m));
         let q = nibbles(&self.qs);

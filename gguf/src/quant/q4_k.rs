@@ -1,8 +1,10 @@
 //! Q4_K: 256 weights in 144 bytes, eight groups of 32 with scale and minimum.
 
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Run, RunScale, Scale, Shape};
 use super::fit::Search;
 use super::scale_min::{ScaleMin, quantise};
-use super::{Block, Encode};
+use super::{Decode, Encode, decode_blocks, encode_blocks, words};
+use crate::DType;
 use bytemuck::{Pod, Zeroable};
 
 /// 256 weights in 144 bytes (4.5 bits each): w = d·scale·q − dmin·min, eight groups of 32.
@@ -10,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 /// high half.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ4K {
+pub(crate) struct BlockQ4K {
     groups: ScaleMin,
     qs: [u8; 128],
 }
@@ -18,7 +20,34 @@ const _: () = assert!(size_of::<BlockQ4K>() == 144);
 
 const SEARCH: Search = Search { max: 15, first: -1.0, steps: 20 };
 
-impl Block<256> for BlockQ4K {
+impl Block for BlockQ4K {
+    const ID: u32 = 12;
+    const FILE_TYPE: u32 = 14;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Four, offset: 0 },
+        shape: Shape::Runs { run: Run::Of32, largest_scale: 63, minus_min: true },
+        scale: Scale::F16 { at: 0 },
+    };
+    const SHORTER: Option<DType> = Some(DType::Q5_0);
+    const DECODE: Decoder = decode_blocks::<Self, 256>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 256>);
+
+    #[inline(always)]
+    fn codes(&self, unit: usize) -> [u32; 8] {
+        words::paired_nibbles(&self.qs, unit)
+    }
+
+    #[inline(always)]
+    fn run(&self, run: usize) -> RunScale {
+        self.groups.run(run)
+    }
+
+    fn make_plausible(&mut self) {
+        self.groups.make_plausible();
+    }
+}
+
+impl Decode<256> for BlockQ4K {
     fn decode(&self, out: &mut [f32; 256]) {
         let qs = self.qs.as_chunks::<32>().0;
         for (g, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {

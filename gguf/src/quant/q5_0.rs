@@ -1,6 +1,8 @@
 //! Q5_0: 32 weights in 22 bytes.
 
-use super::{Block, Encode, extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles};
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
+use super::{Decode, Encode, decode_blocks, encode_blocks, extreme};
+use super::{f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 22 bytes (5.5 bits each): w = d·(q − 16).
@@ -8,14 +10,32 @@ use bytemuck::{Pod, Zeroable};
 /// of weight i in its low half and of weight i + 16 in its high half.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ5_0 {
+pub(crate) struct BlockQ5_0 {
     d: [u8; 2],
     qh: [u8; 4],
     qs: [u8; 16],
 }
 const _: () = assert!(size_of::<BlockQ5_0>() == 22);
 
-impl Block<32> for BlockQ5_0 {
+impl Block for BlockQ5_0 {
+    const ID: u32 = 6;
+    const FILE_TYPE: u32 = 8;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Five, offset: 16 },
+        shape: Shape::One { plus_m: false },
+        scale: Scale::F16 { at: 0 },
+    };
+    const DECODE: Decoder = decode_blocks::<Self, 32>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+
+    #[inline(always)]
+    fn codes(&self, _: usize) -> [u32; 8] {
+        let high = words::spread(u32::from_le_bytes(self.qh));
+        words::joined(words::nibbles(&self.qs), high, 4)
+    }
+}
+
+impl Decode<32> for BlockQ5_0 {
     fn decode(&self, out: &mut [f32; 32]) {
         let d = f16_to_f32(self.d);
         let q = quants(self.qh, &self.qs);

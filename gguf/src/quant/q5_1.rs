@@ -1,14 +1,16 @@
 //! Q5_1: 32 weights in 24 bytes, with a minimum.
 
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
 use super::q5_0::{quants, upper_bits};
-use super::{Block, Encode, f16_to_f32, f32_to_f16, inverse, pack_nibbles, range};
+use super::{Decode, Encode, decode_blocks, encode_blocks};
+use super::{f16_to_f32, f32_to_f16, inverse, pack_nibbles, range, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 24 bytes (6 bits each): w = d·q + m.
 /// `d` and `m` are f16; `qh` and `qs` as in Q5_0.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ5_1 {
+pub(crate) struct BlockQ5_1 {
     d: [u8; 2],
     m: [u8; 2],
     qh: [u8; 4],
@@ -16,7 +18,25 @@ pub(super) struct BlockQ5_1 {
 }
 const _: () = assert!(size_of::<BlockQ5_1>() == 24);
 
-impl Block<32> for BlockQ5_1 {
+impl Block for BlockQ5_1 {
+    const ID: u32 = 7;
+    const FILE_TYPE: u32 = 9;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Five, offset: 0 },
+        shape: Shape::One { plus_m: true },
+        scale: Scale::F16 { at: 0 },
+    };
+    const DECODE: Decoder = decode_blocks::<Self, 32>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+
+    #[inline(always)]
+    fn codes(&self, _: usize) -> [u32; 8] {
+        let high = words::spread(u32::from_le_bytes(self.qh));
+        words::joined(words::nibbles(&self.qs), high, 4)
+    }
+}
+
+impl Decode<32> for BlockQ5_1 {
     fn decode(&self, out: &mut [f32; 32]) {
         let (d, m) = (f16_to_f32(self.d), f16_to_f32(self.m));
         let q = quants(self.qh, &self.qs);

@@ -1,7 +1,10 @@
 //! Q6_K: 256 weights in 210 bytes, sixteen groups of 16.
 
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Run, RunScale, Scale, Shape};
 use super::fit::{TINY, fit_scale, nearest};
-use super::{Block, Encode, f16_to_f32, f32_to_f16};
+use super::{Decode, Encode, decode_blocks, encode_blocks};
+use super::{f16_to_f32, f32_to_f16, words};
+use crate::DType;
 use bytemuck::{Pod, Zeroable};
 
 /// 256 weights in 210 bytes (6.5625 bits each): w = d·scale·(q − 32), with a signed 8-bit scale per group of 16.
@@ -9,7 +12,7 @@ use bytemuck::{Pod, Zeroable};
 /// half for k < 2), the upper two are bits 2k of byte 32n + l of `qh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct BlockQ6K {
+pub(crate) struct BlockQ6K {
     ql: [u8; 128],
     qh: [u8; 64],
     scales: [i8; 16],
@@ -17,7 +20,30 @@ pub(super) struct BlockQ6K {
 }
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
 
-impl Block<256> for BlockQ6K {
+impl Block for BlockQ6K {
+    const ID: u32 = 14;
+    const FILE_TYPE: u32 = 18;
+    const QUANT: Quant = Quant {
+        codes: Codes::Plain { bits: Bits::Six, offset: 32 },
+        shape: Shape::Runs { run: Run::Of16, largest_scale: 128, minus_min: false },
+        scale: Scale::F16 { at: 208 },
+    };
+    const SHORTER: Option<DType> = Some(DType::Q8_0);
+    const DECODE: Decoder = decode_blocks::<Self, 256>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 256>);
+
+    #[inline(always)]
+    fn codes(&self, unit: usize) -> [u32; 8] {
+        words::joined(words::crossed_nibbles(&self.ql, unit), words::twos(&self.qh, unit), 4)
+    }
+
+    #[inline(always)]
+    fn run(&self, run: usize) -> RunScale {
+        RunScale { scale: self.scales[run], min: 0 }
+    }
+}
+
+impl Decode<256> for BlockQ6K {
     fn decode(&self, out: &mut [f32; 256]) {
         let d = f16_to_f32(self.d);
         let (ql, qh) = (self.ql.as_chunks::<16>().0, self.qh.as_chunks::<16>().0);

@@ -1,5 +1,6 @@
 //! The 6-bit scales and minima that Q4_K and Q5_K share, and how a block of both is fitted.
 
+use super::facts::RunScale;
 use super::fit::{Search, fit_scale_min, nearest};
 use super::{f16_to_f32, f32_to_f16};
 use bytemuck::{Pod, Zeroable};
@@ -22,6 +23,34 @@ impl ScaleMin {
         (f16_to_f32(self.d) * f32::from(scale), f16_to_f32(self.dmin) * f32::from(min))
     }
 
+    /// The integers of a group.
+    #[inline(always)]
+    pub(super) fn run(&self, group: usize) -> RunScale {
+        let (scale, min) = scale_min_k4(group, &self.packed);
+        RunScale { scale: scale as i8, min }
+    }
+
+    /// Replaces random scales and minima by ones of a size, as encoders write them.
+    pub(super) fn make_plausible(&mut self) {
+        let random = self.packed;
+        self.packed = [0; 12];
+        for j in 0..8 {
+            let (scale, min) = random_scale_min(random[j], 31, 31);
+            self.put(j, scale, min);
+        }
+    }
+
+    fn put(&mut self, group: usize, scale: u8, min: u8) {
+        let packed = &mut self.packed;
+        if group < 4 {
+            (packed[group], packed[group + 4]) = (scale, min);
+        } else {
+            packed[group + 4] = scale & 15 | min << 4;
+            packed[group - 4] |= scale >> 4 << 6;
+            packed[group] |= min >> 4 << 6;
+        }
+    }
+
     /// Packs the scales and minima that fit the groups best, given as f32.
     fn pack(scales: &[f32; 8], mins: &[f32; 8]) -> Self {
         let greatest =
@@ -29,20 +58,15 @@ impl ScaleMin {
         let (max_scale, max_min) = (greatest(scales), greatest(mins));
         let inverse = |max: f32| if max > 0.0 { 63.0 / max } else { 0.0 };
         let (inv_scale, inv_min) = (inverse(max_scale), inverse(max_min));
-        let mut packed = [0; 12];
+        let (d, dmin) = (f32_to_f16(max_scale / 63.0), f32_to_f16(max_min / 63.0));
+        let mut groups = Self { d, dmin, packed: [0; 12] };
         for j in 0..8 {
             // A fitted scale can be negative; its low byte is then over 63, and llama.cpp has it so too.
             let scale = (nearest(inv_scale * scales[j]) as u8).min(63);
             let min = (nearest(inv_min * mins[j]) as u8).min(63);
-            if j < 4 {
-                (packed[j], packed[j + 4]) = (scale, min);
-            } else {
-                packed[j + 4] = scale & 15 | min << 4;
-                packed[j - 4] |= scale >> 4 << 6;
-                packed[j] |= min >> 4 << 6;
-            }
+            groups.put(j, scale, min);
         }
-        Self { d: f32_to_f16(max_scale / 63.0), dmin: f32_to_f16(max_min / 63.0), packed }
+        groups
     }
 }
 
@@ -51,7 +75,8 @@ impl ScaleMin {
 /// The first four hold the scales of groups 0 to 3 in their lower six bits, the next four the minima. Byte 8 + i holds
 /// the lower four bits of the scale (low half) and of the minimum (high half) of group 4 + i; their upper two bits are
 /// the upper bits of bytes i and 4 + i.
-pub fn scale_min_k4(group: usize, p: &[u8]) -> (u8, u8) {
+#[inline(always)]
+fn scale_min_k4(group: usize, p: &[u8; 12]) -> (u8, u8) {
     if group < 4 {
         (p[group] & 63, p[group + 4] & 63)
     } else {
@@ -79,4 +104,30 @@ pub(super) fn quantise(weights: &[f32; 256], search: &Search) -> (ScaleMin, [u8;
         }
     }
     (packed, q)
+}
+
+/// A scale of `least` and up to `mask` more, and a minimum of the same size or, in a quarter of the cases, one off.
+pub(super) fn random_scale_min(random: u8, least: u8, mask: u8) -> (u8, u8) {
+    let scale = least + (random & mask);
+    match random >> 5 {
+        0 => (scale, scale + 1),
+        1 => (scale, scale - 1),
+        _ => (scale, scale),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn minima_stay_beside_their_scales() {
+        let packed = std::array::from_fn(|i| 37u8.wrapping_mul(i as u8 + 3));
+        let mut groups = ScaleMin { d: [0; 2], dmin: [0; 2], packed };
+        groups.make_plausible();
+        for group in 0..8 {
+            let (scale, min) = scale_min_k4(group, &groups.packed);
+            assert!((31..=62).contains(&scale) && scale.abs_diff(min) <= 1, "{scale} {min}");
+        }
+    }
 }

@@ -1,4 +1,5 @@
-//! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in both arithmetics. Fast versions: `cpu/src/kernels/mat_mul.rs`.
+//! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in both arithmetics. Fast versions: `cpu/src/kernels/mat_mul/`, and
+//! `mat_mul_*.wgsl` and `mat_vec_*.wgsl` in `gpu/src/kernels/`.
 
 use crate::ints::{Form, Ints, MinTerm, form};
 use crate::math::dot_f32;
@@ -18,7 +19,7 @@ pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
         acc = step_int8(
             form,
             &ints,
-            &act.q[b * form.block..][..form.block],
+            &act.q[b * form.block_len()..][..form.block_len()],
             (act.d[b], act.s.get(b)),
             acc,
         );
@@ -36,7 +37,7 @@ fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut 
         msum += i32::from(w.min[sub]) * bsum;
     }
     acc = (w.d * d_a).mul_add(isum as f32, acc);
-    match (form.min, s) {
+    match (form.min(), s) {
         (MinTerm::Sum, Some(&s)) => w.m.mul_add(s, acc),
         (MinTerm::Subs, _) => (-(w.m * d_a)).mul_add(msum as f32, acc),
         (MinTerm::None, _) | (MinTerm::Sum, None) => acc,
@@ -52,7 +53,7 @@ pub fn mat_mul(arithmetic: Arithmetic, weight: &Weight, bytes: &[u8], x: &[f32],
     let row_bytes = dtype.row_bytes(n_in);
     let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
     if let Some(form) = int8 {
-        let acts: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act, x)).collect();
+        let acts: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act(), x)).collect();
         for (r, row) in bytes.chunks(row_bytes).enumerate() {
             for (t, act) in acts.iter().enumerate() {
                 out[t * n_out + r] = dot_int8(dtype, form, row, act);

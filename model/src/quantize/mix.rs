@@ -87,22 +87,7 @@ fn layer_of(name: &str) -> Option<u64> {
 }
 
 fn is_float(dtype: DType) -> bool {
-    match dtype {
-        DType::F32 | DType::F16 | DType::BF16 => true,
-        DType::Q4_0
-        | DType::Q4_1
-        | DType::Q5_0
-        | DType::Q5_1
-        | DType::Q8_0
-        | DType::Q2_K
-        | DType::Q3_K
-        | DType::Q4_K
-        | DType::Q5_K
-        | DType::Q6_K
-        | DType::IQ4_NL
-        | DType::IQ4_XS
-        | DType::MXFP4 => false,
-    }
+    dtype.quant().is_none()
 }
 
 /// Parts of names of matrices that are small or sensitive, and stay as they are.
@@ -340,22 +325,7 @@ fn fitting(wanted: DType, info: &TensorInfo) -> DType {
     if fits(wanted) {
         return wanted;
     }
-    let shorter = match wanted {
-        DType::Q4_K => DType::Q5_0,
-        DType::Q5_K => DType::Q5_1,
-        DType::Q6_K => DType::Q8_0,
-        DType::Q2_K | DType::Q3_K | DType::IQ4_XS => DType::IQ4_NL,
-        DType::F32
-        | DType::F16
-        | DType::BF16
-        | DType::Q4_0
-        | DType::Q4_1
-        | DType::Q5_0
-        | DType::Q5_1
-        | DType::Q8_0
-        | DType::IQ4_NL
-        | DType::MXFP4 => wanted,
-    };
+    let shorter = wanted.shorter().unwrap_or(wanted);
     if fits(shorter) { shorter } else { DType::F16 }
 }
 

@@ -6,7 +6,8 @@
 //! direction grows from layer to layer. So scales have either sign where the quants are lopsided (`q − 8` of −8..=7),
 //! and minima sit at the middle of the quants.
 
-use gguf::{DType, MXFP4_VALUES};
+use gguf::DType;
+use gguf::quant::{Kind, Quant, Scale, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
@@ -69,21 +70,12 @@ pub(super) struct Blocks {
 impl Blocks {
     /// Weights of standard deviation `std`.
     pub(super) fn new(dtype: DType, std: f64, extremes: Extremes) -> Self {
-        let base = match dtype {
-            DType::F32 | DType::F16 | DType::BF16 => std,
-            DType::MXFP4 => std / rms(&MXFP4_VALUES.map(f32::from)),
-            DType::Q4_0
-            | DType::Q4_1
-            | DType::Q5_0
-            | DType::Q5_1
-            | DType::Q8_0
-            | DType::Q2_K
-            | DType::Q3_K
-            | DType::Q4_K
-            | DType::Q5_K
-            | DType::Q6_K
-            | DType::IQ4_NL
-            | DType::IQ4_XS => std / unit_rms(dtype),
+        let base = match dtype.kind() {
+            Kind::Float(_) => std,
+            Kind::Quant(Quant { codes, scale: Scale::E8m0 { .. }, .. }) => {
+                std / rms(&codes.values().map(f32::from).collect::<Vec<_>>())
+            }
+            Kind::Quant(Quant { scale: Scale::F16 { .. }, .. }) => std / unit_rms(dtype),
         };
         Self::with_base(dtype, base, extremes)
     }
@@ -91,79 +83,43 @@ impl Blocks {
     fn with_base(dtype: DType, base: f64, extremes: Extremes) -> Self {
         let mut blocks =
             Self { dtype, std: base as f32, extremes, scales: [[0; 2]; 256], mins: [[0; 2]; 256] };
+        let Some(quant) = dtype.quant() else { return blocks };
         for i in 0..256 {
-            if dtype == DType::MXFP4 {
-                blocks.scales[i] = [exponent(base, i, extremes), 0];
-                continue;
+            match quant.scale {
+                Scale::E8m0 { .. } => blocks.scales[i] = [exponent(base, i, extremes), 0],
+                Scale::F16 { .. } => {
+                    let scale = scale(base, i, extremes);
+                    // Formats with minima have scales above 0 in real files.
+                    let scale = if quant.shape.has_m() { scale.abs() } else { scale };
+                    let min = (scale * min_of(quant)).clamp(-F16_MAX, F16_MAX);
+                    blocks.scales[i] = half(scale);
+                    blocks.mins[i] = half(min);
+                }
             }
-            let scale = scale(base, i, extremes);
-            // Formats with minima have scales above 0 in real files.
-            let scale = if layout(dtype).1 == 0.0 { scale } else { scale.abs() };
-            let min = (scale * layout(dtype).1).clamp(-F16_MAX, F16_MAX);
-            blocks.scales[i] = half(scale);
-            blocks.mins[i] = half(min);
         }
         blocks
     }
 
     /// Fills whole blocks, at most a chunk.
     pub(super) fn fill(&self, rng: &mut ChaCha8Rng, out: &mut [u8]) {
-        match self.dtype {
-            DType::F32 | DType::F16 | DType::BF16 => return self.fill_floats(rng, out),
-            DType::MXFP4 => {
-                rng.fill_bytes(out);
-                for block in out.chunks_exact_mut(DType::MXFP4.block_bytes()) {
-                    block[0] = self.scales[usize::from(block[0])][0];
-                }
-                return;
-            }
-            DType::Q4_0
-            | DType::Q4_1
-            | DType::Q5_0
-            | DType::Q5_1
-            | DType::Q8_0
-            | DType::Q2_K
-            | DType::Q3_K
-            | DType::Q4_K
-            | DType::Q5_K
-            | DType::Q6_K
-            | DType::IQ4_NL
-            | DType::IQ4_XS => rng.fill_bytes(out),
-        }
-        let (at, mid) = layout(self.dtype);
+        let quant = match self.dtype.kind() {
+            Kind::Float(_) => return self.fill_floats(rng, out),
+            Kind::Quant(quant) => quant,
+        };
+        rng.fill_bytes(out);
         for block in out.chunks_exact_mut(self.dtype.block_bytes()) {
-            let i = usize::from(block[at]);
-            block[at..at + 2].copy_from_slice(&self.scales[i]);
-            if mid != 0.0 {
-                block[at + 2..at + 4].copy_from_slice(&self.mins[i]);
+            match quant.scale {
+                Scale::E8m0 { at } => block[at] = self.scales[usize::from(block[at])][0],
+                Scale::F16 { at } => {
+                    let i = usize::from(block[at]);
+                    block[at..at + 2].copy_from_slice(&self.scales[i]);
+                    if quant.shape.has_m() {
+                        block[at + 2..at + 4].copy_from_slice(&self.mins[i]);
+                    }
+                }
             }
-            self.tidy(block);
         }
-    }
-
-    /// Corrects what may not be random in the rest of a block.
-    fn tidy(&self, block: &mut [u8]) {
-        match self.dtype {
-            // No encoder writes −128.
-            DType::Q8_0 => block[2..].iter_mut().filter(|q| **q == 0x80).for_each(|q| *q = 0x81),
-            DType::Q2_K => block[..16].iter_mut().for_each(|both| {
-                let (scale, min) = scale_and_min(*both, 7, 7);
-                *both = scale | min << 4;
-            }),
-            DType::Q4_K | DType::Q5_K => pack_groups(&mut block[4..16]),
-            DType::F32
-            | DType::F16
-            | DType::BF16
-            | DType::Q4_0
-            | DType::Q4_1
-            | DType::Q5_0
-            | DType::Q5_1
-            | DType::Q3_K
-            | DType::Q6_K
-            | DType::IQ4_NL
-            | DType::IQ4_XS
-            | DType::MXFP4 => {}
-        }
+        self.dtype.make_plausible(out);
     }
 
     fn fill_floats(&self, rng: &mut ChaCha8Rng, out: &mut [u8]) {
@@ -179,19 +135,16 @@ impl Blocks {
     }
 }
 
-/// Where in a block the scale stands, and the minimum as a multiple of the scale (0 where the format has none).
-fn layout(dtype: DType) -> (usize, f64) {
-    match dtype {
-        DType::Q4_0 | DType::Q5_0 | DType::Q8_0 | DType::IQ4_NL | DType::IQ4_XS => (0, 0.0),
-        DType::MXFP4 | DType::F32 | DType::F16 | DType::BF16 => (0, 0.0),
-        DType::Q4_1 => (0, -7.5),
-        DType::Q5_1 => (0, -15.5),
-        // Those with a minimum subtract it.
-        DType::Q4_K => (0, 7.5),
-        DType::Q5_K => (0, 15.5),
-        DType::Q2_K => (80, 1.5),
-        DType::Q3_K => (108, 0.0),
-        DType::Q6_K => (208, 0.0),
+/// What a block's second f16 is in units of its scale: the middle of the integers, with the sign that takes it away. 0
+/// where the format has none.
+fn min_of(quant: Quant) -> f64 {
+    let values: Vec<f64> = quant.codes.values().map(f64::from).collect();
+    let middle = values.iter().sum::<f64>() / values.len() as f64;
+    match quant.shape {
+        Shape::One { plus_m: false } | Shape::Runs { minus_min: false, .. } => 0.0,
+        Shape::One { plus_m: true } => -middle,
+        // The integer minimum of a run is about as large as its scale.
+        Shape::Runs { minus_min: true, .. } => middle,
     }
 }
 
@@ -238,7 +191,7 @@ fn extreme(i: usize, extremes: Extremes) -> Option<f64> {
     }
 }
 
-/// Exponent number `i` of MXFP4: the powers of two around `base`, so mixed that the mean square is right.
+/// Exponent number `i` of a scale that is a power of two: the powers of two around `base`, so mixed that the mean square is right.
 fn exponent(base: f64, i: usize, extremes: Extremes) -> u8 {
     match extreme(i, extremes) {
         Some(large) if large.abs() == F16_MAX => return 128 + 15,
@@ -262,33 +215,6 @@ fn half(x: f64) -> [u8; 2] {
     let mut bytes = [0; 2];
     DType::F16.encode(&[x as f32], &mut bytes);
     bytes
-}
-
-/// A scale of `least` and up to `mask` more, and a minimum of the same size or, in a quarter of the cases, one off.
-fn scale_and_min(random: u8, least: u8, mask: u8) -> (u8, u8) {
-    let scale = least + (random & mask);
-    match random >> 5 {
-        0 => (scale, scale + 1),
-        1 => (scale, scale - 1),
-        _ => (scale, scale),
-    }
-}
-
-/// Scales and minima of the eight groups of Q4_K and Q5_K; [`gguf::scale_min_k4`] says how they are packed.
-fn pack_groups(packed: &mut [u8]) {
-    let random: [u8; 8] = std::array::from_fn(|i| packed[i]);
-    packed.fill(0);
-    for (j, &random) in random.iter().enumerate() {
-        let (scale, min) = scale_and_min(random, 31, 31);
-        if j < 4 {
-            packed[j] |= scale;
-            packed[j + 4] |= min;
-        } else {
-            packed[j + 4] = scale & 15 | min << 4;
-            packed[j - 4] |= scale >> 4 << 6;
-            packed[j] |= min >> 4 << 6;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -340,15 +266,5 @@ mod tests {
         assert_ne!(generator(2, "a", 0).next_u64(), first(0));
         // Fixed for ever: a seed names a file.
         assert_eq!(generator(1, "blk.0.attn_q.weight", 7).next_u64(), 5_885_008_918_426_140_429);
-    }
-
-    #[test]
-    fn minima_stay_beside_their_scales() {
-        let mut packed: Vec<u8> = (0..12).map(|i| 37u8.wrapping_mul(i + 3)).collect();
-        pack_groups(&mut packed);
-        for group in 0..8 {
-            let (scale, min) = gguf::scale_min_k4(group, &packed);
-            assert!((31..=62).contains(&scale) && scale.abs_diff(min) <= 1, "{scale} {min}");
-        }
     }
 }

@@ -48,24 +48,7 @@ impl Format {
     pub(super) fn id(self) -> u32 {
         match self {
             Self::Mix(file_type) => file_type.id(),
-            Self::Plain(dtype) => match dtype {
-                DType::F32 => 0,
-                DType::F16 => 1,
-                DType::Q4_0 => 2,
-                DType::Q4_1 => 3,
-                DType::Q8_0 => 7,
-                DType::Q5_0 => 8,
-                DType::Q5_1 => 9,
-                DType::Q2_K => 10,
-                DType::Q3_K => 11,
-                DType::Q4_K => 14,
-                DType::Q5_K => 16,
-                DType::Q6_K => 18,
-                DType::IQ4_NL => 25,
-                DType::IQ4_XS => 30,
-                DType::BF16 => 32,
-                DType::MXFP4 => 38,
-            },
+            Self::Plain(dtype) => dtype.file_type(),
         }
     }
 }

@@ -115,11 +115,11 @@ fn other_side(x: f64) -> f64 {
 /// Q6_K: what is added up is larger then.
 fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
     let Weight { dtype, n_in, .. } = *weight;
-    let acts: Vec<Act> = x.chunks(n_in).map(|x| Act::new(form.act, x, tolerance)).collect();
-    let blocks = n_in / form.block;
+    let acts: Vec<Act> = x.chunks(n_in).map(|x| Act::new(form.act(), x, tolerance)).collect();
+    let blocks = n_in / form.block_len();
     let offset = match tolerance {
         Tolerance::Bits => 0,
-        Tolerance::Rounding => i32::from(form.offset),
+        Tolerance::Rounding => i32::from(form.offset()),
     };
     let by = gamma(2 * blocks + 16);
     let mut ints = vec![Ints::new(); blocks];
@@ -137,7 +137,8 @@ fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tol
                 free += block.free;
             }
             for &i in &act.ties {
-                let (w, b, at) = (&ints[i / form.block], i / form.block, i % form.block);
+                let (w, b, at) =
+                    (&ints[i / form.block_len()], i / form.block_len(), i % form.block_len());
                 let q = f64::from(w.q[at]) * f64::from(w.scale[at / 16]) * f64::from(w.d);
                 let min = f64::from(w.m) * f64::from(w.min[at / 16].max(1));
                 free += (q.abs() + min.abs()) * f64::from(act.row.d[b].abs());
@@ -158,7 +159,7 @@ struct Block {
 }
 
 fn product(form: Form, w: &Ints, (act, b): (&Act, usize), offset: i32) -> Block {
-    let a = &act.row.q[b * form.block..][..form.block];
+    let a = &act.row.q[b * form.block_len()..][..form.block_len()];
     let (mut dots, mut sizes, mut mins, mut min_sizes) = (0i32, 0i32, 0i32, 0i32);
     for (sub, a) in a.chunks(16).enumerate() {
         let q = &w.q[16 * sub..][..a.len()];
@@ -177,7 +178,7 @@ fn product(form: Form, w: &Ints, (act, b): (&Act, usize), offset: i32) -> Block 
     let d = f64::from(w.d) * f64::from(act.row.d[b]);
     let (value, size) = (d * f64::from(dots), d.abs() * f64::from(sizes));
     let free = size * act.scale[b];
-    match form.min {
+    match form.min() {
         MinTerm::None => Block { value, size, free },
         MinTerm::Sum => {
             let (m, s) = (f64::from(w.m), act.row.s.get(b).map_or(0.0, |&s| f64::from(s)));

@@ -25,14 +25,14 @@ pub(crate) fn decode(
     for (b, block) in bytes.chunks(dtype.block_bytes()).enumerate() {
         ints.unpack(dtype, block);
         let (d, m) = (f64::from(ints.d), f64::from(ints.m));
-        for i in 0..form.block {
+        for i in 0..form.block_len() {
             let product = d * f64::from(ints.scale[i / 16]) * f64::from(ints.q[order(i)]);
-            let added = match form.min {
+            let added = match form.min() {
                 MinTerm::None => 0.0,
                 MinTerm::Sum => m,
                 MinTerm::Subs => -(m * f64::from(ints.min[i / 16])),
             };
-            let at = b * form.block + i;
+            let at = b * form.block_len() + i;
             (out[at], sizes[at]) = (product + added, product.abs() + added.abs());
         }
     }

@@ -150,7 +150,7 @@ fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, pa
                 total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
             }
         }
-        if layout.form.min == MinTerm::Sum {
+        if layout.min == MinTerm::Sum {
             for i in 0..T {
                 let m = isa.f_load(&m[b][at.tile + i].0);
                 for t in 0..N {
@@ -205,7 +205,7 @@ fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, cons
                 total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
             }
         }
-        if layout.form.min == MinTerm::Subs {
+        if layout.min == MinTerm::Subs {
             let range = b * subs / 2..(b + 1) * subs / 2;
             let msum = mins::<I, N, T>(isa, at.tile, &min_words[range.clone()], &pairs[range]);
             for i in 0..T {

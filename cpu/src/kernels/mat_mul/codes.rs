@@ -2,7 +2,8 @@
 
 use crate::kernels::lanes;
 use crate::simd::{Isa, LANES};
-use crate::tiles::{Layout, Scale, UNIT};
+use crate::tiles::{Layout, UNIT};
+use gguf::quant::{Codes, Scale};
 
 /// f16 bits as they lie in a block.
 #[inline(always)]
@@ -17,9 +18,9 @@ pub(super) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
 /// The block's `d`.
 #[inline(always)]
 pub(super) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
-    match layout.scale {
-        Scale::F16 => f16s(isa, block, 0),
-        Scale::E8m0 => {
+    match layout.form.scale {
+        Scale::F16 { .. } => f16s(isa, block, 0),
+        Scale::E8m0 { .. } => {
             // 2^(e-128): for e >= 2 the exponent field is e-1; 0 and 1 are the denormals 2^-128 and 2^-127.
             let e = isa.i_load_u8(lanes(block, 0));
             let normal = isa.f_from_bits(isa.i_shl::<23>(isa.i_sub(e, isa.i_splat(1))));
@@ -65,46 +66,100 @@ fn plane<I: Isa>(isa: I, planes: &[u8], i: usize) -> I::B {
     }
 }
 
-/// Group `g` of a unit: 64 codes, one byte each.
-#[inline(always)]
-pub(super) fn group<I: Isa, const BITS: u8>(isa: I, planes: &[u8], g: usize) -> I::B {
-    let nibbles = |isa: I| isa.b_shift_mask(plane(isa, planes, g % 4), 4 * (g as i32 / 4), 15);
-    let twos = |isa: I, from: usize, up: i32| {
-        isa.b_shift_mask(plane(isa, planes, from + g / 4), 2 * (g as i32 % 4) - up, 3 << up)
-    };
-    let ones = |isa: I, from: usize, up: i32| {
-        isa.b_shift_mask(plane(isa, planes, from), g as i32 - up, 1 << up)
-    };
-    match BITS {
-        8 => plane(isa, planes, g),
-        6 => isa.b_or(nibbles(isa), twos(isa, 4, 4)),
-        5 => isa.b_or(nibbles(isa), ones(isa, 4, 4)),
-        4 => nibbles(isa),
-        3 => isa.b_or(twos(isa, 0, 0), ones(isa, 2, 2)),
-        _ => twos(isa, 0, 0),
+/// One kind of codes, as a type: inside a kernel all about it is constant.
+pub(super) trait Unpack {
+    /// Whether its operands are signed bytes.
+    const SIGNED: bool;
+
+    /// The operand of a product for group `g` of a unit: 64 bytes.
+    fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B;
+}
+
+/// [`Codes::Plain`]
+pub(super) struct Plain<const BITS: usize>;
+/// [`Codes::Bytes`]
+pub(super) struct Bytes;
+/// [`Codes::Table`]
+pub(super) struct Table;
+
+impl<const BITS: usize> Unpack for Plain<BITS> {
+    const SIGNED: bool = false;
+
+    #[inline(always)]
+    fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
+        let nibbles = |isa: I| isa.b_shift_mask(plane(isa, planes, g % 4), 4 * (g as i32 / 4), 15);
+        let twos = |isa: I, from: usize, up: i32| {
+            isa.b_shift_mask(plane(isa, planes, from + g / 4), 2 * (g as i32 % 4) - up, 3 << up)
+        };
+        let ones = |isa: I, from: usize, up: i32| {
+            isa.b_shift_mask(plane(isa, planes, from), g as i32 - up, 1 << up)
+        };
+        const { assert!(BITS >= 2 && BITS <= 6) };
+        match BITS {
+            6 => isa.b_or(nibbles(isa), twos(isa, 4, 4)),
+            5 => isa.b_or(nibbles(isa), ones(isa, 4, 4)),
+            4 => nibbles(isa),
+            3 => isa.b_or(twos(isa, 0, 0), ones(isa, 2, 2)),
+            _ => twos(isa, 0, 0),
+        }
     }
 }
 
-/// The operand of a product for group `g` of a unit: its codes, looked up where the format has a table.
-#[inline(always)]
-pub(super) fn operand<I: Isa, const BITS: u8, const TABLE: bool>(
-    isa: I,
-    planes: &[u8],
-    g: usize,
-    table: &[u8; 16],
-) -> I::B {
-    let codes = group::<I, BITS>(isa, planes, g);
-    if TABLE { isa.b_lut(codes, table) } else { codes }
+impl Unpack for Bytes {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
+        plane(isa, planes, g)
+    }
 }
+
+impl Unpack for Table {
+    const SIGNED: bool = true;
+
+    #[inline(always)]
+    fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B {
+        isa.b_lut(Plain::<4>::operand(isa, planes, g, table), table)
+    }
+}
+
+/// Evaluates an expression with `$C` the [`Unpack`] of these codes. A new kind of codes is named here.
+macro_rules! with_codes {
+    ($codes:expr, $C:ident => $body:expr) => {{
+        use gguf::quant::{Bits, Codes};
+        macro_rules! with {
+            ($Kind:ty) => {{
+                type $C = $Kind;
+                $body
+            }};
+        }
+        match $codes {
+            Codes::Plain { bits: Bits::Two, .. } => with!(codes::Plain<2>),
+            Codes::Plain { bits: Bits::Three, .. } => with!(codes::Plain<3>),
+            Codes::Plain { bits: Bits::Four, .. } => with!(codes::Plain<4>),
+            Codes::Plain { bits: Bits::Five, .. } => with!(codes::Plain<5>),
+            Codes::Plain { bits: Bits::Six, .. } => with!(codes::Plain<6>),
+            Codes::Bytes => with!(codes::Bytes),
+            Codes::Table(_) => with!(codes::Table),
+        }
+    }};
+}
+pub(super) use with_codes;
 
 /// The format's table as bytes of the operand.
 #[inline(always)]
 pub(super) fn table<I: Isa>(layout: &Layout) -> [u8; 16] {
-    layout.form.table.map_or([0; 16], |t| t.map(|v| (v as u8).wrapping_add(I::I8_BIAS)))
+    match layout.form.codes {
+        Codes::Table(values) => values.map(|v| (v as u8).wrapping_add(I::I8_BIAS)),
+        Codes::Plain { .. } | Codes::Bytes => [0; 16],
+    }
 }
 
 /// What was added to every quant in its operand.
 #[inline(always)]
 pub(super) fn offset<I: Isa>(layout: &Layout) -> i32 {
-    if layout.signed() { i32::from(I::I8_BIAS) } else { i32::from(layout.form.offset) }
+    match layout.form.codes {
+        Codes::Plain { offset, .. } => i32::from(offset),
+        Codes::Bytes | Codes::Table(_) => i32::from(I::I8_BIAS),
+    }
 }

@@ -27,8 +27,8 @@ use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
 use block::{At, Part, Simple, SuperBlocks};
+use gguf::quant::Run;
 use graph::Act;
-use graph::ints::ActFormat;
 use room::{CHUNK, MAX_TOKENS};
 use std::cell::RefCell;
 
@@ -138,7 +138,7 @@ impl MatMul<'_, '_> {
         }
         for start in (0..n_in).step_by(CHUNK) {
             let cols = CHUNK.min(n_in - start);
-            let block = |col: usize| col / layout.form.block * layout.block_bytes;
+            let block = |col: usize| col / layout.block_len * layout.block_bytes;
             for (i, tile) in tiles.iter().enumerate() {
                 self.room.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
             }
@@ -232,12 +232,12 @@ fn many<I: Isa, const T: usize>(isa: I, part: Part<'_>) {
 /// Picks the body for the kind of format.
 #[inline(always)]
 fn some<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_>) {
-    let k = part.layout.form.act == ActFormat::Q8x256;
-    match (k, part.layout.signed(), part.layout.form.sub) {
-        (false, false, _) => isa.vectorize(Simple::<N, T, false>(part)),
-        (false, true, _) => isa.vectorize(Simple::<N, T, true>(part)),
-        (true, false, 16) => isa.vectorize(SuperBlocks::<N, T, false, 16>(part)),
-        (true, false, _) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
-        (true, true, _) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
+    match (part.layout.form.run(), part.layout.signed()) {
+        (None, false) => isa.vectorize(Simple::<N, T, false>(part)),
+        (None, true) => isa.vectorize(Simple::<N, T, true>(part)),
+        (Some(Run::Of16), false) => isa.vectorize(SuperBlocks::<N, T, false, 16>(part)),
+        (Some(Run::Of16), true) => isa.vectorize(SuperBlocks::<N, T, true, 16>(part)),
+        (Some(Run::Of32), false) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
+        (Some(Run::Of32), true) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
     }
 }

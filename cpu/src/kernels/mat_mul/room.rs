@@ -1,9 +1,10 @@
 //! Where two tiles' columns are unpacked, so that many tokens read them from the first-level cache.
 
-use super::codes;
+use super::codes::{self, Unpack, with_codes};
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
 use graph::ints::MinTerm;
+use std::marker::PhantomData;
 
 /// Columns unpacked at a time: two tiles of them are 16 KiB, half of a first-level cache.
 pub(super) const CHUNK: usize = 512;
@@ -54,15 +55,18 @@ struct Packed<'a> {
 }
 
 /// Unpacks the blocks of a format.
-struct Unpack<'a, const BITS: u8, const TABLE: bool>(Packed<'a>);
+struct UnpackCodes<'a, C> {
+    packed: Packed<'a>,
+    codes: PhantomData<C>,
+}
 
-impl<const BITS: u8, const TABLE: bool> Kernel for Unpack<'_, BITS, TABLE> {
+impl<C: Unpack> Kernel for UnpackCodes<'_, C> {
     type Out = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Packed { room, layout, i, blocks } = self.0;
-        room.unpack_bits::<I, BITS, TABLE>(isa, layout, i, blocks);
+        let Packed { room, layout, i, blocks } = self.packed;
+        room.unpack_codes::<I, C>(isa, layout, i, blocks);
     }
 }
 
@@ -84,19 +88,13 @@ impl Room {
     #[inline(always)]
     pub(super) fn unpack<I: Isa>(&mut self, isa: I, layout: &Layout, i: usize, blocks: &[u8]) {
         let packed = Packed { room: self, layout, i, blocks };
-        match (layout.form.bits, layout.form.table.is_some()) {
-            (8, _) => isa.vectorize(Unpack::<8, false>(packed)),
-            (6, _) => isa.vectorize(Unpack::<6, false>(packed)),
-            (5, _) => isa.vectorize(Unpack::<5, false>(packed)),
-            (4, false) => isa.vectorize(Unpack::<4, false>(packed)),
-            (4, true) => isa.vectorize(Unpack::<4, true>(packed)),
-            (3, _) => isa.vectorize(Unpack::<3, false>(packed)),
-            (_, _) => isa.vectorize(Unpack::<2, false>(packed)),
-        }
+        with_codes!(layout.form.codes, C => {
+            isa.vectorize(UnpackCodes::<C> { packed, codes: PhantomData })
+        });
     }
 
     #[inline(always)]
-    fn unpack_bits<I: Isa, const BITS: u8, const TABLE: bool>(
+    fn unpack_codes<I: Isa, C: Unpack>(
         &mut self,
         isa: I,
         layout: &Layout,
@@ -104,19 +102,19 @@ impl Room {
         blocks: &[u8],
     ) {
         let table = codes::table::<I>(layout);
-        let (units, subs) = (layout.form.block / UNIT, layout.subs);
+        let (units, subs) = (layout.block_len / UNIT, layout.subs);
         for (b, block) in blocks.chunks_exact(layout.block_bytes).enumerate() {
             isa.f_store(codes::scale(isa, layout, block), &mut self.d[b][i].0);
             if layout.m_bytes > 0 {
                 let m = codes::f16s(isa, block, layout.d_bytes);
-                let sign = if layout.form.min == MinTerm::Subs { -1.0 } else { 1.0 };
+                let sign = if layout.min == MinTerm::Subs { -1.0 } else { 1.0 };
                 isa.f_store(isa.f_mul(m, isa.f_splat(sign)), &mut self.m[b][i].0);
             }
             for sub in 0..subs {
                 let scales = codes::sub_scales(isa, layout, block, sub);
                 isa.i_store(scales, &mut self.scales[b * subs + sub][i].0);
             }
-            if layout.form.min == MinTerm::Subs {
+            if layout.min == MinTerm::Subs {
                 for pair in 0..subs / 2 {
                     let mins = codes::min_pairs(isa, layout, block, pair);
                     isa.i_store(mins, &mut self.mins[b * subs / 2 + pair][i].0);
@@ -126,7 +124,7 @@ impl Room {
                 let planes = codes::planes(layout, block, u * UNIT);
                 let to = &mut self.operands[(b * units + u) * 8..][..8];
                 for (g, to) in to.iter_mut().enumerate() {
-                    let operand = codes::operand::<I, BITS, TABLE>(isa, planes, g, &table);
+                    let operand = C::operand(isa, planes, g, &table);
                     isa.b_store(operand, &mut to[i].0);
                 }
             }

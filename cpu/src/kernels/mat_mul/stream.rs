@@ -1,32 +1,26 @@
 //! One token: every weight is read once, unpacked in registers, and multiplied.
 
-use super::{Product, codes, put};
+use super::codes::{self, Unpack, with_codes};
+use super::{Product, put};
 use crate::kernels::elementwise::{Map, apply};
 use crate::kernels::quantize_act::{Acts, Group};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
-use graph::ints::{ActFormat, MinTerm};
+use gguf::quant::Shape;
+use graph::ints::MinTerm;
+use std::marker::PhantomData;
 
 /// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
 #[inline(always)]
 pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, acts: &Acts, out: &mut Columns<'_>) {
     let [group] = acts.groups(0, 1) else { return };
     let form = product.weight().layout.form;
-    let k = form.act == ActFormat::Q8x256;
     let token = OneToken { product, group, out };
-    match (form.bits, form.table.is_some(), k) {
-        (8, _, _) => isa.vectorize(Stream::<8, false, false>(token)),
-        (6, _, _) => isa.vectorize(Stream::<6, false, true>(token)),
-        (5, _, false) => isa.vectorize(Stream::<5, false, false>(token)),
-        (5, _, true) => isa.vectorize(Stream::<5, false, true>(token)),
-        (4, false, false) => isa.vectorize(Stream::<4, false, false>(token)),
-        (4, false, true) => isa.vectorize(Stream::<4, false, true>(token)),
-        (4, true, false) => isa.vectorize(Stream::<4, true, false>(token)),
-        (4, true, true) => isa.vectorize(Stream::<4, true, true>(token)),
-        (3, _, _) => isa.vectorize(Stream::<3, false, true>(token)),
-        (_, _, _) => isa.vectorize(Stream::<2, false, true>(token)),
-    }
+    with_codes!(form.codes, C => match form.shape {
+        Shape::One { .. } => isa.vectorize(Stream::<C, false> { token, codes: PhantomData }),
+        Shape::Runs { .. } => isa.vectorize(Stream::<C, true> { token, codes: PhantomData }),
+    });
 }
 
 struct OneToken<'a, 'o> {
@@ -35,15 +29,18 @@ struct OneToken<'a, 'o> {
     out: &'a mut Columns<'o>,
 }
 
-/// The columns of one token in a format of BITS bits, with a TABLE or not, K-quants or not.
-struct Stream<'a, 'o, const BITS: u8, const TABLE: bool, const K: bool>(OneToken<'a, 'o>);
+/// The columns of one token, for one kind of codes. `RUNS` says whether the blocks have integer scales.
+struct Stream<'a, 'o, C, const RUNS: bool> {
+    token: OneToken<'a, 'o>,
+    codes: PhantomData<C>,
+}
 
-impl<const BITS: u8, const TABLE: bool, const K: bool> Kernel for Stream<'_, '_, BITS, TABLE, K> {
+impl<C: Unpack, const RUNS: bool> Kernel for Stream<'_, '_, C, RUNS> {
     type Out = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let OneToken { product, group, out } = self.0;
+        let OneToken { product, group, out } = self.token;
         // A loop over one weight or two: the large body is compiled once for both.
         let (weights, act) = match product {
             Product::Plain(weight) => (&[weight, weight][..1], None),
@@ -53,7 +50,7 @@ impl<const BITS: u8, const TABLE: bool, const K: bool> Kernel for Stream<'_, '_,
             let mut y = [isa.f_splat(0.0); 2];
             for (y, weight) in y.iter_mut().zip(weights) {
                 let tile = weight.tile(first / LANES);
-                *y = sums::<I, BITS, TABLE, K>(isa, weight.layout, tile, group);
+                *y = sums::<I, C, RUNS>(isa, weight.layout, tile, group);
             }
             let y = match act {
                 None => y[0],
@@ -66,7 +63,7 @@ impl<const BITS: u8, const TABLE: bool, const K: bool> Kernel for Stream<'_, '_,
 
 /// 16 rows of the product.
 #[inline(always)]
-fn sums<I: Isa, const BITS: u8, const TABLE: bool, const K: bool>(
+fn sums<I: Isa, C: Unpack, const RUNS: bool>(
     isa: I,
     layout: &Layout,
     tile: &[u8],
@@ -76,17 +73,16 @@ fn sums<I: Isa, const BITS: u8, const TABLE: bool, const K: bool>(
     let mut acc = isa.f_splat(0.0);
     for (b, block) in tile.chunks_exact(layout.block_bytes).enumerate() {
         let d_a = isa.f_splat(acts.d[b]);
-        let (isum, msum) = if K {
-            super_block::<I, BITS, TABLE>(isa, layout, (block, &table), (acts, b))
+        let (isum, msum) = if RUNS {
+            super_block::<I, C>(isa, layout, (block, &table), (acts, b))
         } else {
             let start = -codes::offset::<I>(layout) * acts.sums32[b];
-            let isum =
-                unit::<I, BITS, TABLE, 8>(isa, layout, (block, &table), (acts, b * 32, 0, start));
+            let isum = unit::<I, C, 8>(isa, layout, (block, &table), (acts, b * 32, 0, start));
             (isum, isum)
         };
         let d = isa.f_mul(codes::scale(isa, layout, block), d_a);
         acc = isa.f_fma(d, isa.f_from_i(isum), acc);
-        acc = match layout.form.min {
+        acc = match layout.min {
             MinTerm::None => acc,
             MinTerm::Sum => {
                 let m = codes::f16s(isa, block, layout.d_bytes);
@@ -105,7 +101,7 @@ fn sums<I: Isa, const BITS: u8, const TABLE: bool, const K: bool>(
 /// `start` and the dot products of `GROUPS` groups of one unit. The activations begin at `column`, the weights at column
 /// `from` of the block.
 #[inline(always)]
-fn unit<I: Isa, const BITS: u8, const TABLE: bool, const GROUPS: usize>(
+fn unit<I: Isa, C: Unpack, const GROUPS: usize>(
     isa: I,
     layout: &Layout,
     (block, table): (&[u8], &[u8; 16]),
@@ -115,35 +111,35 @@ fn unit<I: Isa, const BITS: u8, const TABLE: bool, const GROUPS: usize>(
     let q = &acts.q[column / 4..][..GROUPS];
     let mut sum = isa.i_splat(start);
     for g in 0..GROUPS {
-        let w = codes::operand::<I, BITS, TABLE>(isa, planes, from % UNIT / 4 + g, table);
-        sum = if TABLE || BITS == 8 { isa.dot_i8(sum, w, q[g]) } else { isa.dot_u7(sum, w, q[g]) };
+        let w = C::operand(isa, planes, from % UNIT / 4 + g, table);
+        sum = if C::SIGNED { isa.dot_i8(sum, w, q[g]) } else { isa.dot_u7(sum, w, q[g]) };
     }
     sum
 }
 
 /// `Σ scale · isum` and `Σ min · bsum` over the sub-blocks of a block of 256.
 #[inline(always)]
-fn super_block<I: Isa, const BITS: u8, const TABLE: bool>(
+fn super_block<I: Isa, C: Unpack>(
     isa: I,
     layout: &Layout,
     (block, table): (&[u8], &[u8; 16]),
     (acts, b): (&Group, usize),
 ) -> (I::I, I::I) {
     let (mut isum, mut msum) = (isa.i_splat(0), isa.i_splat(0));
-    let (sub_cols, offset) = (layout.form.sub, codes::offset::<I>(layout));
+    let (sub_cols, offset) = (layout.sub_cols, codes::offset::<I>(layout));
     for sub in 0..layout.subs {
         let (from, i) = (sub * sub_cols, b * layout.subs + sub);
         let column = b * 256 + from;
         let part = if sub_cols == 16 {
             let start = -offset * acts.sums16[i];
-            unit::<I, BITS, TABLE, 4>(isa, layout, (block, table), (acts, column, from, start))
+            unit::<I, C, 4>(isa, layout, (block, table), (acts, column, from, start))
         } else {
             let start = -offset * acts.sums32[i];
-            unit::<I, BITS, TABLE, 8>(isa, layout, (block, table), (acts, column, from, start))
+            unit::<I, C, 8>(isa, layout, (block, table), (acts, column, from, start))
         };
         isum = isa.i_add(isum, isa.i_mul(codes::sub_scales(isa, layout, block, sub), part));
     }
-    if layout.form.min == MinTerm::Subs {
+    if layout.min == MinTerm::Subs {
         let pairs = if sub_cols == 16 { &acts.pairs16 } else { &acts.pairs32 };
         for (pair, &sums) in pairs[b * layout.subs / 2..][..layout.subs / 2].iter().enumerate() {
             msum = isa.dot_i16(msum, codes::min_pairs(isa, layout, block, pair), sums);

@@ -21,6 +21,7 @@ use super::lanes_mut;
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
+use gguf::quant::{self, Kind};
 use graph::math::DOT_CHUNK;
 use std::cell::RefCell;
 use turn::{Bf16, F16, F32, Float, Rows, Stage, Turn};
@@ -134,23 +135,11 @@ impl MatMulF32<'_, '_> {
     /// Totals of few tokens, with registers for a whole square of weights.
     #[inline(always)]
     fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: (usize, usize)) {
-        match self.dtype {
-            DType::F32 => self.streams::<I, F32>(isa, rows, tokens),
-            DType::F16 => self.streams::<I, F16>(isa, rows, tokens),
-            DType::BF16 => self.streams::<I, Bf16>(isa, rows, tokens),
-            DType::Q4_0
-            | DType::Q4_1
-            | DType::Q5_0
-            | DType::Q5_1
-            | DType::Q8_0
-            | DType::Q2_K
-            | DType::Q3_K
-            | DType::Q4_K
-            | DType::Q5_K
-            | DType::Q6_K
-            | DType::IQ4_NL
-            | DType::IQ4_XS
-            | DType::MXFP4 => self.pass(isa, rows, tokens),
+        match self.dtype.kind() {
+            Kind::Float(quant::Float::F32) => self.streams::<I, F32>(isa, rows, tokens),
+            Kind::Float(quant::Float::F16) => self.streams::<I, F16>(isa, rows, tokens),
+            Kind::Float(quant::Float::BF16) => self.streams::<I, Bf16>(isa, rows, tokens),
+            Kind::Quant(_) => self.pass(isa, rows, tokens),
         }
     }
 

@@ -3,6 +3,7 @@
 use super::Room;
 use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
+use gguf::quant::{self, Kind};
 
 /// Bytes of a row that are turned at a time.
 const LINE: usize = 64;
@@ -162,26 +163,13 @@ impl Room {
     fn turn<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
         let whole = rows.dtype.row_bytes(cols).is_multiple_of(LINE);
         for tile in 0..2 {
-            match rows.dtype {
-                DType::F32 if whole => self.floats::<I, F32>(isa, rows, tile, (from, cols)),
-                DType::F16 if whole => self.floats::<I, F16>(isa, rows, tile, (from, cols)),
-                DType::BF16 if whole => self.floats::<I, Bf16>(isa, rows, tile, (from, cols)),
-                DType::F32
-                | DType::F16
-                | DType::BF16
-                | DType::Q4_0
-                | DType::Q4_1
-                | DType::Q5_0
-                | DType::Q5_1
-                | DType::Q8_0
-                | DType::Q2_K
-                | DType::Q3_K
-                | DType::Q4_K
-                | DType::Q5_K
-                | DType::Q6_K
-                | DType::IQ4_NL
-                | DType::IQ4_XS
-                | DType::MXFP4 => self.any(isa, rows, tile, (from, cols)),
+            match rows.dtype.kind() {
+                Kind::Float(floats) if whole => match floats {
+                    quant::Float::F32 => self.floats::<I, F32>(isa, rows, tile, (from, cols)),
+                    quant::Float::F16 => self.floats::<I, F16>(isa, rows, tile, (from, cols)),
+                    quant::Float::BF16 => self.floats::<I, Bf16>(isa, rows, tile, (from, cols)),
+                },
+                Kind::Float(_) | Kind::Quant(_) => self.any(isa, rows, tile, (from, cols)),
             }
         }
     }
