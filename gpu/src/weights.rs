@@ -44,6 +44,22 @@ struct Shared {
     all: usize,
 }
 
+/// The bytes of a tensor in the file, and the threads that lay them out.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    bytes: &'a [u8],
+    threads: usize,
+}
+
+/// Rows of a tensor, and where in a buffer their tiles go.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    buffer: &'a wgpu::Buffer,
+    offset: u64,
+    first: usize,
+    count: usize,
+}
+
 /// For each weight whether it shares a buffer.
 fn shared(graph: &Graph, fusions: &Fusions) -> Vec<Option<Shared>> {
     let mut shared = vec![None; graph.weights.len()];
@@ -89,14 +105,13 @@ pub(crate) fn load(
     let mut read = 0;
     for (i, (weight, forms)) in graph.weights.iter().zip(forms).enumerate() {
         let bytes = graph::backend::read_weight(files, weight)?;
+        let source = Source { bytes: &bytes, threads };
         match shared[i] {
             Some(place) => {
                 let held = &mut all[place.first];
-                share(device, weight, (place, held), (&bytes, threads)).map_err(with_sum)?;
+                share(device, weight, place, held, source).map_err(with_sum)?;
             }
-            None => {
-                all[i] = resident(device, weight, forms, (&bytes, threads)).map_err(with_sum)?
-            }
+            None => all[i] = resident(device, weight, forms, source).map_err(with_sum)?,
         }
         read += bytes.len() as u64;
         progress(read);
@@ -108,8 +123,9 @@ pub(crate) fn load(
 fn share(
     device: &Device,
     weight: &Weight,
-    (place, held): (Shared, &mut Resident),
-    from: (&[u8], usize),
+    place: Shared,
+    held: &mut Resident,
+    source: Source<'_>,
 ) -> Result<()> {
     let tile = Layout::of(weight.dtype).tile_words(weight.n_in);
     if held.pieces.is_empty() {
@@ -117,21 +133,22 @@ fn share(
         let buffer = device.buffer(&weight.name, bytes)?;
         held.pieces.push(Piece { buffer, bytes, first: 0, count: place.all });
     }
-    // A group is as many whole tiles as it has rows before.
-    let at = (place.before / ROWS * tile) as u64 * 4;
-    fill(device, weight, (&held.pieces[0].buffer, at), (0, weight.n_out), from)
+    // The rows before are whole tiles.
+    let offset = (place.before / ROWS * tile) as u64 * 4;
+    let buffer = &held.pieces[0].buffer;
+    fill(device, weight, Target { buffer, offset, first: 0, count: weight.n_out }, source)
 }
 
 fn resident(
     device: &Device,
     weight: &Weight,
     forms: WeightForms,
-    (bytes, threads): (&[u8], usize),
+    source: Source<'_>,
 ) -> Result<Resident> {
     let mut resident = Resident::default();
     if forms.vector {
         let mut values = vec![0.0f32; weight.n_in];
-        weight.dtype.dequantize(&bytes[..weight.dtype.row_bytes(weight.n_in)], &mut values);
+        weight.dtype.dequantize(&source.bytes[..weight.dtype.row_bytes(weight.n_in)], &mut values);
         let size = values.len() as u64 * 4;
         let buffer = device.buffer(&weight.name, size)?;
         device.upload(&buffer, 0, bytemuck::cast_slice(&values))?;
@@ -157,7 +174,8 @@ fn resident(
             let size = (count.div_ceil(ROWS) * tile) as u64 * 4;
             let buffer = device.buffer(&weight.name, size)?;
             let piece = Piece { buffer, bytes: size, first, count };
-            fill(device, weight, (&piece.buffer, 0), (first, count), (bytes, threads))?;
+            let buffer = &piece.buffer;
+            fill(device, weight, Target { buffer, offset: 0, first, count }, source)?;
             resident.pieces.push(piece);
         }
     }
@@ -168,10 +186,10 @@ fn resident(
 fn fill(
     device: &Device,
     weight: &Weight,
-    (buffer, at): (&wgpu::Buffer, u64),
-    (first, count): (usize, usize),
-    (bytes, threads): (&[u8], usize),
+    target: Target<'_>,
+    Source { bytes, threads }: Source<'_>,
 ) -> Result<()> {
+    let Target { buffer, offset, first, count } = target;
     let layout = Layout::of(weight.dtype);
     let tile = layout.tile_words(weight.n_in);
     let row_bytes = weight.dtype.row_bytes(weight.n_in);
@@ -196,7 +214,7 @@ fn fill(
                 if share == n_tiles { work() } else { drop(scope.spawn(work)) }
             }
         });
-        device.upload(buffer, at + (i * at_once * tile) as u64 * 4, staged)?;
+        device.upload(buffer, offset + (i * at_once * tile) as u64 * 4, staged)?;
     }
     Ok(())
 }
