@@ -142,7 +142,7 @@ pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, o
 }
 
 /// The codes of one row in a unit of 32 columns.
-fn row_codes(kind: Codes, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
+pub(crate) fn row_codes(kind: Codes, planes: &[u8], r: usize, codes: &mut [u8; UNIT]) {
     let bytes = |plane: usize| -> [u8; 4] {
         let at = plane * 64 + 4 * r;
         [planes[at], planes[at + 1], planes[at + 2], planes[at + 3]]

@@ -19,6 +19,8 @@ mod block;
 mod codes;
 mod room;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use super::elementwise::{Map, apply};
 use super::lanes_mut;
