@@ -6,16 +6,25 @@
 use cpu::{Cpu, Level};
 use graph::cases::{self, Case, Cut};
 use graph::reference::Reference;
-use graph::{Backend, LoadOptions};
+use graph::{Arithmetic, Backend, LoadOptions};
+use std::io::Write as _;
 use std::sync::Arc;
 
-/// Every `KARAT_CONTRACT_SHARE`-th case only, for emulated machines, where all would take an hour.
-fn share(cases: Vec<Case>) -> impl Iterator<Item = Case> {
-    #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
-    let every =
-        std::env::var("KARAT_CONTRACT_SHARE").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
-    if every > 1 {
-        println!("skipped: all but one of {every} cases (KARAT_CONTRACT_SHARE)");
+#[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// Every `KARAT_CONTRACT_SHARE`-th case only, for emulated machines, where all would take an hour; of those with
+/// `KARAT_CONTRACT_CASE` in their name.
+fn share(mut cases: Vec<Case>) -> impl Iterator<Item = Case> {
+    let every = variable("KARAT_CONTRACT_SHARE").and_then(|n| n.parse().ok()).unwrap_or(1);
+    let part = variable("KARAT_CONTRACT_CASE").unwrap_or_default();
+    cases.retain(|case| case.name.contains(&part));
+    if every > 1 || !part.is_empty() {
+        // Past the test harness, which shows what a test prints only if it fails.
+        let what = format!("all but one of {every} cases with \"{part}\" in their name");
+        let _ = writeln!(std::io::stderr(), "skipped: {what}");
     }
     cases.into_iter().step_by(every)
 }
@@ -77,6 +86,25 @@ fn every_cut_and_thread_count_gives_the_same_bits() {
                     check(&case, options, &expected, (&Cpu::new(threads), cut));
                     runs += 1;
                 }
+            }
+        }
+    }
+    println!("{runs} runs equal the reference bit for bit");
+}
+
+/// Each prompt by itself in one step: all its rows go through the same passes.
+#[test]
+fn awkward_and_tall_rows_give_the_same_bits() {
+    let mut runs = 0;
+    let cases = cases::awkward().unwrap().into_iter().chain(cases::tall().unwrap());
+    for case in share(cases.collect()) {
+        for arithmetic in [Arithmetic::Int8, Arithmetic::F32] {
+            let options = LoadOptions { arithmetic, ..LoadOptions::default() };
+            let expected = reference(&case, options, Cut::Chunks(1024));
+            for (i, level) in Level::all().into_iter().enumerate() {
+                let cpu = Cpu::with_level(1 + i % 2, level);
+                check(&case, options, &expected, (&cpu, Cut::Chunks(1024)));
+                runs += 1;
             }
         }
     }

@@ -393,6 +393,7 @@ pub fn all() -> Result<Vec<Case>> {
         cases.push(norms(n)?);
     }
     cases.push(likeliest()?);
+    cases.push(gates()?);
     Ok(cases)
 }
 
@@ -405,17 +406,8 @@ pub const AWKWARD: [usize; 24] =
 pub fn awkward() -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for dtype in DType::ALL {
-        let n_in = match dtype.block_len() {
-            1 => 33,
-            32 => 96,
-            n => n,
-        };
-        let mut rows = CaseBuilder::new(u64::from(dtype.id()), 37);
-        let table = rows.weight(DType::F32, n_in, 37, 1.0);
-        let x = rows.builder.get_rows(table, "embd")?;
-        let x = rows.builder.output_rows(x, "rows")?;
-        rows.product(dtype, x, 37, "result_output")?;
-        cases.push(rows.finish(format!("rows {dtype} n_in {n_in}"), &AWKWARD, 0)?);
+        let n_in = narrow(dtype);
+        cases.push(rows(dtype, n_in, &AWKWARD)?);
         let mut columns = CaseBuilder::new(u64::from(dtype.id()) + 1, 37);
         let table = columns.weight(dtype, n_in, 37, 1.0);
         let x = columns.builder.get_rows(table, "embd")?;
@@ -426,6 +418,31 @@ pub fn awkward() -> Result<Vec<Case>> {
         columns.product(dtype, x, 37, "result_output")?;
         cases.push(columns.finish(format!("columns {dtype} n_in {n_in}"), &[9, 1], 0)?);
     }
+    cases.push(small_decoder(&AWKWARD)?);
+    Ok(cases)
+}
+
+/// Few columns for a product in this format, no multiple of a vector where the format allows.
+fn narrow(dtype: DType) -> usize {
+    match dtype.block_len() {
+        1 => 33,
+        32 => 96,
+        n => n,
+    }
+}
+
+/// A product of as many rows as each prompt is long.
+fn rows(dtype: DType, n_in: usize, lengths: &[usize]) -> Result<Case> {
+    let mut c = CaseBuilder::new(u64::from(dtype.id()), 37);
+    let table = c.weight(DType::F32, n_in, 37, 1.0);
+    let x = c.builder.get_rows(table, "embd")?;
+    let x = c.builder.output_rows(x, "rows")?;
+    c.product(dtype, x, 37, "result_output")?;
+    c.finish(format!("rows {dtype} n_in {n_in}"), lengths, 0)
+}
+
+/// A decoder that long prompts get through soon.
+fn small_decoder(lengths: &[usize]) -> Result<Case> {
     let spec = Decoder {
         dtype: DType::Q4_1,
         n_head: 3,
@@ -439,8 +456,52 @@ pub fn awkward() -> Result<Vec<Case>> {
         size: 1.0,
         first_position: 0,
     };
-    cases.push(decoder_of(spec, &AWKWARD)?);
-    Ok(cases)
+    decoder_of(spec, lengths)
+}
+
+/// Rows about the ends of the passes in which a kernel takes the rows of a tall product, 192 on the CPU: one pass, and
+/// a second and a third of a single row.
+pub const TALL: [usize; 4] = [191, 192, 193, 385];
+
+/// Rows of every size of [`TALL`]: products in every format, and a decoder. To be run as [`awkward`] is.
+pub fn tall() -> Result<Vec<Case>> {
+    let products = DType::ALL.into_iter().map(|dtype| rows(dtype, narrow(dtype), &TALL));
+    products.chain([small_decoder(&TALL)]).collect()
+}
+
+/// Gated units whose two products are in unlike formats, some of which round their input alike: one loop cannot compute
+/// both. The sum of all is looked at.
+pub fn gates() -> Result<Case> {
+    let n = 256;
+    let mut c = CaseBuilder::new(17, 37);
+    let table = c.weight(DType::F32, n, 37, 1.0);
+    let embd = c.builder.get_rows(table, "embd")?;
+    let mut sum = embd;
+    for (i, (gate, up)) in [
+        (DType::Q4_0, DType::Q8_0),
+        (DType::Q8_0, DType::Q4_0),
+        (DType::Q4_1, DType::Q5_1),
+        (DType::Q5_0, DType::IQ4_NL),
+        (DType::Q4_K, DType::Q6_K),
+        (DType::Q3_K, DType::Q2_K),
+        (DType::Q5_K, DType::Q8_0),
+        (DType::F16, DType::F32),
+        (DType::BF16, DType::Q4_0),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        // An input of its own, so that no other pair's products are computed with these.
+        let x = c.builder.scale(1.0 + i as f32 / 8.0, embd, format!("x-{i}"));
+        let gate = c.product(gate, x, n, &format!("ffn_gate-{i}"))?;
+        let up = c.product(up, x, n, &format!("ffn_up-{i}"))?;
+        let act = if i.is_multiple_of(2) { Act::Silu } else { Act::GeluTanh };
+        let gated = c.builder.glu(act, gate, up, format!("ffn_gated-{i}"))?;
+        sum = c.builder.add(gated, sum, format!("sum-{i}"))?;
+    }
+    let x = c.builder.output_rows(sum, "rows")?;
+    c.product(DType::F32, x, 37, "result_output")?;
+    c.finish("gates and ups in unlike formats".to_owned(), &[19, 1, 4], 0)
 }
 
 /// Weights that are large for their columns, the table for logits and embedding among them, and more rows than 64: what a

@@ -45,6 +45,19 @@ impl Recording {
         self.rows.is_empty()
     }
 
+    /// Every row that was recorded, by key, sequence and position.
+    pub fn rows(&self) -> Vec<RecordedRow<'_>> {
+        let rows = self.rows.iter().map(|((key, seq, position), values)| RecordedRow {
+            key,
+            seq: *seq,
+            position: *position,
+            values,
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|row| (row.key, row.seq, row.position));
+        rows
+    }
+
     /// The first difference in the graph's order between this recording and `other`, bit by bit (NaN equals NaN).
     /// Rows that only one of them has are differences too.
     pub fn first_difference(&self, other: &Self, graph: &Graph) -> Option<Difference> {
@@ -76,6 +89,19 @@ impl Recording {
         }
         None
     }
+}
+
+/// A row of a [`Recording`].
+#[derive(Clone, Copy, Debug)]
+pub struct RecordedRow<'a> {
+    /// `name:OP`
+    pub key: &'a str,
+    /// Sequence.
+    pub seq: u32,
+    /// Position in the sequence.
+    pub position: u32,
+    /// One for each column.
+    pub values: &'a [f32],
 }
 
 struct RecordingTap<'a> {

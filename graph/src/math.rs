@@ -55,7 +55,7 @@ pub const LN2_LO: f32 = -2.121_944_4e-4;
 pub const EXP_MAX: f32 = 88.0;
 /// Below this `exp` is +0. No result is denormal, since GPUs may flush those.
 pub const EXP_MIN: f32 = -87.0;
-/// Cephes' `expf` polynomial, highest power first.
+/// Cephes' `expf` polynomial, highest power first; the second is 1.3981999507e-3 there, the next f32 below.
 pub const EXP_POLY: [f32; 6] =
     [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
 
@@ -131,6 +131,53 @@ mod tests {
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert!(exp(f32::NAN).is_nan());
         assert!(exp(EXP_MIN) >= f32::MIN_POSITIVE);
+    }
+
+    /// The constants as Cephes prints them (`single/expf.c`), but for the second, which is one ulp larger here: a slip
+    /// that moves a result by 2e-13 of itself before it is rounded, and is part of the contract now.
+    #[test]
+    fn exp_has_the_constants_of_cephes() {
+        let printed = [
+            ("1.9875691500E-4", 0),
+            ("1.3981999507E-3", 1),
+            ("8.3334519073E-3", 0),
+            ("4.1665795894E-2", 0),
+            ("1.6666665459E-1", 0),
+            ("5.0000001201E-1", 0),
+        ];
+        for (ours, (text, ulps)) in EXP_POLY.iter().zip(printed) {
+            assert_eq!(ours.to_bits(), text.parse::<f32>().unwrap().to_bits() + ulps, "{text}");
+        }
+        assert_eq!(LN2_HI.to_bits(), "0.693359375".parse::<f32>().unwrap().to_bits());
+        assert_eq!(LN2_LO.to_bits(), "-2.12194440e-4".parse::<f32>().unwrap().to_bits());
+        assert_eq!(LOG2_E.to_bits(), "1.44269504088896341".parse::<f32>().unwrap().to_bits());
+    }
+
+    /// Results in bits, computed in Python with exact fractions and a rounding to f32 after each step of the rule. The
+    /// first five are arguments for which a last coefficient of the polynomial that is one ulp off would show.
+    #[test]
+    fn exp_and_what_is_made_of_it_have_these_bits() {
+        for (x, want) in [
+            (0xc11414c6, 0x38c88a84),
+            (0xc28e12dc, 0x0c36f9dd),
+            (0x42888458, 0x70b20dfd),
+            (0x421d13f9, 0x5bc96662),
+            (0xc23a64b7, 0x1ddab244),
+        ] {
+            assert_eq!(exp(f32::from_bits(x)).to_bits(), want, "{x:08x}");
+        }
+        for (x, want) in [
+            (-3.75, [0x3cc0a84a, 0xbdb07759, 0xb965e70e, 0xc06ec203]),
+            (-1.0, [0x3ebc5ab2, 0xbe89b2b1, 0xbe229e90, 0xbf7fe790]),
+            (-0.34, [0x3f363694, 0xbe10c4ab, 0xbdff81ff, 0xbeae12a8]),
+            (0.1, [0x3f8d763e, 0x3d57080f, 0x3d5d1d05, 0x3dcccdb0]),
+            (0.69, [0x3fff3212, 0x3eeb45d6, 0x3f055521, 0x3f309bc2]),
+            (2.5, [0x4142eb7f, 0x4013dcd9, 0x401f08dc, 0x401fa173]),
+            (10.125, [0x46c2fe83, 0x4121fe57, 0x41220000, 0x411c1df2]),
+        ] {
+            let got = [exp(x), silu(x), gelu_tanh(x), softcap(x, 30.0)].map(f32::to_bits);
+            assert_eq!(got, want, "{x}");
+        }
     }
 
     #[test]

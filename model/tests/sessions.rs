@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{LOADS, Tiny, text};
+use common::{LOADS, N_VOCAB, Tiny, text};
 use graph::{Graph, Kv, Loaded, NoTap, Step, Tap};
 use model::{
     Engine, EngineOptions, ErrorKind, Event, Finish, Keep, Memory, Request, Sampler, SamplerParams,
@@ -145,6 +145,29 @@ fn an_end_token_ends_the_text_and_is_not_part_of_it() {
         }
     });
     assert_eq!((stopped.ids, stopped.finish), (all.ids[..2].to_vec(), Finish::Stopped));
+}
+
+/// The prompt holds all ids but three, and no id may come twice: only those three are left to say. The second prompt is
+/// another text: what was said before is forgotten.
+#[test]
+fn penalties_count_the_prompt_and_not_the_text_before() {
+    let mut engine = engine();
+    let params = SamplerParams {
+        presence_penalty: 100.0,
+        penalty_last_n: OPTIONS.n_ctx,
+        ..SamplerParams::greedy()
+    };
+    let mut sampler = Sampler::new(params).unwrap();
+    let stop = StopRules { end_ids: vec![], max_tokens: Some(3) };
+    for left in [[4, 17, 50], [0, 31, 52]] {
+        let prompt: Vec<u32> = (0..N_VOCAB as u32).filter(|id| !left.contains(id)).collect();
+        let request = Request { seq: engine.add(), prompt: &prompt, stop: &stop };
+        let text =
+            model::generate(&mut engine, request, &mut sampler, &mut |_| ControlFlow::Continue(()));
+        let mut ids = text.unwrap().ids;
+        ids.sort_unstable();
+        assert_eq!(ids, left);
+    }
 }
 
 #[test]

@@ -124,6 +124,30 @@ mod tests {
     use super::*;
     use crate::{CacheId, Mask};
 
+    /// Counted by hand: a window of w positions ends at the token itself and holds it. llama.cpp hides position p0 from
+    /// p1 where `p1 - p0 >= n_swa` (`llama_hparams::is_masked_swa`, standard windows).
+    #[test]
+    fn a_window_holds_the_token_and_those_before_it() {
+        for (position, window, first) in [
+            (0, None, 0),
+            (4095, None, 0),
+            (0, Some(1), 0),
+            (7, Some(1), 7),
+            (7, Some(3), 5),
+            (7, Some(8), 0),
+            (7, Some(9), 0),
+            (8, Some(8), 1),
+            (63, Some(64), 0),
+            (64, Some(64), 1),
+            (4095, Some(4096), 0),
+            (4096, Some(4096), 1),
+            (10_000, Some(512), 9_489),
+        ] {
+            let mask = window.map_or(Mask::Causal, Mask::Window);
+            assert_eq!(mask.first_visible(position), first, "{position} {window:?}");
+        }
+    }
+
     #[test]
     fn equals_softmax_in_f64() {
         let (n, dim) = (200u32, 12usize);
@@ -136,7 +160,14 @@ mod tests {
         let q: Vec<f32> = data(3)[..dim].to_vec();
         let at = |m: &'static [f32], p: u32| &m[p as usize * dim..][..dim];
         let (k, v): (&'static [f32], &'static [f32]) = (k.leak(), v.leak());
-        for (window, cap) in [(None, None), (Some(70), None), (None, Some(5.0)), (Some(1), None)] {
+        // The last of 200 positions, 199, sees all, 130 to 199, or itself.
+        for (window, first, cap) in [
+            (None, 0, None),
+            (Some(70), 130, None),
+            (Some(64), 136, None),
+            (None, 0, Some(5.0)),
+            (Some(1), 199, None),
+        ] {
             let mask = window.map_or(Mask::Causal, Mask::Window);
             let a = Attention {
                 cache: CacheId(0),
@@ -147,7 +178,6 @@ mod tests {
                 softcap: cap,
             };
             let got = head(&a, &q, n - 1, |p| at(k, p), |p| at(v, p));
-            let first = window.map_or(0, |window: u32| n - window);
             let s: Vec<f64> = (first..n)
                 .map(|p| {
                     let s: f64 =
