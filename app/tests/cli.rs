@@ -1,11 +1,9 @@
 //! The program from outside: exit codes, pipes, JSON. Tests of the default model are skipped, with a line that says so,
 //! where it is absent.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test that cannot go on says so, and says what it skips"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod skip;
 
 use serde_json::Value as Json;
 use std::ffi::OsStr;
@@ -34,7 +32,9 @@ fn default_model() -> Option<String> {
     let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
     let found = var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file());
     if found.is_none() {
-        eprintln!("skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
+        skip::say_skipped(
+            "the program with a real model: none at KARAT_TEST_MODEL or in the cache (`karat pull`)",
+        );
     }
     found.map(|path| path.into_os_string().into_string().expect("the path is UTF-8"))
 }
@@ -396,8 +396,8 @@ fn ctrl_c_stops_the_answer_of_a_chat() {
         .spawn();
     let has_script = Command::new("script").arg("--version").stdout(Stdio::null()).status().is_ok();
     let (Ok(mut child), true) = (spawned, has_script) else {
-        eprintln!(
-            "skipped: no `timeout` and `script` commands (coreutils, util-linux) to make a terminal"
+        skip::say_skipped(
+            "a chat in a terminal: no `timeout` and `script` commands (coreutils, util-linux) to make one",
         );
         return;
     };

@@ -1,10 +1,8 @@
 //! `bench/peers`: its own tests, and a whole run against a program that plays llama-bench. Skipped without Python.
 #![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    reason = "a test that cannot go on says so, and says what it skips"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+mod skip;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -16,7 +14,7 @@ fn scripts() -> Option<PathBuf> {
     if python.status().is_ok_and(|status| status.success()) {
         return Some(Path::new(env!("CARGO_MANIFEST_DIR")).join("../bench"));
     }
-    eprintln!("skipped: needs python3, 3.9 or newer");
+    skip::say_skipped("the scripts in bench: no python3, 3.9 or newer");
     None
 }
 

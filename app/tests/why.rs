@@ -1,7 +1,9 @@
 //! `karat why` from outside: each layer of its walk, and what it says where they differ.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
-#![allow(clippy::print_stderr, reason = "what was skipped is shown")]
+#![allow(clippy::print_stderr, reason = "what was measured is shown")]
+
+mod skip;
 
 use safetensors::SafeTensors;
 use serde_json::{Value as Json, json};
@@ -121,7 +123,7 @@ fn watching_costs_less_than_as_much_again() {
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let model = home.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf");
     if !model.is_file() {
-        eprintln!("skipped: the default model is absent (`karat pull`)");
+        skip::say_skipped("what watching costs: the default model is absent (`karat pull`)");
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -1,8 +1,9 @@
 //! The page of `karat why --html` in a real browser: headless Chromium runs its script, and the map is there.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
-#![allow(clippy::print_stderr, reason = "what was skipped is shown")]
 #![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
+
+mod skip;
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -19,7 +20,7 @@ fn chromium() -> Option<&'static str> {
     };
     let found = names.into_iter().find(runs);
     if found.is_none() {
-        eprintln!("skipped: no chromium on the path");
+        skip::say_skipped("the page of `karat why` in a browser: no chromium on the path");
     }
     found
 }

@@ -1,5 +1,5 @@
 //! A real model through the reference backend, against llama.cpp's own greedy ids. Skipped, with a line that says so,
-//! where the model or the oracle is absent.
+//! where the model is absent.
 #![allow(
     clippy::unwrap_used,
     clippy::print_stderr,
@@ -34,10 +34,16 @@ fn find(variable: &str, cached: &str) -> Option<PathBuf> {
     var(variable).or_else(cache).filter(|path| path.is_file())
 }
 
-fn oracle() -> Option<serde_json::Value> {
-    let path =
-        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle/smollm2_greedy.json");
-    Some(serde_json::from_slice(&std::fs::read(path).ok()?).expect("the oracle is JSON"))
+/// llama.cpp's greedy ids: `app/tests/llama_cpp/README.md` says where they are from.
+fn oracle() -> serde_json::Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../app/tests/llama_cpp/greedy.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).expect("the oracle is JSON")
+}
+
+/// Says what a test leaves out, past the test harness, which shows what a test prints only if it fails.
+fn say_skipped(what: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stderr(), "skipped: {what}");
 }
 
 fn ids(value: &serde_json::Value) -> Vec<u32> {
@@ -48,15 +54,12 @@ fn ids(value: &serde_json::Value) -> Vec<u32> {
 /// of llama.cpp's text. Returns the largest difference of a top-5 logit.
 fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     let Some(path) = model_path() else {
-        eprintln!(
-            "skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)"
-        );
+        say_skipped(&format!(
+            "{case}: no model at KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)"
+        ));
         return None;
     };
-    let Some(oracle) = oracle() else {
-        eprintln!("skipped: no ../shared/oracle/smollm2_greedy.json");
-        return None;
-    };
+    let oracle = oracle();
     let case = &oracle["cases"][case];
     let (prompt, wanted) = (ids(&case["tokens"]), ids(&case["generated"])[..ROWS].to_vec());
     let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
@@ -141,7 +144,9 @@ fn trace() -> Option<HashMap<String, usize>> {
 #[test]
 fn values_are_named_as_llama_cpp_names_them() {
     let (Some(path), Some(trace)) = (model_path(), trace()) else {
-        eprintln!("skipped: no model (`karat pull smollm2:135m`), or no ../shared/oracle/traces");
+        say_skipped(
+            "llama.cpp's names: no model (`karat pull smollm2:135m`), or no ../shared/oracle/traces",
+        );
         return;
     };
     let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
@@ -171,7 +176,7 @@ fn values_are_named_as_llama_cpp_names_them() {
 #[test]
 fn gemma3_knows_its_capitals() {
     let Some(path) = find("KARAT_TEST_GEMMA", "gemma-3-270m-q4_k_m.gguf") else {
-        eprintln!("skipped: no model at KARAT_TEST_GEMMA");
+        say_skipped("Gemma 3: no model at KARAT_TEST_GEMMA");
         return;
     };
     let text =

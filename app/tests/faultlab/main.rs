@@ -56,7 +56,7 @@ fn backends() -> Vec<(&'static str, Box<dyn Backend>)> {
         vec![("reference", Box::new(Reference)), ("cpu", Box::new(Cpu::new(2)))];
     match gpu::adapters(gpu::Api::Any).first() {
         Some(adapter) => all.push(("gpu", Box::new(adapter.open(2).unwrap()))),
-        None => println!("skipped: the GPU, of which there is none"),
+        None => oracle_support::skip::say_skipped("faults on a GPU: there is none"),
     }
     all
 }

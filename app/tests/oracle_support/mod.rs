@@ -1,24 +1,35 @@
-//! What the oracle tests share: the recordings, the model's variants, and runs that put a trace's values in.
+//! What the tests against llama.cpp share: the recordings, the model's variants, the counts, and runs that put a
+//! trace's values in.
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+#[path = "../skip/mod.rs"]
+pub(crate) mod skip;
 
 use cpu::Cpu;
 use graph::compare::nmse;
 use graph::ops::{attention, rms_norm};
 use graph::{Backend, Blocks, Graph, LoadOptions, Loaded, NoTap, Node, Op, Step, Tap, Value, math};
+use model::sampler::argmax;
 use safetensors::SafeTensors;
+use skip::say_skipped;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokenizer::{Ends, Special, Tokenizer};
 
 /// The default model's file name in the cache.
 const DEFAULT_MODEL: &str = "SmolLM2-135M-Instruct.Q4_1.gguf";
 
-/// The folder of recordings.
+/// The recordings, and the default model.
 pub(crate) struct Oracle {
     pub(crate) dir: PathBuf,
     cases: BTreeMap<String, Prompt>,
+    /// The prompts' texts, by name.
+    prompts: BTreeMap<String, String>,
+    model: PathBuf,
 }
 
-/// One case of `smollm2_greedy.json`.
+/// One case of the greedy recordings.
 #[derive(Clone, serde::Deserialize)]
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<u32>,
@@ -30,6 +41,9 @@ pub(crate) struct Prompt {
 #[derive(serde::Deserialize)]
 struct Greedy {
     cases: BTreeMap<String, Prompt>,
+    /// Absent from the large recordings, which have a file for each.
+    #[serde(default)]
+    prompts: BTreeMap<String, String>,
 }
 
 #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
@@ -37,32 +51,54 @@ fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
 
+/// The default model, from KARAT_TEST_MODEL or the cache, or `None` with a printed reason.
+fn default_model() -> Option<PathBuf> {
+    let cache = variable("KARAT_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("karat")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/karat")));
+    let cached = cache.map(|c| c.join("models").join(DEFAULT_MODEL));
+    let path = variable("KARAT_TEST_MODEL").or(cached).filter(|p| p.is_file());
+    if path.is_none() {
+        say_skipped(
+            "comparing with llama.cpp: the default model is absent (`karat pull smollm2:135m`, or KARAT_TEST_MODEL)",
+        );
+    }
+    path
+}
+
 impl Oracle {
-    /// The recordings beside the project, or `None` with a printed reason.
+    /// The large recordings beside the project, or `None` with a printed reason.
     pub(crate) fn find() -> Option<Self> {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/oracle");
-        let Ok(bytes) = std::fs::read(dir.join("smollm2_greedy.json")) else {
-            println!("skipped: ../shared/oracle is absent");
+        let file = dir.join("smollm2_greedy.json");
+        if !file.is_file() {
+            say_skipped("comparing with llama.cpp's large recordings: ../shared/oracle is absent");
             return None;
-        };
-        let greedy: Greedy = serde_json::from_slice(&bytes).unwrap();
-        let oracle = Self { dir, cases: greedy.cases };
-        oracle.default_model().map(|_| oracle)
+        }
+        let mut oracle = Self::open(dir, &file)?;
+        for case in oracle.cases.keys() {
+            let name = case.split('/').nth(1).unwrap();
+            let text = std::fs::read_to_string(oracle.dir.join(format!("prompts/{name}.txt")));
+            oracle.prompts.insert(name.to_owned(), text.unwrap());
+        }
+        Some(oracle)
     }
 
-    /// The default model, from KARAT_TEST_MODEL or the cache, or `None` with a printed reason.
-    pub(crate) fn default_model(&self) -> Option<PathBuf> {
-        let cache = variable("KARAT_CACHE")
-            .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("karat")))
-            .or_else(|| Some(variable("HOME")?.join(".cache/karat")));
-        let cached = cache.map(|c| c.join("models").join(DEFAULT_MODEL));
-        let path = variable("KARAT_TEST_MODEL").or(cached).filter(|p| p.is_file());
-        if path.is_none() {
-            println!(
-                "skipped: the default model is absent (`karat pull smollm2:135m`, or KARAT_TEST_MODEL)"
-            );
-        }
-        path
+    /// The small recordings in `tests/llama_cpp`, or `None` with a printed reason.
+    pub(crate) fn small() -> Option<Self> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/llama_cpp");
+        let file = dir.join("greedy.json");
+        Self::open(dir, &file)
+    }
+
+    fn open(dir: PathBuf, file: &Path) -> Option<Self> {
+        let Greedy { cases, prompts } =
+            serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+        Some(Self { dir, cases, prompts, model: default_model()? })
+    }
+
+    pub(crate) fn default_model(&self) -> &Path {
+        &self.model
     }
 
     pub(crate) fn all_cases(&self) -> impl Iterator<Item = (String, Prompt)> + '_ {
@@ -73,28 +109,53 @@ impl Oracle {
         self.all_cases().filter(|(name, _)| name.split('/').next() == Some(variant)).collect()
     }
 
-    pub(crate) fn prompt_text(&self, case: &str) -> String {
-        let name = case.split('/').nth(1).unwrap();
-        std::fs::read_to_string(self.dir.join(format!("prompts/{name}.txt"))).unwrap()
+    pub(crate) fn prompt_text(&self, case: &str) -> &str {
+        &self.prompts[case.split('/').nth(1).unwrap()]
+    }
+
+    /// Tokenizes every prompt, and returns how many gave llama.cpp's ids: all, or it panics.
+    pub(crate) fn assert_prompts_have_ids(&self) -> usize {
+        let file = gguf::File::open(self.default_model(), gguf::Access::Pread).unwrap();
+        let tokenizer = Tokenizer::from_gguf(&file).unwrap();
+        for (case, prompt) in self.all_cases() {
+            let text = self.prompt_text(&case);
+            let ids = tokenizer.encode(text, Special::Parse, Ends::Default).unwrap();
+            assert_eq!(ids, prompt.tokens, "{case}");
+        }
+        self.cases.len()
+    }
+
+    /// The ids of the prompt `france` of this variant, of which the traces are.
+    pub(crate) fn france(&self, variant: &str) -> Vec<u32> {
+        self.cases[&format!("{variant}/france")].tokens.clone()
     }
 }
 
-/// The seven variants of the default model, made by karat's own quantiser: `F32`, then each type from it.
+/// The types made from the model dequantised.
+pub(crate) const QUANTISED: [&str; 5] = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"];
+
+/// The seven variants of the default model: its own, then `F32` made from it, then each type made from that.
 pub(crate) fn variants(oracle: &Oracle) -> Vec<(String, PathBuf)> {
+    let own = ("Q4_1".to_owned(), oracle.default_model().to_owned());
+    let made =
+        ["F32"].iter().chain(&QUANTISED).map(|name| (name.to_string(), variant(oracle, name)));
+    std::iter::once(own).chain(made).collect()
+}
+
+/// One variant of the default model, made by karat's own quantiser: `F32`, or a type made from that.
+pub(crate) fn variant(oracle: &Oracle, name: &str) -> PathBuf {
     static MAKE: std::sync::Mutex<()> = std::sync::Mutex::new(());
     let _one_at_a_time = MAKE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let source = oracle.default_model().unwrap();
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("oracle-models");
     std::fs::create_dir_all(&dir).unwrap();
     let full = dir.join("F32.gguf");
-    let mut all = vec![("Q4_1".to_owned(), source.clone()), ("F32".to_owned(), full.clone())];
-    make(&source, &full, "F32");
-    for name in ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0"] {
-        let path = dir.join(format!("{name}.gguf"));
-        make(&full, &path, name);
-        all.push((name.to_owned(), path));
+    make(oracle.default_model(), &full, "F32");
+    if name == "F32" {
+        return full;
     }
-    all
+    let path = dir.join(format!("{name}.gguf"));
+    make(&full, &path, name);
+    path
 }
 
 /// Quantises unless it was done since the binary was built.
@@ -192,7 +253,7 @@ impl Tap for Substitute<'_> {
         let op = op_in_trace(node, value, self.trace);
         let Some(theirs) = self.trace.get(&value.name, op, 0) else {
             assert!(
-                matches!(node.op, Op::OutputRows),
+                self.trace.is_cut || matches!(node.op, Op::OutputRows),
                 "{} is not in the trace",
                 self.graph.key(node)
             );
@@ -208,6 +269,8 @@ impl Tap for Substitute<'_> {
 /// A recorded trace: `index/name#n:OP` → values.
 pub(crate) struct Trace {
     values: HashMap<(String, String, usize), Vec<f32>>,
+    /// Whether only a part of the model's values was kept.
+    is_cut: bool,
 }
 
 impl Trace {
@@ -232,7 +295,8 @@ impl Trace {
                 .unwrap();
             values.insert((label.to_owned(), op.to_owned(), nth), floats);
         }
-        Self { values }
+        let is_cut = !values.keys().any(|(label, _, _)| label == "result_output");
+        Self { values, is_cut }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -356,4 +420,116 @@ pub(crate) fn softmax_kl(p: &[f32], q: &[f32]) -> f64 {
     };
     let (p, q) = (log_softmax(p), log_softmax(q));
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// Prints the worst of the trace's products; panics if one is further off than 1e-12, or was not compared.
+pub(crate) fn assert_products_equal(name: &str, compared: &[Compared], trace: &Trace) {
+    let products: Vec<_> = compared.iter().filter(|c| c.op == "MUL_MAT").collect();
+    let worst = products.iter().max_by(|a, b| a.nmse.total_cmp(&b.nmse)).unwrap();
+    println!("{name:8} {} MUL_MAT, worst NMSE {:.2e} at {}", products.len(), worst.nmse, worst.key);
+    for c in products.iter().filter(|c| c.nmse.is_nan() || c.nmse > 1e-12) {
+        println!("  {} {:.2e}", c.key, c.nmse);
+    }
+    assert_eq!(products.len(), trace.count("MUL_MAT"), "every MUL_MAT of the trace was compared");
+    assert!(worst.nmse <= 1e-12);
+}
+
+/// Counts where karat, fed llama.cpp's text, picks llama.cpp's next id; and where it picks its own, fed embeddings that
+/// are off by one bit.
+pub(crate) fn next_tokens(engine: &mut Engine, cases: &[(String, Prompt)]) -> Counts {
+    let mut counts = Counts::default();
+    for (_, prompt) in cases {
+        let rows = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut NoTap);
+        let nudged = engine.teacher_forced(&prompt.tokens, &prompt.generated, &mut LastBit);
+        for (i, (row, nudged)) in rows.iter().zip(&nudged).enumerate() {
+            let best = argmax(row);
+            let gap = prompt.top5[i][0].1 - prompt.top5[i][1].1;
+            counts.llama_cpp.add(best == prompt.generated[i], gap);
+            counts.itself.add(best == argmax(nudged), gap);
+        }
+    }
+    counts
+}
+
+/// Agreements, and disagreements where llama.cpp's best two logits were 0.1 or more apart.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Share {
+    pub(crate) agree: usize,
+    pub(crate) total: usize,
+    pub(crate) wide: usize,
+}
+
+impl Share {
+    fn add(&mut self, agrees: bool, gap: f64) {
+        self.agree += usize::from(agrees);
+        self.total += 1;
+        self.wide += usize::from(!agrees && gap >= 0.1);
+    }
+
+    fn extend(&mut self, other: Self) {
+        self.agree += other.agree;
+        self.total += other.total;
+        self.wide += other.wide;
+    }
+
+    fn share(self) -> f64 {
+        self.agree as f64 / self.total as f64
+    }
+}
+
+impl std::fmt::Display for Share {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{:5} of {:4} = {:6.2} % ({:2})",
+            self.agree,
+            self.total,
+            100.0 * self.share(),
+            self.wide
+        )
+    }
+}
+
+/// How often karat picked llama.cpp's id, and its own.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Counts {
+    pub(crate) llama_cpp: Share,
+    pub(crate) itself: Share,
+}
+
+impl Counts {
+    /// In f32 arithmetic: 99.5 %, and no wide gap.
+    pub(crate) fn assert_f32_agrees(&self) {
+        let Share { agree, total, wide } = self.llama_cpp;
+        assert!(agree as f64 >= 0.995 * total as f64 && wide == 0, "F32 has no rounding to blame");
+    }
+
+    /// In `int8` arithmetic: not lower than karat's share with itself by more than three standard deviations of such a
+    /// count.
+    pub(crate) fn assert_int8_agrees(&self) {
+        let (p, n) = (self.itself.share(), self.itself.total as f64);
+        let deviation = (2.0 * p * (1.0 - p) / n).sqrt();
+        assert!(
+            self.llama_cpp.share() >= p - 3.0 * deviation,
+            "further from llama.cpp than rounding explains"
+        );
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.llama_cpp.extend(other.llama_cpp);
+        self.itself.extend(other.itself);
+    }
+}
+
+/// Flips the last bit of every embedding.
+pub(crate) struct LastBit;
+
+impl graph::Tap for LastBit {
+    fn wants(&mut self, _: &graph::Node, value: &graph::Value) -> bool {
+        value.name == "embd"
+    }
+
+    fn value(&mut self, _: &graph::Node, _: &graph::Value, data: &mut [f32]) {
+        data.iter_mut().for_each(|v| *v = f32::from_bits(v.to_bits() ^ 1));
+    }
 }
