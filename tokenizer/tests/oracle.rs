@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{beside, from_env, model, shared, vocabularies};
+use common::{beside, from_env, model, say_skipped, shared, vocabularies};
 use gguf::{Access, File};
 use tokenizer::{Chat, ChatTemplate, Ends, ErrorKind, Message, Show, Special, Tokenizer};
 
@@ -24,7 +24,7 @@ fn vocabulary_cases() {
             }
             Err(error) if error.to_string().contains("unsupported") => {
                 assert_eq!(error.kind(), ErrorKind::Vocab);
-                println!("skipped: {name}: {error}");
+                say_skipped(&format!("{name}: {error}"));
             }
             Err(error) => failures.push(format!("{name}: {error}")),
         }

@@ -1,9 +1,15 @@
 //! Where the tests find real vocabularies (beside the project, and where `KARAT_VOCAB_DIR` points), and small made ones.
 #![allow(dead_code, reason = "every test program uses its part of these")]
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use tokenizer::{Model, TokenKind, Vocab};
+
+/// Says what a test leaves out, past the test harness, which shows what a test prints only if it fails.
+pub(crate) fn say_skipped(what: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+}
 
 /// A file or folder of `../shared` beside the project, or `None` with a line that says what is skipped.
 pub(crate) fn shared(path: &str) -> Option<PathBuf> {
@@ -11,7 +17,7 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
     if full.exists() {
         return Some(full);
     }
-    println!("skipped: ../shared/{path} is not beside the project");
+    say_skipped(&format!("../shared/{path} is not beside the project"));
     None
 }
 
@@ -23,7 +29,7 @@ pub(crate) fn shared(path: &str) -> Option<PathBuf> {
 pub(crate) fn from_env(variable: &str) -> Option<PathBuf> {
     let path = std::env::var_os(variable);
     if path.is_none() {
-        println!("skipped: {variable} is not set");
+        say_skipped(&format!("{variable} is not set"));
     }
     path.map(PathBuf::from)
 }
@@ -38,7 +44,7 @@ pub(crate) fn model(variable: &str, cached: &str) -> Option<PathBuf> {
     let cache = || Some(from("HOME")?.join(".cache/karat/models").join(cached));
     let path = from(variable).or_else(cache).filter(|path| path.is_file());
     if path.is_none() {
-        println!("skipped: no {cached} at {variable} or in the cache");
+        say_skipped(&format!("no {cached} at {variable} or in the cache"));
     }
     path
 }
