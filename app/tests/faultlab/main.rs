@@ -8,10 +8,6 @@
 
 mod faults;
 #[path = "../oracle_support/mod.rs"]
-#[allow(
-    dead_code,
-    reason = "the lab needs llama.cpp's traces, not what is compared with them elsewhere"
-)]
 mod oracle_support;
 mod real;
 mod side;
