@@ -13,8 +13,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Turns of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops.
-const SPINS: u32 = 20_000;
+/// Turns of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops. Few
+/// under Miri (`cargo xtask miri`), where a turn takes as long as some thousands.
+const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 
 /// Parts of a job for each thread. Threads take parts as they come free, so that uneven parts even out and a thread
 /// that the system has put aside holds nobody up but for the part in its hands.
@@ -374,6 +375,24 @@ mod tests {
                 });
                 assert!(out.iter().all(|&v| v == 1.0));
             }
+        }
+    }
+
+    /// After a pause the workers have parked: they come back for the next job, and at the end, where a wake-up that was
+    /// lost would leave us waiting for ever.
+    #[test]
+    fn parked_workers_come_back_and_end() {
+        for threads in [2, 3] {
+            let mut pool = Pool::new(threads);
+            for round in 0..3u32 {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+                let mut out = [0u32; 40];
+                pool.rows(&mut out, 1, |first, rows| {
+                    rows.iter_mut().zip(first as u32..).for_each(|(v, i)| *v = i + round);
+                });
+                assert!(out.iter().zip(round..).all(|(&v, want)| v == want), "{out:?}");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
 

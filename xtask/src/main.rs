@@ -1,4 +1,5 @@
-//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab` and `oracle`.
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab`, `oracle`, `miri` and
+//! `mutants`.
 //! Nothing that a user of karat needs lives here.
 
 #![forbid(unsafe_code)]
@@ -10,6 +11,8 @@
 
 mod hello;
 mod mesa;
+mod miri;
+mod mutants;
 mod oracle;
 mod proc;
 mod stages;
@@ -33,6 +36,9 @@ cargo xtask COMMAND
                               default model
   faultlab                    switch on some forty faults in every backend and see what `karat why` says of them
   oracle                      compare with llama.cpp's recorded results in ../shared/oracle
+  miri                        the thread pool's tests under Miri, in several interleavings; needs a nightly toolchain
+  mutants [GROUP [FILE…]]     change the code in small ways and list what no test notices: for hours, or for some
+                              files of a group (graph sampler tokenizer cpu); docs/mutants.md
 ";
 
 /// The workspace's root folder: the parent of this crate's.
@@ -53,6 +59,8 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "hello" => hello::run_args(root(), rest),
         "faultlab" => faultlab(),
         "oracle" => oracle::run(root()),
+        "miri" => miri::run_pool(root()),
+        "mutants" => mutants::run_args(root(), rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)

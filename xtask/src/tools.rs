@@ -6,8 +6,15 @@ use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Pinned, so that a new release of the tool does not change what CI says.
-const CARGO_DENY: &str = "cargo-deny@0.20.2";
+/// Pinned, so that a new release of a tool does not change what CI says.
+const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
+const CARGO_MUTANTS: Tool = Tool { name: "cargo-mutants", version: "27.1.0" };
+
+/// A command of cargo's that is a crate.
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
 
 /// Adds the rustup component that brings `program`, if `program` does not answer.
 pub(crate) fn ensure_component(root: &Path, component: &str, program: &str) -> Result<()> {
@@ -22,19 +29,28 @@ pub(crate) fn ensure_component(root: &Path, component: &str, program: &str) -> R
 
 /// The path of a cargo-deny: the installed one, or one that is built once into `target/tools`.
 pub(crate) fn ensure_cargo_deny(root: &Path) -> Result<PathBuf> {
-    if answer("cargo-deny", &["--version"]).is_some() {
-        return Ok(PathBuf::from("cargo-deny"));
+    ensure_tool(root, &CARGO_DENY)
+}
+
+/// The path of a cargo-mutants, as [`ensure_cargo_deny`].
+pub(crate) fn ensure_cargo_mutants(root: &Path) -> Result<PathBuf> {
+    ensure_tool(root, &CARGO_MUTANTS)
+}
+
+fn ensure_tool(root: &Path, Tool { name, version }: &Tool) -> Result<PathBuf> {
+    if answer(name, &["--version"]).is_some() {
+        return Ok(PathBuf::from(name));
     }
     let tools = root.join("target/tools");
-    let program = tools.join("bin").join(format!("cargo-deny{}", std::env::consts::EXE_SUFFIX));
+    let program = tools.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !program.is_file() {
         println!(
-            "cargo-deny is not installed: building it into target/tools (two to three minutes on two cores)"
+            "{name} is not installed: building it into target/tools (two to three minutes on two cores)"
         );
-        let mut command = cargo(&["install", "--quiet", "--locked", CARGO_DENY, "--root"]);
-        command.arg(&tools);
+        let mut command = cargo(&["install", "--quiet", "--locked", "--root"]);
+        command.arg(&tools).arg(format!("{name}@{version}"));
         if !run(root, &mut command)?.ok() {
-            bail!("cannot install {CARGO_DENY}");
+            bail!("cannot install {name} {version}");
         }
     }
     Ok(program)
