@@ -1,5 +1,6 @@
-//! What sort of fault makes this error: each hypothesis computes what the op would give if it were so, from the side's own
-//! inputs and the weights, and the one that gives the side's value is the kind. Where none does, the error's shape is told.
+//! Names the fault behind a wrong value. Each hypothesis ("RoPE pairs the other halves") computes what the op would give
+//! with that fault, from the same inputs and weights; if that is the value that was found, the hypothesis is the kind.
+//! Where none fits, the places of the wrong elements say at least where to look.
 
 use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
@@ -7,27 +8,27 @@ use graph::ops::{attention, elementwise, rope};
 use graph::{Act, FREED, Graph, Mask, Node, Op, RopePairs, Step, WeightId, math};
 use serde::Serialize;
 
-/// What is wrong.
+/// A kind of fault.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Nothing but zeros: the op did not run, or what it wrote went elsewhere.
     Zeros,
-    /// All elements times this.
+    /// Every element is the right one times this factor.
     ScaleFactor(f64),
     /// Rows and columns of the result are swapped.
     Transposed,
     /// The weight is read with rows and columns swapped.
     WeightTransposed,
-    /// Each row is that of a token so many before.
+    /// Each row is the right one of the token this many positions earlier.
     Shifted(i32),
     /// RoPE pairs neighbours where halves are meant, or the other way round.
     PairOrder,
-    /// RoPE at the position plus this.
+    /// RoPE turns by the angle of another position: the right one plus this.
     Position(i32),
-    /// RoPE always at position 0, or left out.
+    /// RoPE turns nothing: it is left out, or always takes position 0.
     NoRotation,
-    /// RoPE with frequencies of this base.
+    /// RoPE computes its frequencies from this base, not the model's.
     RopeBase(f64),
     /// Query heads read the wrong key head.
     HeadMapping,
@@ -37,35 +38,35 @@ pub enum Kind {
     NoCausalMask,
     /// The window of sliding attention is left out, or off by one.
     Window,
-    /// Scores without their factor.
+    /// The scores are not multiplied by `1 / sqrt(head_dim)`.
     NoScoreScale,
-    /// The newest key and value are not there, or an older one in their place.
+    /// The newest key and value are missing from the cache, or an older pair is in their place.
     StaleCache,
     /// The norm's weight is left out.
     MissingWeight,
-    /// Mean and variance where the mean of squares is meant.
+    /// The mean is subtracted first, as LayerNorm does; RMSNorm does not.
     LayerNorm,
-    /// Another epsilon.
+    /// The norm adds this epsilon, not the model's.
     Epsilon(f64),
-    /// One of two summands is left out.
+    /// The sum is one of its two summands: the other is left out.
     MissingAdd,
     /// Gate and up change places.
     GateUpSwapped,
-    /// Another activation, or none.
+    /// Another activation function, or none.
     Activation,
-    /// Nibbles are read low, high, low, high.
+    /// The 4-bit codes of a block are read as low, high, low, high; right is all the low ones first.
     NibbleOrder,
     /// The elements of a block are read in another order.
     ElementOrder,
-    /// Columns from here on are left out of the sum.
+    /// The sum ends early: the weight's columns from this one on are left out.
     SumTail(usize),
-    /// Columns of the result from here on.
+    /// Only the result's columns from this one on are wrong.
     ColumnTail(usize),
-    /// Rows of the result from here on.
+    /// Only the result's rows from this one on are wrong.
     RowTail(usize),
-    /// Every so many columns of the result.
+    /// Only some columns of each run of this many are wrong: a kernel's tile.
     Tiles(usize),
-    /// A quantised weight whose parts have wrong factors.
+    /// The parts of a quantised weight's blocks have wrong scales.
     SubBlockScale,
     /// A value beyond f16's range became infinite.
     F16Overflow,
@@ -75,17 +76,18 @@ pub enum Kind {
     OtherValue(String),
     /// The value of the step before.
     StaleValue,
-    /// RoPE with all frequencies times this.
+    /// RoPE's frequencies are all multiplied by this.
     RopeScale(f64),
-    /// Rows of the embedding of other ids.
+    /// The rows are rows of the embedding, but of other token ids.
     OtherTokens,
-    /// NaN or infinity out of finite numbers.
+    /// NaN or infinity, computed from finite inputs.
     NotFinite,
     /// Single elements only.
     FewElements,
-    /// As near to f64 as a right result is, but not the reference's bits: another order of a sum, or a product fused or not.
+    /// As close to the f64 result as a right one is, but without the reference's bits: a sum in another order, or a product
+    /// that was fused or not.
     Rounding,
-    /// Two runs differ.
+    /// Two runs of the same step gave different values.
     Race,
     /// None of these.
     Unknown,
@@ -137,42 +139,49 @@ impl std::fmt::Display for Kind {
     }
 }
 
-/// How sure a kind is.
+/// How well a kind explains the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sureness {
-    /// The hypothesis gives the side's value.
+    /// The hypothesis gives the value that was found.
     Certain,
-    /// It gives nearly that.
+    /// It gives nearly that value.
     Likely,
-    /// Only the error's shape speaks for it.
+    /// Only the places or the size of the errors speak for it.
     Guess,
 }
 
-/// All there is to know of a wrong op.
+/// Everything that hypotheses about a wrong op need.
 #[derive(Clone)]
 pub(crate) struct Scene<'a> {
     pub(crate) graph: &'a Graph,
+    /// The model's files, for the weights.
     pub(crate) files: &'a [&'a gguf::File],
+    /// The wrong op.
     pub(crate) node: &'a Node,
     pub(crate) step: &'a Step,
+    /// What the op read.
     pub(crate) inputs: Vec<&'a [f32]>,
+    /// What the reference makes of these inputs.
     pub(crate) right: &'a [f32],
+    /// What the judged side gave.
     pub(crate) found: &'a [f32],
+    /// Columns of a row of `right` and `found`.
     pub(crate) cols: usize,
     /// Keys and values by slot of the cache, for attention.
     pub(crate) cache: Option<&'a [Vec<f32>; 2]>,
-    /// The values of this step so far, by [`graph::ValueId`]; empty where not yet made.
+    /// All values of the step by [`graph::ValueId`]; empty where a value is not computed yet.
     pub(crate) others: &'a [Vec<f32>],
-    /// The side's value of the step before.
+    /// What the judged side gave for this value in the step before.
     pub(crate) before: Option<&'a [f32]>,
 }
 
 /// The largest f16.
 const F16_MAX: f32 = 65504.0;
-/// Elements of a weight that hypotheses about it may cost.
+/// Hypotheses about larger weights are left out: they would take too long.
 const MOST_WEIGHTS: usize = 64 << 20;
 
+/// The kind that explains the wrong value best.
 pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
     let finite = |all: &[f32]| all.iter().all(|v| v.is_finite());
     if !finite(scene.found) {
@@ -225,15 +234,16 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
     best.unwrap_or_else(|| shape(scene))
 }
 
+/// Told of each kind that fits, and how well; `true` ends the search.
 type Hear<'h> = dyn FnMut(Kind, Sureness) -> bool + 'h;
 
 impl Scene<'_> {
-    /// Whether a hypothesis that gives `would` for the whole value explains it.
+    /// Compares what a hypothesis would give with what was found; `true` if it explains that for certain.
     fn test(&self, kind: Kind, would: &[f32], hear: &mut Hear<'_>) -> bool {
         self.test_part(kind, (self.right, self.found), would, hear)
     }
 
-    /// The same for some elements.
+    /// As [`Scene::test`], for some of the elements.
     fn test_part(
         &self,
         kind: Kind,
@@ -245,8 +255,8 @@ impl Scene<'_> {
             return false;
         }
         let (error, here) = (nmse(found, right), nmse(found, would));
-        // Rounding activations to 8 bits makes products differ by a hundredth.
-        // A NaN of either is no explanation.
+        // Products of rounded activations differ by up to a hundredth from those that a hypothesis computes in f64, so it
+        // need not fit exactly: its error must be below a fiftieth of the error to be explained. NaN explains nothing.
         if here.is_nan() || error.is_nan() || here >= error * 0.02 {
             return false;
         }
@@ -259,7 +269,7 @@ impl Scene<'_> {
     }
 }
 
-/// What any op may suffer.
+/// Faults that any op may have.
 fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     let (right, found, cols) = (scene.right, scene.found, scene.cols);
     if found.iter().all(|&v| v == 0.0) {
@@ -315,7 +325,8 @@ fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     }
 }
 
-/// The key of another value whose bits these are; an op's own inputs have kinds of their own.
+/// The key of another value of the step that has exactly these bits. The op's own inputs are left out: other kinds name
+/// what it means if one of them comes out unchanged.
 fn holds_other(scene: &Scene<'_>) -> Option<String> {
     let same = |other: &&graph::Node| {
         let Some(v) = other.output.filter(|v| !scene.node.inputs.contains(v)) else { return false };
@@ -438,7 +449,7 @@ fn gated(scene: &Scene<'_>, act: Act, hear: &mut Hear<'_>) {
     }
 }
 
-/// Hypotheses about one token's products: the token with the largest error.
+/// Hypotheses about a matrix product, tested on the token with the largest error only: they read the whole weight.
 fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
     let weight = scene.graph.weight(w);
     let (n_in, n_out) = (weight.n_in, weight.n_out);
@@ -485,7 +496,7 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
     }
 }
 
-/// Sums that end at each multiple of 32 columns.
+/// Tries sums that end early, at each multiple of 32 columns.
 fn cut_sum(
     scene: &Scene<'_>,
     part: (&[f32], &[f32]),
@@ -509,7 +520,7 @@ fn cut_sum(
     false
 }
 
-/// Whether only some columns are wrong in every row: the shape tells more then.
+/// Whether fewer than half of the elements are wrong: then their places tell more than a guess about scales.
 fn scattered(scene: &Scene<'_>) -> bool {
     let wrong = scene.right.iter().zip(scene.found).filter(|(r, f)| r != f).count();
     wrong * 2 < scene.right.len()
@@ -527,7 +538,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
     let spec = scene.graph.kv(a.cache);
     let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
     let group = a.n_head / n_kv.max(1);
-    // Hypotheses are about one sequence.
+    // The hypotheses below read the cache of the first sequence only.
     let Some(&last) = scene.step.positions.last() else { return };
     if scene.step.seqs.iter().any(|&s| s != 0) {
         return;
@@ -585,7 +596,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
     reordered(scene, (a.n_head, group, n_kv, dv), hear);
 }
 
-/// The heads of the right value in another order.
+/// Tries the right value with its heads in another order.
 fn reordered(
     scene: &Scene<'_>,
     (n_head, group, n_kv, dv): (usize, usize, usize, usize),
@@ -641,7 +652,7 @@ fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {
     }
 }
 
-/// What only the places of the wrong elements tell.
+/// What the places of the wrong elements tell, where no hypothesis fits.
 fn shape(scene: &Scene<'_>) -> (Kind, Sureness) {
     let (cols, rows) = (scene.cols, scene.rows());
     let wrong = |r: usize, c: usize| {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 pub enum Law {
     /// All tokens at once = one at a time.
     OneByOne,
-    /// = in chunks of so many.
+    /// = in chunks of this many tokens.
     Chunks(usize),
     /// = in a step that computes a stranger's tokens too.
     WithStrangers,
@@ -21,7 +21,7 @@ pub enum Law {
     PrefixReuse,
     /// = a second time.
     Again,
-    /// = with so many layers on the GPU and the others on the CPU. Tested by whoever has both.
+    /// = with this many layers on the GPU and the others on the CPU; only a program that has both can test it.
     GpuLayers(usize),
 }
 
