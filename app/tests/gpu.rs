@@ -1,9 +1,12 @@
 //! The GPU backend from outside: no device is one clear line, and a real model gives the CPU's ids and text.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
-#![allow(clippy::print_stderr, reason = "what was skipped is shown")]
+#![allow(clippy::print_stderr, reason = "what was moved is shown")]
 #![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 
+mod skip;
+
+use skip::say_skipped;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
@@ -20,7 +23,7 @@ fn default_model() -> Option<String> {
     let cached = || Some(var("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
     let found = var("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file());
     if found.is_none() {
-        eprintln!("skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
+        say_skipped("no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
     }
     Some(found?.to_string_lossy().into_owned())
 }
@@ -44,7 +47,7 @@ fn devices() -> Vec<String> {
         .collect();
     if names.is_empty() {
         assert!(std::env::var_os("CI").is_none(), "no GPU device, and CI is set");
-        eprintln!("skipped: {}: no GPU device", test_name());
+        say_skipped(&format!("{}: no GPU device", test_name()));
     }
     names
 }
@@ -84,7 +87,7 @@ fn a_machine_without_devices_is_6_and_never_the_cpu() {
         command.env("NODEVICE_SELECT", "1").args(args).output().unwrap()
     };
     if !cfg!(target_os = "linux") {
-        eprintln!("skipped: {}: there is more than Vulkan here", test_name());
+        say_skipped(&format!("{}: there is more than Vulkan here", test_name()));
         return;
     }
     let devices = without(&["devices"]);

@@ -16,6 +16,8 @@
 #![allow(clippy::print_stdout, reason = "the figures are what the proof is run for")]
 #![allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
 
+mod skip;
+
 use cpu::Cpu;
 use graph::split::Split;
 use graph::{
@@ -23,6 +25,7 @@ use graph::{
     Result, Step,
 };
 use model::sampler::argmax;
+use skip::say_skipped;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -56,7 +59,7 @@ fn default_model() -> Option<PathBuf> {
         || Some(variable("HOME")?.join(".cache/karat/models/SmolLM2-135M-Instruct.Q4_1.gguf"));
     let found = variable("KARAT_TEST_MODEL").or_else(cached).filter(|path| path.is_file());
     if found.is_none() {
-        println!("skipped: no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
+        say_skipped("no model at KARAT_TEST_MODEL or in the cache (`karat pull`)");
     }
     found
 }
@@ -70,7 +73,7 @@ fn gpus() -> Vec<gpu::Gpu> {
         assert!(variable("CI").is_none(), "no GPU device, and CI is set");
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("a test");
-        println!("skipped: {test}: no GPU device with \"{text}\" in its name");
+        say_skipped(&format!("{test}: no GPU device with \"{text}\" in its name"));
     }
     all
 }

@@ -9,6 +9,7 @@
 #![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
 
 mod few;
+mod skip;
 
 use few::Few;
 use gguf::DType;
@@ -18,6 +19,7 @@ use graph::cases::{self, Case, Cut, Tapped};
 use graph::compare::Recording;
 use graph::reference::Reference;
 use graph::{Backend, KvType, LoadOptions};
+use skip::say_skipped;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -34,14 +36,14 @@ fn adapters() -> Vec<Adapter> {
         let name = adapter.info().name;
         let is_wanted = name.contains(&wanted);
         if !is_wanted {
-            println!("skipped: {name} (KARAT_GPU_DEVICE)");
+            say_skipped(&format!("{name} (KARAT_GPU_DEVICE)"));
         }
         is_wanted
     });
     if adapters.is_empty() {
         assert!(env("CI").is_none(), "no GPU device, not even a software one, and CI is set");
         let thread = std::thread::current();
-        println!("skipped: {}: no GPU device", thread.name().unwrap_or("a test"));
+        say_skipped(&format!("{}: no GPU device", thread.name().unwrap_or("a test")));
     }
     adapters
 }
@@ -79,7 +81,7 @@ fn share<T: Named>(cases: Vec<T>) -> impl Iterator<Item = T> {
     let every = env("KARAT_GPU_SHARE").and_then(|n| n.parse().ok()).unwrap_or(1);
     let wanted = env("KARAT_GPU_CASE").unwrap_or_default();
     if every > 1 || !wanted.is_empty() {
-        println!("skipped: cases other than one of {every} with \"{wanted}\" in their name");
+        say_skipped(&format!("cases other than one of {every} with \"{wanted}\" in their name"));
     }
     let is_wanted = move |name: &str| wanted.split(',').any(|text| name.contains(text));
     cases.into_iter().filter(move |case| is_wanted(case.name())).step_by(every)
@@ -174,7 +176,7 @@ fn rows_and_columns_of_awkward_sizes_have_the_reference_bits() {
 fn products_of_many_lanes_have_the_reference_bits() {
     for adapter in adapters() {
         let Some(gpu) = adapter.open_wide(2).unwrap() else {
-            println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
+            say_skipped(&format!("{} has no workgroups of 1024 threads", adapter.info().name));
             continue;
         };
         // Rows of several rounds of blocks, and products with enough rows that each has fewer lanes.
@@ -299,7 +301,7 @@ fn attention_of_many_lanes_has_the_reference_bits() {
     let all: Vec<Case> = share(all).collect();
     for adapter in adapters() {
         let Some(gpu) = adapter.open_wide(2).unwrap() else {
-            println!("skipped: {} has no workgroups of 1024 threads", adapter.info().name);
+            say_skipped(&format!("{} has no workgroups of 1024 threads", adapter.info().name));
             continue;
         };
         let mut runs = 0;
@@ -660,7 +662,7 @@ fn what_a_step_moves_is_counted() {
             .unwrap();
         loaded.profile(true);
         let Some(none) = loaded.traffic() else {
-            println!("skipped: {} has no timestamps", gpu.name());
+            say_skipped(&format!("{} has no timestamps", gpu.name()));
             continue;
         };
         assert_eq!(none, graph::Traffic::default());

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "a test has no app::config")]
 
 mod few;
+mod skip;
 mod translate;
 
 use few::Few;
@@ -21,6 +22,7 @@ use gpu::record::Call;
 use gpu::shaders::{self, Shader};
 use graph::KvType;
 use graph::cases::{self, Case, Cut};
+use skip::say_skipped;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -65,7 +67,7 @@ fn variants() -> [Variant; 3] {
 fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "{why}, and CI is set");
     let thread = std::thread::current();
-    println!("skipped: {}: {why}", thread.name().unwrap_or("a test"));
+    say_skipped(&format!("{}: {why}", thread.name().unwrap_or("a test")));
 }
 
 fn clang() -> Option<&'static str> {
@@ -498,7 +500,7 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
         check_that_harm_is_found(&build, &shaders, &calls);
     }
     if !only().is_empty() {
-        return println!("skipped: kernels without one of \"{}\" in their name", only());
+        return say_skipped(&format!("kernels without one of \"{}\" in their name", only()));
     }
     // Every kernel is there, but for those that only open or measure a device.
     let missing: Vec<_> = shaders::all()

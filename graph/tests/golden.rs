@@ -60,7 +60,7 @@ fn has_cache(case: &Case) -> bool {
 /// The lines of one case under some options: its name, then each op with its hash.
 fn lines(case: &Case, options: LoadOptions) -> Vec<String> {
     let mut loaded =
-        Reference.load(Arc::clone(&case.graph), &case.file, options, &mut |_| {}).unwrap();
+        Reference.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
     let recording = case.record(loaded.as_mut(), Cut::Batch(512)).unwrap();
     assert!(!recording.is_empty());
     let head = format!("{}, {:?}, cache {:?}", case.name, options.arithmetic, options.kv);

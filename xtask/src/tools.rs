@@ -38,7 +38,9 @@ pub(crate) fn ensure_cargo_mutants(root: &Path) -> Result<PathBuf> {
 }
 
 fn ensure_tool(root: &Path, Tool { name, version }: &Tool) -> Result<PathBuf> {
-    if answer(name, &["--version"]).is_some() {
+    // As cargo calls it: with its own name without the prefix first.
+    let command = name.trim_start_matches("cargo-");
+    if answer("cargo", &[command, "--version"]).is_some() {
         return Ok(PathBuf::from(name));
     }
     let tools = root.join("target/tools");
