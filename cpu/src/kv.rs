@@ -153,7 +153,7 @@ impl<E: Elem> Layer<E> {
         let blocks = (0..step.tokens.len()).map(block_of);
         let (Some(first), Some(last)) = (blocks.clone().min(), blocks.max()) else { return };
         let parts = [(&mut self.k, k, head_dim_k, true), (&mut self.v, v, head_dim_v, false)];
-        for (cache, x, dim, turned) in parts {
+        for (cache, x, dim, transposed) in parts {
             let len = dim * KV_BLOCK;
             let written = &mut cache[first * n_head_kv * len..(last + 1) * n_head_kv * len];
             pool.rows(written, len, |start, part| {
@@ -165,7 +165,7 @@ impl<E: Elem> Layer<E> {
                         if row < part.len() / len {
                             let x = &x[(t * n_head_kv + head) * dim..][..dim];
                             let to = &mut part[row * len..][..len];
-                            level.run(Put { x, to, place, turned });
+                            level.run(Put { x, to, place, transposed });
                         }
                     }
                 }
@@ -174,12 +174,12 @@ impl<E: Elem> Layer<E> {
     }
 }
 
-/// Stores one head of one token in a block: across the places (K), or as it is (V).
+/// Stores one head of one token in a block: transposed (K), or as it is (V).
 struct Put<'a, E> {
     x: &'a [f32],
     to: &'a mut [E],
     place: usize,
-    turned: bool,
+    transposed: bool,
 }
 
 impl<E: Elem> Kernel for Put<'_, E> {
@@ -192,7 +192,7 @@ impl<E: Elem> Kernel for Put<'_, E> {
         let mut rounded = [E::default(); LANES];
         for i in (0..whole).step_by(LANES) {
             E::store(isa, isa.f_load(lanes(self.x, i)), &mut rounded);
-            if self.turned {
+            if self.transposed {
                 let to = self.to[i * KV_BLOCK..][..LANES * KV_BLOCK].chunks_exact_mut(KV_BLOCK);
                 for (to, &x) in to.zip(&rounded) {
                     to[self.place] = x;
@@ -202,7 +202,7 @@ impl<E: Elem> Kernel for Put<'_, E> {
             }
         }
         for i in whole..dim {
-            let at = if self.turned { i * KV_BLOCK + self.place } else { self.place * dim + i };
+            let at = if self.transposed { i * KV_BLOCK + self.place } else { self.place * dim + i };
             self.to[at] = E::from_f32(self.x[i]);
         }
     }

@@ -10,7 +10,7 @@ use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kv::{Elem, Layer};
 use crate::plan::{self, Job, Plan};
-use crate::pool::Pool;
+use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::ActFormat;
@@ -33,18 +33,18 @@ pub(crate) struct LoadedCpu {
     profile: Option<Vec<u64>>,
 }
 
-/// Chunks of 64 positions from which on attention of few rows is split by chunks.
+/// From this many chunks of 64 positions on, the threads share the chunks of a few rows' attention, and not only the rows.
 const SPLIT_CHUNKS: usize = 8;
 
 /// Buffers that live from step to step.
 #[derive(Default)]
 struct Work {
     values: Vec<Vec<f32>>,
-    /// Buffers that hold no value now, by the plan's slots.
+    /// Buffers that hold no value at the moment: the plan gives each value a slot, and values in one slot take turns.
     free: Vec<Vec<f32>>,
     /// Whether the tap wants the node's value.
     wanted: Vec<bool>,
-    /// Whether it wants each op alone.
+    /// Whether it wants each op computed by itself.
     alone: bool,
     acts: Acts,
     /// What `acts` holds.
@@ -125,10 +125,11 @@ impl LoadedCpu {
         }
         let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
         let (level, rows, x) = (self.level, self.weights.raw(w), x.1);
-        let tokens = (x.len() / n_in, mat_mul_f32::PASS);
-        self.pool.grids([(out, n_out, mat_mul_f32::STEP)], tokens, |_, out| {
-            mat_mul_f32::with_room(|room| {
-                level.run(MatMulF32 { dtype, rows, n_in, x, out, room });
+        let tokens = Steps { n: x.len() / n_in, step: mat_mul_f32::PASS };
+        let matrix = Matrix { out, cols: n_out, step: mat_mul_f32::STEP };
+        self.pool.grids([matrix], tokens, |_, out| {
+            mat_mul_f32::with_workspace(|workspace| {
+                level.run(MatMulF32 { dtype, rows, n_in, x, out, workspace });
             });
         });
     }
@@ -139,7 +140,8 @@ impl LoadedCpu {
         let wanted = Some((id, layout.form.act()));
         if self.work.acts_of != wanted {
             let n_in = self.graph.weight(w).n_in;
-            self.work.acts.quantize(layout.form.act(), x, n_in, (self.level, &mut self.pool));
+            let workers = Workers { level: self.level, pool: &mut self.pool };
+            self.work.acts.quantize(layout.form.act(), x, n_in, workers);
             self.work.acts_of = wanted;
         }
     }
@@ -157,12 +159,15 @@ impl LoadedCpu {
             *product = weights.tiled(*w, graph.weight(*w).n_in).map(Product::Plain);
         }
         let acts = &self.work.acts;
+        let matrix = |(w, out)| Matrix { out, cols: graph.weight(w).n_out, step: 2 * LANES };
         self.pool.grids(
-            outs.map(|(w, out)| (out, graph.weight(w).n_out, 2 * LANES)),
-            (acts.tokens(), mat_mul::PASS),
+            outs.map(matrix),
+            Steps { n: acts.tokens(), step: mat_mul::PASS },
             |i, out| {
                 let Some(product) = products[i] else { return };
-                mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room }));
+                mat_mul::with_workspace(|workspace| {
+                    level.run(MatMul { product, acts, out, workspace })
+                });
             },
         );
     }
@@ -182,8 +187,12 @@ impl LoadedCpu {
             return;
         };
         let product = Product::Glu { act, gate, up };
-        self.pool.grids([(out, n_out, LANES)], (acts.tokens(), mat_mul::PASS), |_, out| {
-            mat_mul::with_room(|room| level.run(MatMul { product, acts, out, room }));
+        let tokens = Steps { n: acts.tokens(), step: mat_mul::PASS };
+        let matrix = Matrix { out, cols: n_out, step: LANES };
+        self.pool.grids([matrix], tokens, |_, out| {
+            mat_mul::with_workspace(|workspace| {
+                level.run(MatMul { product, acts, out, workspace })
+            });
         });
     }
 
@@ -264,7 +273,7 @@ impl LoadedCpu {
         let items = bands * spec.n_head_kv;
         let longest = (0..bands).map(|band| queries(band, 0).chunks().len()).max().unwrap_or(0);
         if items >= self.pool.threads() * 2 || longest < SPLIT_CHUNKS {
-            self.pool.bands(out, (cols, step_cols), cuts, |band, out| {
+            self.pool.bands(Matrix { out, cols, step: step_cols }, cuts, |band, out| {
                 let queries = queries(band, out.range().start / step_cols);
                 attend::with_scratch(|scratch| {
                     level.run(Whole { queries, layer, out, scratch });
@@ -272,7 +281,7 @@ impl LoadedCpu {
             });
             return;
         }
-        // Few rows over a long context: its chunks are shared out instead, and merged in order afterwards.
+        // Few rows over a long context: the threads take its chunks, and merge them in order afterwards.
         let partials = &mut self.work.partials;
         for band in 0..bands {
             let one = queries(band, 0);
@@ -289,7 +298,7 @@ impl LoadedCpu {
                 }
             });
             let band_cuts = &cuts[band..band + 2];
-            self.pool.bands(out, (cols, step_cols), band_cuts, |_, out| {
+            self.pool.bands(Matrix { out, cols, step: step_cols }, band_cuts, |_, out| {
                 let head_kv = out.range().start / step_cols;
                 let len = chunks.len() * record;
                 let (queries, partials) =
@@ -471,7 +480,7 @@ impl Loaded for LoadedCpu {
                 graph.value(id).check(&values[id.0])?;
             }
             for dead in &self.plan.dead_after[i] {
-                // What a job left out has no buffer to give back.
+                // A value that a fused job did not need to write has no buffer to give back.
                 if !values[dead.0].is_empty() {
                     self.work.free[self.plan.slots[dead.0]] = std::mem::take(&mut values[dead.0]);
                 }

@@ -58,7 +58,7 @@ impl Visit for Pack<'_> {
             for (r, row) in rows.bytes.chunks_exact(rows.row_bytes).enumerate().take(LANES) {
                 let bytes = &row[b * size_of::<B>()..][..size_of::<B>()];
                 let [block] = B::all(bytes) else { unreachable!("the bytes of one block") };
-                pack_scales(layout, bytes, block, (r, out));
+                pack_scales(layout, bytes, block, r, out);
                 let quants = &mut out[layout.quants_at()..];
                 pack_units(B::QUANT.codes.bits(), quants, r, |unit| {
                     block.codes(unit).map(|codes| codes ^ flip)
@@ -110,7 +110,7 @@ fn pack_units(bits: usize, out: &mut [u8], r: usize, codes: impl Fn(usize) -> [u
 
 /// Row `r` of a block's scales and minima.
 #[inline(always)]
-fn pack_scales<B: Block>(layout: &Layout, bytes: &[u8], block: &B, (r, out): (usize, &mut [u8])) {
+fn pack_scales<B: Block>(layout: &Layout, bytes: &[u8], block: &B, r: usize, out: &mut [u8]) {
     match B::QUANT.scale {
         Scale::F16 { at } => {
             out[2 * r..2 * r + 2].copy_from_slice(&bytes[at..at + 2]);
@@ -159,8 +159,8 @@ mod tests {
                 // Two codes of a table may mean the same, and the slow way writes one of them: compare what they mean.
                 let (mut a, mut b) = (vec![0.0; n_in], vec![0.0; n_in]);
                 for r in 0..13 {
-                    decode_row(&layout, (&slow, r), bias, &mut a);
-                    decode_row(&layout, (&fast, r), bias, &mut b);
+                    decode_row(&layout, &slow, r, bias, &mut a);
+                    decode_row(&layout, &fast, r, bias, &mut b);
                     assert_eq!(a, b, "{dtype} row {r}");
                 }
                 match layout.form.codes {
@@ -190,7 +190,7 @@ mod tests {
                     let (mut got, mut want) = (vec![0.0; n_in], vec![0.0f32; n_in]);
                     for (r, row) in bytes.chunks(row_bytes).enumerate() {
                         dtype.dequantize(row, &mut want);
-                        decode_row(&layout, (&tile, r), bias, &mut got);
+                        decode_row(&layout, &tile, r, bias, &mut got);
                         for i in 0..n_in {
                             // A code of MXFP4 is -0, which stays one.
                             assert_eq!(got[i].to_bits(), want[i].to_bits(), "{dtype} {r} {i}");

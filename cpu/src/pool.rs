@@ -1,11 +1,12 @@
-//! Threads that split one op between them: they take parts as they come free, spin for a while, then park. The calling
-//! thread works too.
+//! Threads that compute one op together. Each takes the next part of the op whenever it is free; without work it spins for
+//! a while, then parks. The calling thread works too.
 
 #![allow(
     unsafe_code,
     reason = "a job's borrowed closure crosses threads: behind the fence of ARCHITECTURE.md"
 )]
 
+use crate::simd::Level;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
@@ -13,12 +14,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering}
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Turns of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops. Few
-/// under Miri (`cargo xtask miri`), where a turn takes as long as some thousands.
+/// Iterations of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops. Few
+/// under Miri (`cargo xtask miri`), where an iteration takes as long as some thousands.
 const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
 
-/// Parts of a job for each thread. Threads take parts as they come free, so that uneven parts even out and a thread
-/// that the system has put aside holds nobody up but for the part in its hands.
+/// Parts of a job for each thread: more than one, so that threads with short parts take more of them, and a thread that
+/// the system has suspended delays only the part that it is working on.
 const PARTS_PER_THREAD: usize = 4;
 
 /// A job on the caller's stack: a closure whose lifetime was erased, called once for each part.
@@ -26,7 +27,8 @@ struct Job {
     f: *const (dyn Fn(usize) + Sync),
 }
 
-/// Epoch, number of parts and next part in one word, so that claiming a part proves that the job is still there.
+/// The epoch (number of the job), its number of parts and the next part, in one word: whoever claims a part by swapping
+/// this word knows that the job has not changed since it was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct State(u64);
 
@@ -118,6 +120,27 @@ impl Shared {
     }
 }
 
+/// The threads that compute an op, and the instruction set that they compute it with.
+pub(crate) struct Workers<'a> {
+    pub(crate) level: Level,
+    pub(crate) pool: &'a mut Pool,
+}
+
+/// A matrix to be written, row after row.
+pub(crate) struct Matrix<'a> {
+    pub(crate) out: &'a mut [f32],
+    pub(crate) cols: usize,
+    /// Parts begin at columns that are multiples of it.
+    pub(crate) step: usize,
+}
+
+/// A number of rows. Parts begin at rows that are multiples of `step`.
+#[derive(Clone, Copy)]
+pub(crate) struct Steps {
+    pub(crate) n: usize,
+    pub(crate) step: usize,
+}
+
 /// A fixed number of threads.
 pub struct Pool {
     shared: Arc<Shared>,
@@ -184,7 +207,8 @@ impl Pool {
         }
     }
 
-    /// Cuts `0..n` into ranges at multiples of `step` and calls `f` once with each, on whichever thread is free.
+    /// Divides `0..n` into ranges that start at multiples of `step` and calls `f` once with each, on whichever thread is
+    /// free.
     pub(crate) fn ranges(&mut self, n: usize, step: usize, f: impl Fn(Range<usize>) + Sync) {
         let parts =
             n.div_ceil(step).min(self.threads() * PARTS_PER_THREAD).min(usize::from(u16::MAX));
@@ -198,8 +222,7 @@ impl Pool {
         self.run(parts as u16, &|i| f(part(n, step, i, parts)));
     }
 
-    /// Cuts the rows (of `cols` elements) of `out` into runs; `f` gets the first row's index and
-    /// the rows.
+    /// Divides the rows of `out`, `cols` elements each, into runs; `f` gets the index of a run's first row and its rows.
     pub(crate) fn rows<T: Send>(
         &mut self,
         out: &mut [T],
@@ -215,44 +238,45 @@ impl Pool {
         });
     }
 
-    /// Cuts a matrix of `cols` columns at rows `cuts` (ascending, the first and the last row's end included) and columns
-    /// that are multiples of `step`, the last rows first.
+    /// Divides a matrix into bands of rows, and each band into parts of `matrix.step` columns. `bounds` are the first rows
+    /// of the bands in ascending order, and the end of the last. The last band is computed first: in attention it is the
+    /// longest. `f` gets a band's index and the part.
     pub(crate) fn bands(
         &mut self,
-        out: &mut [f32],
-        (cols, step): (usize, usize),
-        cuts: &[usize],
+        matrix: Matrix<'_>,
+        bounds: &[usize],
         f: impl Fn(usize, Columns<'_>) + Sync,
     ) {
-        assert!(cuts.is_sorted(), "rows are cut in order");
+        assert!(bounds.is_sorted(), "bands ascend");
+        let Matrix { out, cols, step } = matrix;
         let all = SharedMut::new(out);
-        let (bands, across) = (cuts.len().saturating_sub(1), cols / step);
+        let (bands, across) = (bounds.len().saturating_sub(1), cols / step);
         self.ranges(bands * across, 1, |items| {
             for item in items {
                 let (band, column) = (bands - 1 - item / across, item % across * step);
-                let rows = cuts[band]..cuts[band + 1];
+                let rows = bounds[band]..bounds[band + 1];
                 f(band, Columns { all: &all, rows, cols, range: column..column + step });
             }
         });
     }
 
-    /// Cuts several matrices of `rows` rows, given with their columns and the multiples to cut these at, laid side by
-    /// side; and where that gives too few parts, their rows too, at multiples of `row_step`. `f` gets the matrix's
-    /// index and the part.
+    /// Divides several matrices with the same rows into parts, each of whole steps of columns; where that gives too few
+    /// parts for the threads, into bands of rows as well. `f` gets the matrix's index and the part.
     pub(crate) fn grids<const N: usize>(
         &mut self,
-        outs: [(&mut [f32], usize, usize); N],
-        (rows, row_step): (usize, usize),
+        matrices: [Matrix<'_>; N],
+        rows: Steps,
         f: impl Fn(usize, Columns<'_>) + Sync,
     ) {
-        let matrices = outs.map(|(out, cols, step)| (SharedMut::new(out), cols, step));
+        let Steps { n: n_rows, step: row_step } = rows;
+        let matrices = matrices.map(|m| (SharedMut::new(m.out), m.cols, m.step));
         let units: usize = matrices.iter().map(|(_, cols, step)| cols.div_ceil(*step)).sum();
         let wanted = self.threads() * PARTS_PER_THREAD;
         let bands = if self.workers.is_empty() { 1 } else { wanted.div_ceil(units.max(1)) };
-        let bands = bands.min(rows.div_ceil(row_step)).max(1);
+        let bands = bands.min(n_rows.div_ceil(row_step)).max(1);
         self.ranges(units * bands, 1, |range| {
             for band in range.start / units..range.end.div_ceil(units) {
-                let rows = part(rows, row_step, band, bands);
+                let rows = part(n_rows, row_step, band, bands);
                 let mut first = band * units;
                 for (i, (all, cols, step)) in matrices.iter().enumerate() {
                     let n = cols.div_ceil(*step);
@@ -367,7 +391,8 @@ mod tests {
                 });
                 assert!(out.iter().enumerate().all(|(i, &v)| v == i as u32 + 1));
                 let mut out = vec![0.0; n * 4];
-                pool.grids([(&mut out, n, 16)], (4, 1), |_, mut part| {
+                let matrix = Matrix { out: &mut out, cols: n, step: 16 };
+                pool.grids([matrix], Steps { n: 4, step: 1 }, |_, mut part| {
                     let range = part.range();
                     for row in part.row_range() {
                         part.row(row, range.clone()).iter_mut().for_each(|v| *v += 1.0);

@@ -99,7 +99,7 @@ impl Layout {
 }
 
 /// Decodes row `r` of a tile: the values that the format's own decoder gives for the file's bytes.
-pub(crate) fn decode_row(layout: &Layout, (tile, r): (&[u8], usize), bias: u8, out: &mut [f32]) {
+pub(crate) fn decode_row(layout: &Layout, tile: &[u8], r: usize, bias: u8, out: &mut [f32]) {
     let kind = layout.form.codes;
     let blocks = tile.chunks_exact(layout.block_bytes);
     for (block, out) in blocks.zip(out.chunks_exact_mut(layout.block_len)) {
@@ -194,14 +194,14 @@ pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8,
         for (bytes, out) in row.chunks(dtype.block_bytes()).zip(out.chunks_mut(layout.block_bytes))
         {
             ints.unpack(dtype, bytes);
-            pack_scales(layout, bytes, &ints, (r, out));
-            pack_quants(layout, &ints, bias, (r, &mut out[layout.quants_at()..]));
+            pack_scales(layout, bytes, &ints, r, out);
+            pack_quants(layout, &ints, bias, r, &mut out[layout.quants_at()..]);
         }
     }
 }
 
 #[cfg(test)]
-fn pack_scales(layout: &Layout, bytes: &[u8], ints: &Ints, (r, out): (usize, &mut [u8])) {
+fn pack_scales(layout: &Layout, bytes: &[u8], ints: &Ints, r: usize, out: &mut [u8]) {
     match layout.form.scale {
         Scale::F16 { .. } => {
             out[2 * r..2 * r + 2].copy_from_slice(&half::f16::from_f32(ints.d).to_le_bytes())
@@ -233,7 +233,7 @@ fn code(codes: Codes, q: i8, bias: u8) -> u8 {
 }
 
 #[cfg(test)]
-fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, (r, out): (usize, &mut [u8])) {
+fn pack_quants(layout: &Layout, ints: &Ints, bias: u8, r: usize, out: &mut [u8]) {
     for (u, unit) in out.chunks_mut(layout.planes * 64).enumerate() {
         for c in 0..UNIT {
             let code = code(layout.form.codes, ints.q[u * UNIT + c], bias);

@@ -181,7 +181,7 @@ impl Weights {
                 let tile_bytes = layout.tile_bytes(weight.n_in);
                 let tiles = &self.arena[self.items[w.0].range.clone()];
                 let tile = &tiles[row / LANES * tile_bytes..][..tile_bytes];
-                decode_row(layout, (tile, row % LANES), self.bias, out);
+                decode_row(layout, tile, row % LANES, self.bias, out);
             }
             None => {
                 let row_bytes = weight.dtype.row_bytes(weight.n_in);

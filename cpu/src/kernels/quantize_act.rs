@@ -1,4 +1,4 @@
-//! Rounding of activations to 8 bits. Meaning: `graph::ops::quantize_act`.
+//! Quantises activations to 8 bits. Meaning: `graph::ops::quantize_act`.
 //!
 //! The tokens of a step lie in groups of [`Isa::TOKENS`], a group's words (four quants each) side by side: a kernel that
 //! multiplies a group reads one stream.
@@ -7,13 +7,13 @@
 //! sums and in the rounding of single scales to f16. v2 (this): vectors throughout, the scales of 16 blocks at once.
 
 use super::lanes;
-use crate::pool::Pool;
-use crate::simd::{Isa, Kernel, LANES, Level};
+use crate::pool::Workers;
+use crate::simd::{Isa, Kernel, LANES};
 use graph::ints::ActFormat;
 use graph::math::ROUND_MAGIC;
 use std::cmp::Ordering;
 
-/// Rounded activations of all tokens of a step, with the sums that the kernels want.
+/// Quantised activations of all tokens of a step, with the sums that the kernels want.
 #[derive(Default)]
 pub(crate) struct Acts {
     tokens: usize,
@@ -44,14 +44,15 @@ pub(crate) struct Group {
 }
 
 impl Acts {
-    /// Rounds `x`, `[tokens, n_in]`.
+    /// Quantises `x`, `[tokens, n_in]`.
     pub(crate) fn quantize(
         &mut self,
         format: ActFormat,
         x: &[f32],
         n_in: usize,
-        (level, pool): (Level, &mut Pool),
+        workers: Workers<'_>,
     ) {
+        let Workers { level, pool } = workers;
         self.tokens = x.len() / n_in;
         self.width = level.tokens();
         let width = self.width;

@@ -22,13 +22,13 @@ impl Kernel for Rope<'_> {
             match self.pairs {
                 RopePairs::Adjacent => {
                     for (pair, &(cos, sin)) in head.chunks_exact_mut(2).zip(self.angles) {
-                        (pair[0], pair[1]) = turn(pair[0], pair[1], cos, sin);
+                        (pair[0], pair[1]) = rotate(pair[0], pair[1], cos, sin);
                     }
                 }
                 RopePairs::Halves => {
                     let (low, high) = head.split_at_mut(n);
                     for ((x0, x1), &(cos, sin)) in low.iter_mut().zip(high).zip(self.angles) {
-                        (*x0, *x1) = turn(*x0, *x1, cos, sin);
+                        (*x0, *x1) = rotate(*x0, *x1, cos, sin);
                     }
                 }
             }
@@ -37,6 +37,6 @@ impl Kernel for Rope<'_> {
 }
 
 #[inline(always)]
-fn turn(x0: f32, x1: f32, cos: f32, sin: f32) -> (f32, f32) {
+fn rotate(x0: f32, x1: f32, cos: f32, sin: f32) -> (f32, f32) {
     (x0.mul_add(cos, -(x1 * sin)), x0.mul_add(sin, x1 * cos))
 }

@@ -58,12 +58,12 @@ fn transpose8(_: Avx2, x: [__m256; 8]) -> [__m256; 8] {
             quads[4 * g + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(high, high2));
         });
     }
-    let mut turned = quads;
+    let mut transposed = quads;
     for j in 0..4 {
-        turned[j] = op!(_mm256_permute2f128_ps::<0x20>(quads[j], quads[4 + j]));
-        turned[4 + j] = op!(_mm256_permute2f128_ps::<0x31>(quads[j], quads[4 + j]));
+        transposed[j] = op!(_mm256_permute2f128_ps::<0x20>(quads[j], quads[4 + j]));
+        transposed[4 + j] = op!(_mm256_permute2f128_ps::<0x31>(quads[j], quads[4 + j]));
     }
-    turned
+    transposed
 }
 
 impl Isa for Avx2 {

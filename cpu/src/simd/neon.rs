@@ -192,7 +192,7 @@ impl<const DOT: bool> Isa for Neon<DOT> {
 
     #[inline(always)]
     fn f_transpose(self, x: &mut [Self::F; LANES]) {
-        // Squares of 4 × 4: each is turned and changes places with its mirror image.
+        // Squares of 4 × 4: each is transposed and changes places with its mirror image.
         let from = *x;
         for i in 0..4 {
             for j in 0..4 {

@@ -16,20 +16,26 @@ pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
     let mut acc = 0.0f32;
     for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
         ints.unpack(dtype, bytes);
-        acc = step_int8(
-            form,
-            &ints,
-            &act.q[b * form.block_len()..][..form.block_len()],
-            (act.d[b], act.s.get(b)),
-            acc,
-        );
+        let q = &act.q[b * form.block_len()..][..form.block_len()];
+        let act = ActBlock { q, d: act.d[b], s: act.s.get(b).copied() };
+        acc = step_int8(form, &ints, act, acc);
     }
     acc
 }
 
-fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut acc: f32) -> f32 {
+/// One block of a row of quantised activations.
+#[derive(Clone, Copy)]
+struct ActBlock<'a> {
+    q: &'a [i8],
+    d: f32,
+    /// The rounded sum, in formats that have it.
+    s: Option<f32>,
+}
+
+fn step_int8(form: Form, w: &Ints, act: ActBlock<'_>, mut acc: f32) -> f32 {
+    let ActBlock { q, d: d_a, s } = act;
     let (mut isum, mut msum) = (0i32, 0i32);
-    for (sub, a) in a.chunks(16).enumerate() {
+    for (sub, a) in q.chunks(16).enumerate() {
         let q = &w.q[16 * sub..];
         let dot: i32 = a.iter().zip(q).map(|(&a, &q)| i32::from(a) * i32::from(q)).sum();
         let bsum: i32 = a.iter().map(|&a| i32::from(a)).sum();
@@ -38,7 +44,7 @@ fn step_int8(form: Form, w: &Ints, a: &[i8], (d_a, s): (f32, Option<&f32>), mut 
     }
     acc = (w.d * d_a).mul_add(isum as f32, acc);
     match (form.min(), s) {
-        (MinTerm::Sum, Some(&s)) => w.m.mul_add(s, acc),
+        (MinTerm::Sum, Some(s)) => w.m.mul_add(s, acc),
         (MinTerm::Subs, _) => (-(w.m * d_a)).mul_add(msum as f32, acc),
         (MinTerm::None, _) | (MinTerm::Sum, None) => acc,
     }

@@ -4,7 +4,7 @@
 //! broadcasts, so that the loads stay behind the products.
 
 use super::codes;
-use super::room::{Floats, Operand, Room, Words};
+use super::workspace::{Floats, Operand, Words, Workspace};
 use crate::kernels::quantize_act::Group;
 use crate::simd::{Isa, Kernel};
 use crate::tiles::Layout;
@@ -21,14 +21,14 @@ pub(super) struct At<'a> {
     pub(super) tile: usize,
     /// Place of the group's first token in the pass.
     pub(super) token: usize,
-    /// What is asked from memory meanwhile, spread over the blocks.
-    pub(super) ahead: [&'a [u8]; 2],
+    /// What is prefetched meanwhile, spread over the blocks.
+    pub(super) prefetch: [&'a [u8]; 2],
 }
 
 /// What a register tile multiplies: its place, the unpacked weights there, and a group of tokens.
 pub(super) struct Part<'a> {
     pub(super) layout: &'a Layout,
-    pub(super) room: &'a mut Room,
+    pub(super) workspace: &'a mut Workspace,
     pub(super) group: &'a Group,
     pub(super) at: At<'a>,
 }
@@ -67,16 +67,16 @@ impl<const N: usize, const T: usize, const SIGNED: bool, const SUB: usize> Kerne
     }
 }
 
-/// Bytes of each part of `ahead`, cut in `blocks` parts of whole lines.
+/// Bytes of each part of `bytes`, divided into `blocks` parts of whole lines.
 #[inline(always)]
-fn step(ahead: [&[u8]; 2], blocks: usize) -> usize {
-    ahead[0].len().max(ahead[1].len()).div_ceil(blocks * LINE) * LINE
+fn step(bytes: [&[u8]; 2], blocks: usize) -> usize {
+    bytes[0].len().max(bytes[1].len()).div_ceil(blocks * LINE) * LINE
 }
 
-/// Asks for the `b`-th part of what comes next.
+/// Prefetches the `b`-th part of `both`.
 #[inline(always)]
-fn ask<I: Isa>(isa: I, ahead: [&[u8]; 2], b: usize, step: usize) {
-    for bytes in ahead {
+fn prefetch<I: Isa>(isa: I, both: [&[u8]; 2], b: usize, step: usize) {
+    for bytes in both {
         let (mut at, end) = (b * step, bytes.len().min((b + 1) * step));
         while at < end {
             isa.prefetch(&bytes[at]);
@@ -85,7 +85,7 @@ fn ask<I: Isa>(isa: I, ahead: [&[u8]; 2], b: usize, step: usize) {
     }
 }
 
-/// `room.starts`, from the sums of a group's quants.
+/// `workspace.starts`, from the sums of a group's quants.
 #[inline(always)]
 fn starts(starts: &mut [i32], sums: &[i32], offset: i32) {
     for (start, sum) in starts.iter_mut().zip(sums) {
@@ -109,7 +109,7 @@ fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
         }
     }
     for (operand, q) in operands.iter().zip(q) {
-        // Loops, not `from_fn`: what a closure of the library's calls is not compiled for the instruction set.
+        // Loops, not `from_fn`: what a closure in a library function calls is not compiled for the instruction set.
         let mut w = [isa.b_load(&operand[tile].0); T];
         for i in 1..T {
             w[i] = isa.b_load(&operand[tile + i].0);
@@ -129,19 +129,23 @@ fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
 
 #[inline(always)]
 fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, part: Part<'_>) {
-    let Part { layout, room, group, at } = part;
+    let Part { layout, workspace, group, at } = part;
     let (b0, blocks) = (at.start / 32, at.cols / 32);
-    let Room { operands, d, m, acc, .. } = room;
-    starts(&mut room.starts, &group.sums32[b0 * N..][..blocks * N], codes::offset::<I>(layout));
-    let starts = room.starts.as_chunks::<N>().0;
+    let Workspace { operands, d, m, acc, .. } = workspace;
+    starts(
+        &mut workspace.starts,
+        &group.sums32[b0 * N..][..blocks * N],
+        codes::offset::<I>(layout),
+    );
+    let starts = workspace.starts.as_chunks::<N>().0;
     let operands = operands[..blocks * 8].as_chunks::<8>().0;
     let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0.as_chunks::<8>().0;
     let d_a = group.d[b0 * N..][..blocks * N].as_chunks::<N>().0;
     let s = group.s[b0 * N..][..blocks * N].as_chunks::<N>().0;
     let mut total = load::<I, N, T>(isa, acc, at);
-    let step = step(at.ahead, blocks);
+    let step = step(at.prefetch, blocks);
     for b in 0..blocks {
-        ask(isa, at.ahead, b, step);
+        prefetch(isa, at.prefetch, b, step);
         let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], (&operands[b], &q[b]));
         for i in 0..T {
             let d_w = isa.f_load(&d[b][at.tile + i].0);
@@ -167,22 +171,22 @@ fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, cons
     isa: I,
     part: Part<'_>,
 ) {
-    let Part { layout, room, group, at } = part;
+    let Part { layout, workspace, group, at } = part;
     let (sums, pairs) =
         if SUB == 16 { (&group.sums16, &group.pairs16) } else { (&group.sums32, &group.pairs32) };
     let (subs, supers) = (256 / SUB, at.cols / 256);
-    let Room { operands, d, m, scales, mins: min_words, acc, .. } = room;
+    let Workspace { operands, d, m, scales, mins: min_words, acc, .. } = workspace;
     let sums = &sums[at.start / SUB * N..][..at.cols / SUB * N];
-    starts(&mut room.starts, sums, codes::offset::<I>(layout));
-    let starts = room.starts.as_chunks::<N>().0;
+    starts(&mut workspace.starts, sums, codes::offset::<I>(layout));
+    let starts = workspace.starts.as_chunks::<N>().0;
     let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0;
     let pairs = pairs[at.start / SUB / 2 * N..][..at.cols / SUB / 2 * N].as_chunks::<N>().0;
     let d_a = group.d[at.start / 256 * N..][..supers * N].as_chunks::<N>().0;
-    let step = step(at.ahead, supers * subs);
+    let step = step(at.prefetch, supers * subs);
     for b in 0..supers {
         let mut isum = [[isa.i_splat(0); N]; T];
         for sub in b * subs..(b + 1) * subs {
-            ask(isa, at.ahead, sub, step);
+            prefetch(isa, at.prefetch, sub, step);
             let (first, len) = (sub * SUB / 4, SUB / 4);
             let part = dot::<I, N, T, SIGNED>(
                 isa,

@@ -5,22 +5,22 @@
 //! across lanes, so the f32 order is the contract's by nature.
 //!
 //! One token streams the weight from memory and unpacks in registers (`stream`). Several tokens share what is unpacked:
-//! two tiles, 512 columns at a time, into the first-level cache (`room`), from where each group of tokens multiplies
+//! two tiles, 512 columns at a time, into the first-level cache (`workspace`), from where each group of tokens multiplies
 //! them in a register tile (`block`).
 //!
 //! Variants tried on two Zen 4 cores (tokens/s of a 135 M model; runs of one build differ by 5 %):
 //! - chunks of 256, 512 and 1024 columns, prompt of 512: 1744, 1757, 1757 in Q8_0, 1779, 1690, 1702 in Q4_K_M: no
 //!   difference beyond the noise, so the middle one stays;
 //! - one tile instead of two beside six tokens: 1704 in Q8_0, 1685 in Q4_K_M, 3 % slower than two in Q8_0, none in Q4_K_M;
-//! - asking for the next chunk while a group multiplies: four sequences +20 % in Q8_0, +22 % in Q4_0, +4 % in Q4_K_M;
+//! - prefetching the next chunk while a group multiplies: four sequences +20 % in Q8_0, +22 % in Q4_0, +4 % in Q4_K_M;
 //!   sixteen +13 % in Q4_0; prompts the same.
 
 mod block;
 mod codes;
-mod room;
 mod stream;
 #[cfg(test)]
 mod tests;
+mod workspace;
 
 use super::elementwise::{Map, apply};
 use super::lanes_mut;
@@ -31,8 +31,8 @@ use crate::tiles::Layout;
 use block::{At, Part, Simple, SuperBlocks};
 use gguf::quant::Run;
 use graph::Act;
-use room::{CHUNK, MAX_TOKENS};
 use std::cell::RefCell;
+use workspace::{CHUNK, MAX_TOKENS};
 
 /// A weight in tiles, packed for the instruction set that runs.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub(crate) struct Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// The `i`-th tile; the one before it if there are only so many.
+    /// The `i`-th tile, or the last one where `i` is behind it.
     #[inline(always)]
     fn tile(&self, i: usize) -> &'a [u8] {
         let bytes = self.layout.tile_bytes(self.n_in);
@@ -88,22 +88,22 @@ impl<'a> Product<'a> {
 }
 
 thread_local! {
-    static ROOM: RefCell<Box<room::Room>> = RefCell::new(Box::new(room::Room::new()));
+    static WORKSPACE: RefCell<Box<workspace::Workspace>> = RefCell::new(Box::new(workspace::Workspace::new()));
 }
 
-/// Lends this thread's working memory.
-pub(crate) fn with_room(f: impl FnOnce(&mut Room)) {
-    ROOM.with_borrow_mut(|room| f(room));
+/// Lends this thread's workspace.
+pub(crate) fn with_workspace(f: impl FnOnce(&mut Workspace)) {
+    WORKSPACE.with_borrow_mut(|workspace| f(workspace));
 }
 
-pub(crate) use room::{PASS, Room};
+pub(crate) use workspace::{PASS, Workspace};
 
 /// One part of the product: some columns of `out`, for some tokens.
 pub(crate) struct MatMul<'a, 'o> {
     pub(crate) product: Product<'a>,
     pub(crate) acts: &'a Acts,
     pub(crate) out: Columns<'o>,
-    pub(crate) room: &'a mut Room,
+    pub(crate) workspace: &'a mut Workspace,
 }
 
 impl Kernel for MatMul<'_, '_> {
@@ -128,24 +128,24 @@ impl Kernel for MatMul<'_, '_> {
 }
 
 impl MatMul<'_, '_> {
-    /// Fills `room.acc` with the products of two tiles and up to [`PASS`] tokens, while the blocks to be unpacked next
+    /// Fills `workspace.acc` with the products of two tiles and up to [`PASS`] tokens, while the blocks to be unpacked next
     /// come from memory: those of the next columns, or the first of the tiles at column `next`.
     #[inline(always)]
     fn pass<I: Isa>(&mut self, isa: I, (first, next): (usize, usize), groups: &[Group]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
         let (tiles, next) = (self.product.tiles(first), self.product.tiles(next));
         let tokens: usize = groups.iter().map(|group| group.tokens).sum();
-        for acc in self.room.acc[..tokens].as_flattened_mut() {
+        for acc in self.workspace.acc[..tokens].as_flattened_mut() {
             acc.0 = [0.0; LANES];
         }
         for start in (0..n_in).step_by(CHUNK) {
             let cols = CHUNK.min(n_in - start);
             let block = |col: usize| col / layout.block_len * layout.block_bytes;
             for (i, tile) in tiles.iter().enumerate() {
-                self.room.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
+                self.workspace.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
             }
             let (from, end) = (start + cols, n_in.min(start + cols + CHUNK));
-            let ahead = if from < n_in {
+            let prefetch = if from < n_in {
                 [&tiles[0][block(from)..block(end)], &tiles[1][block(from)..block(end)]]
             } else {
                 let end = block(CHUNK.min(n_in));
@@ -153,25 +153,26 @@ impl MatMul<'_, '_> {
             };
             let mut token = 0;
             for (i, group) in groups.iter().enumerate() {
-                let ahead = [share(ahead[0], i, groups.len()), share(ahead[1], i, groups.len())];
-                let at = At { start, cols, tile: 0, token, ahead };
+                let prefetch =
+                    [share(prefetch[0], i, groups.len()), share(prefetch[1], i, groups.len())];
+                let at = At { start, cols, tile: 0, token, prefetch };
                 // `const` in conditions: the arms of other instruction sets are not even compiled.
                 if const { I::TILES == 2 } {
-                    many::<I, 2>(isa, Part { layout, room: self.room, group, at });
+                    many::<I, 2>(isa, Part { layout, workspace: self.workspace, group, at });
                 } else {
-                    many::<I, 1>(isa, Part { layout, room: self.room, group, at });
-                    let at = At { tile: 1, ahead: [&[]; 2], ..at };
-                    many::<I, 1>(isa, Part { layout, room: self.room, group, at });
+                    many::<I, 1>(isa, Part { layout, workspace: self.workspace, group, at });
+                    let at = At { tile: 1, prefetch: [&[]; 2], ..at };
+                    many::<I, 1>(isa, Part { layout, workspace: self.workspace, group, at });
                 }
                 token += group.tokens;
             }
         }
     }
 
-    /// Brings the sums of a pass into `out`.
+    /// Copies the sums of a pass to `out`.
     #[inline(always)]
     fn finish<I: Isa>(&mut self, isa: I, first: usize, (start, end): (usize, usize)) {
-        for (acc, t) in self.room.acc.iter().zip(start..end) {
+        for (acc, t) in self.workspace.acc.iter().zip(start..end) {
             match self.product {
                 Product::Plain(_) => {
                     let out = self.out.row(t, first..first + 2 * LANES);
@@ -195,7 +196,7 @@ impl MatMul<'_, '_> {
     }
 }
 
-/// What group `i` of `groups` asks from memory: the first few share it evenly, so that no queue fills.
+/// The bytes that group `i` of `groups` prefetches: the first four share them evenly, so that no queue fills.
 #[inline(always)]
 fn share(bytes: &[u8], i: usize, groups: usize) -> &[u8] {
     let shares = groups.min(4);

@@ -1,8 +1,8 @@
 //! Every kind of codes in every shape against plain loops: what no format combines yet, the next one may.
 
-use super::{MatMul, PASS, Product, Weight, with_room};
+use super::{MatMul, PASS, Product, Weight, with_workspace};
 use crate::kernels::quantize_act::Acts;
-use crate::pool::Pool;
+use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, UNIT, row_codes};
 use gguf::quant::{Bits, Codes, Run, Scale, Shape, half_power};
@@ -98,11 +98,15 @@ fn every_kind_of_codes_in_every_shape() {
         for level in Level::all() {
             for tokens in [1, n_tokens] {
                 let (mut acts, mut pool) = (Acts::default(), Pool::new(1));
-                acts.quantize(form.act(), &x[..tokens * n_in], n_in, (level, &mut pool));
+                let workers = Workers { level, pool: &mut pool };
+                acts.quantize(form.act(), &x[..tokens * n_in], n_in, workers);
                 let mut out = vec![f32::NAN; tokens * n_out];
                 let product = Product::Plain(Weight { layout: &layout, tiles: &tiles, n_in });
-                pool.grids([(&mut out[..], n_out, n_out)], (tokens, PASS), |_, out| {
-                    with_room(|room| level.run(MatMul { product, acts: &acts, out, room }));
+                let matrix = Matrix { out: &mut out, cols: n_out, step: n_out };
+                pool.grids([matrix], Steps { n: tokens, step: PASS }, |_, out| {
+                    with_workspace(|workspace| {
+                        level.run(MatMul { product, acts: &acts, out, workspace })
+                    });
                 });
                 for (i, got) in out.iter().enumerate() {
                     let (t, row) = (i / n_out, i % n_out);

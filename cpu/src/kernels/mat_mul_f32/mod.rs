@@ -1,21 +1,21 @@
 //! Matrix product in f32: float formats, and every format in the `f32` arithmetic. Meaning: `graph::ops::mat_mul` and
 //! `graph::math::dot_f32`.
 //!
-//! The weight lies as in the file. Two tiles of 16 rows and a chunk of 256 columns are decoded and turned so that
-//! lanes = rows (`turn`); then groups of up to six tokens run their fma chains down the chunk, sums in registers. The
-//! chunk's sums are added to the totals, which is the contract's order. Few tokens and a float format: turned in
+//! The weight lies as in the file. Two tiles of 16 rows and a chunk of 256 columns are decoded and transposed so that
+//! lanes = rows (`transpose`); then groups of up to six tokens run their fma chains down the chunk, sums in registers. The
+//! chunk's sums are added to the totals, which is the contract's order. Few tokens and a float format: transposed in
 //! registers and multiplied at once.
 //!
 //! Measured with AVX-512 on one core of a Zen 4 server whose peak is 58 G multiply-adds a second, the machine shared
-//! with others. 192 tokens: one tile × 8 tokens over weights turned by scalar stores gave at best 25 (F16); two tiles ×
+//! with others. 192 tokens: one tile × 8 tokens over weights transposed by scalar stores gave at best 25 (F16); two tiles ×
 //! 6 tokens gives 52 (F16), 51 (Q4_K), 46 (Q6_K, Q8_0). One token of F16 began with 0.4 G weights a second; 16 × 16
-//! weights at a time, widened and turned, give 7 from the cache and 4 from memory, and where rows are a multiple of
-//! 4 KiB apart 3. Turning pairs of halves before widening (a line of 64 bytes at a time) gave 1.4 times that and
+//! weights at a time, widened and transposed, give 7 from the cache and 4 from memory, and where rows are a multiple of
+//! 4 KiB apart 3. Transposing pairs of halves before widening (a line of 64 bytes at a time) gave 1.4 times that and
 //! asking for the next band 1.3 times from memory, copying crowded rows first 1.6 times where they are (and a loss
-//! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `turned`,
+//! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `transposed`,
 //! but unrolled for each number of tokens they made the crate's compilation many times longer: so only 1 and 2.
 
-mod turn;
+mod transpose;
 
 use super::lanes_mut;
 use crate::pool::Columns;
@@ -24,7 +24,7 @@ use gguf::DType;
 use gguf::quant::{self, Kind};
 use graph::math::DOT_CHUNK;
 use std::cell::RefCell;
-use turn::{Bf16, F16, F32, Float, Rows, Stage, Turn};
+use transpose::{Bf16, F16, F32, Float, Rows, Stage, Turn};
 
 /// Tokens of one pass over a weight: what is decoded for them is decoded once.
 pub(crate) const PASS: usize = 192;
@@ -33,7 +33,8 @@ pub(crate) const STEP: usize = 2 * LANES;
 /// Tokens side by side: with two tiles twelve chains, enough to hide the latency of an fma and to make little of the
 /// loads. AVX2 and NEON take one tile, and have the registers for just that.
 const TOKENS: usize = 6;
-/// Up to so many tokens take two tiles on every machine, and with AVX-512 a float weight straight from the file's bytes.
+/// The largest number of tokens that take two tiles on every machine, and with AVX-512 a float weight straight from the
+/// file's bytes.
 const FEW: usize = 2;
 
 /// 16 floats, one for each row of a tile.
@@ -41,10 +42,10 @@ const FEW: usize = 2;
 #[repr(C, align(64))]
 struct Floats([f32; LANES]);
 
-/// One thread's working memory.
-pub(crate) struct Room {
-    /// A chunk of two tiles, decoded and turned.
-    turned: [[Floats; 2]; DOT_CHUNK],
+/// One thread's workspace.
+pub(crate) struct Workspace {
+    /// A chunk of two tiles, decoded and transposed.
+    transposed: [[Floats; 2]; DOT_CHUNK],
     /// Lines of one tile's rows, as in the file.
     stage: Stage,
     /// A chunk of one tile's rows, decoded.
@@ -54,17 +55,17 @@ pub(crate) struct Room {
 }
 
 thread_local! {
-    static ROOM: RefCell<Box<Room>> = RefCell::new(Box::new(Room {
-        turned: [[Floats([0.0; LANES]); 2]; DOT_CHUNK],
+    static WORKSPACE: RefCell<Box<Workspace>> = RefCell::new(Box::new(Workspace {
+        transposed: [[Floats([0.0; LANES]); 2]; DOT_CHUNK],
         stage: Stage::EMPTY,
         rows: [[0.0; DOT_CHUNK]; LANES],
         totals: [[Floats([0.0; LANES]); 2]; PASS],
     }));
 }
 
-/// Lends this thread's working memory.
-pub(crate) fn with_room(f: impl FnOnce(&mut Room)) {
-    ROOM.with_borrow_mut(|room| f(room));
+/// Lends this thread's workspace.
+pub(crate) fn with_workspace(f: impl FnOnce(&mut Workspace)) {
+    WORKSPACE.with_borrow_mut(|workspace| f(workspace));
 }
 
 /// One part of the product: some columns of `out`, which are rows of the weight, for some tokens.
@@ -76,7 +77,7 @@ pub(crate) struct MatMulF32<'a, 'o> {
     /// `[tokens, n_in]`
     pub(crate) x: &'a [f32],
     pub(crate) out: Columns<'o>,
-    pub(crate) room: &'a mut Room,
+    pub(crate) workspace: &'a mut Workspace,
 }
 
 impl Kernel for MatMulF32<'_, '_> {
@@ -88,7 +89,7 @@ impl Kernel for MatMulF32<'_, '_> {
         for first in self.out.range().step_by(STEP) {
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
-                for totals in &mut self.room.totals[..end - start] {
+                for totals in &mut self.workspace.totals[..end - start] {
                     *totals = [Floats([0.0; LANES]); 2];
                 }
                 let rows = Rows {
@@ -114,7 +115,7 @@ impl MatMulF32<'_, '_> {
     fn pass<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
         for from in (0..self.n_in).step_by(DOT_CHUNK) {
             let cols = DOT_CHUNK.min(self.n_in - from);
-            isa.vectorize(Turn { room: self.room, rows, from, cols });
+            isa.vectorize(Turn { workspace: self.workspace, rows, from, cols });
             let groups = (end - start).div_ceil(TOKENS);
             for group in 0..groups {
                 // Even groups: seven tokens are four and three.
@@ -123,10 +124,10 @@ impl MatMulF32<'_, '_> {
                 let x = &self.x[t * self.n_in..(t + n) * self.n_in];
                 let place = Place { from, cols, n_in: self.n_in, token: t - start };
                 if const { I::TILES == 2 } || n <= FEW {
-                    self.room.many::<I, 2>(isa, x, (place, 0), n);
+                    self.workspace.many::<I, 2>(isa, x, (place, 0), n);
                 } else {
-                    self.room.many::<I, 1>(isa, x, (place, 0), n);
-                    self.room.many::<I, 1>(isa, x, (place, 1), n);
+                    self.workspace.many::<I, 1>(isa, x, (place, 0), n);
+                    self.workspace.many::<I, 1>(isa, x, (place, 1), n);
                 }
             }
         }
@@ -154,7 +155,7 @@ impl MatMulF32<'_, '_> {
         }
     }
 
-    /// Totals of N tokens: the weight goes from memory to the chains without a stop.
+    /// Totals of N tokens, straight from the file's bytes: nothing of the weight is stored on the way to the fmas.
     #[inline(always)]
     fn stream<I: Isa, W: Float, const N: usize>(&mut self, isa: I, rows: &Rows<'_>, start: usize) {
         let mut tokens = [&self.x[start * self.n_in..][..self.n_in]; N];
@@ -169,11 +170,11 @@ impl MatMulF32<'_, '_> {
             for at in (from..whole).step_by(W::STAGED) {
                 let cols = W::STAGED.min(whole - at);
                 for tile in 0..2 {
-                    let lines = rows.lines(&mut self.room.stage, tile, (at, cols));
+                    let lines = rows.lines(&mut self.workspace.stage, tile, (at, cols));
                     for (b, at) in (at..at + cols).step_by(W::COLS).enumerate() {
                         rows.prefetch::<I, W>(isa, tile, at);
                         let x = columns(&tokens, at, W::COLS);
-                        let lanes = turn::line(isa, &lines, b);
+                        let lanes = transpose::line(isa, &lines, b);
                         for k in 0..LANES {
                             let w = W::widen(isa, lanes[k]);
                             for i in 0..W::PER_LANE {
@@ -188,9 +189,9 @@ impl MatMulF32<'_, '_> {
             }
             if end > whole {
                 let cols = end - whole;
-                isa.vectorize(Turn { room: self.room, rows, from: whole, cols });
+                isa.vectorize(Turn { workspace: self.workspace, rows, from: whole, cols });
                 let x = columns(&tokens, whole, end - whole);
-                for (k, w) in self.room.turned[..end - whole].iter().enumerate() {
+                for (k, w) in self.workspace.transposed[..end - whole].iter().enumerate() {
                     for tile in 0..2 {
                         let w = isa.f_load(&w[tile].0);
                         for t in 0..N {
@@ -205,7 +206,7 @@ impl MatMulF32<'_, '_> {
                 }
             }
         }
-        for (t, to) in self.room.totals.iter_mut().enumerate().take(N) {
+        for (t, to) in self.workspace.totals.iter_mut().enumerate().take(N) {
             for tile in 0..2 {
                 isa.f_store(totals[tile][t], &mut to[tile].0);
             }
@@ -215,7 +216,7 @@ impl MatMulF32<'_, '_> {
     /// Brings the totals of a pass into `out`.
     #[inline(always)]
     fn finish(&mut self, first: usize, (start, end): (usize, usize)) {
-        for (totals, t) in self.room.totals.iter().zip(start..end) {
+        for (totals, t) in self.workspace.totals.iter().zip(start..end) {
             let out = self.out.row(t, first..first + STEP);
             if out.len() == STEP {
                 *lanes_mut(out, 0) = totals[0].0;
@@ -255,7 +256,7 @@ struct Place {
 
 /// What a group of tokens is multiplied with: one chunk of the tiles from `tile` on.
 struct Chunk<'a> {
-    room: &'a mut Room,
+    workspace: &'a mut Workspace,
     /// Begins with the group's tokens.
     x: &'a [f32],
     at: Place,
@@ -270,18 +271,18 @@ impl<const N: usize, const T: usize> Kernel for Chains<'_, N, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Chunk { room, x, at, tile } = self.0;
-        room.chains::<I, N, T>(isa, x, at, tile);
+        let Chunk { workspace, x, at, tile } = self.0;
+        workspace.chains::<I, N, T>(isa, x, at, tile);
     }
 }
 
-impl Room {
+impl Workspace {
     /// Picks the body for the number of tokens, so that inside it all is constant. `x` begins with the group's tokens.
     #[inline(always)]
     fn many<I: Isa, const T: usize>(&mut self, isa: I, x: &[f32], at: (Place, usize), n: usize) {
         const { assert!(TOKENS == 6) };
         let (at, tile) = at;
-        let chunk = Chunk { room: self, x, at, tile };
+        let chunk = Chunk { workspace: self, x, at, tile };
         match n {
             1 => isa.vectorize(Chains::<1, T>(chunk)),
             2 => isa.vectorize(Chains::<2, T>(chunk)),
@@ -306,7 +307,7 @@ impl Room {
             tokens[t] = &x[t * at.n_in + at.from..][..at.cols];
         }
         let mut sums = [[isa.f_splat(0.0); N]; T];
-        for (k, w) in self.turned[..at.cols].iter().enumerate() {
+        for (k, w) in self.transposed[..at.cols].iter().enumerate() {
             let mut lanes = [isa.f_load(&w[tile].0); T];
             for i in 1..T {
                 lanes[i] = isa.f_load(&w[tile + i].0);

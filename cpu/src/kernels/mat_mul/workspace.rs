@@ -28,8 +28,8 @@ pub(super) struct Floats(pub(super) [f32; LANES]);
 #[repr(C, align(64))]
 pub(super) struct Words(pub(super) [i32; LANES]);
 
-/// One thread's working memory. All pairs are the two tiles.
-pub(crate) struct Room {
+/// One thread's workspace. All pairs are the two tiles.
+pub(crate) struct Workspace {
     /// Of each group of four columns.
     pub(super) operands: [[Operand; 2]; CHUNK / 4],
     /// Of each block.
@@ -48,7 +48,7 @@ pub(crate) struct Room {
 
 /// Blocks of tile `i` (0 or 1), and where they are unpacked.
 struct Packed<'a> {
-    room: &'a mut Room,
+    workspace: &'a mut Workspace,
     layout: &'a Layout,
     i: usize,
     blocks: &'a [u8],
@@ -65,12 +65,12 @@ impl<C: Unpack> Kernel for UnpackCodes<'_, C> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Packed { room, layout, i, blocks } = self.packed;
-        room.unpack_codes::<I, C>(isa, layout, i, blocks);
+        let Packed { workspace, layout, i, blocks } = self.packed;
+        workspace.unpack_codes::<I, C>(isa, layout, i, blocks);
     }
 }
 
-impl Room {
+impl Workspace {
     pub(super) fn new() -> Self {
         let (f, w) = (Floats([0.0; LANES]), Words([0; LANES]));
         Self {
@@ -87,7 +87,7 @@ impl Room {
     /// Unpacks the blocks that hold columns `start ..` of tile `i` (0 or 1), up to [`CHUNK`] columns.
     #[inline(always)]
     pub(super) fn unpack<I: Isa>(&mut self, isa: I, layout: &Layout, i: usize, blocks: &[u8]) {
-        let packed = Packed { room: self, layout, i, blocks };
+        let packed = Packed { workspace: self, layout, i, blocks };
         with_codes!(layout.form.codes, C => {
             isa.vectorize(UnpackCodes::<C> { packed, codes: PhantomData })
         });

@@ -1,11 +1,11 @@
-//! Rows of a weight, decoded and turned so that lanes = rows.
+//! Rows of a weight, decoded and transposed so that lanes = rows.
 
-use super::Room;
+use super::Workspace;
 use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
 use gguf::quant::{self, Kind};
 
-/// Bytes of a row that are turned at a time.
+/// Bytes of a row that are transposed at a time.
 const LINE: usize = 64;
 /// Rows a multiple of this apart share so few sets of a first-level cache of 64 that two tiles of them do not fit.
 const CROWDED: usize = 1024;
@@ -112,8 +112,8 @@ impl<'a> Rows<'a> {
         lines
     }
 
-    /// Asks for a part of what the next two tiles will read, while a tile's line at column `col` is read. The rows lie
-    /// one after the other, and this goes through them as memory likes it, while the present ones are read across.
+    /// Prefetches a part of what the next two tiles will read, while a tile's line at column `col` is read. The rows of
+    /// the weight lie one after the other, so these reads are in the order of memory, unlike those of the present tile.
     #[inline(always)]
     pub(super) fn prefetch<I: Isa, W: Float>(&self, isa: I, tile: usize, col: usize) {
         let next = (self.first + 2 * LANES) * self.row_bytes;
@@ -126,24 +126,24 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Line `b` of a tile's rows, turned: lanes = rows, `PER_LANE` columns in each.
+/// Line `b` of a tile's rows, transposed: lanes = rows, `PER_LANE` columns in each.
 #[inline(always)]
 pub(super) fn line<I: Isa>(isa: I, rows: &Lines<'_>, b: usize) -> [I::F; LANES] {
-    let mut turned = [isa.f_splat(0.0); LANES];
+    let mut transposed = [isa.f_splat(0.0); LANES];
     for r in 0..LANES {
         let mut bits = [0; LANES];
         for (bits, bytes) in bits.iter_mut().zip(rows[r][b].as_chunks().0) {
             *bits = i32::from_le_bytes(*bytes);
         }
-        turned[r] = isa.f_from_bits(isa.i_load(&bits));
+        transposed[r] = isa.f_from_bits(isa.i_load(&bits));
     }
-    isa.f_transpose(&mut turned);
-    turned
+    isa.f_transpose(&mut transposed);
+    transposed
 }
 
-/// Fills `room.turned` with columns `from .. from + cols`, at most a chunk.
+/// Fills `workspace.transposed` with columns `from .. from + cols`, at most a chunk.
 pub(super) struct Turn<'a, 'r> {
-    pub(super) room: &'a mut Room,
+    pub(super) workspace: &'a mut Workspace,
     pub(super) rows: &'a Rows<'r>,
     pub(super) from: usize,
     pub(super) cols: usize,
@@ -154,13 +154,13 @@ impl Kernel for Turn<'_, '_> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        self.room.turn(isa, self.rows, (self.from, self.cols));
+        self.workspace.transpose(isa, self.rows, (self.from, self.cols));
     }
 }
 
-impl Room {
+impl Workspace {
     #[inline(always)]
-    fn turn<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
+    fn transpose<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
         let whole = rows.dtype.row_bytes(cols).is_multiple_of(LINE);
         for tile in 0..2 {
             match rows.dtype.kind() {
@@ -183,16 +183,16 @@ impl Room {
         tile: usize,
         (from, cols): (usize, usize),
     ) {
-        for (s, turned) in self.turned[..cols].chunks_mut(W::STAGED).enumerate() {
+        for (s, transposed) in self.transposed[..cols].chunks_mut(W::STAGED).enumerate() {
             let at = from + s * W::STAGED;
-            let lines = rows.lines(&mut self.stage, tile, (at, turned.len()));
-            for (b, turned) in turned.chunks_exact_mut(W::COLS).enumerate() {
+            let lines = rows.lines(&mut self.stage, tile, (at, transposed.len()));
+            for (b, transposed) in transposed.chunks_exact_mut(W::COLS).enumerate() {
                 rows.prefetch::<I, W>(isa, tile, at + b * W::COLS);
                 let lanes = line(isa, &lines, b);
                 for k in 0..LANES {
                     let columns = W::widen(isa, lanes[k]);
                     for i in 0..W::PER_LANE {
-                        isa.f_store(columns[i], &mut turned[k * W::PER_LANE + i][tile].0);
+                        isa.f_store(columns[i], &mut transposed[k * W::PER_LANE + i][tile].0);
                     }
                 }
             }
@@ -214,7 +214,7 @@ impl Room {
             }
             isa.f_transpose(&mut lanes);
             for k in 0..LANES {
-                isa.f_store(lanes[k], &mut self.turned[b * LANES + k][tile].0);
+                isa.f_store(lanes[k], &mut self.transposed[b * LANES + k][tile].0);
             }
         }
     }
