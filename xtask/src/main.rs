@@ -9,6 +9,7 @@
     reason = "a command-line tool talks on stdout"
 )]
 
+mod built;
 mod hello;
 mod mesa;
 mod miri;
@@ -29,7 +30,8 @@ cargo xtask COMMAND
 
   test [--fast] [--only a,b]  every check of the project, with its set-up; ends with a table
                               --fast: only what needs no network and no second compile
-                              --only: the named stages (fmt tidy clippy deny docs fuzz model test neon oracle)
+                              --only: the named stages (fmt tidy build model test clippy docs fuzz deny
+                              swiftshader matrix apple neon oracle)
   tidy                        the rules of ARCHITECTURE.md, checked over the source tree
   size                        lines per crate, largest files and functions against their budgets
   hello [--from FILE]         README's table: what each format answers on each device; from a GGUF file, or the

@@ -22,25 +22,26 @@ impl Mesa {
             return Err("is taken from Debian's packages for x86-64".to_owned());
         }
         let mesa = Self { dir: root.join("target/mesa") };
-        // Cargo splits the runner at spaces.
-        if mesa.dir.to_string_lossy().contains(char::is_whitespace) {
-            return Err("the path of this folder has a space".to_owned());
-        }
         if !mesa.description().is_file() {
             mesa.fetch().ok_or("the Debian packages of Mesa 26 could not be fetched")?;
         }
         Ok(mesa)
     }
 
-    /// Has a cargo command run what it builds on the driver.
-    pub(crate) fn under(&self, command: &mut Command) {
+    /// What runs a program with the driver's libraries: their loader, which is given the program.
+    pub(crate) fn loader(&self) -> [String; 3] {
         let libraries = self.dir.join(LIBRARIES);
         let loader = libraries.join("ld-linux-x86-64.so.2");
-        let runner = format!("{} --library-path {}", loader.display(), libraries.display());
-        command
-            .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", runner)
-            .env("VK_DRIVER_FILES", self.description())
-            .env("NODEVICE_SELECT", "1");
+        [
+            loader.to_string_lossy().into_owned(),
+            "--library-path".to_owned(),
+            libraries.to_string_lossy().into_owned(),
+        ]
+    }
+
+    /// Has Vulkan's loader take the driver.
+    pub(crate) fn choose(&self, command: &mut Command) {
+        command.env("VK_DRIVER_FILES", self.description()).env("NODEVICE_SELECT", "1");
     }
 
     /// What Vulkan's loader reads; written last.

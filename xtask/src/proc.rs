@@ -1,6 +1,10 @@
-//! Child processes: with no stdin, with a time limit where the network is involved.
+//! Child processes: with no stdin, with a time limit where the network is involved, with their output kept apart where
+//! stages run side by side.
 
 use anyhow::{Context, Result};
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,23 +24,61 @@ impl End {
     }
 }
 
+thread_local! {
+    /// Where this thread and its children print, if not to our own output.
+    static KEPT: RefCell<Option<File>> = const { RefCell::new(None) };
+}
+
+/// Runs `f`, and has all that this thread and its children print go to `file`.
+pub(crate) fn kept_in<T>(file: File, f: impl FnOnce() -> T) -> T {
+    KEPT.set(Some(file));
+    let result = f();
+    KEPT.set(None);
+    result
+}
+
+/// Prints a line.
+pub(crate) fn say(line: &str) {
+    KEPT.with_borrow_mut(|kept| match kept {
+        // A full disk loses lines; what matters is the table.
+        Some(file) => drop(writeln!(file, "{line}")),
+        None => println!("{line}"),
+    });
+}
+
+/// Prepares a child, and says what it is.
+fn prepared<'a>(dir: &Path, command: &'a mut Command) -> Result<&'a mut Command> {
+    say(&format!("$ {}", shown(command)));
+    command.current_dir(dir).stdin(Stdio::null());
+    KEPT.with_borrow(|kept| {
+        if let Some(file) = kept {
+            command.stdout(file.try_clone()?).stderr(file.try_clone()?);
+        }
+        Ok(command)
+    })
+}
+
 /// Prints the command, runs it in `dir` with its output passed on, and waits without a limit.
 pub(crate) fn run(dir: &Path, command: &mut Command) -> Result<End> {
-    println!("$ {}", shown(command));
-    let status = command
-        .current_dir(dir)
-        .stdin(Stdio::null())
+    let status = prepared(dir, command)?
         .status()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
     Ok(End::Code(status.code().unwrap_or(-1)))
 }
 
+/// As [`run`], but returns what the child writes to its stdout; `None` if it does not succeed.
+pub(crate) fn answer_of(dir: &Path, command: &mut Command) -> Result<Option<String>> {
+    let output = prepared(dir, command)?
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(|child| child.wait_with_output())
+        .with_context(|| format!("cannot start `{}`", shown(command)))?;
+    Ok(output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
 /// As [`run`], but kills the child after `limit`: for what may hang on an unreachable host.
 pub(crate) fn run_limited(dir: &Path, command: &mut Command, limit: Duration) -> Result<End> {
-    println!("$ {}", shown(command));
-    let mut child = command
-        .current_dir(dir)
-        .stdin(Stdio::null())
+    let mut child = prepared(dir, command)?
         .spawn()
         .with_context(|| format!("cannot start `{}`", shown(command)))?;
     let start = Instant::now();
@@ -98,6 +140,26 @@ mod tests {
             Duration::from_millis(200),
         );
         assert_eq!(end.unwrap(), End::TimedOut);
+    }
+
+    #[test]
+    fn what_a_thread_prints_can_be_kept_apart() {
+        let path = std::env::temp_dir().join(format!("karat-kept-{}", std::process::id()));
+        kept_in(File::create(&path).unwrap(), || {
+            say("a line");
+            let mut child = Command::new("sh");
+            let end = run(Path::new("."), child.args(["-c", "echo out; echo err >&2"])).unwrap();
+            assert!(end.ok());
+            let mut child = Command::new("sh");
+            let answer = answer_of(Path::new("."), child.args(["-c", "echo 7; echo why >&2"]));
+            assert_eq!(answer.unwrap().as_deref(), Some("7\n"));
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(
+            text,
+            "a line\n$ sh -c echo out; echo err >&2\nout\nerr\n$ sh -c echo 7; echo why >&2\nwhy\n"
+        );
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! The stages of `cargo xtask test`. Everything compiles in the release profile: the tests run real models, so
 //! they need optimised code, and one profile means that each crate is compiled once.
 
+use crate::built::{Built, TestProgram};
 use crate::mesa::Mesa;
-use crate::proc::{End, answer, cargo, run, run_limited};
+use crate::proc::{End, answer, cargo, run, run_limited, say};
 use crate::{oracle, proc, tidy, tools};
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 /// The model that real-model tests load; a name of the catalogue.
 const MODEL: &str = "smollm2:135m";
@@ -15,6 +17,8 @@ const MODEL: &str = "smollm2:135m";
 const LAB: &str = "karat-cli/faultlab";
 /// Exit code of `karat` for file, network and integrity errors.
 const EXIT_IO: i32 = 4;
+/// Test executables that take longer have their seconds printed.
+const LONG: Duration = Duration::from_secs(10);
 const NEON_TARGET: &str = "aarch64-unknown-linux-gnu";
 
 /// What every stage may ask.
@@ -22,12 +26,24 @@ pub(crate) struct Context {
     root: &'static Path,
     /// In CI a missing model is a failure, and Cargo.lock must be current.
     ci: bool,
+    /// Names of the stages that run.
+    wanted: Vec<&'static str>,
+    built: OnceLock<Result<Built, String>>,
 }
 
 impl Context {
     /// Reads `CI` from the environment.
-    pub(crate) fn detect(root: &'static Path) -> Self {
-        Self { root, ci: proc::env("CI").is_some_and(|value| value != "false" && value != "0") }
+    pub(crate) fn detect(root: &'static Path, wanted: Vec<&'static str>) -> Self {
+        let ci = proc::env("CI").is_some_and(|value| value != "false" && value != "0");
+        Self { root, ci, wanted, built: OnceLock::new() }
+    }
+
+    /// The program and the tests, compiled when they are first asked for.
+    fn built(&self) -> Result<&Built> {
+        let locked = ["--release", "--features", LAB, "--locked"];
+        let flags = &locked[..if self.ci { 4 } else { 3 }];
+        let make = || Built::make(self.root, flags).map_err(|error| format!("{error:#}"));
+        self.built.get_or_init(make).as_ref().map_err(|error| anyhow!("{error}"))
     }
 
     /// Runs `cargo` with `args`, with `--locked` in CI, and turns its end into an outcome.
@@ -78,64 +94,67 @@ impl From<End> for Outcome {
     }
 }
 
+/// When a stage runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum When {
+    /// One after the other, before all others.
+    First,
+    /// One after the other, after those.
+    Then,
+    /// One after the other, side by side with those: a stage seldom keeps all cores busy all the time.
+    Beside,
+}
+
 /// One stage: its name, what it does in words, and whether `--fast` keeps it.
 pub(crate) struct Stage {
     pub(crate) name: &'static str,
     pub(crate) what: &'static str,
     pub(crate) fast: bool,
+    pub(crate) when: When,
     pub(crate) run: fn(&Context) -> Result<Outcome>,
 }
 
-/// In running order: what fails soonest comes first, and the model comes before the tests that load it.
+const fn stage(
+    name: &'static str,
+    when: When,
+    run: fn(&Context) -> Result<Outcome>,
+    what: &'static str,
+) -> Stage {
+    Stage { name, what, fast: false, when, run }
+}
+
+impl Stage {
+    const fn fast(self) -> Self {
+        Self { fast: true, ..self }
+    }
+}
+
+/// In the order of the table. What fails soonest comes first, and the model comes before the tests that load it.
 pub(crate) const STAGES: &[Stage] = &[
-    Stage { name: "fmt", what: "formatting", fast: true, run: fmt },
-    Stage { name: "tidy", what: "the project's own rules", fast: true, run: tidy_stage },
-    Stage { name: "clippy", what: "lints, warnings are errors", fast: true, run: clippy },
-    Stage {
-        name: "deny",
-        what: "licences, sources, duplicates, advisories",
-        fast: false,
-        run: deny,
-    },
-    Stage { name: "docs", what: "documentation builds without warnings", fast: false, run: docs },
-    Stage { name: "fuzz", what: "fuzz targets compile", fast: false, run: fuzz },
-    Stage {
-        name: "model",
-        what: "fetch the default model with `karat pull`",
-        fast: false,
-        run: model,
-    },
-    Stage {
-        name: "test",
-        what: "unit, integration and documentation tests",
-        fast: true,
-        run: tests,
-    },
-    Stage {
-        name: "swiftshader",
-        what: "the GPU backend's contract on a second driver, SwiftShader",
-        fast: false,
-        run: swiftshader,
-    },
-    Stage {
-        name: "matrix",
-        what: "products on the matrix units of a third driver, a newer lavapipe",
-        fast: false,
-        run: matrix,
-    },
-    Stage { name: "apple", what: "the GPU backend's Metal side compiles", fast: false, run: apple },
-    Stage {
-        name: "neon",
-        what: "the CPU backend's tests for aarch64 under qemu",
-        fast: false,
-        run: neon,
-    },
-    Stage {
-        name: "oracle",
-        what: "agreement with llama.cpp's recorded results",
-        fast: false,
-        run: oracle_stage,
-    },
+    stage("fmt", When::First, fmt, "formatting").fast(),
+    stage("tidy", When::First, tidy_stage, "the project's own rules").fast(),
+    stage("build", When::First, build, "the program and all tests compile").fast(),
+    stage("model", When::First, model, "fetch the default model with `karat pull`"),
+    stage("test", When::Then, tests, "unit, integration and documentation tests").fast(),
+    stage("clippy", When::Beside, clippy, "lints, warnings are errors").fast(),
+    stage("docs", When::Beside, docs, "documentation builds without warnings"),
+    stage("fuzz", When::Beside, fuzz, "fuzz targets compile"),
+    stage("deny", When::Beside, deny, "licences, sources, duplicates, advisories"),
+    stage(
+        "swiftshader",
+        When::Beside,
+        swiftshader,
+        "the GPU backend's contract on a second driver, SwiftShader",
+    ),
+    stage(
+        "matrix",
+        When::Beside,
+        matrix,
+        "products on the matrix units of a third driver, a newer lavapipe",
+    ),
+    stage("apple", When::Beside, apple, "the GPU backend's Metal side compiles"),
+    stage("neon", When::Beside, neon, "the CPU backend's tests for aarch64 under qemu"),
+    stage("oracle", When::Beside, oracle_stage, "agreement with llama.cpp's recorded results"),
 ];
 
 fn fmt(cx: &Context) -> Result<Outcome> {
@@ -210,8 +229,16 @@ fn fuzz(cx: &Context) -> Result<Outcome> {
     Ok(Outcome::from(run(cx.root, &mut command)?))
 }
 
+fn build(cx: &Context) -> Result<Outcome> {
+    cx.built().map(|_| Outcome::Ok(None))
+}
+
 fn model(cx: &Context) -> Result<Outcome> {
-    let pull = || cx.cargo(&["run", "--release", "--package", "karat-cli"], &["--", "pull", MODEL]);
+    let program = &cx.built()?.program;
+    let pull = || {
+        let end = run(cx.root, Command::new(program).args(["pull", MODEL]))?;
+        Ok::<_, anyhow::Error>(Outcome::from(end))
+    };
     let io_error = format!("exit code {EXIT_IO}");
     let mut outcome = pull()?;
     // One of the model's sources is a Python package: a bare machine may lack the tool that fetches it.
@@ -229,7 +256,44 @@ fn model(cx: &Context) -> Result<Outcome> {
 fn tests(cx: &Context) -> Result<Outcome> {
     // Where there is none, the test that needs it says so.
     tools::ensure_clang(cx.root);
-    cx.cargo(&["test", "--release", "--workspace", "--features", LAB, "--no-fail-fast"], &[])
+    // Stage `oracle` prints its figures.
+    let twice = cx.wanted.contains(&"oracle") && oracle::data_dir(cx.root).is_some();
+    let programs = &cx.built()?.tests;
+    let mut failed = Vec::new();
+    for program in programs.iter().filter(|program| !(twice && program.is("app", "oracle"))) {
+        let start = Instant::now();
+        let ok = program.run(&[], |_| ())?.ok();
+        if !ok {
+            failed.push(program.name());
+        }
+        let time = start.elapsed();
+        if !ok || time > LONG {
+            let result = if ok { "ok" } else { "FAILED" };
+            say(&format!("{}: {result} ({:.1} s)", program.name(), time.as_secs_f64()));
+        }
+    }
+    let doc = ["test", "--doc", "--release", "--workspace", "--features", LAB, "--no-fail-fast"];
+    if let Outcome::Failed(why) = cx.cargo(&doc, &[])? {
+        failed.push(format!("documentation ({why})"));
+    }
+    Ok(match &failed[..] {
+        [] => Outcome::Ok(None),
+        failed => Outcome::Failed(failed.join(", ")),
+    })
+}
+
+/// Runs GPU tests, not all cases on the default device but what `prepare` says.
+fn gpu_contract(
+    cx: &Context,
+    through: &[String],
+    prepare: impl FnOnce(&mut Command),
+) -> Result<Outcome> {
+    let contract: &TestProgram = cx.built()?.test("gpu", "contract")?;
+    let end = contract.run(through, |command| {
+        command.arg("--nocapture");
+        prepare(command);
+    })?;
+    Ok(Outcome::from(end))
 }
 
 fn swiftshader(cx: &Context) -> Result<Outcome> {
@@ -237,12 +301,11 @@ fn swiftshader(cx: &Context) -> Result<Outcome> {
         let why = "SwiftShader, which comes with Debian's chromium, is absent".to_owned();
         return Ok(if cx.ci { Outcome::Failed(why) } else { Outcome::Skipped(why) });
     };
-    let mut command = cargo(&["test", "--release", "--package", "karat-gpu", "--test", "contract"]);
-    command.args(["--", "--nocapture"]);
-    // It has neither fma nor time: one case in fifteen, in which every kernel made of integers still occurs.
-    command.env("KARAT_GPU_SHARE", "15").env("KARAT_GPU_DEVICE", "SwiftShader");
-    command.env("VK_DRIVER_FILES", &driver).env("NODEVICE_SELECT", "1");
-    Ok(Outcome::from(run(cx.root, &mut command)?))
+    gpu_contract(cx, &[], |command| {
+        // It has neither fma nor time: one case in fifteen, in which every kernel made of integers still occurs.
+        command.env("KARAT_GPU_SHARE", "15").env("KARAT_GPU_DEVICE", "SwiftShader");
+        command.env("VK_DRIVER_FILES", &driver).env("NODEVICE_SELECT", "1");
+    })
 }
 
 fn matrix(cx: &Context) -> Result<Outcome> {
@@ -250,28 +313,14 @@ fn matrix(cx: &Context) -> Result<Outcome> {
         Ok(mesa) => mesa,
         Err(why) => return Ok(Outcome::Skipped(format!("Mesa's lavapipe 26: {why}"))),
     };
-    // Its compiler takes half a minute or two for a product, on one thread: the formats that differ in more than where
-    // their bits lie, two at a time. All formats are run as Metal's language by stage `test`.
-    let halves = ["products Q4_K n_in,products Q4_1 n_in", "products Q6_K n_in,products Q8_0 n_in"];
-    let half = |cases: &str| {
-        let mut command = cargo(&["test", "--release", "--package", "karat-gpu", "--test"]);
-        command.args(["contract", "--", "products_and_norms", "--nocapture"]);
-        command.env("KARAT_GPU_CASE", cases).env("KARAT_GPU_NEEDS_MATRIX", "1");
-        mesa.under(&mut command);
-        run(cx.root, &mut command)
-    };
-    let ends = std::thread::scope(|scope| {
-        let running = halves.map(|cases| scope.spawn(move || half(cases)));
-        running.map(|thread| thread.join())
-    });
-    for end in ends {
-        let Ok(end) = end else { return Ok(Outcome::Failed("a thread panicked".to_owned())) };
-        let end = end?;
-        if !end.ok() {
-            return Ok(Outcome::from(end));
-        }
-    }
-    Ok(Outcome::Ok(None))
+    gpu_contract(cx, &mesa.loader(), |command| {
+        command.arg("products_and_norms");
+        // Its compiler takes half a minute or two for a product, on one thread: the formats that differ in more than
+        // where their bits lie. All formats are run as Metal's language by stage `test`.
+        let products = ["Q4_K", "Q4_1", "Q6_K", "Q8_0"].map(|name| format!("products {name} n_in"));
+        command.env("KARAT_GPU_CASE", products.join(",")).env("KARAT_GPU_NEEDS_MATRIX", "1");
+        mesa.choose(command);
+    })
 }
 
 fn apple(cx: &Context) -> Result<Outcome> {
@@ -317,11 +366,10 @@ fn oracle_stage(cx: &Context) -> Result<Outcome> {
     if oracle::data_dir(cx.root).is_none() {
         return Ok(Outcome::Skipped("../shared/oracle is absent".to_owned()));
     }
-    Ok(if oracle::run(cx.root)? {
-        Outcome::Ok(None)
-    } else {
-        Outcome::Failed("see the figures above".to_owned())
-    })
+    let end = cx.built()?.test("app", "oracle")?.run(&[], |command| {
+        command.arg("--nocapture");
+    })?;
+    Ok(Outcome::from(end))
 }
 
 /// Whether the machine can answer `rustc --print target-libdir` with a folder that exists.

@@ -1,7 +1,9 @@
-//! `cargo xtask test`: runs the stages in order, prints a heading and the time of each, ends with a table.
+//! `cargo xtask test`: runs the stages, some side by side, prints a heading and the time of each, ends with a table.
 
-use crate::stages::{Context, Outcome, STAGES, Stage};
+use crate::proc::{kept_in, say};
+use crate::stages::{Context, Outcome, STAGES, Stage, When};
 use anyhow::{Result, bail};
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 /// What the command line asked for.
@@ -51,30 +53,61 @@ struct Row {
 
 /// Runs the wanted stages, all of them even after a failure; `false` if any failed.
 pub(crate) fn run(options: &Options) -> Result<bool> {
-    let cx = Context::detect(crate::root());
-    let mut rows = Vec::new();
-    for stage in STAGES.iter().filter(|stage| options.wants(stage)) {
-        println!("\n== {}: {}", stage.name, stage.what);
-        let start = Instant::now();
-        let outcome =
-            (stage.run)(&cx).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
-        let time = start.elapsed();
-        println!("== {}: {} ({:.1} s)", stage.name, outcome.line(), time.as_secs_f64());
-        rows.push(Row { name: stage.name, outcome, time });
+    let wanted: Vec<&Stage> = STAGES.iter().filter(|stage| options.wants(stage)).collect();
+    let cx = Context::detect(crate::root(), wanted.iter().map(|stage| stage.name).collect());
+    let at = |when: When| wanted.iter().copied().filter(move |stage| stage.when == when);
+    let start = Instant::now();
+    let mut rows: Vec<Row> = at(When::First).map(|stage| run_stage(&cx, stage)).collect();
+    // Each prints when it has ended, so that no line of one stands between those of another.
+    let alone = at(When::Then).next().is_none();
+    let beside = || at(When::Beside).map(|stage| run_kept(&cx, stage, alone)).collect::<Vec<Row>>();
+    std::thread::scope(|scope| {
+        let beside = scope.spawn(beside);
+        rows.extend(at(When::Then).map(|stage| run_stage(&cx, stage)));
+        if let Ok(others) = beside.join() {
+            rows.extend(others);
+        }
+    });
+    for stage in &wanted {
+        if !rows.iter().any(|row| row.name == stage.name) {
+            let outcome = Outcome::Failed("the thread that ran it panicked".to_owned());
+            rows.push(Row { name: stage.name, outcome, time: Duration::ZERO });
+        }
     }
-    print!("{}", table(&rows));
+    print!("{}", table(&rows, start.elapsed()));
     Ok(!rows.iter().any(|row| matches!(row.outcome, Outcome::Failed(_))))
 }
 
-fn table(rows: &[Row]) -> String {
-    let mut text = "\nstage     seconds  result\n".to_owned();
+fn run_stage(cx: &Context, stage: &Stage) -> Row {
+    say(&format!("\n== {}: {}", stage.name, stage.what));
+    let start = Instant::now();
+    let outcome = (stage.run)(cx).unwrap_or_else(|error| Outcome::Failed(format!("{error:#}")));
+    let time = start.elapsed();
+    say(&format!("== {}: {} ({:.1} s)", stage.name, outcome.line(), time.as_secs_f64()));
+    Row { name: stage.name, outcome, time }
+}
+
+/// As [`run_stage`], but prints it all at the end, unless no other stage runs meanwhile.
+fn run_kept(cx: &Context, stage: &Stage, alone: bool) -> Row {
+    let folder = crate::root().join("target");
+    let path = folder.join(format!("xtask-{}.log", stage.name));
+    let file = std::fs::create_dir_all(folder).and_then(|()| File::create(&path));
+    let (false, Ok(file)) = (alone, file) else { return run_stage(cx, stage) };
+    let row = kept_in(file, || run_stage(cx, stage));
+    let text = std::fs::read(&path).unwrap_or_default();
+    print!("{}", String::from_utf8_lossy(&text));
+    row
+}
+
+/// `total` is less than the sum where stages ran side by side.
+fn table(rows: &[Row], total: Duration) -> String {
+    let mut text = "\nstage        seconds  result\n".to_owned();
+    let line = |name: &str, time: Duration| format!("{name:<11} {:>8.1}", time.as_secs_f64());
     for row in rows {
-        text +=
-            &format!("{:<8} {:>8.1}  {}\n", row.name, row.time.as_secs_f64(), row.outcome.line());
+        text += &format!("{}  {}\n", line(row.name, row.time), row.outcome.line());
     }
-    let total: Duration = rows.iter().map(|row| row.time).sum();
-    text += &format!("{:<8} {:>8.1}\n", "total", total.as_secs_f64());
-    text
+    let sum = rows.iter().map(|row| row.time).sum();
+    text + &line("sum", sum) + "\n" + &line("total", total) + "\n"
 }
 
 #[cfg(test)]
@@ -118,10 +151,11 @@ mod tests {
                 time: Duration::from_secs(9),
             },
         ];
-        let text = table(&rows);
-        assert!(text.contains("fmt           1.5  ok\n"), "{text}");
+        let text = table(&rows, Duration::from_millis(9100));
+        assert!(text.contains("fmt              1.5  ok\n"), "{text}");
         assert!(text.contains("skipped: no qemu"), "{text}");
         assert!(text.contains("FAILED: exit code 101"), "{text}");
-        assert!(text.contains("total        10.5"), "{text}");
+        assert!(text.contains("sum             10.5\n"), "{text}");
+        assert!(text.contains("total            9.1\n"), "{text}");
     }
 }

@@ -1,6 +1,6 @@
 //! Set-up of the tools that the stages call, where the machine lacks them and lets us install them.
 
-use crate::proc::{answer, cargo, run};
+use crate::proc::{answer, cargo, run, say};
 use crate::stages::target_installed;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
@@ -46,11 +46,13 @@ fn ensure_tool(root: &Path, Tool { name, version }: &Tool) -> Result<PathBuf> {
     let tools = root.join("target/tools");
     let program = tools.join("bin").join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
     if !program.is_file() {
-        println!(
-            "{name} is not installed: building it into target/tools (two to three minutes on two cores)"
-        );
+        say(&format!(
+            "{name} is not installed: building it into target/tools (a minute or two on two cores)"
+        ));
         let mut command = cargo(&["install", "--quiet", "--locked", "--root"]);
         command.arg(&tools).arg(format!("{name}@{version}"));
+        // It reads a few files and calls cargo: optimising it takes longer than it ever runs.
+        command.arg("--debug").env("CARGO_PROFILE_DEV_DEBUG", "false");
         if !run(root, &mut command)?.ok() {
             bail!("cannot install {name} {version}");
         }
