@@ -13,11 +13,16 @@ pub(crate) fn install() -> anyhow::Result<()> {
     ctrlc::set_handler(|| {
         // A second Ctrl-C before the first was heard ends the program, too: it may hang.
         if !ANSWERING.load(Ordering::SeqCst) || STOP.swap(true, Ordering::SeqCst) {
-            crate::sources::cache::remove_unfinished();
+            karat::sources::remove_unfinished();
             std::process::exit(Code::Interrupted as i32);
         }
     })
     .map_err(|error| failure(Code::Internal, format!("signal handler: {error}")))
+}
+
+/// Whether Ctrl-C was pressed since the last [`Answering`] began.
+pub(crate) fn stopped() -> bool {
+    STOP.load(Ordering::SeqCst)
 }
 
 /// While it lives, Ctrl-C asks for a stop instead of ending the program.
@@ -33,7 +38,7 @@ impl Answering {
 
     /// Whether Ctrl-C was pressed.
     pub(crate) fn stopped(&self) -> bool {
-        STOP.load(Ordering::SeqCst)
+        stopped()
     }
 }
 

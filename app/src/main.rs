@@ -1,18 +1,13 @@
 //! The `karat` binary: people, terminals and exit codes. What could be reused lives in the library crates.
 #![forbid(unsafe_code)]
 
-mod answer;
 mod bar;
-mod budget;
-mod check;
 mod commands;
-mod devices;
 mod exit;
 mod interrupt;
 mod load;
 mod out;
 mod sampling;
-mod sources;
 
 use clap::Parser;
 use std::ffi::OsString;

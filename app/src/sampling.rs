@@ -2,7 +2,6 @@
 
 use crate::exit::{Code, failure};
 use model::SamplerParams;
-use std::hash::{BuildHasher, Hasher};
 
 /// Flags of sampling.
 #[derive(clap::Args, Clone, Debug)]
@@ -58,12 +57,11 @@ pub(crate) fn seed(text: &str) -> Result<Seed, String> {
 }
 
 impl Seed {
-    /// The number to use. A random one is small enough for every JSON reader.
+    /// The number to use.
     pub(crate) fn pick(self) -> u64 {
         match self {
             Self::Fixed(seed) => seed,
-            // The standard library seeds its hash maps from the system's generator.
-            Self::Random => std::hash::RandomState::new().build_hasher().finish() >> 32,
+            Self::Random => karat::random_seed(),
         }
     }
 }

@@ -41,7 +41,7 @@ pub struct Error {
 }
 
 /// Result with this crate's error.
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error of `kind`; the message says what, where, what was found and what is allowed.

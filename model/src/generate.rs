@@ -2,6 +2,7 @@
 
 use crate::kv::SeqId;
 use crate::{Engine, Error, ErrorKind, Result, Sampler, sampler};
+use graph::Best;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -92,67 +93,150 @@ pub fn generate(
     sampler: &mut Sampler,
     listen: &mut dyn FnMut(Event) -> ControlFlow<()>,
 ) -> Result<Generated> {
-    let Request { seq, prompt, stop } = request;
-    stop.check(engine.n_vocab())?;
-    let start = Instant::now();
-    let n_reused = engine.reuse(seq, prompt)?;
-    let total = prompt.len();
-    let mut progress = |done: usize| listen(Event::Prompt { done: n_reused + done, total });
-    let logits = engine.prefill(seq, &prompt[n_reused.min(total)..], &mut progress)?;
-    let prompt_time = start.elapsed();
-    let start = Instant::now();
+    let total = request.prompt.len();
+    let mut progress = |done: usize| listen(Event::Prompt { done, total });
+    let mut generation = Generation::begin(engine, request, sampler, &mut progress)?;
     let mut ids = Vec::new();
-    let finish = match logits {
-        None => Finish::Stopped,
-        Some(logits) => {
-            sampler.forget();
-            prompt.iter().for_each(|&id| sampler.accept(id));
-            decode(engine, request, sampler, logits, &mut |id| {
-                ids.push(id);
-                listen(Event::Token(id))
-            })?
+    while let Some(id) = generation.next_id(engine, sampler)? {
+        ids.push(id);
+        if listen(Event::Token(id)).is_break() {
+            generation.stop();
         }
-    };
-    Ok(Generated { ids, finish, n_reused, prompt_time, decode_time: start.elapsed() })
+    }
+    let Generation { n_reused, prompt_time, decode_time, .. } = generation;
+    let finish = generation.finish().unwrap_or(Finish::Stopped);
+    Ok(Generated { ids, finish, n_reused, prompt_time, decode_time })
 }
 
-fn decode(
-    engine: &mut Engine,
-    request: Request<'_>,
-    sampler: &mut Sampler,
-    mut logits: Vec<f32>,
-    emit: &mut dyn FnMut(u32) -> ControlFlow<()>,
-) -> Result<Finish> {
-    let Request { seq, stop, .. } = request;
-    let mut n_generated = 0;
-    let mut argmax = None;
-    loop {
-        if stop.max_tokens.is_some_and(|max| n_generated >= max) {
-            return Ok(Finish::MaxTokens);
-        }
-        let len = engine.ids(seq).len();
-        let id = match argmax.take() {
-            Some(best) => sampler::finite_best(best, len)?,
-            None => sampler.sample(&logits, len)?,
+/// A text in the making: its ids come one by one, each computed when it is asked for.
+#[derive(Debug)]
+pub struct Generation {
+    seq: SeqId,
+    stop: StopRules,
+    state: State,
+    n_generated: usize,
+    n_reused: usize,
+    prompt_time: Duration,
+    decode_time: Duration,
+}
+
+/// Where the next id comes from.
+#[derive(Debug)]
+enum State {
+    /// The logits after the prompt.
+    Logits(Vec<f32>),
+    /// The step of this id, the last of the text so far.
+    After(u32),
+    /// There is no next id.
+    Ended(Finish),
+}
+
+/// What the model says of the next id.
+enum Next {
+    Logits(Vec<f32>),
+    Argmax(Best),
+}
+
+impl Generation {
+    /// Computes the prompt. `progress` hears after each step how many of its tokens are done, reused ones included; where
+    /// it breaks, the text has ended before its first id.
+    pub fn begin(
+        engine: &mut Engine,
+        request: Request<'_>,
+        sampler: &mut Sampler,
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Self> {
+        let Request { seq, prompt, stop } = request;
+        stop.check(engine.n_vocab())?;
+        let start = Instant::now();
+        let n_reused = engine.reuse(seq, prompt)?;
+        let rest = &prompt[n_reused.min(prompt.len())..];
+        let logits = engine.prefill(seq, rest, &mut |done| progress(n_reused + done))?;
+        let prompt_time = start.elapsed();
+        let state = match logits {
+            None => State::Ended(Finish::Stopped),
+            Some(logits) => {
+                sampler.forget();
+                prompt.iter().for_each(|&id| sampler.accept(id));
+                State::Logits(logits)
+            }
         };
-        if stop.end_ids.contains(&id) {
-            return Ok(Finish::EndToken(id));
+        let (stop, decode_time) = (stop.clone(), Duration::ZERO);
+        Ok(Self { seq, stop, state, n_generated: 0, n_reused, prompt_time, decode_time })
+    }
+
+    /// The next id of the text; `None` once it has ended, and after an error.
+    pub fn next_id(&mut self, engine: &mut Engine, sampler: &mut Sampler) -> Result<Option<u32>> {
+        let start = Instant::now();
+        let id = self.advance(engine, sampler);
+        self.decode_time += start.elapsed();
+        id
+    }
+
+    fn advance(&mut self, engine: &mut Engine, sampler: &mut Sampler) -> Result<Option<u32>> {
+        if self.finish().is_some() {
+            return Ok(None);
+        }
+        if self.stop.max_tokens.is_some_and(|max| self.n_generated >= max) {
+            return Ok(self.end(Finish::MaxTokens));
+        }
+        let next = match std::mem::replace(&mut self.state, State::Ended(Finish::Stopped)) {
+            State::Logits(logits) => Next::Logits(logits),
+            State::After(_) if engine.ids(self.seq).len() >= engine.options().n_ctx => {
+                return Ok(self.end(Finish::ContextFull));
+            }
+            State::After(id) if sampler.is_argmax() => {
+                Next::Argmax(engine.decode_greedy(self.seq, id)?)
+            }
+            State::After(id) => Next::Logits(engine.decode(self.seq, id)?),
+            State::Ended(finish) => return Ok(self.end(finish)),
+        };
+        let len = engine.ids(self.seq).len();
+        let id = match next {
+            Next::Logits(logits) => sampler.sample(&logits, len)?,
+            Next::Argmax(best) => sampler::finite_best(best, len)?,
+        };
+        if self.stop.end_ids.contains(&id) {
+            return Ok(self.end(Finish::EndToken(id)));
         }
         sampler.accept(id);
-        n_generated += 1;
-        if emit(id).is_break() {
-            return Ok(Finish::Stopped);
+        self.n_generated += 1;
+        self.state = State::After(id);
+        Ok(Some(id))
+    }
+
+    fn end(&mut self, finish: Finish) -> Option<u32> {
+        self.state = State::Ended(finish);
+        None
+    }
+
+    /// Ends the text where it is, unless it has ended already.
+    pub fn stop(&mut self) {
+        if self.finish().is_none() {
+            self.state = State::Ended(Finish::Stopped);
         }
-        if stop.max_tokens == Some(n_generated) {
-            return Ok(Finish::MaxTokens);
+    }
+
+    /// Why the text ended; `None` while it goes on.
+    pub fn finish(&self) -> Option<Finish> {
+        match self.state {
+            State::Ended(finish) => Some(finish),
+            State::Logits(_) | State::After(_) => None,
         }
-        if len >= engine.options().n_ctx {
-            return Ok(Finish::ContextFull);
-        }
-        if sampler.is_argmax() {
-            argmax = Some(engine.decode_greedy(seq, id)?);
-        } else {
-            logits = engine.decode(seq, id)?;
-        }
+    }
+
+    /// Prompt tokens that were in the cache already.
+    pub fn n_reused(&self) -> usize {
+        self.n_reused
+    }
+
+    /// Time until the prompt's logits were there.
+    pub fn prompt_time(&self) -> Duration {
+        self.prompt_time
+    }
+
+    /// Time of the steps and draws after that.
+    pub fn decode_time(&self) -> Duration {
+        self.decode_time
     }
 }

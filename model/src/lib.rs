@@ -23,7 +23,7 @@ pub use arch::spec;
 pub use decoder::graph;
 pub use engine::{Engine, EngineOptions, Keep, Wanted, Work};
 pub use error::{Error, ErrorKind, Result};
-pub use generate::{Event, Finish, Generated, Request, StopRules, generate};
+pub use generate::{Event, Finish, Generated, Generation, Request, StopRules, generate};
 pub use kv::SeqId;
 pub use memory::{Memory, check_memory, largest_context};
 pub use rope::{Rope, RopeFactors, RopeScaling};

@@ -12,11 +12,10 @@ mod table;
 
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
-use crate::load::{Info, LoadArgs, Model, positive};
+use crate::load::{self, LoadArgs, positive};
 use crate::out::{Controls, Out};
 use anyhow::Result;
-use karat::Config;
-use karat::text;
+use karat::{Backend, Config, Info, text};
 use limit::Probe;
 use std::ffi::{OsStr, OsString};
 use table::Align::{Left, Right};
@@ -99,7 +98,8 @@ struct FormatsReport {
 
 /// Runs and prints the tests.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let timed = if args.ops { args.load.is_one_device() } else { args.load.is_cpu() };
+    let options = args.load.options();
+    let timed = if args.ops { options.is_one_device() } else { options.backend == Backend::Cpu };
     if (args.ops || args.formats.is_some()) && !timed {
         let what = "--backend: this one does not time its ops";
         return Err(Failure::new(Code::Usage, what).hint("--backend cpu").into());
@@ -139,26 +139,29 @@ fn finish(interrupt: &Answering) -> Result<()> {
 fn run_tests(args: &Args, config: &Config) -> Result<()> {
     let tests = plan::tests(args)?;
     let plan::Needs { n_ctx, n_seqs } = plan::needs(&tests);
-    let mut load = args.load.clone();
-    load.needs(n_ctx, n_seqs);
-    if let Some(n_ctx) = load.ctx_size().filter(|&n_ctx| n_ctx > 0) {
-        plan::check(&tests, n_ctx, load.batch_size())?;
+    let mut options = args.load.options();
+    // At least what the tests need, where the user does not say how much.
+    options.ctx_size.get_or_insert(n_ctx);
+    options.sequences = n_seqs;
+    if let Some(n_ctx) = options.ctx_size.filter(|&n_ctx| n_ctx > 0) {
+        plan::check(&tests, n_ctx, options.batch_size)?;
     }
     let mut reports = Vec::new();
     for model in args.models() {
-        let mut model = Model::load(model, &load, config)?;
-        plan::check(&tests, model.info.n_ctx, load.batch_size())?;
+        let model = load::model(model, &options, config)?;
+        plan::check(&tests, model.info().n_ctx, options.batch_size)?;
         // From here on Ctrl-C ends the tests, and what was measured is printed.
         let interrupt = Answering::begin();
         let mut bench = run::Bench {
-            load: load.options(),
+            load: options.load_options(),
             repetitions: args.repetitions,
-            probe: args.ops.then(|| Probe::new(load.threads())),
+            probe: args.ops.then(|| Probe::new(options.n_threads())),
             interrupt: &interrupt,
-            model: &mut model,
+            model: &model,
+            engine: &mut *model.engine()?,
         };
         let tests = bench.run(&tests)?;
-        reports.push(Report { model: model.info, tests });
+        reports.push(Report { model: model.info().clone(), tests });
         if interrupt.stopped() {
             print_reports(args, &reports)?;
             return finish(&interrupt);
@@ -291,11 +294,12 @@ fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
 }
 
 fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
-    let backend = args.load.backend(0)?;
+    let options = args.load.options();
+    let backend = load::backend(&options, 0)?;
     let interrupt = Answering::begin();
     let request = formats::Request {
         backend: &*backend,
-        load: args.load.options(),
+        load: options.load_options(),
         shape: args.shape,
         formats,
         tokens: &args.n_prompt,
@@ -304,8 +308,8 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
     let report = FormatsReport {
         backend: backend.name(),
         shape: args.shape,
-        arithmetic: args.load.arithmetic_name(),
-        formats: formats::run(&request, &mut Probe::new(args.load.threads()), &interrupt)?,
+        arithmetic: options.arithmetic_name(),
+        formats: formats::run(&request, &mut Probe::new(options.n_threads()), &interrupt)?,
     };
     let mut out = Out::new(Controls::Escaped);
     match args.output() {
@@ -325,7 +329,7 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
 fn run_loads(args: &Args, config: &Config) -> Result<()> {
     let mut out = Out::new(Controls::Escaped);
     for (i, model) in args.models().into_iter().enumerate() {
-        let loading = loading::run(model, &args.load, args.repetitions, config)?;
+        let loading = loading::run(model, &args.load.options(), args.repetitions, config)?;
         match args.output() {
             Output::Json => out.json(&loading)?,
             Output::Csv => {

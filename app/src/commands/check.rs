@@ -1,12 +1,13 @@
 //! `karat check`: the kernels that a model will use on a device, against the reference.
 
-use crate::check::{self, Kernel};
+use crate::bar::Screen;
 use crate::exit::{Code, failure};
-use crate::load::{LoadArgs, ModelArgs, Parts};
+use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::Result;
-use karat::Config;
+use karat::check::{self, Kernel, Subject};
 use karat::text::one_line;
+use karat::{Config, devices};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -32,12 +33,20 @@ struct Report<'a> {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let parts = Parts::open(args.model.model.as_deref(), &args.load, config, 4096)?;
-    let (gpu, backend) = args.load.to_check()?;
+    let options = args.load.options();
+    let parts = load::parts(args.model.model.as_deref(), &options, 4096, config)?;
+    let screen = Screen::default();
+    let listener = |event: karat::Event<'_>| screen.show(event);
+    let gpu = devices::gpu(&options, &listener)?;
+    let backend = match &gpu {
+        Some(gpu) => Box::new(gpu.clone()),
+        None => devices::backend(&options, 0, &listener)?,
+    };
     let start = Instant::now();
-    let kernels = match gpu {
-        Some(gpu) => check::run_and_remember(&gpu, &parts.graph, parts.options, config)?,
-        None => check::run(&*backend, &parts.graph, parts.options)?,
+    let subject = Subject { graph: &parts.graph, load: parts.options };
+    let kernels = match &gpu {
+        Some(gpu) => check::run_and_remember(gpu, subject, config, &listener)?,
+        None => check::run(&*backend, subject, &listener)?,
     };
     let seconds = start.elapsed().as_secs_f64();
     let n_wrong = kernels.iter().filter(|kernel| kernel.wrong.is_some()).count();

@@ -1,8 +1,8 @@
 //! `karat devices`: the GPUs of the machine, and what the probes say of their arithmetic.
 
-use crate::devices;
 use crate::out::{Controls, Out};
 use gpu::Api;
+use karat::devices;
 use karat::text::{bytes, one_line};
 use serde::Serialize;
 

@@ -2,7 +2,6 @@
 
 use crate::load;
 use crate::out::{Controls, Out};
-use crate::sources;
 use anyhow::Result;
 use gguf::{Array, DType, TensorInfo, Value};
 use karat::Config;
@@ -30,8 +29,8 @@ pub(crate) struct Args {
 
 /// Prints what a file holds.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let path = sources::resolve(Some(&args.file), config)?;
-    let file = load::open(&path, gguf::Access::Pread)?;
+    let path = load::resolve(Some(&args.file), config)?;
+    let file = load::open(&path)?;
     let max =
         if args.all { Max { chars: usize::MAX, elements: usize::MAX } } else { Max::default() };
     let mut out = Out::new(Controls::Escaped);

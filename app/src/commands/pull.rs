@@ -1,14 +1,12 @@
 //! `karat pull`: fetches a model, or checks what was fetched.
 
-use crate::exit::{Code, Failure, say};
+use crate::bar::Screen;
+use crate::exit::say;
 use crate::out::{Controls, Out};
-use crate::sources::cache::{self, hash_file, models_dir};
-use crate::sources::progress::Progress;
-use crate::sources::{self, Files, Found, Model, State, catalogue};
 use karat::Config;
+use karat::sources::{self, DEFAULT_MODEL, Files, Found, State};
 use karat::text::path as show_path;
 use std::ffi::{OsStr, OsString};
-use std::path::Path;
 
 /// The path of the model is printed on stdout.
 #[derive(clap::Args)]
@@ -26,35 +24,36 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
+    let screen = Screen::default();
+    let listener = |event: karat::Event<'_>| screen.show(event);
     if args.verify && args.model.is_none() {
-        return verify_all(config);
+        return verify_all(config, &listener);
     }
-    let text = args.model.as_deref().unwrap_or(OsStr::new(catalogue::DEFAULT_MODEL));
+    let text = args.model.as_deref().unwrap_or(OsStr::new(DEFAULT_MODEL));
     let mut out = Out::new(Controls::Escaped);
-    let model = match sources::find(text, config)? {
+    let remote = match sources::find(text, config)? {
         Found::File(path) => {
             say("note", &format!("{}: a file, nothing to fetch", show_path(&path)));
             return Ok(out.line(&path.to_string_lossy())?);
         }
-        Found::Model(model) => model,
+        Found::Remote(remote) => remote,
     };
-    let path = match (model.cached(config)?, args.force) {
-        (State::Absent, false) => model.fetch(config, Files::Missing)?,
+    let path = match (remote.cached(config)?, args.force) {
+        (State::Absent, false) => remote.fetch(Files::Missing, config, &listener)?,
         (State::Absent | State::Whole(_) | State::Damaged(_), true) => {
-            model.fetch(config, Files::All)?
+            remote.fetch(Files::All, config, &listener)?
         }
-
-        (State::Damaged(failure), false) => {
+        (State::Damaged(error), false) => {
             if args.verify {
-                return Err(failure.into());
+                return Err(error.into());
             }
-            say("warning", &format!("{failure}"));
-            model.fetch(config, Files::All)?
+            say("warning", &error.to_string());
+            remote.fetch(Files::All, config, &listener)?
         }
         (State::Whole(path), false) => {
             if args.verify {
-                for file in model.files(config)? {
-                    verify(&model, &file)?;
+                for file in remote.files(config)? {
+                    remote.verify(&file, &listener)?;
                 }
             }
             path
@@ -63,57 +62,23 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     Ok(out.line(&path.to_string_lossy())?)
 }
 
-fn verify_all(config: &Config) -> anyhow::Result<()> {
-    let models = models_dir(config.cache_dir()?);
-    let entries = catalogue::load(config)?;
+fn verify_all(config: &Config, listener: karat::Listener<'_>) -> anyhow::Result<()> {
     let mut first = None;
     let mut out = Out::new(Controls::Escaped);
-    for file in cache::files(&models)? {
-        let entry = entries.iter().find(|entry| models.join(&entry.file) == file);
-        let model = match (entry, cache::receipt(&file)) {
-            (Some(entry), _) => Model::of(entry.clone()),
-            (None, Some(receipt)) => match sources::find(OsStr::new(&receipt.name), config) {
-                Ok(Found::Model(model)) => *model,
-                // A name that the catalogue no longer has: the receipt alone says what the file must be.
-                Ok(Found::File(_)) | Err(_) => Model::named(receipt.name),
-            },
-            (None, None) => {
-                say(
-                    "warning",
-                    &format!(
-                        "{}: not fetched by karat, so there is no hash to compare",
-                        show_path(&file)
-                    ),
-                );
-                continue;
-            }
+    for file in sources::cached(config)? {
+        let shown = show_path(&file.path);
+        let Some(remote) = file.remote else {
+            let what = format!("{shown}: not fetched by karat, so there is no hash to compare");
+            say("warning", &what);
+            continue;
         };
-        match verify(&model, &file) {
-            Ok(()) => out.line(&format!("{}: whole", show_path(&file)))?,
-            Err(failure) => {
-                say("warning", &format!("{failure}"));
-                first.get_or_insert(failure);
+        match remote.verify(&file.path, listener) {
+            Ok(()) => out.line(&format!("{shown}: whole"))?,
+            Err(error) => {
+                say("warning", &error.to_string());
+                first.get_or_insert(error);
             }
         }
     }
-    first.map_or(Ok(()), |failure| Err(failure.into()))
-}
-
-fn verify(model: &Model, file: &Path) -> Result<(), Failure> {
-    let size = file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
-    let progress = Progress::start(Some(size));
-    let (size, found) = hash_file(file, |bytes| progress.at(bytes))?;
-    drop(progress);
-    let Some(expected) = model.sha256(file) else {
-        let what = format!("{}: no receipt, so there is no hash to compare", show_path(file));
-        return Err(model.refetch(Failure::new(Code::Io, what)));
-    };
-    if found == expected {
-        return Ok(());
-    }
-    let what = format!(
-        "{}: damaged: sha256 {found} of {size} bytes, expected {expected}",
-        show_path(file)
-    );
-    Err(model.refetch(Failure::new(Code::Io, what)))
+    first.map_or(Ok(()), |error| Err(error.into()))
 }

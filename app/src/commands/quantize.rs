@@ -2,8 +2,7 @@
 
 use crate::bar::{LoadBar, Unit};
 use crate::exit::{Code, failure, say};
-use crate::load::{self, default_threads, positive};
-use crate::sources;
+use crate::load::{self, positive};
 use anyhow::Result;
 use karat::Config;
 use karat::text;
@@ -43,9 +42,9 @@ fn usage(error: model::Error) -> anyhow::Error {
 
 /// Writes the file and says on stderr how large it is.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let path = sources::resolve(Some(&args.source), config)?;
-    let file = load::open(&path, gguf::Access::Pread)?;
-    let threads = args.threads.unwrap_or_else(default_threads);
+    let path = load::resolve(Some(&args.source), config)?;
+    let file = load::open(&path)?;
+    let threads = args.threads.unwrap_or_else(karat::default_threads);
     let threads = NonZero::new(threads).unwrap_or(NonZero::<usize>::MIN);
     let total = file.tensors().iter().map(gguf::TensorInfo::n_elements).sum();
     let mut bar = LoadBar::new("quantising", total, Unit::Weights);

@@ -1,18 +1,15 @@
 //! `karat run`: one prompt, one answer.
 
-use crate::answer::{Answer, Question, Timings, answer};
 use crate::exit::{Code, Failure, failure, say};
-use crate::load::{Info, LoadArgs, Model, ModelArgs};
+use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
 use anyhow::{Context as _, Result};
-use karat::Config;
-use karat::text;
-use model::Sampler;
+use karat::{Answer, Config, Info, Model, Piece, Timings, text};
 use std::ffi::{OsStr, OsString};
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
-use tokenizer::{Chat, Ends, MAX_TEXT_BYTES, Message, Special};
+use tokenizer::{Chat, Ends, MAX_TEXT_BYTES, Message, Special, Tokenizer};
 
 /// What `karat run` takes.
 #[derive(clap::Args)]
@@ -81,30 +78,26 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let (model, prompt) = args.model_and_prompt()?;
     let params = args.sampling.params()?;
     let seed = params.seed;
-    let mut sampler = Sampler::new(params)?;
-    let mut model = Model::load(model, &args.load, config)?;
+    let model = load::model(model, &args.load.options(), config)?;
     let prompt = args.encode(&model, &prompt)?;
     let controls = if args.output.raw_output { Controls::Raw } else { Controls::Escaped };
     let mut printer = Printer { out: Out::new(controls), style: args.output.style(), ended: true };
-    printer.prompt(&model, &prompt)?;
-    let question =
-        Question { prompt: &prompt, max_tokens: max_tokens(args.n_predict), stopped: &|| false };
-    // Pieces are looked up while the engine runs, so they are copied out of the model first where they are printed.
-    let pieces = printer.pieces(&model);
-    let answer = answer(&mut model, &question, &mut sampler, &mut |id, text| {
-        printer
-            .token(id.map(|id| (id, pieces.get(id as usize).map_or("\"\"", String::as_str))), text)
-    })?;
-    printer.end(&model.info, &prompt, &answer, seed)?;
+    let tokenizer = model.tokenizer();
+    printer.prompt(tokenizer, &prompt)?;
+    let mut session = model.session()?.with_sampling(params)?;
+    session.set_max_tokens(max_tokens(args.n_predict));
+    let mut stream = session.complete_ids(&prompt)?;
+    for piece in stream.by_ref() {
+        printer.piece(tokenizer, &piece?)?;
+    }
+    let answer = stream.answer()?;
+    printer.end(model.info(), &prompt, &answer, seed)?;
     if args.output.stats {
-        let load = model.info.load_seconds;
-        let (timings, finish) = (answer.timings(), answer.finish());
+        let Info { load_seconds: load, backend, .. } = model.info();
+        let (timings, finish) = (answer.timings(), answer.finish_reason());
         say(
             "stats",
-            &format!(
-                "loaded in {load:.2} s; {timings}; {finish}; seed {seed}; {}",
-                model.info.backend
-            ),
+            &format!("loaded in {load:.2} s; {timings}; {finish}; seed {seed}; {backend}"),
         );
     }
     Ok(())
@@ -147,12 +140,12 @@ impl Args {
 
     fn encode(&self, model: &Model, prompt: &str) -> Result<Vec<u32>> {
         if self.raw {
-            return Ok(model.tokenizer.encode(prompt, Special::Parse, Ends::Default)?);
+            return Ok(model.tokenizer().encode(prompt, Special::Parse, Ends::Default)?);
         }
         let system = self.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
-        Ok(model.template()?.encode(&model.tokenizer, &chat)?)
+        Ok(model.template()?.encode(model.tokenizer(), &chat)?)
     }
 }
 
@@ -219,34 +212,25 @@ struct Printer {
 }
 
 impl Printer {
-    fn prompt(&mut self, model: &Model, prompt: &[u32]) -> Result<()> {
+    fn prompt(&mut self, tokenizer: &Tokenizer, prompt: &[u32]) -> Result<()> {
         if self.style == Style::Tokens {
             for &id in prompt {
-                self.out
-                    .line(&format!("prompt\t{id}\t{}", text::quoted(model.tokenizer.piece(id))))?;
+                self.out.line(&format!("prompt\t{id}\t{}", text::quoted(tokenizer.piece(id))))?;
             }
         }
         Ok(())
     }
 
-    /// Each id's piece, quoted; empty where none is printed.
-    fn pieces(&self, model: &Model) -> Vec<String> {
-        match self.style {
-            Style::Text | Style::Json => Vec::new(),
-            Style::Tokens => (0u32..)
-                .take(model.tokenizer.n_vocab())
-                .map(|id| text::quoted(model.tokenizer.piece(id)))
-                .collect(),
-        }
-    }
-
-    fn token(&mut self, piece: Option<(u32, &str)>, text: &str) -> Result<()> {
-        match (self.style, piece) {
+    fn piece(&mut self, tokenizer: &Tokenizer, piece: &Piece) -> Result<()> {
+        match (self.style, piece.id) {
             (Style::Text, _) => {
-                self.out.text(text)?;
-                self.ended = if text.is_empty() { self.ended } else { text.ends_with('\n') };
+                self.out.text(&piece.text)?;
+                self.ended =
+                    if piece.text.is_empty() { self.ended } else { piece.text.ends_with('\n') };
             }
-            (Style::Tokens, Some((id, piece))) => self.out.line(&format!("text\t{id}\t{piece}"))?,
+            (Style::Tokens, Some(id)) => {
+                self.out.line(&format!("text\t{id}\t{}", text::quoted(tokenizer.piece(id))))?;
+            }
             (Style::Tokens, None) | (Style::Json, _) => {}
         }
         Ok(())
@@ -261,8 +245,8 @@ impl Printer {
                 model: info,
                 text: &answer.text,
                 prompt_ids: prompt,
-                ids: &answer.generated.ids,
-                finish: answer.finish(),
+                ids: &answer.ids,
+                finish: answer.finish_reason(),
                 seed,
                 timings: answer.timings(),
             }),

@@ -3,7 +3,7 @@
 use crate::bar::{LoadBar, Unit};
 use crate::exit::{Code, failure, say};
 use crate::interrupt::Answering;
-use crate::load::{default_threads, positive};
+use crate::load::positive;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use karat::text;
@@ -141,7 +141,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         format: if args.pure { args.format.pure() } else { args.format },
         seed: args.seed,
         overwrite: args.force,
-        threads: NonZero::new(args.threads.unwrap_or_else(default_threads))
+        threads: NonZero::new(args.threads.unwrap_or_else(karat::default_threads))
             .unwrap_or(NonZero::<usize>::MIN),
     };
     let report = write(&request, args)?;

@@ -3,7 +3,6 @@
 use super::run::{read_file, read_stdin};
 use crate::load::{self, ModelArgs};
 use crate::out::{Controls, Out};
-use crate::sources;
 use anyhow::Result;
 use karat::Config;
 use karat::text::quoted;
@@ -54,8 +53,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         (None, Some(file)) => read_file(file)?,
         (None, None) => read_stdin(false)?,
     };
-    let path = sources::resolve(args.model.model.as_deref(), config)?;
-    let file = load::open(&path, gguf::Access::Pread)?;
+    let path = load::resolve(args.model.model.as_deref(), config)?;
+    let file = load::open(&path)?;
     let tokenizer = load::tokenizer(&file, &path)?;
     let special = if args.parse_special { Special::Parse } else { Special::AsText };
     let ends = if args.no_bos { Ends::None } else { Ends::Default };

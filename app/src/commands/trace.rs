@@ -1,11 +1,11 @@
 //! `karat trace`: every value of a run in a file, for `karat why` and for people with other tools.
 
 use super::why::{PromptArgs, Prompted};
+use crate::bar::Screen;
 use crate::exit::say;
 use crate::load::{LoadArgs, ModelArgs};
 use anyhow::Result;
-use karat::Config;
-use karat::text;
+use karat::{Config, Recording, text};
 use std::path::PathBuf;
 
 /// What `karat trace` takes.
@@ -24,13 +24,13 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let Prompted { parts, ids } = args.prompt.open(&args.model, &args.load, config)?;
-    let backend = args.load.backend(parts.graph.n_layers())?;
-    let mut loaded = parts.load(&*backend)?;
-    let steps = why::greedy(&mut *loaded, &ids, args.prompt.n_predict)?;
-    super::why::check_size(&parts.graph, &steps)?;
-    let values = why::capture(&mut *loaded, &steps, None)?;
-    why::Trace::write(&args.output, &parts.graph, &steps, &values)?;
+    let options = args.load.options();
+    let Prompted { parts, ids } = args.prompt.open(&args.model, &options, config)?;
+    let screen = Screen::default();
+    let listener = |event: karat::Event<'_>| screen.show(event);
+    let recording = parts.record(&options, &ids, args.prompt.n_predict, &listener)?;
+    recording.write(&parts, &args.output)?;
+    let Recording { steps, values } = recording;
     let n: usize = values.steps.iter().flatten().flatten().count();
     let (path, bytes) = (text::path(&args.output), args.output.metadata().map_or(0, |m| m.len()));
     say("trace", &format!("{path}: {n} values of {} steps, {}", steps.len(), text::bytes(bytes)));

@@ -5,19 +5,17 @@ mod laws;
 mod print;
 mod server;
 
+use crate::bar::Screen;
 use crate::exit::{Code, Failure, failure};
-use crate::load::{self, LoadArgs, ModelArgs, Parts};
+use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use graph::{Graph, Loaded, Step};
-use karat::Config;
 use karat::text;
+use karat::{Backend, Config, Options, Parts};
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
 use why::{Report, Tolerance, Trace, Values, Verdict};
-
-/// More memory for values than this is refused.
-const MOST_BYTES: usize = 4 << 30;
 
 /// The prompt and what follows it.
 #[derive(clap::Args, Clone, Debug)]
@@ -64,10 +62,10 @@ impl PromptArgs {
     pub(crate) fn open(
         &self,
         model: &ModelArgs,
-        load: &LoadArgs,
+        options: &Options,
         config: &Config,
     ) -> Result<Prompted> {
-        let parts = Parts::open(model.model.as_deref(), load, config, 4096)?;
+        let parts = load::parts(model.model.as_deref(), options, 4096, config)?;
         let ids = if self.chat {
             let messages = [Message::new("user", self.prompt.as_str())];
             let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
@@ -152,24 +150,10 @@ impl Source {
     }
 }
 
-/// Values of more than 4 GiB are refused before they are recorded.
-pub(crate) fn check_size(graph: &Graph, steps: &[Step]) -> Result<()> {
-    let bytes = why::value_bytes(graph, steps);
-    if bytes <= MOST_BYTES {
-        return Ok(());
-    }
-    let what = format!(
-        "the values of {} tokens take {}, allowed {}",
-        steps.iter().map(|step| step.tokens.len()).sum::<usize>(),
-        text::bytes(bytes as u64),
-        text::bytes(MOST_BYTES as u64)
-    );
-    Err(Failure::new(Code::DoesNotFit, what).hint("a shorter prompt").into())
-}
-
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let prompted = args.prompt.open(&args.model, &args.load, config)?;
+    let options = args.load.options();
+    let prompted = args.prompt.open(&args.model, &options, config)?;
     let Prompted { parts, ids } = &prompted;
     let mut out = Out::new(Controls::Escaped);
     let mut walk = |what: &str, line: &str| -> Result<()> {
@@ -178,7 +162,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         }
         Ok(())
     };
-    load::check_tensors(&parts.file)?;
+    let screen = Screen::default();
+    karat::check_tensors(&parts.file, &|event| screen.show(event))?;
     let n = parts.file.tensors().len();
     walk("file", &format!("{}: {n} tensors, no NaN and no infinity", text::path(&parts.path)))?;
     let template = match args.prompt.rendered(parts)? {
@@ -193,7 +178,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         return laws::laws(args, parts, ids);
     }
     let mut a = source(&args.a, args, parts)?;
-    let b_name = args.b.clone().unwrap_or_else(|| args.load.backend_name());
+    let b_name = args.b.clone().unwrap_or_else(|| options.backend.to_string());
     if server::is_url(&b_name) {
         return with_server(&b_name, a, &prompted, args);
     }
@@ -201,7 +186,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let Ids { ids, remarks, said } = agreed([&a, &b], ids, args.go_on)?;
     said.iter().try_for_each(|said| walk("", said))?;
     let steps = steps(&mut a, &mut b, &ids, args.prompt.n_predict)?;
-    check_size(&parts.graph, &steps)?;
+    karat::check_size(&parts.graph, &steps)?;
     let report = compare::compare((&mut a, &mut b), (&ids, &steps), (parts, args), remarks)?;
     if let Some(path) = &args.html {
         let again = std::env::args().collect::<Vec<_>>().join(" ");
@@ -235,8 +220,10 @@ fn list(ids: &[u32]) -> String {
 }
 
 fn source(side: &str, args: &Args, parts: &Parts) -> Result<Source> {
-    if let Some(backend) = args.load.backend_named(side, parts.graph.n_layers())? {
-        return Ok(Source::Live(backend.name(), parts.load(&*backend)?));
+    if let Ok(name) = side.parse::<Backend>() {
+        let options = args.load.options().with_backend(name);
+        let backend = load::backend(&options, parts.graph.n_layers())?;
+        return Ok(Source::Live(backend.name(), load::weights(parts, &*backend)?));
     }
     if !side.ends_with(".safetensors") {
         let what = format!("{}: neither a backend nor a trace", text::one_line(side));

@@ -4,13 +4,11 @@ use super::run::TEXT;
 use super::stats::median;
 use super::table::Align::{Left, Right};
 use super::table::{Table, number};
-use crate::load::{Info, LoadArgs, LoadTimes, Model};
+use crate::load;
 use anyhow::Result;
-use karat::Config;
-use karat::{memory, text};
+use karat::{Config, Info, LoadTimes, Options, memory, text};
 use model::sampler::argmax;
 use std::ffi::OsStr;
-use std::ops::ControlFlow;
 use std::time::Instant;
 use tokenizer::{Ends, Special};
 
@@ -78,15 +76,15 @@ impl Times {
 /// Loads a model `repetitions` times.
 pub(super) fn run(
     model: Option<&OsStr>,
-    load: &LoadArgs,
+    options: &Options,
     repetitions: usize,
     config: &Config,
 ) -> Result<Loading> {
-    let first = once(model, load, config)?;
+    let first = once(model, options, config)?;
     let peak_rss = memory::peak();
     let mut runs = vec![first.times];
     for _ in 1..repetitions {
-        runs.push(once(model, load, config)?.times);
+        runs.push(once(model, options, config)?.times);
     }
     let weights = first.info.file_bytes;
     let allowed_rss = weights
@@ -101,17 +99,17 @@ struct Once {
     times: Times,
 }
 
-fn once(model: Option<&OsStr>, load: &LoadArgs, config: &Config) -> Result<Once> {
+fn once(model: Option<&OsStr>, options: &Options, config: &Config) -> Result<Once> {
     let start = Instant::now();
-    let mut model = Model::load(model, load, config)?;
+    let model = load::model(model, options, config)?;
     let loaded = start.elapsed().as_secs_f64();
-    let ids = model.tokenizer.encode(TEXT, Special::AsText, Ends::None)?;
-    let go_on = &mut |_| ControlFlow::Continue(());
-    let logits = model.engine.prefill(model.seq, &ids, go_on)?.unwrap_or_default();
+    let ids = model.tokenizer().encode(TEXT, Special::AsText, Ends::None)?;
+    let logits = model.sequence()?.feed(&ids)?;
     std::hint::black_box(argmax(&logits));
     let total = start.elapsed().as_secs_f64();
-    let times = Times { load: model.info.load_times, first_token: total - loaded, total };
-    Ok(Once { info: model.info, times })
+    let info = model.info().clone();
+    let times = Times { load: info.load_times, first_token: total - loaded, total };
+    Ok(Once { info, times })
 }
 
 /// For people: the median of each part, the slowest and the fastest.

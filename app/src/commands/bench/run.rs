@@ -7,10 +7,10 @@ use super::progress::Progress;
 use super::stats::Spread;
 use crate::exit::{Code, failure};
 use crate::interrupt::Answering;
-use crate::load::Model;
 use anyhow::Result;
 use graph::{Limits, LoadOptions, NoTap, Timing, Traffic};
-use model::{SeqId, Wanted, Work};
+use karat::Model;
+use model::{Engine, SeqId, Wanted, Work};
 use std::ops::ControlFlow;
 use std::time::Instant;
 use tokenizer::{Ends, Special};
@@ -46,7 +46,9 @@ pub(super) struct Outcome {
 
 /// One model under test.
 pub(super) struct Bench<'a> {
-    pub(super) model: &'a mut Model,
+    pub(super) model: &'a Model,
+    /// Its engine, for as long as the tests run.
+    pub(super) engine: &'a mut Engine,
     pub(super) load: LoadOptions,
     pub(super) repetitions: usize,
     /// Set where the time of ops is wanted.
@@ -76,8 +78,7 @@ impl Bench<'_> {
         let mut progress = Progress::new(tests.len().saturating_mul(runs));
         let ids = self.ids()?;
         let batch = tests.iter().map(Test::batch).max().unwrap_or(1);
-        let mut seqs = vec![self.model.seq];
-        seqs.extend((1..batch).map(|_| self.model.engine.add()));
+        let seqs: Vec<SeqId> = (0..batch).map(|_| self.engine.add()).collect();
         let mut outcomes = Vec::new();
         for test in tests {
             let mut sequences = Sequences { ids: &ids, seqs: &seqs[..test.batch()] };
@@ -86,15 +87,15 @@ impl Bench<'_> {
                 None => break,
             }
         }
-        for &seq in &seqs[1..] {
-            self.model.engine.remove(seq)?;
+        for &seq in &seqs {
+            self.engine.remove(seq)?;
         }
         Ok(outcomes)
     }
 
     /// Real text, to be read again and again.
     fn ids(&self) -> Result<Vec<u32>> {
-        let ids = self.model.tokenizer.encode(TEXT, Special::AsText, Ends::None)?;
+        let ids = self.model.tokenizer().encode(TEXT, Special::AsText, Ends::None)?;
         if ids.is_empty() {
             return Err(failure(Code::Rejected, "the tokenizer makes no tokens of a sentence"));
         }
@@ -112,8 +113,10 @@ impl Bench<'_> {
         let limits = match &mut self.probe {
             Some(probe) => {
                 progress.say(format!("{name}, the machine's limits"));
-                Some(match self.model.engine.limits()? {
-                    Some(limits) => (limits, Shown::new(self.model.info.backend.clone(), &limits)),
+                Some(match self.engine.limits()? {
+                    Some(limits) => {
+                        (limits, Shown::new(self.model.info().backend.clone(), &limits))
+                    }
                     None => {
                         let limits = probe.measure()?;
                         (limits, probe.shown(&limits))
@@ -138,7 +141,7 @@ impl Bench<'_> {
         if let Some((limits, shown)) = limits {
             let Some(run) = self.best_by_node(test, sequences, progress)? else { return Ok(None) };
             if run.timings.is_empty() {
-                let what = format!("--ops: {} has no timestamps", self.model.info.backend);
+                let what = format!("--ops: {} has no timestamps", self.model.info().backend);
                 return Err(failure(Code::Device, what));
             }
             ops = Some(self.taken_apart(test, &run, (&limits, shown)));
@@ -163,9 +166,9 @@ impl Bench<'_> {
     /// Where the time of a run went.
     fn taken_apart(&self, test: &Test, run: &Run, limits: (&Limits, Shown)) -> Ops {
         let Run { seconds: wall, ref timings, traffic } = *run;
-        let shapes = test.shapes(self.model.engine.options().n_batch);
+        let shapes = test.shapes(self.engine.options().n_batch);
         let measured = Measured { shapes: &shapes, timings, traffic, wall };
-        Ops::new((self.model.engine.graph(), self.load), &measured, limits)
+        Ops::new((self.engine.graph(), self.load), &measured, limits)
     }
 
     /// The fastest of as many runs again, timed node by node: the limits are the best of several measurements too.
@@ -201,7 +204,7 @@ impl Bench<'_> {
             }
         }
         if timed == Timed::ByNode {
-            self.model.engine.profile(true);
+            self.engine.profile(true);
         }
         let start = Instant::now();
         let done = match test.kind {
@@ -209,7 +212,7 @@ impl Bench<'_> {
             Kind::Generate { tokens, .. } => self.generate(sequences, tokens, progress)?,
         };
         let seconds = start.elapsed().as_secs_f64();
-        let engine = &mut self.model.engine;
+        let engine = &mut *self.engine;
         let (timings, traffic) = (engine.timings(), engine.traffic());
         engine.profile(false);
         Ok(done.is_continue().then_some(Run { seconds, timings, traffic }))
@@ -223,7 +226,7 @@ impl Bench<'_> {
         ids: &[u32],
         progress: &mut Progress,
     ) -> Result<ControlFlow<()>> {
-        let engine = &mut self.model.engine;
+        let engine = &mut *self.engine;
         let len = engine.truncate(seq, depth)?;
         if len < depth {
             let context: Vec<u32> = ids.iter().copied().cycle().take(depth - len).collect();
@@ -243,7 +246,7 @@ impl Bench<'_> {
     ) -> Result<ControlFlow<()>> {
         let prompt: Vec<u32> = sequences.ids.iter().copied().cycle().take(n).collect();
         for &seq in sequences.seqs {
-            self.model.engine.prefill(seq, &prompt, &mut |done| {
+            self.engine.prefill(seq, &prompt, &mut |done| {
                 progress.within("token", done, n);
                 flow(self.interrupt)
             })?;
@@ -269,7 +272,7 @@ impl Bench<'_> {
                 .zip(&next)
                 .map(|(&seq, tokens)| Work { seq, tokens, wanted: Wanted::Last })
                 .collect();
-            self.model.engine.step(&work, &mut NoTap)?;
+            self.engine.step(&work, &mut NoTap)?;
             progress.within("token", i, tokens);
             if self.interrupt.stopped() {
                 return Ok(ControlFlow::Break(()));

@@ -6,7 +6,7 @@ mod talk;
 
 use crate::exit::{Code, code, say};
 use crate::interrupt;
-use crate::load::{LoadArgs, Model, ModelArgs};
+use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
 use anyhow::Result;
@@ -57,20 +57,17 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut input = Input::new(config)?;
     interrupt::install()?;
     let name = args.name.as_deref().or(args.model.model.as_deref());
-    let model = Model::load(name, &args.load, config)?;
-    let template = model.template()?;
+    let model = load::model(name, &args.load.options(), config)?;
+    let mut chat = model.chat()?.with_sampling(params)?;
+    chat.set_system(args.system.clone());
+    chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
     let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
     if input.is_terminal() {
-        let (name, backend) = (text::one_line(&model.info.name), &model.info.backend);
-        say(
-            "karat",
-            &format!("{name} on {backend}, {} positions; /help for help", model.info.n_ctx),
-        );
+        let info = model.info();
+        let (name, backend) = (text::one_line(&info.name), &info.backend);
+        say("karat", &format!("{name} on {backend}, {} positions; /help for help", info.n_ctx));
     }
-    let mut talk = Talk::new(model, template, params)?;
-    talk.system.clone_from(&args.system);
-    talk.max_tokens = super::run::max_tokens(args.n_predict);
-    talk.stats = args.stats;
+    let mut talk = Talk::new(chat, args.stats);
     let mut out = Out::new(controls);
     let ended = converse(&mut talk, &mut input, &mut out);
     input.save();

@@ -33,21 +33,21 @@ pub(super) fn run(talk: &mut Talk, line: &str, out: &mut Out) -> Result<Next> {
         ("/exit" | "/quit" | "/bye", "") => return Ok(Next::Exit),
         ("/help" | "/?", "") => help(out)?,
         ("/clear", "") => {
-            talk.clear();
+            talk.chat.clear();
             say("karat", "the conversation is forgotten");
         }
         ("/save", file) if !file.is_empty() => {
-            let n = talk.save(Path::new(file))?;
+            let n = talk.chat.save(Path::new(file))?;
             say("karat", &format!("{n} messages saved to {file}"));
         }
         ("/load", file) if !file.is_empty() => {
-            let n = talk.load(Path::new(file))?;
+            let n = talk.chat.load(Path::new(file))?;
             say("karat", &format!("{n} messages loaded from {file}"));
         }
-        ("/system", "") => out.line(talk.system.as_deref().unwrap_or("(none)"))?,
-        ("/system", "-") => talk.system = None,
-        ("/system", text) => talk.system = Some(text.to_owned()),
-        ("/stats", "") => out.line(&talk.stats())?,
+        ("/system", "") => out.line(talk.chat.system().unwrap_or("(none)"))?,
+        ("/system", "-") => talk.chat.set_system(None),
+        ("/system", text) => talk.chat.set_system(Some(text.to_owned())),
+        ("/stats", "") => out.line(&talk.stats()?)?,
         ("/set", "") => out.text(&settings(talk))?,
         ("/set", setting) => set(talk, setting)?,
         _ => {
@@ -77,8 +77,8 @@ fn settings(talk: &Talk) -> String {
         presence_penalty,
         penalty_last_n,
         seed,
-    } = talk.params();
-    let n_predict = talk.max_tokens.map_or("-1".to_owned(), |n| n.to_string());
+    } = talk.chat.session().sampling();
+    let n_predict = talk.chat.session().max_tokens().map_or("-1".to_owned(), |n| n.to_string());
     format!(
         "temp {temperature}\ntop-k {top_k}\ntop-p {top_p}\nmin-p {min_p}\nseed {seed}\nn-predict {n_predict}\n\
          repeat-penalty {repeat_penalty}\nrepeat-last-n {penalty_last_n}\n\
@@ -90,10 +90,11 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
     let (name, value) = setting.split_once([' ', '=']).unwrap_or((setting, ""));
     let value = value.trim();
     if name == "n-predict" {
-        talk.max_tokens = if value == "-1" { None } else { Some(parse(name, value)?) };
+        let max_tokens = if value == "-1" { None } else { Some(parse(name, value)?) };
+        talk.chat.session_mut().set_max_tokens(max_tokens);
         return Ok(());
     }
-    let mut params = talk.params().clone();
+    let mut params = talk.chat.session().sampling().clone();
     match name {
         "temp" => params.temperature = parse(name, value)?,
         "top-k" => params.top_k = parse(name, value)?,
@@ -114,7 +115,7 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
                 .into());
         }
     }
-    talk.set_params(params)
+    Ok(talk.chat.session_mut().set_sampling(params)?)
 }
 
 fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {

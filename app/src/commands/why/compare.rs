@@ -2,9 +2,9 @@
 
 use super::{Args, Source};
 use crate::bar::{LoadBar, Unit};
-use crate::load::Parts;
 use anyhow::Result;
 use graph::{Graph, Loaded, Step};
+use karat::Parts;
 use std::time::Instant;
 use why::{Capture, Measured, Report, Side, Values};
 

@@ -2,17 +2,19 @@
 
 use super::Args;
 use crate::exit::{Code, failure, say};
-use crate::load::Parts;
+use crate::load;
 use crate::out::{Controls, Out};
 use anyhow::Result;
+use karat::Parts;
 use karat::text;
 use why::Law;
 
 /// `--laws`.
 pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
     let n_layer = parts.graph.n_layers();
-    let backend = args.load.backend(n_layer)?;
-    let mut loaded = parts.load(&*backend)?;
+    let options = args.load.options();
+    let backend = load::backend(&options, n_layer)?;
+    let mut loaded = load::weights(parts, &*backend)?;
     let mut out = Out::new(Controls::Escaped);
     let mut rows: Vec<(String, bool)> = Vec::new();
     let mut hear = |law: Law, holds: bool| {
@@ -24,8 +26,8 @@ pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
     };
     let mut broken = why::laws(&mut *loaded, ids, &mut hear)?;
     for n in [1, n_layer.div_ceil(2)] {
-        let Some(split) = args.load.with_gpu_layers(n) else { continue };
-        let mut other = parts.load(&*split.backend(n_layer)?)?;
+        let Some(split) = options.with_gpu_layers(n) else { continue };
+        let mut other = load::weights(parts, &*load::backend(&split, n_layer)?)?;
         let law = Law::GpuLayers(n);
         let first = why::alike((&mut *loaded, &mut *other), ids, law)?;
         hear(law, first.is_none());

@@ -1,9 +1,9 @@
 //! The report of `karat why` as people read it.
 
-use crate::load::Parts;
 use crate::out::{Controls, Out};
 use anyhow::Result;
 use graph::Step;
+use karat::Parts;
 use karat::text;
 use std::io::IsTerminal;
 use why::{Report, Row, Verdict, Wrong};

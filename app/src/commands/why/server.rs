@@ -4,10 +4,10 @@
 
 use super::{PromptArgs, Prompted};
 use crate::exit::{Code, Failure, failure};
-use crate::load::Parts;
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use graph::{Best, Loaded, Step};
+use karat::Parts;
 use karat::text;
 use serde::Serialize;
 use serde_json::{Value, json};

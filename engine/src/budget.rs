@@ -1,14 +1,15 @@
 //! Whether a model fits: on the GPU by what the user grants it, else in the machine's memory. Asked before anything is
 //! loaded.
 
-use crate::exit::say;
-use anyhow::{Context as _, Result};
+use crate::error::{Error, Result};
+use crate::event::{Event, Listener};
+use crate::memory;
 use graph::{Graph, LoadOptions};
-use karat::{memory, text};
 use model::{EngineOptions, Memory};
 
 /// Bytes that may be used, and where the layers lie.
-pub(crate) struct Budget {
+pub(crate) struct Budget<'l> {
+    listener: Listener<'l>,
     host: u64,
     /// Where it is granted.
     gpu: Option<u64>,
@@ -18,11 +19,17 @@ pub(crate) struct Budget {
     all_on_gpu: bool,
 }
 
-impl Budget {
+impl<'l> Budget<'l> {
     /// For a model of `n_layer` layers of which `on_gpu`, the output among them, lie on the GPU.
-    pub(crate) fn new(gpu_mib: Option<u64>, on_gpu: usize, n_layer: usize) -> Self {
+    pub(crate) fn new(
+        gpu_mib: Option<u64>,
+        on_gpu: usize,
+        n_layer: usize,
+        listener: Listener<'l>,
+    ) -> Self {
         let all = n_layer + 1;
         Self {
+            listener,
             host: memory::available().unwrap_or(u64::MAX),
             gpu: gpu_mib.map(|mib| mib.saturating_mul(1 << 20)).filter(|_| on_gpu > 0),
             layers: (0 < on_gpu && on_gpu < all).then(|| all - on_gpu),
@@ -42,7 +49,7 @@ impl Budget {
     /// What the model takes.
     ///
     /// # Errors
-    /// Exit 5 with the sum where that is more than there is.
+    /// [`crate::ErrorKind::DoesNotFit`] with the sum where that is more than there is.
     pub(crate) fn check(
         &self,
         graph: &Graph,
@@ -51,31 +58,25 @@ impl Budget {
     ) -> Result<Memory> {
         if let (Some(gpu), Some(layers)) = (self.gpu, self.layers) {
             let halves = graph::split::cut(graph, layers)?;
-            fits(&halves.tail, load, engine, gpu).context("on the GPU")?;
-            fits(&halves.head, load, engine, self.host).context("on the CPU")?;
+            self.fits(&halves.tail, load, engine, gpu).map_err(|e| e.at("on the GPU"))?;
+            self.fits(&halves.head, load, engine, self.host).map_err(|e| e.at("on the CPU"))?;
             return Ok(Memory::estimate(graph, load, engine));
         }
-        fits(graph, load, engine, self.of_most())
+        self.fits(graph, load, engine, self.of_most())
     }
-}
 
-fn fits(graph: &Graph, load: LoadOptions, engine: &EngineOptions, limit: u64) -> Result<Memory> {
-    let memory = model::check_memory(graph, load, engine, limit)
-        .inspect_err(|_| print(&Memory::estimate(graph, load, engine), limit))?;
-    Ok(memory)
-}
-
-/// What the memory is needed for, a line each.
-fn print(memory: &Memory, limit: u64) {
-    let rows = [
-        ("weights", memory.weights),
-        ("KV cache", memory.kv),
-        ("work", memory.work),
-        ("together", memory.total()),
-        ("available", limit),
-    ];
-    for (what, bytes) in rows {
-        say("memory", &format!("{what:<10}{:>14}", text::bytes(bytes)));
+    fn fits(
+        &self,
+        graph: &Graph,
+        load: LoadOptions,
+        engine: &EngineOptions,
+        available: u64,
+    ) -> Result<Memory> {
+        model::check_memory(graph, load, engine, available).map_err(|error| {
+            let memory = Memory::estimate(graph, load, engine);
+            (self.listener)(Event::DoesNotFit { memory, available });
+            Error::from(error)
+        })
     }
 }
 
@@ -92,9 +93,10 @@ mod tests {
             EngineOptions { n_ctx: 64 << 10, n_batch: 16, n_seqs: 1, keep: model::Keep::All };
         let n_layer = graph.n_layers();
         // The cache alone is 64 Ki positions of two layers with 3 heads of 24 and 20 elements in f16: 33 MiB.
-        let check =
-            |mib, on_gpu| Budget::new(Some(mib), on_gpu, n_layer).check(graph, load, &engine);
-        let refused = |mib, on_gpu| format!("{:#}", check(mib, on_gpu).unwrap_err());
+        let check = |mib, on_gpu| {
+            Budget::new(Some(mib), on_gpu, n_layer, &|_| {}).check(graph, load, &engine)
+        };
+        let refused = |mib, on_gpu| check(mib, on_gpu).unwrap_err().to_string();
         assert!(refused(30, n_layer + 1).starts_with("model does not fit: weights"));
         assert!(check(40, n_layer + 1).is_ok());
         assert!(refused(10, 2).starts_with("on the GPU: model does not fit: weights"));

@@ -1,30 +1,38 @@
 //! The self-test of a device: the kernels that a model will use against the reference, bit for bit. A GPU is tested
 //! before its first use with a model, and again when its driver or the kernels change; the answer is remembered.
 
-use crate::bar::{LoadBar, Unit};
-use crate::exit::{Code, Failure, say};
-use anyhow::{Context as _, Result};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Listener, Progress, Task};
+use crate::text::one_line;
 use gpu::Gpu;
 use graph::cases::{Case, Cut};
 use graph::reference::Reference;
 use graph::{Backend, Graph, LoadOptions};
-use karat::Config;
-use karat::text::one_line;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// What a device shall compute.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'s> {
+    /// The model's graph.
+    pub graph: &'s Graph,
+    /// How weights and cache are held.
+    pub load: LoadOptions,
+}
+
 /// One kind of op, tested.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Kernel {
+pub struct Kernel {
     /// The op, its formats and widths.
-    pub(crate) name: String,
+    pub name: String,
     /// Numbers that were compared.
-    pub(crate) values: usize,
+    pub values: usize,
     /// The first that is wrong, or why there are none.
-    pub(crate) wrong: Option<String>,
+    pub wrong: Option<String>,
 }
 
 /// What is remembered of a test.
@@ -38,24 +46,27 @@ struct Receipt {
 }
 
 /// Tests the kernels of a graph. What a backend refuses or loses on the way counts as wrong.
-pub(crate) fn run(
+///
+/// # Errors
+/// Those of the reference: a bug, or no memory.
+pub fn run(
     backend: &dyn Backend,
-    graph: &Graph,
-    options: LoadOptions,
+    subject: Subject<'_>,
+    listener: Listener<'_>,
 ) -> Result<Vec<Kernel>> {
+    let Subject { graph, load } = subject;
     let cases = graph::selftest::cases(graph)?;
-    let mut bar = LoadBar::new("checking the kernels", cases.len() as u64, Unit::Ops);
+    let progress = Progress::start(listener, Task::CheckKernels, Some(cases.len() as u64));
     let mut kernels = Vec::with_capacity(cases.len());
     for (i, case) in cases.into_iter().enumerate() {
-        let expected = record(&Reference, &case, options)?;
-        let wrong = match record(backend, &case, options) {
+        let expected = record(&Reference, &case, load)?;
+        let wrong = match record(backend, &case, load) {
             Ok(got) => got.first_difference(&expected, &case.graph).map(|first| first.to_string()),
             Err(e) => Some(one_line(&e.to_string())),
         };
         kernels.push(Kernel { name: case.name, values: expected.values(), wrong });
-        bar.at(i as u64 + 1);
+        progress.at(i as u64 + 1);
     }
-    bar.finish();
     Ok(kernels)
 }
 
@@ -69,17 +80,13 @@ fn record(
 }
 
 /// Where the answer for a device and a graph is remembered; `None` without a cache folder.
-fn receipt_path(
-    gpu: &Gpu,
-    graph: &Graph,
-    options: LoadOptions,
-    config: &Config,
-) -> Option<PathBuf> {
+fn receipt_path(gpu: &Gpu, subject: Subject<'_>, config: &Config) -> Option<PathBuf> {
+    let Subject { graph, load } = subject;
     let info = gpu.info();
     let mut hash = Sha256::new();
     let about = [info.name.clone(), info.api.to_owned(), info.driver.clone(), gpu.kernels()];
-    let options = [format!("{options:?}")];
-    for text in about.into_iter().chain(options).chain(graph::selftest::names(graph)) {
+    let load = [format!("{load:?}")];
+    for text in about.into_iter().chain(load).chain(graph::selftest::names(graph)) {
         hash.update(text.as_bytes());
         hash.update([0]);
     }
@@ -88,23 +95,26 @@ fn receipt_path(
 }
 
 /// Tests a GPU and remembers the answer; that it cannot be written is said and no more.
-pub(crate) fn run_and_remember(
+///
+/// # Errors
+/// As [`run`].
+pub fn run_and_remember(
     gpu: &Gpu,
-    graph: &Graph,
-    options: LoadOptions,
+    subject: Subject<'_>,
     config: &Config,
+    listener: Listener<'_>,
 ) -> Result<Vec<Kernel>> {
-    let kernels = run(gpu, graph, options)?;
-    if let Some(path) = receipt_path(gpu, graph, options, config)
+    let kernels = run(gpu, subject, listener)?;
+    if let Some(path) = receipt_path(gpu, subject, config)
         && let Err(e) = write(&path, &Receipt::of(gpu, &kernels))
     {
-        say("warning", &format!("the check is not remembered: {e}"));
+        listener(Event::Warning(&format!("the check is not remembered: {e}")));
     }
     Ok(kernels)
 }
 
-fn write(path: &Path, receipt: &Receipt) -> Result<()> {
-    let dir = path.parent().context("no folder")?;
+fn write(path: &Path, receipt: &Receipt) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
     let mut file = tempfile::NamedTempFile::new_in(dir)?;
     file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
@@ -127,26 +137,26 @@ impl Receipt {
 /// Refuses a GPU whose kernels are wrong; tests it where that was not done yet.
 ///
 /// # Errors
-/// Exit 6 with the first kernel that is wrong.
+/// [`ErrorKind::Device`] with the first kernel that is wrong.
 pub(crate) fn require(
     gpu: &Gpu,
-    graph: &Graph,
-    options: LoadOptions,
+    subject: Subject<'_>,
     config: &Config,
+    listener: Listener<'_>,
 ) -> Result<()> {
-    let remembered = receipt_path(gpu, graph, options, config)
+    let remembered = receipt_path(gpu, subject, config)
         .and_then(|path| std::fs::read_to_string(path).ok())
         .and_then(|text| serde_json::from_str::<Receipt>(&text).ok());
     let Receipt { wrong, .. } = match remembered {
         Some(receipt) => receipt,
-        None => Receipt::of(gpu, &run_and_remember(gpu, graph, options, config)?),
+        None => Receipt::of(gpu, &run_and_remember(gpu, subject, config, listener)?),
     };
     let Some(first) = wrong.first() else { return Ok(()) };
     let more =
         if wrong.len() > 1 { format!(" and {} more", wrong.len() - 1) } else { String::new() };
     let what = format!("{}: computes wrong numbers: {}{more}", gpu.name(), one_line(first));
     let hint = "`karat check` tests it again; --unchecked computes on it all the same";
-    Err(Failure::new(Code::Device, what).hint(hint).into())
+    Err(Error::new(ErrorKind::Device, what).with_hint(hint))
 }
 
 #[cfg(test)]
@@ -187,10 +197,11 @@ mod tests {
     #[test]
     fn a_right_backend_passes_and_a_wrong_op_is_named() {
         let graph = &graph::cases::decoders().unwrap()[2].graph;
-        let cpu = run(&cpu::Cpu::new(1), graph, LoadOptions::default()).unwrap();
+        let subject = Subject { graph, load: LoadOptions::default() };
+        let cpu = run(&cpu::Cpu::new(1), subject, &|_| {}).unwrap();
         assert!(cpu.len() > 10, "{cpu:?}");
         assert!(cpu.iter().all(|kernel| kernel.wrong.is_none() && kernel.values > 0), "{cpu:?}");
-        for kernel in run(&Broken, graph, LoadOptions::default()).unwrap() {
+        for kernel in run(&Broken, subject, &|_| {}).unwrap() {
             let product = kernel.name.contains("MUL_MAT");
             let wrong = kernel.wrong.as_deref().unwrap_or("");
             assert_eq!(product, wrong.contains("out_0:MUL_MAT"), "{}: {wrong}", kernel.name);

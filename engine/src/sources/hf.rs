@@ -7,11 +7,11 @@ use serde::Deserialize;
 use super::Fault;
 use super::cache::{Part, Want};
 use super::http::{self, Request};
-use super::progress::Progress;
 use super::source::{safe_name, web};
-use crate::exit::{Code, Failure};
-use karat::Config;
-use karat::text::path as show_path;
+use crate::config::Config;
+use crate::error::{Error, ErrorKind};
+use crate::event::Progress;
+use crate::text::path as show_path;
 
 const ENDPOINT: &str = "https://huggingface.co";
 
@@ -36,7 +36,10 @@ impl Hub {
     fn new(config: &Config) -> Result<Hub, Fault> {
         let endpoint = config.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
         web(endpoint).map_err(|e| {
-            Fault::Here(Failure::new(Code::Usage, format!("environment variable HF_ENDPOINT: {e}")))
+            Fault::Here(Error::new(
+                ErrorKind::Usage,
+                format!("environment variable HF_ENDPOINT: {e}"),
+            ))
         })?;
         Ok(Hub { endpoint: endpoint.to_owned(), token: token(config)? })
     }
@@ -56,24 +59,34 @@ fn token(config: &Config) -> Result<Option<String>, Fault> {
     };
     let token = text.trim();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let failure = Failure::new(Code::Usage, format!("{what}: characters that no token has"));
+        let failure = Error::new(ErrorKind::Usage, format!("{what}: characters that no token has"));
         return Err(Fault::Here(failure));
     }
     Ok(Some(token.to_owned()).filter(|token| !token.is_empty()))
 }
 
-/// Downloads `file` of `repo` (`owner/repo`).
+/// A file of a repository.
+#[derive(Clone, Copy)]
+pub(crate) struct Named<'n> {
+    /// `owner/repo`.
+    pub(crate) repo: &'n str,
+    /// Its path there.
+    pub(crate) file: &'n str,
+}
+
+/// Downloads a file.
 ///
 /// # Errors
-/// As [`http::download`]; exit code 2 for `HF_ENDPOINT` and `HF_TOKEN` that cannot be.
+/// As [`http::download`]; [`ErrorKind::Usage`] for `HF_ENDPOINT` and `HF_TOKEN` that cannot be.
 pub(crate) fn download(
-    (repo, file): (&str, &str),
+    named: Named<'_>,
     config: &Config,
     part: &mut Part,
     want: &mut Want,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     let hub = Hub::new(config)?;
+    let Named { repo, file } = named;
     let url = format!("{}/{repo}/resolve/main/{file}", hub.endpoint);
     http::download(hub.request(&url), part, want, progress)
 }

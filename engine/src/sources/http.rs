@@ -10,9 +10,9 @@ use ureq::{Agent, Body};
 
 use super::Fault;
 use super::cache::{Part, Want};
-use super::progress::Progress;
 use super::source::{web, without_query};
-use karat::text::shortened;
+use crate::event::Progress;
+use crate::text::shortened;
 
 const MAX_REDIRECTS: usize = 10;
 /// Failures in a row, without an advance between them, before a source is given up.
@@ -51,7 +51,7 @@ impl Trouble {
 /// An attempt's end: the server's or the network's doing, or this machine's.
 enum Stop {
     There(Trouble),
-    Here(crate::exit::Failure),
+    Here(crate::error::Error),
 }
 
 impl From<Trouble> for Stop {
@@ -69,7 +69,7 @@ pub(crate) fn download(
     request: Request<'_>,
     part: &mut Part,
     want: &mut Want,
-    progress: &Progress,
+    progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     let mut download = Download { agent: agent(), request, validator: None, want };
     let (mut failures, mut best) = (0, 0);
@@ -250,7 +250,7 @@ struct Download<'a> {
 }
 
 impl Download<'_> {
-    fn attempt(&mut self, part: &mut Part, progress: &Progress) -> Result<(), Stop> {
+    fn attempt(&mut self, part: &mut Part, progress: &Progress<'_>) -> Result<(), Stop> {
         let mut headers = Vec::new();
         if part.len() > 0 {
             match &self.validator {
@@ -345,7 +345,7 @@ impl Download<'_> {
         &mut self,
         response: Response<Body>,
         part: &mut Part,
-        progress: &Progress,
+        progress: &Progress<'_>,
         shown: &str,
     ) -> Result<(), Stop> {
         let mut body = response.into_body().into_with_config().limit(u64::MAX).reader();

@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::exit::{Code, Failure};
-use karat::text::path as show_path;
+use crate::error::{Error, ErrorKind};
+use crate::text::path as show_path;
 
 const PARTIAL: &str = ".partial";
 const PIP_FOLDER: &str = ".pip-";
@@ -38,7 +38,7 @@ impl Drop for Unfinished {
 }
 
 /// Removes what unfinished downloads of this process have written: it is about to exit.
-pub(crate) fn remove_unfinished() {
+pub fn remove_unfinished() {
     for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         // What cannot be removed now is swept by the next download.
         let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
@@ -86,8 +86,8 @@ pub(crate) fn receipt(file: &Path) -> Option<Receipt> {
 /// All `.gguf` files below the models folder, sorted, paths in full. A missing folder is an empty cache.
 ///
 /// # Errors
-/// Exit code 4 if a folder cannot be read.
-pub(crate) fn files(models: &Path) -> Result<Vec<PathBuf>, Failure> {
+/// [`ErrorKind::Io`] if a folder cannot be read.
+pub(crate) fn files(models: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     let mut folders = vec![models.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -114,8 +114,8 @@ pub(crate) fn files(models: &Path) -> Result<Vec<PathBuf>, Failure> {
 /// Removes a cached file, its receipt, and the folders that this leaves empty.
 ///
 /// # Errors
-/// Exit code 4 if the file cannot be removed.
-pub(crate) fn remove(models: &Path, file: &Path) -> Result<(), Failure> {
+/// [`ErrorKind::Io`] if the file cannot be removed.
+pub(crate) fn remove(models: &Path, file: &Path) -> Result<(), Error> {
     // The receipt goes last: a crash between the two leaves a receipt without a model, which nothing looks at.
     fs::remove_file(file).map_err(|e| here(file, "cannot be removed", &e))?;
     match fs::remove_file(receipt_path(file)) {
@@ -137,8 +137,8 @@ pub(crate) fn remove(models: &Path, file: &Path) -> Result<(), Failure> {
 /// Size and SHA-256 of a file; `step` is told the bytes so far.
 ///
 /// # Errors
-/// Exit code 4 if it cannot be read.
-pub(crate) fn hash_file(path: &Path, mut step: impl FnMut(u64)) -> Result<(u64, String), Failure> {
+/// [`ErrorKind::Io`] if it cannot be read.
+pub(crate) fn hash_file(path: &Path, mut step: impl FnMut(u64)) -> Result<(u64, String), Error> {
     let mut file = File::open(path).map_err(|e| here(path, "cannot be read", &e))?;
     let mut hasher = Sha256::new();
     let mut buffer = vec![0; BUFFER];
@@ -171,15 +171,15 @@ fn hex(hasher: Sha256) -> String {
     })
 }
 
-/// A failure of this machine's file system: exit code 4.
-pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Failure {
-    let failure = Failure::new(Code::Io, format!("{}: {what}: {error}", show_path(path)));
+/// A failure of this machine's file system.
+pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Error {
+    let failure = Error::new(ErrorKind::Io, format!("{}: {what}: {error}", show_path(path)));
     use io::ErrorKind as K;
     if matches!(error.kind(), K::StorageFull | K::QuotaExceeded | K::FileTooLarge) {
-        failure.hint("free some space, or set KARAT_CACHE to a folder elsewhere")
+        failure.with_hint("free some space, or set KARAT_CACHE to a folder elsewhere")
     } else if matches!(error.kind(), K::PermissionDenied | K::ReadOnlyFilesystem | K::NotADirectory)
     {
-        failure.hint("set KARAT_CACHE to a folder that you can write to")
+        failure.with_hint("set KARAT_CACHE to a folder that you can write to")
     } else {
         failure
     }
@@ -199,8 +199,8 @@ impl Part {
     /// Starts a file that will become `target`, making its folder.
     ///
     /// # Errors
-    /// Exit code 4: the folder or the file cannot be made.
-    pub(crate) fn create(target: &Path) -> Result<Part, Failure> {
+    /// [`ErrorKind::Io`]: the folder or the file cannot be made.
+    pub(crate) fn create(target: &Path) -> Result<Part, Error> {
         let folder = target.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| here(folder, "cannot be made", &e))?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
@@ -228,8 +228,8 @@ impl Part {
                 });
             }
         }
-        Err(Failure::new(
-            Code::Io,
+        Err(Error::new(
+            ErrorKind::Io,
             format!("{}: temporary files vanish as soon as they are made", show_path(folder)),
         ))
     }
@@ -252,8 +252,8 @@ impl Part {
     /// Appends bytes.
     ///
     /// # Errors
-    /// Exit code 4, as for a full disk.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+    /// [`ErrorKind::Io`], as for a full disk.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.temp
             .as_file_mut()
             .write_all(bytes)
@@ -273,8 +273,8 @@ impl Part {
     /// Throws away what has been written.
     ///
     /// # Errors
-    /// Exit code 4 if the file cannot be cut.
-    pub(crate) fn restart(&mut self) -> Result<(), Failure> {
+    /// [`ErrorKind::Io`] if the file cannot be cut.
+    pub(crate) fn restart(&mut self) -> Result<(), Error> {
         let file = self.temp.as_file_mut();
         file.set_len(0)
             .and_then(|()| file.rewind())
@@ -300,8 +300,8 @@ impl Part {
     /// same in the meantime: the later rename wins, both files were checked.
     ///
     /// # Errors
-    /// Exit code 4; nothing of the file is left then.
-    pub(crate) fn commit(self, name: &str, source: &str) -> Result<Receipt, Failure> {
+    /// [`ErrorKind::Io`]; nothing of the file is left then.
+    pub(crate) fn commit(self, name: &str, source: &str) -> Result<Receipt, Error> {
         let Part { temp, unfinished, target, hasher, len, .. } = self;
         let failed = |error: &io::Error| here(&target, "cannot be written", error);
         let receipt = Receipt {
@@ -312,8 +312,8 @@ impl Part {
         };
         temp.as_file().sync_all().map_err(|e| failed(&e))?;
         let text = toml::to_string(&receipt).map_err(|e| {
-            Failure::new(
-                Code::Internal,
+            Error::new(
+                ErrorKind::Internal,
                 format!("{}: the receipt cannot be written as TOML: {e}", show_path(&target)),
             )
         })?;
@@ -343,8 +343,8 @@ fn sync_folder(_folder: &Path) -> io::Result<()> {
 /// A folder inside `folder` for pip's files, with the locked file that marks it as in use.
 ///
 /// # Errors
-/// Exit code 4 if it cannot be made.
-pub(crate) fn scratch(folder: &Path) -> Result<Scratch, Failure> {
+/// [`ErrorKind::Io`] if it cannot be made.
+pub(crate) fn scratch(folder: &Path) -> Result<Scratch, Error> {
     let failed = |error: &io::Error| here(folder, "cannot be written to", error);
     let dir =
         tempfile::Builder::new().prefix(PIP_FOLDER).tempdir_in(folder).map_err(|e| failed(&e))?;

@@ -1,0 +1,126 @@
+//! Which op is wrong: every value of a run, recorded or live, and what is to be said of each op.
+
+use crate::devices;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Listener, Progress, Task};
+use crate::load::Parts;
+use crate::options::Options;
+use crate::text;
+use graph::reference::Reference;
+use graph::{Graph, Step};
+use std::path::Path;
+use why::{Row, Side, Tolerance, Trace, Values};
+
+/// More memory for values than this is refused.
+const MOST_BYTES: usize = 4 << 30;
+
+/// Every value of a run.
+#[derive(Clone, Debug)]
+pub struct Recording {
+    /// The prompt, then one step for each token behind it.
+    pub steps: Vec<Step>,
+    /// What each op of each step gave.
+    pub values: Values,
+}
+
+impl Parts {
+    /// Runs a prompt and `n_predict` greedy tokens behind it on a backend, and records every value.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] for a prompt without tokens; [`ErrorKind::DoesNotFit`] for values of more than 4 GiB;
+    /// otherwise as [`Parts::load`].
+    pub fn record(
+        &self,
+        options: &Options,
+        ids: &[u32],
+        n_predict: usize,
+        listener: Listener<'_>,
+    ) -> Result<Recording> {
+        if ids.is_empty() {
+            let what = "prompt: no tokens, allowed 1 and more";
+            return Err(Error::new(ErrorKind::Rejected, what));
+        }
+        let backend = devices::backend(options, self.graph.n_layers(), listener)?;
+        let mut loaded = self.load(&*backend, listener)?;
+        let steps = why::greedy(&mut *loaded, ids, n_predict)?;
+        check_size(&self.graph, &steps)?;
+        let values = why::capture(&mut *loaded, &steps, None)?;
+        Ok(Recording { steps, values })
+    }
+
+    /// Reads a recorded run: of [`Recording::write`], `karat trace`, or another engine.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where the file cannot be read; [`ErrorKind::ModelFile`] where it is no trace, or does not tell
+    /// its tokens.
+    pub fn read_trace(&self, path: &Path) -> Result<Recording> {
+        let trace = Trace::open(path)?;
+        let untold = || {
+            let what = format!("{}: does not tell its tokens", text::path(path));
+            Error::new(ErrorKind::ModelFile, what)
+        };
+        let ids = trace.tokens().ok_or_else(untold)?;
+        // Behind the prompt each token is a step of its own.
+        let n_prompt = ids.len().saturating_sub(trace.n_steps().saturating_sub(1));
+        let (prompt, behind) = ids.split_at(n_prompt);
+        if prompt.is_empty() {
+            return Err(untold());
+        }
+        let mut steps = vec![Step::single(prompt, 0)];
+        let next = behind.iter().zip(prompt.len() as u32..);
+        steps.extend(next.map(|(&id, at)| Step::single(&[id], at)));
+        let values = trace.values(&self.graph, &steps);
+        Ok(Recording { steps, values })
+    }
+
+    /// Judges every op of a recording on the inputs that it had there: a fault is named where it is, and those behind it
+    /// too. karat's own backends owe the reference's bits ([`Tolerance::Bits`]); other engines are held to what rounding
+    /// allows ([`Tolerance::Rounding`]).
+    ///
+    /// # Errors
+    /// Those of the reference: a bug, or no memory.
+    pub fn judge(
+        &self,
+        recording: &Recording,
+        tolerance: Tolerance,
+        listener: Listener<'_>,
+    ) -> Result<Vec<Row>> {
+        let Recording { steps, values } = recording;
+        let n_ops = self.graph.nodes.iter().filter(|node| node.output.is_some()).count();
+        let total = (n_ops * steps.len()) as u64;
+        let progress = Progress::start(listener, Task::Judge, Some(total));
+        let files = [&self.file];
+        let subject = (&self.graph, &files[..], self.options);
+        let side = Side { steps, values, fed: None, tolerance };
+        let measured = why::judge(&Reference, subject, side, &mut |n| progress.at(n as u64))?;
+        Ok(why::combine(&self.graph, &[], &measured))
+    }
+}
+
+impl Recording {
+    /// Writes the values to a file in safetensors format.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where it cannot be written.
+    pub fn write(&self, parts: &Parts, path: &Path) -> Result<()> {
+        Ok(Trace::write(path, &parts.graph, &self.steps, &self.values)?)
+    }
+}
+
+/// Refuses to record values of more than 4 GiB.
+///
+/// # Errors
+/// [`ErrorKind::DoesNotFit`].
+pub fn check_size(graph: &Graph, steps: &[Step]) -> Result<()> {
+    let bytes = why::value_bytes(graph, steps);
+    if bytes <= MOST_BYTES {
+        return Ok(());
+    }
+    let what = format!(
+        "the values of {} tokens take {}, allowed {}",
+        steps.iter().map(|step| step.tokens.len()).sum::<usize>(),
+        text::bytes(bytes as u64),
+        text::bytes(MOST_BYTES as u64)
+    );
+    Err(Error::new(ErrorKind::DoesNotFit, what).with_hint("a shorter prompt"))
+}

@@ -1,0 +1,356 @@
+//! Texts that go on from a prompt, piece by piece as they are generated.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::handle::Model;
+use crate::sequence::Sequence;
+use model::{Finish, Generation, Request, Sampler, SamplerParams};
+use std::fmt;
+use std::hash::{BuildHasher, Hasher};
+use std::ops::ControlFlow;
+use std::time::Duration;
+use tokenizer::{Decoder, Ends, Message, Show, Special};
+
+/// A prompt goes in, a text comes out. What a prompt has in common with the text before it is not computed again.
+pub struct Session {
+    sequence: Sequence,
+    sampler: Sampler,
+    max_tokens: Option<usize>,
+    stopped: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
+impl Session {
+    pub(crate) fn new(model: &Model) -> Result<Self> {
+        let sequence = model.sequence()?;
+        let sampler = Sampler::new(SamplerParams::default())?;
+        Ok(Self { sequence, sampler, max_tokens: None, stopped: Box::new(|| false) })
+    }
+
+    /// How tokens are chosen; the default is llama.cpp's, with seed 0: the same prompt gives the same text every time.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a setting out of range.
+    pub fn with_sampling(mut self, params: SamplerParams) -> Result<Self> {
+        self.set_sampling(params)?;
+        Ok(self)
+    }
+
+    /// Most tokens of a text; without it the text goes on until the model ends it or the context is full.
+    #[must_use]
+    pub fn with_max_tokens(mut self, n: usize) -> Self {
+        self.max_tokens = Some(n);
+        self
+    }
+
+    /// Asked after each step whether the text shall end where it is, such as a flag that Ctrl-C sets.
+    #[must_use]
+    pub fn stop_when(mut self, stopped: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.stopped = Box::new(stopped);
+        self
+    }
+
+    /// Changes how tokens are chosen, from the next text on; what is refused changes nothing.
+    ///
+    /// # Errors
+    /// As [`Session::with_sampling`].
+    pub fn set_sampling(&mut self, params: SamplerParams) -> Result<()> {
+        let refused = |error: model::Error| Error::new(ErrorKind::Usage, error.to_string());
+        self.sampler = Sampler::new(params).map_err(refused)?;
+        Ok(())
+    }
+
+    /// How tokens are chosen.
+    pub fn sampling(&self) -> &SamplerParams {
+        self.sampler.params()
+    }
+
+    /// Changes the most tokens of a text; `None` is no bound but the context.
+    pub fn set_max_tokens(&mut self, max_tokens: Option<usize>) {
+        self.max_tokens = max_tokens;
+    }
+
+    /// Most tokens of a text.
+    pub fn max_tokens(&self) -> Option<usize> {
+        self.max_tokens
+    }
+
+    /// The sequence that holds what the session has read and written.
+    pub fn sequence(&self) -> &Sequence {
+        &self.sequence
+    }
+
+    /// Goes on from a text. Names of special tokens in it are the tokens, as with `karat run --raw`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Rejected`] for a prompt over the context; [`ErrorKind::DoesNotFit`] where the cache is full;
+    /// [`ErrorKind::Device`] where the device fails.
+    pub fn complete(&mut self, prompt: &str) -> Result<Stream<'_>> {
+        let tokenizer = self.sequence.model().tokenizer();
+        let prompt = tokenizer.encode(prompt, Special::Parse, Ends::Default)?;
+        self.complete_ids(&prompt)
+    }
+
+    /// Goes on from tokens.
+    ///
+    /// # Errors
+    /// As [`Session::complete`]; no tokens, and ids out of the vocabulary, are [`ErrorKind::Rejected`].
+    pub fn complete_ids(&mut self, prompt: &[u32]) -> Result<Stream<'_>> {
+        self.stream(prompt, None)
+    }
+
+    /// Computes the prompt. `history` ends with the message that is answered; the answer is added when it is whole.
+    pub(crate) fn stream<'s>(
+        &'s mut self,
+        prompt: &[u32],
+        history: Option<&'s mut Vec<Message>>,
+    ) -> Result<Stream<'s>> {
+        let Self { sequence, sampler, max_tokens, stopped } = self;
+        let model = sequence.model();
+        let stop = model.stop_rules(*max_tokens);
+        let request = Request { seq: sequence.id(), prompt, stop: &stop };
+        let mut go_on =
+            |_| if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
+        let generation = Generation::begin(&mut *model.engine()?, request, sampler, &mut go_on)?;
+        Ok(Stream {
+            model,
+            sampler,
+            stopped: &**stopped,
+            generation,
+            decoder: Some(model.tokenizer().decoder(Show::Text)),
+            answer: Answer { n_prompt: prompt.len(), ..Answer::default() },
+            history,
+            failed: false,
+        })
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sequence, sampling) = (&self.sequence, self.sampling());
+        let mut shown = f.debug_struct("Session");
+        shown.field("sequence", sequence).field("sampling", sampling);
+        shown.field("max_tokens", &self.max_tokens).finish_non_exhaustive()
+    }
+}
+
+/// A seed that nobody knows before, small enough for every JSON reader.
+pub fn random_seed() -> u64 {
+    // The standard library seeds its hash maps from the system's generator.
+    std::hash::RandomState::new().build_hasher().finish() >> 32
+}
+
+/// A piece of a text, as it was generated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// The token; `None` for what is left of the text at its end.
+    pub id: Option<u32>,
+    /// The characters that the token completes; empty where it is only a part of one.
+    pub text: String,
+}
+
+impl fmt::Display for Piece {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// A text that is being generated: an iterator over its pieces, each computed when it is asked for. Dropped early, the
+/// text ends there.
+pub struct Stream<'s> {
+    model: &'s Model,
+    sampler: &'s mut Sampler,
+    stopped: &'s (dyn Fn() -> bool + Send + Sync),
+    generation: Generation,
+    /// Until the end of the text.
+    decoder: Option<Decoder<'s>>,
+    answer: Answer,
+    /// Where the answer is added, behind the message that it answers.
+    history: Option<&'s mut Vec<Message>>,
+    failed: bool,
+}
+
+impl Stream<'_> {
+    /// Generates the rest, and returns the whole text.
+    ///
+    /// # Errors
+    /// Those of its steps.
+    pub fn text(self) -> Result<String> {
+        Ok(self.answer()?.text)
+    }
+
+    /// Generates the rest, and returns the whole with its ids and times.
+    ///
+    /// # Errors
+    /// Those of its steps.
+    pub fn answer(mut self) -> Result<Answer> {
+        self.by_ref().try_for_each(|piece| piece.map(drop))?;
+        self.close();
+        Ok(std::mem::take(&mut self.answer))
+    }
+
+    /// What there is of the text so far.
+    pub fn so_far(&self) -> &Answer {
+        &self.answer
+    }
+
+    fn next_id(&mut self) -> Result<Option<u32>> {
+        if (self.stopped)() {
+            self.generation.stop();
+        }
+        // The end of a text needs no engine.
+        if self.generation.finish().is_some() {
+            return Ok(None);
+        }
+        let mut engine = self.model.engine()?;
+        Ok(self.generation.next_id(&mut engine, self.sampler)?)
+    }
+
+    /// What is left of the text; the answer is complete then.
+    fn close(&mut self) -> Option<Piece> {
+        let text = self.decoder.take()?.finish();
+        self.generation.stop();
+        self.answer.text.push_str(&text);
+        self.answer.finish = self.generation.finish().unwrap_or(Finish::Stopped);
+        self.answer.n_reused = self.generation.n_reused();
+        self.answer.prompt_time = self.generation.prompt_time();
+        self.answer.decode_time = self.generation.decode_time();
+        if let Some(history) = self.history.take() {
+            // What got no answer was not said.
+            if self.failed || (self.answer.ids.is_empty() && self.answer.finish == Finish::Stopped)
+            {
+                history.pop();
+            } else {
+                history.push(Message::new("assistant", self.answer.text.as_str()));
+            }
+        }
+        Some(Piece { id: None, text }).filter(|piece| !piece.text.is_empty())
+    }
+}
+
+impl Iterator for Stream<'_> {
+    type Item = Result<Piece>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.decoder.as_ref()?;
+        match self.next_id() {
+            Ok(Some(id)) => {
+                let text = self.decoder.as_mut()?.push(id);
+                self.answer.ids.push(id);
+                self.answer.text.push_str(&text);
+                Some(Ok(Piece { id: Some(id), text }))
+            }
+            Ok(None) => self.close().map(Ok),
+            Err(error) => {
+                self.failed = true;
+                self.close();
+                Some(Err(error))
+            }
+        }
+    }
+}
+
+impl Drop for Stream<'_> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A generated text with its ids and times.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// What the ids spell.
+    pub text: String,
+    /// Its tokens, without the one that ended it.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt.
+    pub n_prompt: usize,
+    /// Those that were in the cache already.
+    pub n_reused: usize,
+    /// Time for the rest of the prompt.
+    pub prompt_time: Duration,
+    /// Time for the text.
+    pub decode_time: Duration,
+}
+
+impl Default for Answer {
+    /// Nothing was generated yet.
+    fn default() -> Self {
+        Self {
+            text: String::new(),
+            ids: Vec::new(),
+            finish: Finish::Stopped,
+            n_prompt: 0,
+            n_reused: 0,
+            prompt_time: Duration::ZERO,
+            decode_time: Duration::ZERO,
+        }
+    }
+}
+
+/// How long an answer took.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those that were in the cache already.
+    pub reused_tokens: usize,
+    /// Seconds for the rest of the prompt.
+    pub prompt_seconds: f64,
+    /// Computed prompt tokens a second.
+    pub prompt_per_second: Option<f64>,
+    /// Generated tokens.
+    pub generated_tokens: usize,
+    /// Seconds for them.
+    pub generated_seconds: f64,
+    /// Generated tokens a second.
+    pub generated_per_second: Option<f64>,
+}
+
+impl Answer {
+    /// How long it took.
+    pub fn timings(&self) -> Timings {
+        let n_computed = self.n_prompt.saturating_sub(self.n_reused);
+        Timings {
+            prompt_tokens: self.n_prompt,
+            reused_tokens: self.n_reused,
+            prompt_seconds: self.prompt_time.as_secs_f64(),
+            prompt_per_second: rate(n_computed, self.prompt_time),
+            generated_tokens: self.ids.len(),
+            generated_seconds: self.decode_time.as_secs_f64(),
+            generated_per_second: rate(self.ids.len(), self.decode_time),
+        }
+    }
+
+    /// Why it ended, as OpenAI's API names it.
+    pub fn finish_reason(&self) -> &'static str {
+        match self.finish {
+            Finish::EndToken(_) => "stop",
+            Finish::MaxTokens | Finish::ContextFull => "length",
+            Finish::Stopped => "interrupted",
+        }
+    }
+}
+
+fn rate(n: usize, time: Duration) -> Option<f64> {
+    let seconds = time.as_secs_f64();
+    (n > 0 && seconds > 0.0).then(|| n as f64 / seconds)
+}
+
+impl fmt::Display for Timings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let per_second =
+            |rate: Option<f64>| rate.map_or("-".to_owned(), |rate| format!("{rate:.1}"));
+        write!(
+            f,
+            "prompt {} tokens ({} reused) in {:.2} s, {} tok/s; generated {} tokens in {:.2} s, {} tok/s",
+            self.prompt_tokens,
+            self.reused_tokens,
+            self.prompt_seconds,
+            per_second(self.prompt_per_second),
+            self.generated_tokens,
+            self.generated_seconds,
+            per_second(self.generated_per_second),
+        )
+    }
+}

