@@ -44,7 +44,7 @@ impl Decode<32> for BlockMxfp4 {
     }
 }
 
-/// MXFP4's scale for [`MXFP4_VALUES`]: 2^(e − 128), which is an f32 denormal for e of 0 and 1.
+/// The scale of a block of MXFP4 for twice the values of E2M1: 2^(e − 128), which is an f32 denormal for e of 0 and 1.
 pub fn half_power(e: u8) -> f32 {
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
 }
