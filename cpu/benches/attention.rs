@@ -40,7 +40,7 @@ fn layers(n: usize) -> (Tiny, ValueId) {
     (tiny, x)
 }
 
-/// So many tokens of a prompt after so many.
+/// Attention of `tokens` tokens of a prompt behind `depth` earlier ones.
 #[divan::bench(args = [(512, 0), (512, 3584)], sample_count = 20, sample_size = 1)]
 fn prompt(bencher: Bencher<'_, '_>, (tokens, depth): (usize, usize)) {
     const LAYERS: usize = 2;
@@ -51,7 +51,7 @@ fn prompt(bencher: Bencher<'_, '_>, (tokens, depth): (usize, usize)) {
     tiny.bench_step(bencher, x, (&step, (depth + tokens).div_ceil(KV_BLOCK)), items);
 }
 
-/// One token after so many, in each of so many sequences.
+/// One token behind `depth` earlier ones, in each of the sequences.
 #[divan::bench(args = [(1, 0), (1, 2048), (1, 8192), (16, 128), (16, 512)], sample_count = 50)]
 fn decode(bencher: Bencher<'_, '_>, (sequences, depth): (usize, usize)) {
     const LAYERS: usize = 30;

@@ -37,7 +37,7 @@ fn rope_halves(bencher: Bencher<'_, '_>, size: (usize, usize)) {
     rope(bencher, RopePairs::Halves, size);
 }
 
-/// K and V, each of so many columns, to the cache of a layer of their own.
+/// K and V of some tokens, `cols` columns each, stored in the cache of a layer of their own.
 #[divan::bench(args = [(1, 192), (512, 192), (512, 1024)])]
 fn store_kv(bencher: Bencher<'_, '_>, (tokens, cols): (usize, usize)) {
     let mut tiny = Tiny::new();

@@ -1,8 +1,8 @@
 //! The KV cache in the layout that attention reads: blocks of 64 positions, K with lanes = positions.
 
 use crate::kernels::{lanes, lanes_mut};
-use crate::pool::Pool;
-use crate::simd::{Isa, Kernel, LANES, Level};
+use crate::pool::Workers;
+use crate::simd::{Isa, Kernel, LANES};
 use graph::{KV_BLOCK, KvCache, Step};
 use half::f16;
 use memmap2::MmapMut;
@@ -141,12 +141,8 @@ impl<E: Elem> Layer<E> {
     }
 
     /// Stores k and v, `[tokens, n_head_kv · head_dim]` each, at the step's positions.
-    pub(crate) fn store(
-        &mut self,
-        step: &Step,
-        (k, v): (&[f32], &[f32]),
-        (level, pool): (Level, &mut Pool),
-    ) {
+    pub(crate) fn store(&mut self, step: &Step, k: &[f32], v: &[f32], workers: Workers<'_>) {
+        let Workers { level, pool } = workers;
         let KvCache { n_head_kv, head_dim_k, head_dim_v, group } = self.spec;
         let block_of = |t: usize| step.slot(group, step.seqs[t], step.positions[t]) / KV_BLOCK;
         // Only the blocks that are written are shared out among the threads.

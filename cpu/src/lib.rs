@@ -3,6 +3,7 @@
 
 #![deny(unsafe_code)]
 
+mod attention;
 mod kernels;
 mod kv;
 pub mod limits;

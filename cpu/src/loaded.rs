@@ -1,7 +1,7 @@
 //! A graph with its weights in memory, and the loop over its nodes.
 
 use crate::Cpu;
-use crate::kernels::attention::{self as attend, Chunk, Merge, Queries, Whole, row_len};
+use crate::attention::{self, Items};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::{self, MatMulF32};
@@ -33,9 +33,6 @@ pub(crate) struct LoadedCpu {
     profile: Option<Vec<u64>>,
 }
 
-/// From this many chunks of 64 positions on, the threads share the chunks of a few rows' attention, and not only the rows.
-const SPLIT_CHUNKS: usize = 8;
-
 /// Buffers that live from step to step.
 #[derive(Default)]
 struct Work {
@@ -49,8 +46,8 @@ struct Work {
     acts: Acts,
     /// What `acts` holds.
     acts_of: Option<(ValueId, ActFormat)>,
-    /// Where attention cuts the step's tokens.
-    cuts: Vec<usize>,
+    /// Which tokens of the step each item of attention has: [`attention::divide`].
+    item_bounds: Vec<usize>,
     /// Partial results of attention.
     partials: Vec<f32>,
     /// For each rope table `[tokens][pairs]`, or empty where this step has not needed it yet.
@@ -68,6 +65,19 @@ struct SizedKv {
     kv: CpuKv,
 }
 
+/// A value that products read.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    id: ValueId,
+    data: &'a [f32],
+}
+
+/// A weight, and where its product goes.
+struct Output<'a> {
+    w: WeightId,
+    out: &'a mut [f32],
+}
+
 fn no_memory(what: &str, bytes: usize) -> Error {
     Error::new(ErrorKind::OutOfMemory, format!("{what}: no memory for {bytes} bytes"))
 }
@@ -81,7 +91,8 @@ impl LoadedCpu {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let mut pool = Pool::new(cpu.threads);
-        let weights = Weights::load(&graph, files, options, (cpu.level, &mut pool), progress)?;
+        let workers = Workers { level: cpu.level, pool: &mut pool };
+        let weights = Weights::load(&graph, files, options, workers, progress)?;
         // Products of one input go together if they want it rounded alike.
         let plan =
             Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.act()));
@@ -119,12 +130,12 @@ impl LoadedCpu {
     }
 
     /// One product.
-    fn mat_mul(&mut self, w: WeightId, x: (ValueId, &[f32]), out: &mut [f32]) {
+    fn mat_mul(&mut self, w: WeightId, x: Input<'_>, out: &mut [f32]) {
         if self.weights.layout(w).is_some() {
-            return self.products(x, [(w, out)]);
+            return self.products(x, [Output { w, out }]);
         }
         let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
-        let (level, rows, x) = (self.level, self.weights.raw(w), x.1);
+        let (level, rows, x) = (self.level, self.weights.raw(w), x.data);
         let tokens = Steps { n: x.len() / n_in, step: mat_mul_f32::PASS };
         let matrix = Matrix { out, cols: n_out, step: mat_mul_f32::STEP };
         self.pool.grids([matrix], tokens, |_, out| {
@@ -135,31 +146,28 @@ impl LoadedCpu {
     }
 
     /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
-    fn round(&mut self, w: WeightId, (id, x): (ValueId, &[f32])) {
+    fn round(&mut self, w: WeightId, x: Input<'_>) {
         let Some(layout) = self.weights.layout(w) else { return };
-        let wanted = Some((id, layout.form.act()));
+        let wanted = Some((x.id, layout.form.act()));
         if self.work.acts_of != wanted {
             let n_in = self.graph.weight(w).n_in;
             let workers = Workers { level: self.level, pool: &mut self.pool };
-            self.work.acts.quantize(layout.form.act(), x, n_in, workers);
+            self.work.acts.quantize(layout.form.act(), x.data, n_in, workers);
             self.work.acts_of = wanted;
         }
     }
 
     /// Products of `x` with weights in tiles that round it alike.
-    fn products<const N: usize>(
-        &mut self,
-        x: (ValueId, &[f32]),
-        outs: [(WeightId, &mut [f32]); N],
-    ) {
-        self.round(outs[0].0, x);
+    fn products<const N: usize>(&mut self, x: Input<'_>, outs: [Output<'_>; N]) {
+        self.round(outs[0].w, x);
         let (graph, weights, level) = (&self.graph, &self.weights, self.level);
         let mut products = [None; N];
-        for (product, (w, _)) in products.iter_mut().zip(&outs) {
-            *product = weights.tiled(*w, graph.weight(*w).n_in).map(Product::Plain);
+        for (product, &Output { w, .. }) in products.iter_mut().zip(&outs) {
+            *product = weights.tiled(w, graph.weight(w).n_in).map(Product::Plain);
         }
         let acts = &self.work.acts;
-        let matrix = |(w, out)| Matrix { out, cols: graph.weight(w).n_out, step: 2 * LANES };
+        let matrix =
+            |Output { w, out }| Matrix { out, cols: graph.weight(w).n_out, step: 2 * LANES };
         self.pool.grids(
             outs.map(matrix),
             Steps { n: acts.tokens(), step: mat_mul::PASS },
@@ -173,13 +181,7 @@ impl LoadedCpu {
     }
 
     /// `act(gate · x) · (up · x)` in one pass over two weights of one format.
-    fn glu(
-        &mut self,
-        act: Act,
-        (gate, up): (WeightId, WeightId),
-        x: (ValueId, &[f32]),
-        out: &mut [f32],
-    ) {
+    fn glu(&mut self, act: Act, gate: WeightId, up: WeightId, x: Input<'_>, out: &mut [f32]) {
         self.round(gate, x);
         let Weight { n_in, n_out, .. } = *self.graph.weight(gate);
         let (weights, level, acts) = (&self.weights, self.level, &self.work.acts);
@@ -196,7 +198,7 @@ impl LoadedCpu {
         });
     }
 
-    fn elementwise(&mut self, map: Map, (a, b): (&[f32], &[f32]), cols: usize, out: &mut [f32]) {
+    fn elementwise(&mut self, map: Map, a: &[f32], b: &[f32], cols: usize, out: &mut [f32]) {
         let level = self.level;
         self.pool.rows(out, cols, |first, out| {
             let range = first * cols..first * cols + out.len();
@@ -253,74 +255,29 @@ impl LoadedCpu {
         &mut self,
         attention: &Attention,
         layers: &[Layer<E>],
-        (step, q): (&Step, &[f32]),
+        step: &Step,
+        q: &[f32],
         out: &mut [f32],
     ) {
-        let spec = self.graph.kv(attention.cache);
-        let (layer, level) = (&layers[attention.cache.0], self.level);
-        let group = attention.n_head / spec.n_head_kv;
+        let (kv, layer) = (self.graph.kv(attention.cache), &layers[attention.cache.0]);
         let sinks = attention.sinks.map(|sinks| self.weights.vector(sinks));
-        let (cols, step_cols) = (attention.n_head * spec.head_dim_v, group * spec.head_dim_v);
-        let cuts = &mut self.work.cuts;
-        attend::cut(step, (group, spec.n_head_kv), self.pool.threads(), cuts);
-        let queries = |band: usize, head_kv: usize| {
-            let (token, tokens) = (cuts[band], cuts[band + 1] - cuts[band]);
-            let (position, end) = (step.positions[token], step.end_for(attention.mask, token));
-            let table = step.tables[step.seqs[token] as usize].of(spec.group);
-            Queries { attention, q, token, tokens, position, end, sinks, table, head_kv, group }
-        };
-        let bands = cuts.len().saturating_sub(1);
-        let items = bands * spec.n_head_kv;
-        let longest = (0..bands).map(|band| queries(band, 0).chunks().len()).max().unwrap_or(0);
-        if items >= self.pool.threads() * 2 || longest < SPLIT_CHUNKS {
-            self.pool.bands(Matrix { out, cols, step: step_cols }, cuts, |band, out| {
-                let queries = queries(band, out.range().start / step_cols);
-                attend::with_scratch(|scratch| {
-                    level.run(Whole { queries, layer, out, scratch });
-                });
-            });
-            return;
-        }
-        // Few rows over a long context: the threads take its chunks, and merge them in order afterwards.
-        let partials = &mut self.work.partials;
-        for band in 0..bands {
-            let one = queries(band, 0);
-            let (chunks, record) = (one.chunks(), one.rows() * row_len(spec.head_dim_v));
-            partials.resize(spec.n_head_kv * chunks.len() * record, 0.0);
-            self.pool.rows(partials, record, |first, records| {
-                for (i, partial) in records.chunks_exact_mut(record).enumerate() {
-                    let (head_kv, chunk) =
-                        ((first + i) / chunks.len(), chunks.start + (first + i) % chunks.len());
-                    let queries = queries(band, head_kv);
-                    attend::with_scratch(|scratch| {
-                        level.run(Chunk { queries, layer, chunk, partial, scratch });
-                    });
-                }
-            });
-            let band_cuts = &cuts[band..band + 2];
-            self.pool.bands(Matrix { out, cols, step: step_cols }, band_cuts, |_, out| {
-                let head_kv = out.range().start / step_cols;
-                let len = chunks.len() * record;
-                let (queries, partials) =
-                    (queries(band, head_kv), &partials[head_kv * len..][..len]);
-                let head_dim_v = spec.head_dim_v;
-                attend::with_scratch(|scratch| {
-                    level.run(Merge { queries, head_dim_v, partials, out, scratch });
-                });
-            });
-        }
+        let bounds = &mut self.work.item_bounds;
+        attention::divide(step, attention, kv, self.pool.threads(), bounds);
+        let items = Items { attention, kv, step, q, sinks, bounds };
+        let workers = Workers { level: self.level, pool: &mut self.pool };
+        items.run(layer, workers, &mut self.work.partials, out);
     }
 
     /// Computes node `i`, and those that share its job.
-    fn node(&mut self, i: usize, step: &Step, (values, kv): (&mut [Vec<f32>], &mut CpuKv)) {
+    fn node(&mut self, i: usize, step: &Step, values: &mut [Vec<f32>], kv: &mut CpuKv) {
         let graph = Arc::clone(&self.graph);
         let node = &graph.nodes[i];
         if let (Op::StoreKv { cache }, [k, v]) = (&node.op, node.inputs.as_slice()) {
             let (k, v) = (values[k.0].as_slice(), values[v.0].as_slice());
-            let with = (self.level, &mut self.pool);
+            let workers = Workers { level: self.level, pool: &mut self.pool };
             match kv {
-                CpuKv::F16(layers) => layers[cache.0].store(step, (k, v), with),
-                CpuKv::F32(layers) => layers[cache.0].store(step, (k, v), with),
+                CpuKv::F16(layers) => layers[cache.0].store(step, k, v, workers),
+                CpuKv::F32(layers) => layers[cache.0].store(step, k, v, workers),
             }
         }
         let Some(id) = node.output else { return };
@@ -332,13 +289,14 @@ impl LoadedCpu {
         }
         match job {
             Job::Done => {}
-            Job::Products(all) => self.together(all, (x, step), values),
+            Job::Products(all) => self.together(all, x, step, values),
             Job::Glu { products, .. } if self.seen(products) => {
-                self.together(products, (x, step), values);
+                self.together(products, x, step, values);
             }
             Job::Glu { act, products: [gate, up], out: id, .. } => {
                 let mut out = self.buffer(*id, step);
-                self.glu(*act, (gate.w, up.w), (x, &values[x.0]), &mut out);
+                let x = Input { id: x, data: &values[x.0] };
+                self.glu(*act, gate.w, up.w, x, &mut out);
                 values[id.0] = out;
             }
             Job::GluOf { products } if !self.seen(products) => {}
@@ -359,18 +317,20 @@ impl LoadedCpu {
     fn together(
         &mut self,
         all: &[plan::Product],
-        (x, step): (ValueId, &Step),
+        x: ValueId,
+        step: &Step,
         values: &mut [Vec<f32>],
     ) {
         let mut outs: [Vec<f32>; plan::MAX_PRODUCTS] = Default::default();
         for (out, product) in outs.iter_mut().zip(all) {
             *out = self.buffer(product.out, step);
         }
-        let input = (x, values[x.0].as_slice());
+        let input = Input { id: x, data: values[x.0].as_slice() };
+        let output = |product: &plan::Product, out| Output { w: product.w, out };
         match (&mut outs, all) {
-            ([a, b, _], [pa, pb]) => self.products(input, [(pa.w, a), (pb.w, b)]),
+            ([a, b, _], [pa, pb]) => self.products(input, [output(pa, a), output(pb, b)]),
             ([a, b, c], [pa, pb, pc]) => {
-                self.products(input, [(pa.w, a), (pb.w, b), (pc.w, c)]);
+                self.products(input, [output(pa, a), output(pb, b), output(pc, c)]);
             }
             _ => unreachable!("a plan puts two or three products together"),
         }
@@ -394,20 +354,23 @@ impl LoadedCpu {
         match &node.op {
             Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
-            Op::MatMul { w } => self.mat_mul(*w, (node.inputs[0], input(0)), out),
-            Op::Add => self.elementwise(Map::Add, (input(0), input(1)), cols, out),
+            Op::MatMul { w } => {
+                let x = Input { id: node.inputs[0], data: input(0) };
+                self.mat_mul(*w, x, out);
+            }
+            Op::Add => self.elementwise(Map::Add, input(0), input(1), cols, out),
             Op::AddBias { b } => self.add_bias(*b, input(0), out),
-            Op::Scale { by } => self.elementwise(Map::Scale(*by), (input(0), input(0)), cols, out),
+            Op::Scale { by } => self.elementwise(Map::Scale(*by), input(0), input(0), cols, out),
             Op::RmsNorm { w, eps } => self.rms_norm(*w, *eps, input(0), cols, out),
             Op::Rope { .. } => {
                 out.copy_from_slice(input(0));
                 self.rope(&node.op, step, cols, out);
             }
-            Op::Glu { act } => self.elementwise(Map::Glu(*act), (input(0), input(1)), cols, out),
+            Op::Glu { act } => self.elementwise(Map::Glu(*act), input(0), input(1), cols, out),
             Op::StoreKv { .. } => unreachable!("has no output; `store_kv` runs it"),
             Op::Attention(a) => match kv {
-                CpuKv::F16(layers) => self.attention(a, layers, (step, input(0)), out),
-                CpuKv::F32(layers) => self.attention(a, layers, (step, input(0)), out),
+                CpuKv::F16(layers) => self.attention(a, layers, step, input(0), out),
+                CpuKv::F32(layers) => self.attention(a, layers, step, input(0), out),
             },
             Op::Columns { start } => {
                 let from = graph.value(node.inputs[0]).cols;
@@ -421,7 +384,7 @@ impl LoadedCpu {
                 }
             }
             Op::Softcap { cap } => {
-                self.elementwise(Map::Softcap(*cap), (input(0), input(0)), cols, out)
+                self.elementwise(Map::Softcap(*cap), input(0), input(0), cols, out)
             }
         }
     }
@@ -469,7 +432,7 @@ impl Loaded for LoadedCpu {
         );
         for (i, node) in graph.nodes.iter().enumerate() {
             let start = self.profile.as_ref().map(|_| Instant::now());
-            self.node(i, step, (&mut values, &mut kv.kv));
+            self.node(i, step, &mut values, &mut kv.kv);
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 profile[i] += start.elapsed().as_nanos() as u64;
             }

@@ -6,8 +6,8 @@
 
 use crate::kernels::mat_mul;
 use crate::pack::{FileRows, pack_rows};
-use crate::pool::Pool;
-use crate::simd::{LANES, Level};
+use crate::pool::{Pool, Workers};
+use crate::simd::LANES;
 use crate::tiles::{Layout, decode_row};
 use graph::backend::Found;
 use graph::{Arithmetic, Error, ErrorKind, Graph, LoadOptions, Result, Weight, WeightId};
@@ -57,9 +57,10 @@ impl Weights {
         graph: &Graph,
         files: &[&gguf::File],
         options: LoadOptions,
-        (level, pool): (Level, &mut Pool),
+        workers: Workers<'_>,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
+        let Workers { level, pool } = workers;
         let mut items = Vec::with_capacity(graph.weights.len());
         let mut end = 0usize;
         for (weight, forms) in graph.weights.iter().zip(graph.weight_forms()) {

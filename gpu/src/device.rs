@@ -172,7 +172,7 @@ impl Device {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&description))
             .map_err(|e| Error::new(ErrorKind::DeviceLost, format!("{name}: {e}")))?;
-        let mut device = Self::new(name, (device, queue), limits);
+        let mut device = Self::new(name, device, queue, limits);
         // A real GPU has threads to spare; in software each costs.
         if info.subgroup_min_size >= 16 {
             device.widen();
@@ -180,11 +180,7 @@ impl Device {
         Ok(device)
     }
 
-    fn new(
-        name: String,
-        (device, queue): (wgpu::Device, wgpu::Queue),
-        limits: wgpu::Limits,
-    ) -> Self {
+    fn new(name: String, device: wgpu::Device, queue: wgpu::Queue, limits: wgpu::Limits) -> Self {
         let fault = Fault::default();
         let sink = Arc::clone(&fault);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| match error {

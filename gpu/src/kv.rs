@@ -20,7 +20,7 @@ fn cache_bytes(kv: KvType, cache: &KvCache, blocks: &Blocks) -> [u64; 2] {
     })
 }
 
-/// Bytes of all caches with so many blocks.
+/// Bytes of all caches with this number of blocks.
 pub(crate) fn bytes(graph: &Graph, kv: KvType, blocks: &Blocks) -> u64 {
     let of = |cache: &Cache| match cache {
         Cache::Kv(cache) => cache_bytes(kv, cache, blocks),

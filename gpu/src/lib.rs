@@ -336,8 +336,8 @@ impl Gpu {
         let buffers = self.device.limits.max_storage_buffers_per_shader_stage;
         let limits = fuse::BindingLimits { bytes: self.device.max_binding(), buffers };
         let fusions = fuse::Fusions::of(&graph, options, limits);
-        let loaded = (&*graph, &fusions);
-        let weights = weights::load(&self.device, loaded, files, self.threads, progress)?;
+        let files = weights::Files { files, threads: self.threads };
+        let weights = weights::load(&self.device, &graph, &fusions, files, progress)?;
         let model = model::Model { graph, fusions, weights, options };
         Ok(loaded::LoadedGpu::new(Arc::clone(&self.device), model))
     }

@@ -79,12 +79,19 @@ fn shared(graph: &Graph, fusions: &Fusions) -> Vec<Option<Shared>> {
     shared
 }
 
+/// The files of a model, and how many threads lay out what is read.
+#[derive(Clone, Copy)]
+pub(crate) struct Files<'a> {
+    pub(crate) files: &'a [&'a gguf::File],
+    pub(crate) threads: usize,
+}
+
 /// Brings all tensors to the device. `progress` hears the bytes of the file read so far.
 pub(crate) fn load(
     device: &Device,
-    (graph, fusions): (&Graph, &Fusions),
-    files: &[&gguf::File],
-    threads: usize,
+    graph: &Graph,
+    fusions: &Fusions,
+    files: Files<'_>,
     progress: &mut dyn FnMut(u64),
 ) -> Result<Vec<Resident>> {
     let shared = shared(graph, fusions);
@@ -104,8 +111,8 @@ pub(crate) fn load(
     let mut all: Vec<Resident> = graph.weights.iter().map(|_| Resident::default()).collect();
     let mut read = 0;
     for (i, (weight, forms)) in graph.weights.iter().zip(forms).enumerate() {
-        let bytes = graph::backend::read_weight(files, weight)?;
-        let source = Source { bytes: &bytes, threads };
+        let bytes = graph::backend::read_weight(files.files, weight)?;
+        let source = Source { bytes: &bytes, threads: files.threads };
         match shared[i] {
             Some(place) => {
                 let held = &mut all[place.first];

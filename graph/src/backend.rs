@@ -87,10 +87,10 @@ pub trait Loaded: Send {
     /// The graph that was loaded.
     fn graph(&self) -> &Arc<Graph>;
 
-    /// Bytes that a cache of so many blocks takes.
+    /// Bytes that a cache of this number of blocks takes.
     fn kv_bytes(&self, blocks: &Blocks) -> usize;
 
-    /// Allocates a cache of so many blocks of [`crate::KV_BLOCK`] positions for each group.
+    /// Allocates a cache: for each group its number of blocks of [`crate::KV_BLOCK`] positions.
     fn new_kv(&self, blocks: &Blocks) -> Result<Kv>;
 
     /// Runs one step: stores its keys and values in `kv`, and returns the graph's result row by row: the logits of

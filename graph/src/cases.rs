@@ -1,16 +1,18 @@
 //! Test cases that every backend must pass with the reference's bits: small graphs with awkward shapes, random weights
 //! in every format, and ways to cut the same prompts into steps.
 
+mod run;
+
 use crate::ints::Ints;
 pub use crate::tapped::Tapped;
 use crate::{
-    Act, Attention, Best, BlockTable, Blocks, Builder, CacheGroup, FREED, Graph, KV_BLOCK, Kv,
-    KvHeads, LoadOptions, Loaded, Mask, Result, RopePairs, RopeTable, Step, ValueId, WeightId,
-    compare::Recording,
+    Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, Mask, Result, RopePairs,
+    RopeTable, ValueId, WeightId,
 };
 use gguf::DType;
 use gguf::quant::{Float, Kind, Quant, Scale};
 use half::f16;
+pub use run::Cut;
 use std::sync::Arc;
 
 /// A graph with its weights as a GGUF file, and prompts to run.
@@ -125,10 +127,10 @@ impl CaseBuilder {
         size: f32,
     ) -> WeightId {
         let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
-        self.tensor(dtype, (n_in, n_out), &data)
+        self.tensor(dtype, n_in, n_out, &data)
     }
 
-    fn tensor(&mut self, dtype: DType, (n_in, n_out): (usize, usize), data: &[u8]) -> WeightId {
+    fn tensor(&mut self, dtype: DType, n_in: usize, n_out: usize, data: &[u8]) -> WeightId {
         let name = format!("w{}", self.n_weights);
         self.n_weights += 1;
         let gguf = std::mem::take(&mut self.gguf);
@@ -229,7 +231,7 @@ pub fn likeliest() -> Result<Case> {
             bytes.extend(v.to_le_bytes());
         }
     }
-    let table = c.tensor(DType::F32, (n, n_vocab), &bytes);
+    let table = c.tensor(DType::F32, n, n_vocab, &bytes);
     let x = c.builder.get_rows(table, "embd")?;
     let rows: Vec<f32> = (0..100 * n).map(|_| c.rng.unit()).collect();
     let weights = (0..n_vocab).flat_map(|id| {
@@ -237,7 +239,7 @@ pub fn likeliest() -> Result<Case> {
         let last = if id < 3000 { 0.0 } else { 2.0 };
         row[..n - 1].iter().copied().chain([last]).flat_map(f32::to_le_bytes).collect::<Vec<_>>()
     });
-    let w = c.tensor(DType::F32, (n, n_vocab), &weights.collect::<Vec<_>>());
+    let w = c.tensor(DType::F32, n, n_vocab, &weights.collect::<Vec<_>>());
     let x = c.builder.output_rows(x, "rows")?;
     c.builder.mat_mul(w, x, "result_output")?;
     c.finish("likeliest of 5000".to_owned(), &[19, 1, 4], 0)
@@ -289,7 +291,7 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     x = c.builder.scale(1.25, x, "inp_scaled");
     c.builder.stream(x);
     for il in 0..2 {
-        x = layer(&mut c, &spec, (il, rope, n_ff), x)?;
+        x = layer(&mut c, DecoderLayer { spec: &spec, il, rope, n_ff }, x)?;
         c.builder.stream(x);
     }
     x = c.builder.output_rows(x, "rows")?;
@@ -314,12 +316,18 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     c.finish(name, lengths, spec.first_position)
 }
 
-fn layer(
-    c: &mut CaseBuilder,
-    spec: &Decoder,
-    (il, rope, n_ff): (usize, usize, usize),
-    x: ValueId,
-) -> Result<ValueId> {
+/// One layer of a decoder.
+#[derive(Clone, Copy)]
+struct DecoderLayer<'a> {
+    spec: &'a Decoder,
+    il: usize,
+    /// Index of its RoPE table.
+    rope: usize,
+    n_ff: usize,
+}
+
+fn layer(c: &mut CaseBuilder, at: DecoderLayer<'_>, x: ValueId) -> Result<ValueId> {
+    let DecoderLayer { spec, il, rope, n_ff } = at;
     let named = |name: &str| format!("{name}-{il}");
     let (dk, dv) = (spec.head_dim, spec.head_dim - 4);
     let n_embd = c.builder.cols(x);
@@ -571,136 +579,6 @@ pub fn decoders() -> Result<Vec<Case>> {
         cases.push(decoder(spec)?);
     }
     Ok(cases)
-}
-
-/// A way to cut the prompts of a case into steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// Each sequence by itself, in chunks of so many tokens.
-    Chunks(usize),
-    /// All sequences in one step, in chunks of so many tokens each.
-    Batch(usize),
-}
-
-/// Which pass over the prompts.
-#[derive(Clone, Copy)]
-enum Pass {
-    /// From position 0, to leave something to read in the cache.
-    Past,
-    /// From the case's first position.
-    Real,
-}
-
-impl Case {
-    /// Cache blocks of one sequence, and of all.
-    fn blocks(&self) -> (usize, usize) {
-        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let per_seq = longest.div_ceil(KV_BLOCK) + 1;
-        (per_seq, per_seq * self.prompts.len())
-    }
-
-    /// The tables of sequence `s` for a step whose first token of it stands at `position`. What no token sees any more
-    /// is freed: a backend that touches it is found out.
-    fn tables(&self, s: usize, pass: Pass, position: u32) -> BlockTable {
-        let of = |(id, group): (usize, &CacheGroup)| {
-            let mut table = self.table(s, pass, id);
-            let seen = group.mask().first_visible(position) as usize / KV_BLOCK;
-            table[..seen].fill(FREED);
-            table
-        };
-        BlockTable::Groups(self.graph.groups.iter().enumerate().map(of).collect())
-    }
-
-    /// The table of one group from `first_position` on: scattered blocks, descending in the first group and ascending in
-    /// the second, so that a backend that ignores the table or takes another group's is found out. Positions before read
-    /// the blocks that a first pass from position 0 left in the upper half of the cache, again and again.
-    fn table(&self, s: usize, pass: Pass, group: usize) -> Vec<u32> {
-        let (per_seq, upper) = self.blocks();
-        let place = |i: usize| if group.is_multiple_of(2) { per_seq - 1 - i } else { i };
-        let own = (0..per_seq).map(|i| s * per_seq + place(i));
-        let blocks: Vec<usize> = match pass {
-            Pass::Past => own.map(|b| b + upper).collect(),
-            Pass::Real => {
-                let before = self.first_position as usize / KV_BLOCK;
-                let written = self.prompts[s].len().div_ceil(KV_BLOCK);
-                let past = self.table(s, Pass::Past, group);
-                (0..before).map(|i| past[i % written] as usize).chain(own).collect()
-            }
-        };
-        blocks.into_iter().map(|b| b as u32).collect()
-    }
-
-    /// The likeliest id after each token of the first prompt.
-    pub fn greedy(&self, loaded: &mut dyn Loaded) -> Result<Vec<Best>> {
-        let mut kv = loaded.new_kv(&Blocks::Each(2 * self.blocks().1))?;
-        let mut step = Step::single(&self.prompts[0], 0);
-        step.outputs = (0..step.tokens.len() as u32).collect();
-        loaded.run_greedy(&step, &mut kv)
-    }
-
-    /// Runs all prompts, cut as told, and records every value. All rows give logits.
-    pub fn record(&self, loaded: &mut dyn Loaded, cut: Cut) -> Result<Recording> {
-        let mut kv = loaded.new_kv(&Blocks::Each(2 * self.blocks().1))?;
-        if self.first_position > 0 {
-            self.run(loaded, &mut kv, (Pass::Past, Cut::Batch(7)), &mut Recording::default())?;
-        }
-        let mut recording = Recording::default();
-        self.run(loaded, &mut kv, (Pass::Real, cut), &mut recording)?;
-        Ok(recording)
-    }
-
-    fn run(
-        &self,
-        loaded: &mut dyn Loaded,
-        kv: &mut Kv,
-        (pass, cut): (Pass, Cut),
-        recording: &mut Recording,
-    ) -> Result<()> {
-        let all: Vec<usize> = (0..self.prompts.len()).collect();
-        let (groups, n) = match cut {
-            Cut::Chunks(n) => (all.chunks(1).collect(), n),
-            Cut::Batch(n) => (vec![all.as_slice()], n),
-        };
-        for seqs in groups {
-            self.run_chunks(loaded, kv, (seqs, n, pass), recording)?;
-        }
-        Ok(())
-    }
-
-    fn run_chunks(
-        &self,
-        loaded: &mut dyn Loaded,
-        kv: &mut Kv,
-        (seqs, n, pass): (&[usize], usize, Pass),
-        recording: &mut Recording,
-    ) -> Result<()> {
-        let first_position = match pass {
-            Pass::Past => 0,
-            Pass::Real => self.first_position,
-        };
-        let longest = seqs.iter().map(|&s| self.prompts[s].len()).max().unwrap_or(0);
-        for start in (0..longest).step_by(n) {
-            let mut step = Step {
-                tables: seqs
-                    .iter()
-                    .map(|&s| self.tables(s, pass, first_position + start as u32))
-                    .collect(),
-                ..Step::default()
-            };
-            for (i, &s) in seqs.iter().enumerate() {
-                let prompt = &self.prompts[s];
-                for p in start..prompt.len().min(start + n) {
-                    step.tokens.push(prompt[p]);
-                    step.positions.push(first_position + p as u32);
-                    step.seqs.push(i as u32);
-                }
-            }
-            step.outputs = (0..step.tokens.len() as u32).collect();
-            let names: Vec<u32> = seqs.iter().map(|&s| s as u32).collect();
-            recording.run(loaded, kv, &step, &names)?;
-        }
-        Ok(())
-    }
 }
 
 /// The options under which the contract holds: both arithmetics, both caches.

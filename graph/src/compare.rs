@@ -4,11 +4,19 @@ use crate::{Graph, Loaded, Node, Result, Step, Tap, Value};
 use std::collections::HashMap;
 use std::fmt;
 
+/// Which row of a run: of which value (`name:OP`), sequence and position.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct RowKey {
+    value: String,
+    seq: u32,
+    position: u32,
+}
+
 /// Every row of every value of a run, by `name:OP`, sequence and position: however the run was cut into steps, the
 /// rows are the same, and so must be their bits.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    rows: HashMap<(String, u32, u32), Vec<f32>>,
+    rows: HashMap<RowKey, Vec<f32>>,
     step: Step,
 }
 
@@ -47,10 +55,10 @@ impl Recording {
 
     /// Every row that was recorded, by key, sequence and position.
     pub fn rows(&self) -> Vec<RecordedRow<'_>> {
-        let rows = self.rows.iter().map(|((key, seq, position), values)| RecordedRow {
-            key,
-            seq: *seq,
-            position: *position,
+        let rows = self.rows.iter().map(|(key, values)| RecordedRow {
+            key: &key.value,
+            seq: key.seq,
+            position: key.position,
             values,
         });
         let mut rows: Vec<_> = rows.collect();
@@ -64,7 +72,7 @@ impl Recording {
         let order: HashMap<String, usize> =
             graph.nodes.iter().enumerate().map(|(i, n)| (graph.key(n), i)).collect();
         let mut keys: Vec<_> = self.rows.keys().chain(other.rows.keys()).collect();
-        keys.sort_by_key(|(key, seq, pos)| (order.get(key).copied(), *seq, *pos));
+        keys.sort_by_key(|key| (order.get(&key.value).copied(), key.seq, key.position));
         keys.dedup();
         for key in keys {
             let (left, right) = (self.rows.get(key), other.rows.get(key));
@@ -79,9 +87,9 @@ impl Recording {
             {
                 let values = (left.get(col).copied(), right.get(col).copied());
                 return Some(Difference {
-                    key: key.0.clone(),
-                    seq: key.1,
-                    position: key.2,
+                    key: key.value.clone(),
+                    seq: key.seq,
+                    position: key.position,
                     col,
                     values,
                 });
@@ -118,7 +126,11 @@ impl Tap for RecordingTap<'_> {
         let step = &self.recording.step;
         for (i, row) in data.chunks(value.cols).enumerate() {
             let token = step.token_of(value.rows, i);
-            let key = (self.graph.key(node), step.seqs[token], step.positions[token]);
+            let key = RowKey {
+                value: self.graph.key(node),
+                seq: step.seqs[token],
+                position: step.positions[token],
+            };
             self.recording.rows.insert(key, row.to_vec());
         }
     }
@@ -144,9 +156,10 @@ pub struct Difference {
 }
 
 impl Difference {
-    fn missing(key: &(String, u32, u32), left: bool) -> Self {
+    fn missing(key: &RowKey, left: bool) -> Self {
         let values = if left { (None, Some(f32::NAN)) } else { (Some(f32::NAN), None) };
-        Self { key: key.0.clone(), seq: key.1, position: key.2, col: 0, values }
+        let RowKey { value, seq, position } = key.clone();
+        Self { key: value, seq, position, col: 0, values }
     }
 }
 

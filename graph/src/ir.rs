@@ -13,9 +13,6 @@ pub struct WeightId(pub usize);
 /// Index into [`Graph::values`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ValueId(pub usize);
-/// Index into [`Graph::nodes`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct NodeId(pub usize);
 
 /// Which of the files of a model: index into the files that [`crate::Backend::load`] gets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -226,7 +223,7 @@ impl Graph {
         self.stream.len().saturating_sub(1)
     }
 
-    /// Bytes of all caches with so many blocks. Saturates: such a size fits in no memory.
+    /// Bytes of all caches with this number of blocks. Saturates: such a size fits in no memory.
     pub fn kv_bytes(&self, kv: KvType, blocks: &Blocks) -> u64 {
         let bytes =
             |cache: &Cache| cache.block_bytes(kv).saturating_mul(blocks.of(cache.group()) as u64);

@@ -27,7 +27,7 @@ pub use builder::{Builder, KvHeads};
 pub use cache::{BlockTable, Blocks, Cache, CacheGroup, CacheId, FREED, GroupId, KvCache};
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
-    FileId, Graph, NodeId, Output, RopeTable, Rows, Value, ValueId, ValueKind, Weight, WeightForms,
+    FileId, Graph, Output, RopeTable, Rows, Value, ValueId, ValueKind, Weight, WeightForms,
     WeightId,
 };
 pub use op::{

@@ -58,12 +58,7 @@ enum Build {
         of_sum: bool,
         product: Option<DType>,
     },
-    Rope {
-        of: RopeTable,
-        head_dim: usize,
-        pairs: RopePairs,
-        cols: Vec<usize>,
-    },
+    Rope(Rotation),
     /// Attention, the rotary embedding of its queries and keys, and the format of the product behind it.
     Attention {
         a: Attention,
@@ -72,6 +67,15 @@ enum Build {
         product: Option<DType>,
     },
     Map(Op, usize),
+}
+
+/// Rotary embedding of one value or two.
+struct Rotation {
+    table: RopeTable,
+    head_dim: usize,
+    pairs: RopePairs,
+    /// Of each value.
+    cols: Vec<usize>,
 }
 
 /// The kind of a node by name; `None` for one that the node before it stands for.
@@ -104,8 +108,8 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             let both = [Some(node), next].into_iter().flatten().filter_map(|node| node.output);
             let cols: Vec<usize> = both.map(|id| graph.value(id).cols).collect();
             let name = format!("{kind} {cols:?} table {table}, heads of {head_dim}, {pairs:?}");
-            let of = graph.rope_tables[*table].clone();
-            (name, Build::Rope { of, head_dim: *head_dim, pairs: *pairs, cols })
+            let table = graph.rope_tables[*table].clone();
+            (name, Build::Rope(Rotation { table, head_dim: *head_dim, pairs: *pairs, cols }))
         }
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
@@ -268,10 +272,7 @@ impl Build {
                 let x = c.builder.rms_norm(w, eps, x, "norm")?;
                 behind(c, x, product)?
             }
-            Self::Rope { of, head_dim, pairs, cols } => {
-                let table = c.builder.rope_table(of);
-                turned(c, (table, head_dim, pairs), &cols, input)?
-            }
+            Self::Rope(rotation) => rotated(c, rotation, input)?,
             Self::Attention { a, layer, rope, product } => {
                 let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
                 let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
@@ -308,13 +309,14 @@ fn side_by_side(c: &mut CaseBuilder, x: ValueId, dtypes: Vec<DType>) -> Result<V
     Ok(first.unwrap_or(x))
 }
 
-/// Values of some columns each, turned; the last of them.
-fn turned(
+/// Values that are rotated alike; the last of them.
+fn rotated(
     c: &mut CaseBuilder,
-    (table, head_dim, pairs): (usize, usize, RopePairs),
-    cols: &[usize],
+    rotation: Rotation,
     input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
 ) -> Result<ValueId> {
+    let Rotation { table, head_dim, pairs, cols } = rotation;
+    let table = c.builder.rope_table(table);
     let inputs = cols.iter().enumerate().map(|(i, &cols)| input(c, cols, &format!("x{i}")));
     let inputs: Vec<ValueId> = inputs.collect::<Result<_>>()?;
     let mut last = inputs[0];

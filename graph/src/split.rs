@@ -16,7 +16,7 @@ pub struct Halves {
     pub tail: Graph,
 }
 
-/// Cuts a graph after so many layers, where only the residual stream is still to be read.
+/// Cuts a graph after its first `layers`, where only the residual stream is still to be read.
 ///
 /// # Errors
 /// [`ErrorKind::Shape`] where there is no such place.

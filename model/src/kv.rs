@@ -68,7 +68,7 @@ pub struct Pages {
 }
 
 impl Pages {
-    /// So many free blocks for each group.
+    /// All blocks are free: for each group its number of them.
     pub fn new(groups: &[CacheGroup], blocks: &Blocks) -> Self {
         let pool = |(id, group): (usize, &CacheGroup)| Pool::new(*group, blocks.of(GroupId(id)));
         Self { pools: groups.iter().enumerate().map(pool).collect(), sequences: Vec::new() }

@@ -19,14 +19,23 @@ use crate::kv::{Elem, Layer};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES, exp};
 use graph::math::DOT_CHUNK;
-use graph::{Attention, KV_BLOCK, Step};
+use graph::{Attention, KV_BLOCK};
 use std::cell::RefCell;
 
 /// Vectors across a block's positions.
 const VECTORS: usize = KV_BLOCK / LANES;
 /// Most rows of a register tile.
 const MAX_ROWS: usize = 6;
-type Ends = [(f32, f32); MAX_ROWS];
+
+/// What a softmax that is not finished knows of one row: the largest score so far, and the sum of `exp(score - max)`.
+#[derive(Clone, Copy, Default)]
+struct SoftmaxState {
+    max: f32,
+    sum: f32,
+}
+
+/// Those of a register tile's rows.
+type TileStates = [SoftmaxState; MAX_ROWS];
 
 /// The queries of consecutive tokens of one sequence that meet one K/V head.
 #[derive(Clone, Copy)]
@@ -48,13 +57,13 @@ pub(crate) struct Queries<'a> {
     pub(crate) table: &'a [u32],
     pub(crate) head_kv: usize,
     /// Query heads for each K/V head.
-    pub(crate) group: usize,
+    pub(crate) heads_per_kv: usize,
 }
 
 impl Queries<'_> {
     /// Rows: all heads of the first token, then those of the second.
     pub(crate) fn rows(&self) -> usize {
-        self.tokens * self.group
+        self.tokens * self.heads_per_kv
     }
 
     /// The chunks of 64 positions that some row sees.
@@ -68,7 +77,7 @@ impl Queries<'_> {
     /// The places of a chunk that a row sees, if any.
     #[inline(always)]
     fn visible(&self, row: usize, chunk: usize) -> std::ops::Range<usize> {
-        let position = self.position + (row / self.group) as u32;
+        let position = self.position + (row / self.heads_per_kv) as u32;
         let first = self.attention.mask.first_visible(position) as usize;
         let from = first.saturating_sub(chunk * KV_BLOCK).min(KV_BLOCK);
         let last = self.attention.mask.last_visible(position, self.end);
@@ -102,31 +111,7 @@ pub(crate) fn with_scratch(f: impl FnOnce(&mut Scratch)) {
 }
 
 /// Rows of an item that are worth the widening of a block, and rows beyond which an item's state leaves the cache.
-const ITEM_ROWS: std::ops::Range<usize> = 24..128;
-
-/// Cuts a step's tokens into items: consecutive tokens of one sequence, so many that each thread gets some.
-pub(crate) fn cut(
-    step: &Step,
-    (group, n_head_kv): (usize, usize),
-    threads: usize,
-    cuts: &mut Vec<usize>,
-) {
-    let n = step.tokens.len();
-    let rows = (n * group * n_head_kv / (threads * 4)).clamp(ITEM_ROWS.start, ITEM_ROWS.end);
-    let most = (rows / group).max(1);
-    cuts.clear();
-    cuts.push(0);
-    let mut first = 0;
-    for t in 1..=n {
-        let same = t < n
-            && step.seqs[t] == step.seqs[first]
-            && step.positions[t] == step.positions[t - 1] + 1;
-        if !same || t - first == most {
-            cuts.push(t);
-            first = t;
-        }
-    }
-}
+pub(crate) const ITEM_ROWS: std::ops::Range<usize> = 24..128;
 
 /// Rows of what the chunks so far gave: `out` (padded to whole vectors), then the maximum and the sum.
 pub(crate) struct Rows<'a> {
@@ -149,6 +134,14 @@ impl<'a> Rows<'a> {
     fn row(&mut self, row: usize) -> (&mut [f32], &mut [f32]) {
         let len = self.width + 2;
         self.data[row * len..][..len].split_at_mut(self.width)
+    }
+
+    /// Begins a row with what its first chunk gives.
+    #[inline(always)]
+    fn set(&mut self, row: usize, values: &[f32], state: SoftmaxState) {
+        let (acc, ends) = self.row(row);
+        acc.copy_from_slice(values);
+        (ends[0], ends[1]) = (state.max, state.sum);
     }
 }
 
@@ -192,7 +185,8 @@ impl<E: Elem> Kernel for Whole<'_, '_, E> {
         let mut into = Rows::new(&mut state, dv);
         pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
         for chunk in self.queries.chunks() {
-            tiles(isa, &self.queries, self.layer, (chunk, false, self.scratch), &mut into);
+            let item = ItemChunk { queries: &self.queries, chunk, alone: false };
+            tiles(isa, item, self.layer, self.scratch, &mut into);
         }
         finish(isa, &self.queries, &mut into, dv, &mut self.out);
         self.scratch.state = state;
@@ -206,7 +200,8 @@ impl<E: Elem> Kernel for Chunk<'_, E> {
     fn run<I: Isa>(self, isa: I) {
         let mut into = Rows::new(self.partial, self.layer.head_dim_v());
         pack(isa, &self.queries, self.layer.head_dim_k(), self.scratch);
-        tiles(isa, &self.queries, self.layer, (self.chunk, true, self.scratch), &mut into);
+        let item = ItemChunk { queries: &self.queries, chunk: self.chunk, alone: true };
+        tiles(isa, item, self.layer, self.scratch, &mut into);
     }
 }
 
@@ -223,9 +218,14 @@ impl Kernel for Merge<'_, '_> {
         for (chunk, partial) in self.queries.chunks().zip(self.partials.chunks_exact(rows * len)) {
             for row in 0..rows {
                 if !self.queries.visible(row, chunk).is_empty() {
-                    let (next, ends) = partial[row * len..][..len].split_at(len - 2);
-                    let first = first_chunk(&self.queries, row) == chunk;
-                    merge_parts(isa, &mut into, row, (first, next, (ends[0], ends[1])));
+                    let (values, ends) = partial[row * len..][..len].split_at(len - 2);
+                    let state = SoftmaxState { max: ends[0], sum: ends[1] };
+                    let partial = Partial { values: Some(values), state };
+                    if first_chunk(&self.queries, row) == chunk {
+                        into.set(row, values, state);
+                    } else {
+                        merge(isa, &mut into, row, partial);
+                    }
                 }
             }
         }
@@ -237,7 +237,7 @@ impl Kernel for Merge<'_, '_> {
 /// The first chunk that a row sees.
 #[inline(always)]
 fn first_chunk(queries: &Queries<'_>, row: usize) -> usize {
-    let position = queries.position + (row / queries.group) as u32;
+    let position = queries.position + (row / queries.heads_per_kv) as u32;
     queries.attention.mask.first_visible(position) as usize / KV_BLOCK
 }
 
@@ -251,10 +251,12 @@ fn finish<I: Isa>(
     out: &mut Columns<'_>,
 ) {
     for row in 0..queries.rows() {
-        let (token, head) = (queries.token + row / queries.group, row % queries.group);
-        let head = queries.head_kv * queries.group + head;
+        let heads_per_kv = queries.heads_per_kv;
+        let token = queries.token + row / heads_per_kv;
+        let head = queries.head_kv * heads_per_kv + row % heads_per_kv;
         if let Some(sinks) = queries.sinks {
-            merge_sink(isa, rows, row, sinks[head]);
+            let state = SoftmaxState { max: sinks[head], sum: 1.0 };
+            merge(isa, rows, row, Partial { values: None, state });
         }
         let to = out.row(token, head * dv..(head + 1) * dv);
         let (from, rest) = rows.row(row);
@@ -274,8 +276,9 @@ fn pack<I: Isa>(_: I, queries: &Queries<'_>, dk: usize, scratch: &mut Scratch) {
     let n_head = queries.attention.n_head;
     scratch.q.resize(rows.div_ceil(I::ROWS) * I::ROWS * dk, 0.0);
     for row in 0..rows {
-        let (token, head) = (queries.token + row / queries.group, row % queries.group);
-        let from = (token * n_head + queries.head_kv * queries.group + head) * dk;
+        let token = queries.token + row / queries.heads_per_kv;
+        let head = queries.head_kv * queries.heads_per_kv + row % queries.heads_per_kv;
+        let from = (token * n_head + head) * dk;
         let tile = &mut scratch.q[row / I::ROWS * I::ROWS * dk..][..I::ROWS * dk];
         let q = &queries.q[from..from + dk];
         for (to, q) in tile.chunks_exact_mut(I::ROWS).zip(q) {
@@ -308,91 +311,123 @@ fn widen<I: Isa, E: Elem>(isa: I, layer: &Layer<E>, block: usize, head: usize, t
     }
 }
 
-/// One block's keys `[head_dim_k][64]` and values `[64][width]`, as the cache has them or widened.
+/// A block's values, `[64][width]`.
 #[derive(Clone, Copy)]
-struct Block<'a, X> {
-    keys: &'a [X],
-    values: &'a [X],
+struct Values<'a, X> {
+    data: &'a [X],
     width: usize,
 }
 
-/// All rows of one chunk, merged into what the chunks before gave, or, `alone`, stored as they are.
+/// One block's keys `[head_dim_k][64]` and its values, as the cache has them or widened.
+#[derive(Clone, Copy)]
+struct Block<'a, X> {
+    keys: &'a [X],
+    values: Values<'a, X>,
+}
+
+/// The rows of an item, and one chunk of the positions that they see.
+#[derive(Clone, Copy)]
+struct ItemChunk<'a> {
+    queries: &'a Queries<'a>,
+    chunk: usize,
+    /// The chunk's results are stored as they are, to be merged later, and not merged into those of the chunks before.
+    alone: bool,
+}
+
+/// Where a register tile finds its queries and leaves its outputs.
+struct Buffers<'a> {
+    /// All tiles' queries: [`Scratch::q`].
+    q: &'a [f32],
+    /// One tile's outputs: [`Scratch::next`].
+    next: &'a mut [f32],
+}
+
+/// All rows of an item against one chunk.
 #[inline(always)]
 fn tiles<I: Isa, E: Elem>(
     isa: I,
-    queries: &Queries<'_>,
+    item: ItemChunk<'_>,
     layer: &Layer<E>,
-    (chunk, alone, scratch): (usize, bool, &mut Scratch),
+    scratch: &mut Scratch,
     into: &mut Rows<'_>,
 ) {
-    let (block, head, width) = (queries.table[chunk] as usize, queries.head_kv, into.width);
+    let (queries, width) = (item.queries, into.width);
+    let (block, head) = (queries.table[item.chunk] as usize, queries.head_kv);
     scratch.next.resize(MAX_ROWS * width, 0.0);
     // A single tile reads each element once, so widening beforehand would only push the cache's bytes out of the way.
     if queries.rows() <= I::ROWS && layer.head_dim_v() == width {
-        let block =
-            Block { keys: layer.keys(block, head), values: layer.values(block, head), width };
+        let values = Values { data: layer.values(block, head), width };
+        let block = Block { keys: layer.keys(block, head), values };
         let Scratch { q, next, .. } = scratch;
-        tiles_of(isa, queries, (chunk, alone, block), (q, next), into);
+        tiles_of_block(isa, item, block, Buffers { q, next }, into);
         return;
     }
     widen(isa, layer, block, head, scratch);
     let Scratch { keys, values, q, next, .. } = scratch;
-    let block = Block { keys: keys.as_flattened(), values, width };
-    tiles_of(isa, queries, (chunk, alone, block), (q, next), into);
+    let block = Block { keys: keys.as_flattened(), values: Values { data: values, width } };
+    tiles_of_block(isa, item, block, Buffers { q, next }, into);
 }
 
 #[inline(always)]
-fn tiles_of<I: Isa, X: Elem>(
+fn tiles_of_block<I: Isa, X: Elem>(
     isa: I,
-    queries: &Queries<'_>,
-    (chunk, alone, block): (usize, bool, Block<'_, X>),
-    (q, next): (&[f32], &mut [f32]),
+    item: ItemChunk<'_>,
+    block: Block<'_, X>,
+    buffers: Buffers<'_>,
     into: &mut Rows<'_>,
 ) {
-    let width = block.width;
+    let ItemChunk { queries, chunk, alone } = item;
+    let Buffers { q, next } = buffers;
+    let width = block.values.width;
     for first in (0..queries.rows()).step_by(I::ROWS) {
         let n = I::ROWS.min(queries.rows() - first);
         // Rows ascend in position: where the tile's last row sees nothing of a later chunk, no row does.
         if (first..first + n).all(|row| queries.visible(row, chunk).is_empty()) {
             continue;
         }
-        let ends = tile(isa, Tile { queries, first, rows: n, chunk, block, q, next });
+        let buffers = Buffers { q, next };
+        let states = tile(isa, Tile { queries, first, rows: n, chunk, block, buffers });
         for i in 0..n {
             let row = first + i;
             // Nobody reads what a chunk gives to a row that sees nothing of it.
             if !queries.visible(row, chunk).is_empty() {
-                let is_first = alone || first_chunk(queries, row) == chunk;
-                merge_parts(isa, into, row, (is_first, &next[i * width..][..width], ends[i]));
+                let values = &next[i * width..][..width];
+                if alone || first_chunk(queries, row) == chunk {
+                    into.set(row, values, states[i]);
+                } else {
+                    merge(isa, into, row, Partial { values: Some(values), state: states[i] });
+                }
             }
         }
     }
 }
 
-/// Takes a chunk's output, maximum and sum into a row.
+/// What one chunk gives to a row.
+#[derive(Clone, Copy)]
+struct Partial<'a> {
+    /// The sum of its values by their weights; `None` for a sink, which is a chunk with one score and no value.
+    values: Option<&'a [f32]>,
+    state: SoftmaxState,
+}
+
+/// Merges what a chunk gives into what the chunks before gave: both are brought to the larger of the two maxima.
 #[inline(always)]
-fn merge_parts<I: Isa>(
-    isa: I,
-    into: &mut Rows<'_>,
-    row: usize,
-    (is_first, next, (next_max, next_sum)): (bool, &[f32], (f32, f32)),
-) {
+fn merge<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, next: Partial<'_>) {
+    let Partial { values, state } = next;
     let (acc, ends) = into.row(row);
-    if is_first {
-        acc.copy_from_slice(next);
-        (ends[0], ends[1]) = (next_max, next_sum);
-        return;
-    }
-    let max = if next_max > ends[0] { next_max } else { ends[0] };
+    let max = if state.max > ends[0] { state.max } else { ends[0] };
     let mut both = [0.0; LANES];
-    (both[0], both[1]) = (ends[0] - max, next_max - max);
+    (both[0], both[1]) = (ends[0] - max, state.max - max);
     isa.f_store(exp(isa, isa.f_load(&both)), &mut both);
     let (a, b) = (both[0], both[1]);
-    ends[1] = ends[1].mul_add(a, next_sum * b);
-    ends[0] = max;
+    (ends[0], ends[1]) = (max, ends[1].mul_add(a, state.sum * b));
     let (a, b) = (isa.f_splat(a), isa.f_splat(b));
     for i in (0..acc.len()).step_by(LANES) {
-        let next = isa.f_mul(isa.f_load(lanes(next, i)), b);
-        let y = isa.f_fma(isa.f_load(lanes(acc, i)), a, next);
+        let mut added = isa.f_splat(0.0);
+        if let Some(values) = values {
+            added = isa.f_mul(isa.f_load(lanes(values, i)), b);
+        }
+        let y = isa.f_fma(isa.f_load(lanes(acc, i)), a, added);
         isa.f_store(y, lanes_mut(acc, i));
     }
 }
@@ -404,31 +439,12 @@ struct Tile<'a, X> {
     rows: usize,
     chunk: usize,
     block: Block<'a, X>,
-    /// All tiles' queries.
-    q: &'a [f32],
-    /// Where the rows' outputs go.
-    next: &'a mut [f32],
-}
-
-/// Takes a sink into a row: a chunk with the maximum `sink`, the sum 1 and no value.
-#[inline(always)]
-fn merge_sink<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, sink: f32) {
-    let (acc, ends) = into.row(row);
-    let max = if sink > ends[0] { sink } else { ends[0] };
-    let mut both = [0.0; LANES];
-    (both[0], both[1]) = (ends[0] - max, sink - max);
-    isa.f_store(exp(isa, isa.f_load(&both)), &mut both);
-    (ends[0], ends[1]) = (max, ends[1].mul_add(both[0], both[1]));
-    let (a, zero) = (isa.f_splat(both[0]), isa.f_splat(0.0));
-    for i in (0..acc.len()).step_by(LANES) {
-        let y = isa.f_fma(isa.f_load(lanes(acc, i)), a, zero);
-        isa.f_store(y, lanes_mut(acc, i));
-    }
+    buffers: Buffers<'a>,
 }
 
 /// Picks the body for the number of rows and the instruction set's register tile, so that inside it all is constant.
 #[inline(always)]
-fn tile<I: Isa, X: Elem>(isa: I, tile: Tile<'_, X>) -> Ends {
+fn tile<I: Isa, X: Elem>(isa: I, tile: Tile<'_, X>) -> TileStates {
     // `const` in conditions: the arms of other instruction sets are not even compiled.
     if const { I::ROWS == 6 && I::VECTORS == 4 } {
         rows_of_six::<I, X, 4>(isa, tile)
@@ -447,7 +463,7 @@ fn tile<I: Isa, X: Elem>(isa: I, tile: Tile<'_, X>) -> Ends {
 }
 
 #[inline(always)]
-fn rows_of_six<I: Isa, X: Elem, const V: usize>(isa: I, tile: Tile<'_, X>) -> Ends {
+fn rows_of_six<I: Isa, X: Elem, const V: usize>(isa: I, tile: Tile<'_, X>) -> TileStates {
     match tile.rows {
         1 => isa.vectorize(Body::<X, 1, 6, V>(tile)),
         2 => isa.vectorize(Body::<X, 2, 6, V>(tile)),
@@ -463,10 +479,10 @@ fn rows_of_six<I: Isa, X: Elem, const V: usize>(isa: I, tile: Tile<'_, X>) -> En
 struct Body<'a, X, const N: usize, const R: usize, const V: usize>(Tile<'a, X>);
 
 impl<X: Elem, const N: usize, const R: usize, const V: usize> Kernel for Body<'_, X, N, R, V> {
-    type Out = Ends;
+    type Out = TileStates;
 
     #[inline(always)]
-    fn run<I: Isa>(self, isa: I) -> Ends {
+    fn run<I: Isa>(self, isa: I) -> TileStates {
         body::<I, X, N, R, V>(isa, self.0)
     }
 }
@@ -475,23 +491,24 @@ impl<X: Elem, const N: usize, const R: usize, const V: usize> Kernel for Body<'_
 fn body<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     isa: I,
     tile: Tile<'_, X>,
-) -> Ends {
-    let Tile { queries, first, chunk, block, q, next, .. } = tile;
-    let Block { keys, values, width } = block;
-    let (keys, _) = keys.as_chunks::<KV_BLOCK>();
+) -> TileStates {
+    let Tile { queries, first, chunk, block, buffers, .. } = tile;
+    let (Buffers { q, next }, values) = (buffers, block.values);
+    let (keys, _) = block.keys.as_chunks::<KV_BLOCK>();
     let dk = keys.len();
     let q = q[first * dk..][..R * dk].as_chunks::<R>().0;
     let mut p = [[0.0f32; KV_BLOCK]; N];
-    scores::<I, X, N, R, V>(isa, queries.attention, (keys, q), &mut p);
-    let mut ends = [(0.0, 0.0); MAX_ROWS];
+    scores::<I, X, N, R, V>(isa, queries.attention, keys, q, &mut p);
+    let mut states = TileStates::default();
     let (mut from, mut to) = (0, KV_BLOCK);
     for (row, p) in p.iter_mut().enumerate() {
         let visible = queries.visible(first + row, chunk);
         (from, to) = (from.max(visible.start), to.min(visible.end));
         if !visible.is_empty() {
-            ends[row] = weights(isa, p, visible);
+            states[row] = weights(isa, p, visible);
         }
     }
+    let width = values.width;
     next[..N * width].fill(0.0);
     // The places that all rows see go through the tile, the ragged ends row by row: each row's chain stays in order.
     if from >= to {
@@ -500,14 +517,14 @@ fn body<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     for row in 0..N {
         let visible = queries.visible(first + row, chunk);
         let range = visible.start..visible.end.min(from);
-        sums::<I, X, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+        sums::<I, X, 1, V>(isa, &[p[row]], values, range, &mut next[row * width..]);
     }
-    sums::<I, X, N, V>(isa, &p, (values, width), from..to, next);
+    sums::<I, X, N, V>(isa, &p, values, from..to, next);
     for row in 0..N {
         let range = to..queries.visible(first + row, chunk).end;
-        sums::<I, X, 1, V>(isa, &[p[row]], (values, width), range, &mut next[row * width..]);
+        sums::<I, X, 1, V>(isa, &[p[row]], values, range, &mut next[row * width..]);
     }
-    ends
+    states
 }
 
 /// `q · k`, scaled and capped, for N rows and all places of a block.
@@ -515,7 +532,8 @@ fn body<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
 fn scores<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     isa: I,
     attention: &Attention,
-    (keys, q): (&[[X; KV_BLOCK]], &[[f32; R]]),
+    keys: &[[X; KV_BLOCK]],
+    q: &[[f32; R]],
     s: &mut [[f32; KV_BLOCK]; N],
 ) {
     let scale = isa.f_splat(attention.scale);
@@ -554,9 +572,13 @@ fn scores<I: Isa, X: Elem, const N: usize, const R: usize, const V: usize>(
     }
 }
 
-/// Turns scores into `exp(s - max)` at the visible places and 0 at the others; the maximum and the sum.
+/// Turns scores into `exp(s - max)` at the visible places and 0 at the others.
 #[inline(always)]
-fn weights<I: Isa>(isa: I, s: &mut [f32; KV_BLOCK], visible: std::ops::Range<usize>) -> (f32, f32) {
+fn weights<I: Isa>(
+    isa: I,
+    s: &mut [f32; KV_BLOCK],
+    visible: std::ops::Range<usize>,
+) -> SoftmaxState {
     // What the cache holds at unseen positions is no one's business: it never reaches a sum.
     s[..visible.start].fill(f32::NEG_INFINITY);
     s[visible.end..].fill(f32::NEG_INFINITY);
@@ -582,7 +604,7 @@ fn weights<I: Isa>(isa: I, s: &mut [f32; KV_BLOCK], visible: std::ops::Range<usi
     }
     s[..visible.start].fill(0.0);
     s[visible.end..].fill(0.0);
-    (lane[0], tree(isa, s))
+    SoftmaxState { max: lane[0], sum: tree(isa, s) }
 }
 
 /// `next[d] += Σ p[j] · v[j][d]` for the places j of a range, one chain in order for each of N rows.
@@ -590,40 +612,50 @@ fn weights<I: Isa>(isa: I, s: &mut [f32; KV_BLOCK], visible: std::ops::Range<usi
 fn sums<I: Isa, X: Elem, const N: usize, const V: usize>(
     isa: I,
     p: &[[f32; KV_BLOCK]; N],
-    (values, width): (&[X], usize),
+    values: Values<'_, X>,
     places: std::ops::Range<usize>,
     next: &mut [f32],
 ) {
     if places.is_empty() {
         return;
     }
+    let (width, start, end) = (values.width, places.start, places.end);
     let mut d = 0;
     while d + V * LANES <= width {
-        columns::<I, X, N, V>(isa, p, (values, width), places.clone(), (d, next));
+        columns::<I, X, N, V>(isa, p, values, PlacesAt { start, end, d }, next);
         d += V * LANES;
     }
     while d < width {
-        columns::<I, X, N, 1>(isa, p, (values, width), places.clone(), (d, next));
+        columns::<I, X, N, 1>(isa, p, values, PlacesAt { start, end, d }, next);
         d += LANES;
     }
+}
+
+/// The elements of the values that one pass adds up: V vectors from element `d` on, of the places from `start` to `end`.
+#[derive(Clone, Copy)]
+struct PlacesAt {
+    start: usize,
+    end: usize,
+    d: usize,
 }
 
 #[inline(always)]
 fn columns<I: Isa, X: Elem, const N: usize, const V: usize>(
     isa: I,
     p: &[[f32; KV_BLOCK]; N],
-    (values, width): (&[X], usize),
-    places: std::ops::Range<usize>,
-    (d, next): (usize, &mut [f32]),
+    values: Values<'_, X>,
+    at: PlacesAt,
+    next: &mut [f32],
 ) {
+    let (Values { data, width }, PlacesAt { start, end, d }) = (values, at);
     let mut acc = [[isa.f_splat(0.0); V]; N];
     for row in 0..N {
         for v in 0..V {
             acc[row][v] = isa.f_load(lanes(next, row * width + d + v * LANES));
         }
     }
-    let rows = values[places.start * width..places.end * width].chunks_exact(width);
-    for (j, value) in places.zip(rows) {
+    let rows = data[start * width..end * width].chunks_exact(width);
+    for (j, value) in (start..end).zip(rows) {
         let value = &value[d..d + V * LANES];
         let mut vs = [isa.f_splat(0.0); V];
         for v in 0..V {

@@ -99,7 +99,8 @@ fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
     isa: I,
     tile: usize,
     starts: &[i32; N],
-    (operands, q): (&[[Operand; 2]], &[[i32; N]]),
+    operands: &[[Operand; 2]],
+    q: &[[i32; N]],
 ) -> [[I::I; N]; T] {
     let mut sum = [[isa.i_splat(0); N]; T];
     for t in 0..N {
@@ -146,7 +147,7 @@ fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, pa
     let step = step(at.prefetch, blocks);
     for b in 0..blocks {
         prefetch(isa, at.prefetch, b, step);
-        let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], (&operands[b], &q[b]));
+        let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], &operands[b], &q[b]);
         for i in 0..T {
             let d_w = isa.f_load(&d[b][at.tile + i].0);
             for t in 0..N {
@@ -192,7 +193,8 @@ fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, cons
                 isa,
                 at.tile,
                 &starts[sub],
-                (&operands[first..first + len], &q[first..first + len]),
+                &operands[first..first + len],
+                &q[first..first + len],
             );
             for i in 0..T {
                 let scale = isa.i_load(&scales[sub][at.tile + i].0);

@@ -120,18 +120,18 @@ impl Kernel for MatMul<'_, '_> {
             let tokens = self.out.row_range();
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
-                self.pass(isa, (first, next), self.acts.groups(start, end));
-                self.finish(isa, first, (start, end));
+                self.pass(isa, first, next, self.acts.groups(start, end));
+                self.finish(isa, first, start..end);
             }
         }
     }
 }
 
 impl MatMul<'_, '_> {
-    /// Fills `workspace.acc` with the products of two tiles and up to [`PASS`] tokens, while the blocks to be unpacked next
-    /// come from memory: those of the next columns, or the first of the tiles at column `next`.
+    /// Fills `workspace.acc` with the products of the two tiles at column `first` and up to [`PASS`] tokens, while the
+    /// blocks to be unpacked next come from memory: those of the next columns, or the first of the tiles at column `next`.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, (first, next): (usize, usize), groups: &[Group]) {
+    fn pass<I: Isa>(&mut self, isa: I, first: usize, next: usize, groups: &[Group]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
         let (tiles, next) = (self.product.tiles(first), self.product.tiles(next));
         let tokens: usize = groups.iter().map(|group| group.tokens).sum();
@@ -169,10 +169,10 @@ impl MatMul<'_, '_> {
         }
     }
 
-    /// Copies the sums of a pass to `out`.
+    /// Copies the sums of a pass over some tokens to `out`.
     #[inline(always)]
-    fn finish<I: Isa>(&mut self, isa: I, first: usize, (start, end): (usize, usize)) {
-        for (acc, t) in self.workspace.acc.iter().zip(start..end) {
+    fn finish<I: Isa>(&mut self, isa: I, first: usize, tokens: std::ops::Range<usize>) {
+        for (acc, t) in self.workspace.acc.iter().zip(tokens) {
             match self.product {
                 Product::Plain(_) => {
                     let out = self.out.row(t, first..first + 2 * LANES);

@@ -77,12 +77,14 @@ fn sums<I: Isa, C: Unpack, const RUNS: bool, const SUM: bool>(
     let table = codes::table::<I>(layout);
     let mut acc = isa.f_splat(0.0);
     for (b, block) in tile.chunks_exact(layout.block_bytes).enumerate() {
+        let packed = PackedBlock { layout, bytes: block, table: &table };
         let d_a = isa.f_splat(acts.d[b]);
         let (isum, msum) = if RUNS {
-            super_block::<I, C>(isa, layout, (block, &table), (acts, b))
+            super_block::<I, C>(isa, packed, acts, b)
         } else {
             let start = -codes::offset::<I>(layout) * acts.sums32[b];
-            let isum = unit::<I, C, 8>(isa, layout, (block, &table), (acts, b * 32, 0, start));
+            let span = Span { column: b * 32, in_block: 0, start };
+            let isum = unit::<I, C, 8>(isa, packed, acts, span);
             (isum, isum)
         };
         let d = isa.f_mul(codes::scale(isa, layout, block), d_a);
@@ -99,51 +101,71 @@ fn sums<I: Isa, C: Unpack, const RUNS: bool, const SUM: bool>(
     acc
 }
 
-/// `start` and the dot products of `GROUPS` groups of one unit. The activations begin at `column`, the weights at column
-/// `from` of the block.
+/// One block of a tile, and what is needed to unpack it.
+#[derive(Clone, Copy)]
+struct PackedBlock<'a> {
+    layout: &'a Layout,
+    bytes: &'a [u8],
+    table: &'a [u8; 16],
+}
+
+/// The columns of one integer sum.
+#[derive(Clone, Copy)]
+struct Span {
+    /// The first, as a column of the row.
+    column: usize,
+    /// The first, as a column of the block.
+    in_block: usize,
+    /// What the sum begins with: it takes the offset of the codes away.
+    start: i32,
+}
+
+/// The dot product of `GROUPS` groups of four columns of one unit.
 #[inline(always)]
 fn unit<I: Isa, C: Unpack, const GROUPS: usize>(
     isa: I,
-    layout: &Layout,
-    (block, table): (&[u8], &[u8; 16]),
-    (acts, column, from, start): (&Group, usize, usize, i32),
+    block: PackedBlock<'_>,
+    acts: &Group,
+    span: Span,
 ) -> I::I {
-    let planes = codes::planes(layout, block, from);
-    let q = &acts.q[column / 4..][..GROUPS];
-    let mut sum = isa.i_splat(start);
+    let PackedBlock { layout, bytes, table } = block;
+    let planes = codes::planes(layout, bytes, span.in_block);
+    let q = &acts.q[span.column / 4..][..GROUPS];
+    let mut sum = isa.i_splat(span.start);
     for g in 0..GROUPS {
-        let w = C::operand(isa, planes, from % UNIT / 4 + g, table);
+        let w = C::operand(isa, planes, span.in_block % UNIT / 4 + g, table);
         sum = if C::SIGNED { isa.dot_i8(sum, w, q[g]) } else { isa.dot_u7(sum, w, q[g]) };
     }
     sum
 }
 
-/// `Σ scale · isum` and `Σ min · bsum` over the sub-blocks of a block of 256.
+/// `Σ scale · isum` and `Σ min · bsum` over the sub-blocks of `b`, a block of 256.
 #[inline(always)]
 fn super_block<I: Isa, C: Unpack>(
     isa: I,
-    layout: &Layout,
-    (block, table): (&[u8], &[u8; 16]),
-    (acts, b): (&Group, usize),
+    block: PackedBlock<'_>,
+    acts: &Group,
+    b: usize,
 ) -> (I::I, I::I) {
+    let PackedBlock { layout, bytes, .. } = block;
     let (mut isum, mut msum) = (isa.i_splat(0), isa.i_splat(0));
     let (sub_cols, offset) = (layout.sub_cols, codes::offset::<I>(layout));
     for sub in 0..layout.subs {
-        let (from, i) = (sub * sub_cols, b * layout.subs + sub);
-        let column = b * 256 + from;
+        let (in_block, i) = (sub * sub_cols, b * layout.subs + sub);
+        let column = b * 256 + in_block;
         let part = if sub_cols == 16 {
             let start = -offset * acts.sums16[i];
-            unit::<I, C, 4>(isa, layout, (block, table), (acts, column, from, start))
+            unit::<I, C, 4>(isa, block, acts, Span { column, in_block, start })
         } else {
             let start = -offset * acts.sums32[i];
-            unit::<I, C, 8>(isa, layout, (block, table), (acts, column, from, start))
+            unit::<I, C, 8>(isa, block, acts, Span { column, in_block, start })
         };
-        isum = isa.i_add(isum, isa.i_mul(codes::sub_scales(isa, layout, block, sub), part));
+        isum = isa.i_add(isum, isa.i_mul(codes::sub_scales(isa, layout, bytes, sub), part));
     }
     if layout.min == MinTerm::Subs {
         let pairs = if sub_cols == 16 { &acts.pairs16 } else { &acts.pairs32 };
         for (pair, &sums) in pairs[b * layout.subs / 2..][..layout.subs / 2].iter().enumerate() {
-            msum = isa.dot_i16(msum, codes::min_pairs(isa, layout, block, pair), sums);
+            msum = isa.dot_i16(msum, codes::min_pairs(isa, layout, bytes, pair), sums);
         }
     }
     (isum, msum)

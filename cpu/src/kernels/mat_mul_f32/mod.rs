@@ -24,7 +24,8 @@ use gguf::DType;
 use gguf::quant::{self, Kind};
 use graph::math::DOT_CHUNK;
 use std::cell::RefCell;
-use transpose::{Bf16, F16, F32, Float, Rows, Stage, Turn};
+use std::ops::Range;
+use transpose::{Bf16, Cols, F16, F32, Float, Rows, Stage, Transpose};
 
 /// Tokens of one pass over a weight: what is decoded for them is decoded once.
 pub(crate) const PASS: usize = 192;
@@ -99,11 +100,11 @@ impl Kernel for MatMulF32<'_, '_> {
                     first,
                 };
                 if const { I::TILES == 2 } && end - start <= FEW {
-                    self.few(isa, &rows, (start, end));
+                    self.few(isa, &rows, start..end);
                 } else {
-                    self.pass(isa, &rows, (start, end));
+                    self.pass(isa, &rows, start..end);
                 }
-                self.finish(first, (start, end));
+                self.finish(first, start..end);
             }
         }
     }
@@ -112,22 +113,23 @@ impl Kernel for MatMulF32<'_, '_> {
 impl MatMulF32<'_, '_> {
     /// Totals of several tokens.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
+    fn pass<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: Range<usize>) {
+        let (start, end) = (tokens.start, tokens.end);
         for from in (0..self.n_in).step_by(DOT_CHUNK) {
-            let cols = DOT_CHUNK.min(self.n_in - from);
-            isa.vectorize(Turn { workspace: self.workspace, rows, from, cols });
+            let cols = Cols { from, n: DOT_CHUNK.min(self.n_in - from) };
+            isa.vectorize(Transpose { workspace: self.workspace, rows, cols });
             let groups = (end - start).div_ceil(TOKENS);
             for group in 0..groups {
                 // Even groups: seven tokens are four and three.
                 let at = |group: usize| start + (end - start) * group / groups;
                 let (t, n) = (at(group), at(group + 1) - at(group));
                 let x = &self.x[t * self.n_in..(t + n) * self.n_in];
-                let place = Place { from, cols, n_in: self.n_in, token: t - start };
+                let place = Place { cols, n_in: self.n_in, token: t - start, tile: 0 };
                 if const { I::TILES == 2 } || n <= FEW {
-                    self.workspace.many::<I, 2>(isa, x, (place, 0), n);
+                    self.workspace.many::<I, 2>(isa, x, place, n);
                 } else {
-                    self.workspace.many::<I, 1>(isa, x, (place, 0), n);
-                    self.workspace.many::<I, 1>(isa, x, (place, 1), n);
+                    self.workspace.many::<I, 1>(isa, x, place, n);
+                    self.workspace.many::<I, 1>(isa, x, Place { tile: 1, ..place }, n);
                 }
             }
         }
@@ -135,7 +137,7 @@ impl MatMulF32<'_, '_> {
 
     /// Totals of few tokens, with registers for a whole square of weights.
     #[inline(always)]
-    fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: (usize, usize)) {
+    fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: Range<usize>) {
         match self.dtype.kind() {
             Kind::Float(quant::Float::F32) => self.streams::<I, F32>(isa, rows, tokens),
             Kind::Float(quant::Float::F16) => self.streams::<I, F16>(isa, rows, tokens),
@@ -146,11 +148,11 @@ impl MatMulF32<'_, '_> {
 
     /// Picks the body for the number of tokens.
     #[inline(always)]
-    fn streams<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, (start, end): (usize, usize)) {
+    fn streams<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, tokens: Range<usize>) {
         const { assert!(FEW == 2) };
-        match end - start {
-            1 => self.stream::<I, W, 1>(isa, rows, start),
-            2 => self.stream::<I, W, 2>(isa, rows, start),
+        match tokens.len() {
+            1 => self.stream::<I, W, 1>(isa, rows, tokens.start),
+            2 => self.stream::<I, W, 2>(isa, rows, tokens.start),
             n => unreachable!("{n} tokens are not few"),
         }
     }
@@ -170,7 +172,8 @@ impl MatMulF32<'_, '_> {
             for at in (from..whole).step_by(W::STAGED) {
                 let cols = W::STAGED.min(whole - at);
                 for tile in 0..2 {
-                    let lines = rows.lines(&mut self.workspace.stage, tile, (at, cols));
+                    let lines =
+                        rows.lines(&mut self.workspace.stage, tile, Cols { from: at, n: cols });
                     for (b, at) in (at..at + cols).step_by(W::COLS).enumerate() {
                         rows.prefetch::<I, W>(isa, tile, at);
                         let x = columns(&tokens, at, W::COLS);
@@ -188,8 +191,8 @@ impl MatMulF32<'_, '_> {
                 }
             }
             if end > whole {
-                let cols = end - whole;
-                isa.vectorize(Turn { workspace: self.workspace, rows, from: whole, cols });
+                let cols = Cols { from: whole, n: end - whole };
+                isa.vectorize(Transpose { workspace: self.workspace, rows, cols });
                 let x = columns(&tokens, whole, end - whole);
                 for (k, w) in self.workspace.transposed[..end - whole].iter().enumerate() {
                     for tile in 0..2 {
@@ -215,8 +218,8 @@ impl MatMulF32<'_, '_> {
 
     /// Brings the totals of a pass into `out`.
     #[inline(always)]
-    fn finish(&mut self, first: usize, (start, end): (usize, usize)) {
-        for (totals, t) in self.workspace.totals.iter().zip(start..end) {
+    fn finish(&mut self, first: usize, tokens: Range<usize>) {
+        for (totals, t) in self.workspace.totals.iter().zip(tokens) {
             let out = self.out.row(t, first..first + STEP);
             if out.len() == STEP {
                 *lanes_mut(out, 0) = totals[0].0;
@@ -245,22 +248,24 @@ fn columns<'a, const N: usize>(
     out
 }
 
-/// Where a group of tokens stands: the chunk's columns, and the place of its first token in the pass.
+/// Where a group of tokens stands.
 #[derive(Clone, Copy)]
 struct Place {
-    from: usize,
-    cols: usize,
+    /// The chunk's columns.
+    cols: Cols,
     n_in: usize,
+    /// Place of the group's first token in the pass.
     token: usize,
+    /// The first tile that it is multiplied with.
+    tile: usize,
 }
 
-/// What a group of tokens is multiplied with: one chunk of the tiles from `tile` on.
+/// What a group of tokens is multiplied with: one chunk of the tiles.
 struct Chunk<'a> {
     workspace: &'a mut Workspace,
     /// Begins with the group's tokens.
     x: &'a [f32],
     at: Place,
-    tile: usize,
 }
 
 /// The chains of N tokens with T tiles over one chunk, added to the totals.
@@ -271,18 +276,17 @@ impl<const N: usize, const T: usize> Kernel for Chains<'_, N, T> {
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        let Chunk { workspace, x, at, tile } = self.0;
-        workspace.chains::<I, N, T>(isa, x, at, tile);
+        let Chunk { workspace, x, at } = self.0;
+        workspace.chains::<I, N, T>(isa, x, at);
     }
 }
 
 impl Workspace {
     /// Picks the body for the number of tokens, so that inside it all is constant. `x` begins with the group's tokens.
     #[inline(always)]
-    fn many<I: Isa, const T: usize>(&mut self, isa: I, x: &[f32], at: (Place, usize), n: usize) {
+    fn many<I: Isa, const T: usize>(&mut self, isa: I, x: &[f32], at: Place, n: usize) {
         const { assert!(TOKENS == 6) };
-        let (at, tile) = at;
-        let chunk = Chunk { workspace: self, x, at, tile };
+        let chunk = Chunk { workspace: self, x, at };
         match n {
             1 => isa.vectorize(Chains::<1, T>(chunk)),
             2 => isa.vectorize(Chains::<2, T>(chunk)),
@@ -295,19 +299,14 @@ impl Workspace {
     }
 
     #[inline(always)]
-    fn chains<I: Isa, const N: usize, const T: usize>(
-        &mut self,
-        isa: I,
-        x: &[f32],
-        at: Place,
-        tile: usize,
-    ) {
-        let mut tokens = [&x[at.from..][..at.cols]; N];
+    fn chains<I: Isa, const N: usize, const T: usize>(&mut self, isa: I, x: &[f32], at: Place) {
+        let Place { cols: Cols { from, n }, n_in, token, tile } = at;
+        let mut tokens = [&x[from..][..n]; N];
         for t in 1..N {
-            tokens[t] = &x[t * at.n_in + at.from..][..at.cols];
+            tokens[t] = &x[t * n_in + from..][..n];
         }
         let mut sums = [[isa.f_splat(0.0); N]; T];
-        for (k, w) in self.transposed[..at.cols].iter().enumerate() {
+        for (k, w) in self.transposed[..n].iter().enumerate() {
             let mut lanes = [isa.f_load(&w[tile].0); T];
             for i in 1..T {
                 lanes[i] = isa.f_load(&w[tile + i].0);
@@ -320,7 +319,7 @@ impl Workspace {
             }
         }
         for t in 0..N {
-            let totals = &mut self.totals[at.token + t];
+            let totals = &mut self.totals[token + t];
             for i in 0..T {
                 let total = &mut totals[tile + i].0;
                 isa.f_store(isa.f_add(isa.f_load(total), sums[i][t]), total);

@@ -70,6 +70,13 @@ impl Float for Bf16 {
     }
 }
 
+/// Some columns of a weight: `n` from `from` on.
+#[derive(Clone, Copy)]
+pub(super) struct Cols {
+    pub(super) from: usize,
+    pub(super) n: usize,
+}
+
 /// Two tiles of a weight's rows. Rows after the last are the last again.
 pub(super) struct Rows<'a> {
     pub(super) dtype: DType,
@@ -79,27 +86,22 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Columns `from .. from + cols` of row `r` (0 to 31).
+    /// Columns of row `r` (0 to 31).
     #[inline(always)]
-    fn row(&self, r: usize, (from, cols): (usize, usize)) -> &'a [u8] {
+    fn row(&self, r: usize, cols: Cols) -> &'a [u8] {
         let row = (self.first + r).min(self.bytes.len() / self.row_bytes - 1);
-        let start = row * self.row_bytes + self.dtype.row_bytes(from);
-        &self.bytes[start..start + self.dtype.row_bytes(cols)]
+        let start = row * self.row_bytes + self.dtype.row_bytes(cols.from);
+        &self.bytes[start..start + self.dtype.row_bytes(cols.n)]
     }
 
-    /// The whole lines that hold columns `from .. from + cols` of one tile's rows, at most [`Float::STAGED`]. Where
-    /// rows lie so far apart that their lines push one another out of the first-level cache, they are copied first.
+    /// The whole lines that hold some columns, at most [`Float::STAGED`], of one tile's rows. Where rows lie so far apart
+    /// that their lines push one another out of the first-level cache, they are copied first.
     #[inline(always)]
-    pub(super) fn lines<'s>(
-        &'s self,
-        stage: &'s mut Stage,
-        tile: usize,
-        (from, cols): (usize, usize),
-    ) -> Lines<'s> {
-        let n = (self.dtype.row_bytes(cols) / LINE).min(STAGE);
+    pub(super) fn lines<'s>(&'s self, stage: &'s mut Stage, tile: usize, cols: Cols) -> Lines<'s> {
+        let n = (self.dtype.row_bytes(cols.n) / LINE).min(STAGE);
         let mut lines: Lines<'s> = [&[]; LANES];
         for r in 0..LANES {
-            lines[r] = &self.row(tile * LANES + r, (from, cols)).as_chunks().0[..n];
+            lines[r] = &self.row(tile * LANES + r, cols).as_chunks().0[..n];
         }
         if self.row_bytes.is_multiple_of(CROWDED) {
             for r in 0..LANES {
@@ -141,51 +143,45 @@ pub(super) fn line<I: Isa>(isa: I, rows: &Lines<'_>, b: usize) -> [I::F; LANES] 
     transposed
 }
 
-/// Fills `workspace.transposed` with columns `from .. from + cols`, at most a chunk.
-pub(super) struct Turn<'a, 'r> {
+/// Fills `workspace.transposed` with some columns, at most a chunk.
+pub(super) struct Transpose<'a, 'r> {
     pub(super) workspace: &'a mut Workspace,
     pub(super) rows: &'a Rows<'r>,
-    pub(super) from: usize,
-    pub(super) cols: usize,
+    pub(super) cols: Cols,
 }
 
-impl Kernel for Turn<'_, '_> {
+impl Kernel for Transpose<'_, '_> {
     type Out = ();
 
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
-        self.workspace.transpose(isa, self.rows, (self.from, self.cols));
+        self.workspace.transpose(isa, self.rows, self.cols);
     }
 }
 
 impl Workspace {
     #[inline(always)]
-    fn transpose<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, (from, cols): (usize, usize)) {
-        let whole = rows.dtype.row_bytes(cols).is_multiple_of(LINE);
+    fn transpose<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, cols: Cols) {
+        let whole = rows.dtype.row_bytes(cols.n).is_multiple_of(LINE);
         for tile in 0..2 {
             match rows.dtype.kind() {
                 Kind::Float(floats) if whole => match floats {
-                    quant::Float::F32 => self.floats::<I, F32>(isa, rows, tile, (from, cols)),
-                    quant::Float::F16 => self.floats::<I, F16>(isa, rows, tile, (from, cols)),
-                    quant::Float::BF16 => self.floats::<I, Bf16>(isa, rows, tile, (from, cols)),
+                    quant::Float::F32 => self.floats::<I, F32>(isa, rows, tile, cols),
+                    quant::Float::F16 => self.floats::<I, F16>(isa, rows, tile, cols),
+                    quant::Float::BF16 => self.floats::<I, Bf16>(isa, rows, tile, cols),
                 },
-                Kind::Float(_) | Kind::Quant(_) => self.any(isa, rows, tile, (from, cols)),
+                Kind::Float(_) | Kind::Quant(_) => self.any(isa, rows, tile, cols),
             }
         }
     }
 
     /// Straight from the file's bytes.
     #[inline(always)]
-    fn floats<I: Isa, W: Float>(
-        &mut self,
-        isa: I,
-        rows: &Rows<'_>,
-        tile: usize,
-        (from, cols): (usize, usize),
-    ) {
-        for (s, transposed) in self.transposed[..cols].chunks_mut(W::STAGED).enumerate() {
-            let at = from + s * W::STAGED;
-            let lines = rows.lines(&mut self.stage, tile, (at, transposed.len()));
+    fn floats<I: Isa, W: Float>(&mut self, isa: I, rows: &Rows<'_>, tile: usize, cols: Cols) {
+        for (s, transposed) in self.transposed[..cols.n].chunks_mut(W::STAGED).enumerate() {
+            let at = cols.from + s * W::STAGED;
+            let staged = Cols { from: at, n: transposed.len() };
+            let lines = rows.lines(&mut self.stage, tile, staged);
             for (b, transposed) in transposed.chunks_exact_mut(W::COLS).enumerate() {
                 rows.prefetch::<I, W>(isa, tile, at + b * W::COLS);
                 let lanes = line(isa, &lines, b);
@@ -201,13 +197,13 @@ impl Workspace {
 
     /// Each row by the format's own decoder.
     #[inline(always)]
-    fn any<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tile: usize, (from, cols): (usize, usize)) {
+    fn any<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tile: usize, cols: Cols) {
         for (r, decoded) in self.rows.iter_mut().enumerate() {
-            let row = rows.row(tile * LANES + r, (from, cols));
-            rows.dtype.dequantize(row, &mut decoded[..cols]);
+            let row = rows.row(tile * LANES + r, cols);
+            rows.dtype.dequantize(row, &mut decoded[..cols.n]);
         }
         // Columns after the last, up to a whole vector, are old numbers that nobody reads.
-        for b in 0..cols.div_ceil(LANES) {
+        for b in 0..cols.n.div_ceil(LANES) {
             let mut lanes = [isa.f_splat(0.0); LANES];
             for r in 0..LANES {
                 lanes[r] = isa.f_load(&self.rows[r].as_chunks().0[b]);
