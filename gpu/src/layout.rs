@@ -7,7 +7,7 @@
 //! differently. Float formats are four elements after four, zero past the row's end.
 
 use gguf::DType;
-use gguf::quant::{Block, Codes, Float, Kind, RunScale, Scale, Visit};
+use gguf::quant::{Bits, Block, Codes, Float, Kind, RunScale, Scale, Visit};
 use graph::ints::{ActFormat, Form, MinTerm, form};
 use graph::{Arithmetic, Graph, LoadOptions, WeightId};
 
@@ -196,25 +196,24 @@ impl Visit for PackRow<'_> {
 
 /// The words of 32 codes of one row, from the words that hold four codes each; `put` adds bits to one of them.
 fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
-    let bits = kind.bits();
     for (g, code) in codes.into_iter().enumerate() {
         let mut nibble = |code: u32| put(g / 2, (code & NIBBLES) << (4 * (g % 2)));
-        match bits {
-            8 => put(g, code),
-            6 => {
+        match kind {
+            Codes::Bytes => put(g, code),
+            Codes::Plain { bits: Bits::Six, .. } => {
                 nibble(code);
                 put(4 + g / 4, (code >> 4 & TWOS) << (2 * (g % 4)));
             }
-            5 => {
+            Codes::Plain { bits: Bits::Five, .. } => {
                 nibble(code);
                 put(4, (code >> 4 & ONES) << g);
             }
-            4 => nibble(code),
-            3 => {
+            Codes::Plain { bits: Bits::Four, .. } | Codes::Table(_) => nibble(code),
+            Codes::Plain { bits: Bits::Three, .. } => {
                 put(g / 4, (code & TWOS) << (2 * (g % 4)));
                 put(2, (code >> 2 & ONES) << g);
             }
-            _ => put(g / 4, (code & TWOS) << (2 * (g % 4))),
+            Codes::Plain { bits: Bits::Two, .. } => put(g / 4, (code & TWOS) << (2 * (g % 4))),
         }
     }
 }
