@@ -176,7 +176,7 @@ impl Subject {
         rows
     }
 
-    /// With so many layers on the GPU, as `--gpu-layers` puts them there.
+    /// With the last `on_gpu` layers on the GPU, as `--gpu-layers` puts them there.
     fn backend(&self, gpu: &gpu::Gpu, on_gpu: usize) -> Box<dyn Backend> {
         let all = self.graph.n_layers() + 1;
         let cpu = Box::new(Cpu::new(threads()));

@@ -9,7 +9,7 @@ use crate::text;
 use graph::reference::Reference;
 use graph::{Graph, Step};
 use std::path::Path;
-use why::{Row, Side, Tolerance, Trace, Values};
+use why::{Report, Row, Side, Source, Subject, Thoroughness, Tolerance, Trace, Values};
 
 /// More memory for values than this is refused.
 const MOST_BYTES: usize = 4 << 30;
@@ -90,10 +90,43 @@ impl Parts {
         let total = (n_ops * steps.len()) as u64;
         let progress = Progress::start(listener, Task::Judge, Some(total));
         let files = [&self.file];
-        let subject = (&self.graph, &files[..], self.options);
+        let subject = Subject { graph: &self.graph, files: &files, options: self.options };
         let side = Side { steps, values, fed: None, tolerance };
         let measured = why::judge(&Reference, subject, side, &mut |n| progress.at(n as u64))?;
         Ok(why::combine(&self.graph, &[], &measured))
+    }
+
+    /// This model on a backend, as a side of a comparison.
+    ///
+    /// # Errors
+    /// As [`Parts::load`].
+    pub fn side(&self, options: &Options, listener: Listener<'_>) -> Result<Source> {
+        let backend = devices::backend(options, self.graph.n_layers(), listener)?;
+        Ok(Source::Live { name: backend.name(), loaded: self.load(&*backend, listener)? })
+    }
+
+    /// Compares two sides over some steps: [`why::common_steps`], or any others that begin with a prompt. Side A is the one
+    /// that is trusted, and every op of side B is judged.
+    ///
+    /// # Errors
+    /// [`ErrorKind::DoesNotFit`] for values of more than 4 GiB; otherwise where a side or the reference cannot run the
+    /// steps.
+    pub fn compare(
+        &self,
+        sides: [&mut Source; 2],
+        steps: &[Step],
+        thoroughness: Thoroughness,
+        listener: Listener<'_>,
+    ) -> Result<Report> {
+        check_size(&self.graph, steps)?;
+        let files = [&self.file];
+        let subject = Subject { graph: &self.graph, files: &files, options: self.options };
+        let mut progress = None;
+        let mut heard = |judged: why::Judged| {
+            let start = || Progress::start(listener, Task::Judge, Some(judged.total as u64));
+            progress.get_or_insert_with(start).at(judged.done as u64);
+        };
+        Ok(why::compare(subject, sides, steps, thoroughness, &mut heard)?)
     }
 }
 

@@ -149,6 +149,28 @@
 //! # Ok(()) }
 //! ```
 //!
+//! Two backends, or a backend and a trace, are compared by [`Parts::compare`], which also tells whether a side is the same
+//! from run to run:
+//!
+//! ```
+//! # fn main() -> karat::Result<()> {
+//! # let folder = tempfile::tempdir()?;
+//! # let path = folder.path().join("tiny.gguf");
+//! # karat::testing::write_tiny_model(&path)?;
+//! use karat::why::{Thoroughness, common_steps};
+//! use karat::{Backend, Config, Options, Parts};
+//!
+//! let (options, quiet) = (Options::default(), |_: karat::Event<'_>| {});
+//! let parts = Parts::open(Some(path.as_os_str()), &options, 64, &Config::default(), &quiet)?;
+//! let mut trusted = parts.side(&options.with_backend(Backend::Reference), &quiet)?;
+//! let mut judged = parts.side(&options, &quiet)?;
+//! let steps = common_steps(&mut trusted, &judged, &[300, 301, 302], 1)?;
+//! let sides = [&mut trusted, &mut judged];
+//! let report = parts.compare(sides, &steps, Thoroughness::default(), &quiet)?;
+//! assert!(report.all_right());
+//! # Ok(()) }
+//! ```
+//!
 //! # What is heard, and what goes wrong
 //!
 //! The library prints nothing: [`Builder::on_event`] hears of progress and warnings. An [`Error`] is a line for people with

@@ -75,6 +75,17 @@ pub struct Side<'a> {
     pub tolerance: Tolerance,
 }
 
+/// A model as it was loaded: what a side was to compute.
+#[derive(Clone, Copy)]
+pub struct Subject<'a> {
+    /// What is computed.
+    pub graph: &'a Arc<Graph>,
+    /// The model's files.
+    pub files: &'a [&'a gguf::File],
+    /// With which arithmetic and cache.
+    pub options: LoadOptions,
+}
+
 /// Judges every op of a side on the inputs that it had. `oracle` is what is right: the reference, or a backend that has
 /// been shown to give its bits. `heard` is called with the ops judged so far.
 ///
@@ -82,17 +93,16 @@ pub struct Side<'a> {
 /// Where the oracle cannot run the steps.
 pub fn judge(
     oracle: &dyn Backend,
-    (graph, files, options): (&Arc<Graph>, &[&gguf::File], LoadOptions),
+    subject: Subject<'_>,
     side: Side<'_>,
     heard: &mut dyn FnMut(usize),
 ) -> Result<Vec<Measured>> {
+    let Subject { graph, files, options } = subject;
     let mut loaded = oracle.load(Arc::clone(graph), files, options, &mut |_| {})?;
     let Side { steps, values, fed, tolerance } = side;
     let mut kv = loaded.new_kv(&Blocks::Each(blocks(steps)))?;
     let mut bench = Bench {
-        graph,
-        files,
-        options,
+        subject,
         tolerance,
         makers: makers(graph),
         step: &Step::default(),
@@ -119,9 +129,7 @@ pub fn judge(
 }
 
 struct Bench<'a> {
-    graph: &'a Graph,
-    files: &'a [&'a gguf::File],
-    options: LoadOptions,
+    subject: Subject<'a>,
     tolerance: Tolerance,
     makers: Vec<usize>,
     step: &'a Step,
@@ -146,11 +154,11 @@ impl Tap for Bench<'_> {
         let Some(v) = node.output else { return };
         let index = self.makers[v.0];
         // The oracle may run another graph, if it is wrong.
-        let node = &self.graph.nodes[index];
+        let node = &self.subject.graph.nodes[index];
         self.remember(node);
         let here = match self.found.get(index).and_then(Option::as_ref) {
             Some(found) if found.len() == data.len() => {
-                let here = self.compare((node, v.0), value, (data, found));
+                let here = self.compare(node, value, data, found);
                 let next = self.fed.and_then(|fed| fed.get(index)).and_then(Option::as_ref);
                 data.copy_from_slice(
                     next.filter(|next| next.len() == found.len()).unwrap_or(found),
@@ -172,20 +180,15 @@ impl Bench<'_> {
     fn remember(&mut self, node: &Node) {
         let Op::Attention(a) = node.op else { return };
         let stores = |node: &&Node| node.op.cache() == Some((a.cache, CacheUse::Writes));
-        let store = self.graph.nodes.iter().find(stores);
+        let store = self.subject.graph.nodes.iter().find(stores);
         for (which, v) in store.into_iter().flat_map(|node| &node.inputs).enumerate() {
-            let group = self.graph.kv(a.cache).group;
+            let group = self.subject.graph.kv(a.cache).group;
             let at = Place { cache: a.cache, group, which };
-            self.cache.store(at, self.step, self.options.kv, &self.current[v.0]);
+            self.cache.store(at, self.step, self.subject.options.kv, &self.current[v.0]);
         }
     }
 
-    fn compare(
-        &mut self,
-        (node, v): (&Node, usize),
-        value: &Value,
-        (reference, found): (&[f32], &[f32]),
-    ) -> Here {
+    fn compare(&mut self, node: &Node, value: &Value, reference: &[f32], found: &[f32]) -> Here {
         let inputs: Vec<&[f32]> =
             node.inputs.iter().map(|v| self.current[v.0].as_slice()).collect();
         let given = Given {
@@ -195,7 +198,7 @@ impl Bench<'_> {
             cache: &self.cache,
             tolerance: self.tolerance,
         };
-        let exact = match exact::evaluate((self.graph, self.files, self.options), &given) {
+        let exact = match exact::evaluate(self.subject, &given) {
             Ok(exact) => exact,
             Err(error) => {
                 self.failed.get_or_insert(error);
@@ -203,8 +206,8 @@ impl Bench<'_> {
             }
         };
         let scene = Scene {
-            graph: self.graph,
-            files: self.files,
+            graph: self.subject.graph,
+            files: self.subject.files,
             node,
             step: self.step,
             inputs,
@@ -212,7 +215,7 @@ impl Bench<'_> {
             found,
             cols: value.cols.max(1),
             others: &self.current,
-            before: Some(&self.current[v]),
+            before: node.output.map(|v| self.current[v.0].as_slice()),
             cache: if let Op::Attention(a) = node.op {
                 Some(&self.cache.by_id[a.cache.0])
             } else {

@@ -5,7 +5,7 @@
 use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
 use graph::ops::{attention, elementwise, rope};
-use graph::{Act, FREED, Graph, Mask, Node, Op, RopePairs, Step, WeightId, math};
+use graph::{Act, FREED, Graph, KvCache, Mask, Node, Op, RopePairs, Step, WeightId, math};
 use serde::Serialize;
 
 /// A kind of fault.
@@ -213,8 +213,8 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
         sureness == Sureness::Certain
     };
     match &scene.node.op {
-        Op::RmsNorm { w, eps } => norm(scene, (*w, *eps), &mut hear),
-        Op::Rope { .. } => turned(scene, &mut hear),
+        Op::RmsNorm { w, eps } => norm(scene, *w, *eps, &mut hear),
+        Op::Rope { .. } => rotated(scene, &mut hear),
         Op::Add | Op::AddBias { .. } => {
             for input in &scene.inputs {
                 scene.test(Kind::MissingAdd, input, &mut hear);
@@ -237,20 +237,22 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
 /// Told of each kind that fits, and how well; `true` ends the search.
 type Hear<'h> = dyn FnMut(Kind, Sureness) -> bool + 'h;
 
+/// Some elements of a wrong value.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    right: &'a [f32],
+    found: &'a [f32],
+}
+
 impl Scene<'_> {
     /// Compares what a hypothesis would give with what was found; `true` if it explains that for certain.
     fn test(&self, kind: Kind, would: &[f32], hear: &mut Hear<'_>) -> bool {
-        self.test_part(kind, (self.right, self.found), would, hear)
+        self.test_part(kind, Part { right: self.right, found: self.found }, would, hear)
     }
 
     /// As [`Scene::test`], for some of the elements.
-    fn test_part(
-        &self,
-        kind: Kind,
-        (right, found): (&[f32], &[f32]),
-        would: &[f32],
-        hear: &mut Hear<'_>,
-    ) -> bool {
+    fn test_part(&self, kind: Kind, part: Part<'_>, would: &[f32], hear: &mut Hear<'_>) -> bool {
+        let Part { right, found } = part;
         if would.len() != found.len() || found.is_empty() {
             return false;
         }
@@ -318,7 +320,8 @@ fn general(scene: &Scene<'_>, hear: &mut Hear<'_>) {
                 (&right[cols..], &found[..(rows - 1) * cols])
             };
             let was = if by > 0 { &right[cols..] } else { &right[..(rows - 1) * cols] };
-            if scene.test_part(Kind::Shifted(by), (was, to), from, hear) {
+            let part = Part { right: was, found: to };
+            if scene.test_part(Kind::Shifted(by), part, from, hear) {
                 return;
             }
         }
@@ -346,7 +349,7 @@ fn vector(scene: &Scene<'_>, w: WeightId) -> Option<Vec<f32>> {
     Some(all)
 }
 
-fn norm(scene: &Scene<'_>, (w, eps): (WeightId, f32), hear: &mut Hear<'_>) {
+fn norm(scene: &Scene<'_>, w: WeightId, eps: f32, hear: &mut Hear<'_>) {
     let (Some(w), Some(x)) = (vector(scene, w), scene.inputs.first()) else { return };
     let n = w.len();
     let normed = |centred: bool, eps: f64, weighted: bool| -> Vec<f32> {
@@ -378,10 +381,10 @@ fn norm(scene: &Scene<'_>, (w, eps): (WeightId, f32), hear: &mut Hear<'_>) {
     }
 }
 
-fn turned(scene: &Scene<'_>, hear: &mut Hear<'_>) {
+fn rotated(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     let Op::Rope { table, head_dim, pairs } = scene.node.op else { return };
     let (table, Some(x)) = (&scene.graph.rope_tables[table], scene.inputs.first()) else { return };
-    let turn = |pairs: RopePairs, freqs: &[f64], place: &dyn Fn(usize) -> u32| -> Vec<f32> {
+    let rotate = |pairs: RopePairs, freqs: &[f64], place: &dyn Fn(usize) -> u32| -> Vec<f32> {
         let mut out = x.to_vec();
         for (t, row) in out.chunks_mut(scene.cols).enumerate() {
             let angle = |&f: &f64| math::rope_angle(place(t), f, table.mscale);
@@ -397,28 +400,32 @@ fn turned(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     };
     let freqs = &table.freqs;
     if scene.test(Kind::NoRotation, x, hear)
-        || scene.test(Kind::PairOrder, &turn(other, freqs, &own), hear)
-        || scene.test(Kind::NoRotation, &turn(pairs, freqs, &|_| 0), hear)
-        || scene.test(Kind::Position(1), &turn(pairs, freqs, &|t| own(t) + 1), hear)
-        || scene.test(Kind::Position(-1), &turn(pairs, freqs, &|t| own(t).saturating_sub(1)), hear)
+        || scene.test(Kind::PairOrder, &rotate(other, freqs, &own), hear)
+        || scene.test(Kind::NoRotation, &rotate(pairs, freqs, &|_| 0), hear)
+        || scene.test(Kind::Position(1), &rotate(pairs, freqs, &|t| own(t) + 1), hear)
+        || scene.test(
+            Kind::Position(-1),
+            &rotate(pairs, freqs, &|t| own(t).saturating_sub(1)),
+            hear,
+        )
     {
         return;
     }
     let first = own(0);
-    let within = turn(pairs, freqs, &|t| own(t) - first);
+    let within = rotate(pairs, freqs, &|t| own(t) - first);
     if scene.test(Kind::Position(-(first as i32)), &within, hear) {
         return;
     }
     for by in [0.125, 0.25, 0.5, 2.0, 4.0, 8.0] {
         let freqs: Vec<f64> = freqs.iter().map(|f| f * by).collect();
-        if scene.test(Kind::RopeScale(by), &turn(pairs, &freqs, &own), hear) {
+        if scene.test(Kind::RopeScale(by), &rotate(pairs, &freqs, &own), hear) {
             return;
         }
     }
     let n = freqs.len();
     for base in [1e4, 1e5, 5e5, 1e6] {
         let freqs: Vec<f64> = (0..n).map(|i| f64::powf(base, -(i as f64) / n as f64)).collect();
-        if scene.test(Kind::RopeBase(base), &turn(pairs, &freqs, &own), hear) {
+        if scene.test(Kind::RopeBase(base), &rotate(pairs, &freqs, &own), hear) {
             return;
         }
     }
@@ -464,7 +471,10 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
     };
     let Some(t) = (0..scene.rows()).max_by(|&a, &b| error(a).total_cmp(&error(b))) else { return };
     let x = &x[t * n_in..][..n_in];
-    let part = (&scene.right[t * n_out..][..n_out], &scene.found[t * n_out..][..n_out]);
+    let part = Part {
+        right: &scene.right[t * n_out..][..n_out],
+        found: &scene.found[t * n_out..][..n_out],
+    };
     let sum = |at: &dyn Fn(usize, usize) -> usize, n: usize| -> Vec<f32> {
         let row =
             |r: usize| -> f64 { (0..n).map(|k| f64::from(all[at(r, k)]) * f64::from(x[k])).sum() };
@@ -484,27 +494,29 @@ fn product(scene: &Scene<'_>, w: WeightId, hear: &mut Hear<'_>) {
             return;
         }
     }
-    if cut_sum(scene, part, (x, &all), hear) {
+    if short_sum(scene, part, x, &all, hear) {
         return;
     }
     let quantised = graph::ints::form(weight.dtype).is_some();
     let size = |all: &[f32]| all.iter().map(|v| v * v).sum::<f32>().sqrt();
-    let sizes_agree = (0.2..5.0).contains(&(size(part.1) / size(part.0)));
-    let everywhere = part.0.iter().zip(part.1).filter(|(r, f)| r != f).count() > n_out * 9 / 10;
+    let sizes_agree = (0.2..5.0).contains(&(size(part.found) / size(part.right)));
+    let differ = part.right.iter().zip(part.found).filter(|(r, f)| r != f).count();
+    let everywhere = differ > n_out * 9 / 10;
     if quantised && everywhere && sizes_agree && !scattered(scene) {
         hear(Kind::SubBlockScale, Sureness::Guess);
     }
 }
 
 /// Tries sums that end early, at each multiple of 32 columns.
-fn cut_sum(
+fn short_sum(
     scene: &Scene<'_>,
-    part: (&[f32], &[f32]),
-    (x, all): (&[f32], &[f32]),
+    part: Part<'_>,
+    x: &[f32],
+    all: &[f32],
     hear: &mut Hear<'_>,
 ) -> bool {
     let n_in = x.len();
-    let mut sums = vec![0.0f64; part.0.len()];
+    let mut sums = vec![0.0f64; part.right.len()];
     for (end, x) in (0..n_in).step_by(32).zip(x.chunks(32)) {
         if end > 0 {
             let would: Vec<f32> = sums.iter().map(|&v| v as f32).collect();
@@ -537,7 +549,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
     let (Some([k, v]), Some(q)) = (scene.cache, scene.inputs.first()) else { return };
     let spec = scene.graph.kv(a.cache);
     let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
-    let group = a.n_head / n_kv.max(1);
+    let heads_per_kv = a.n_head / n_kv.max(1);
     // The hypotheses below read the cache of the first sequence only.
     let Some(&last) = scene.step.positions.last() else { return };
     if scene.step.seqs.iter().any(|&s| s != 0) {
@@ -566,7 +578,7 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
         }
         out
     };
-    let (grouped, upto, here) = (|h: usize| h / group, |p: u32| p, |_: u32, p: u32| p);
+    let (grouped, upto, here) = (|h: usize| h / heads_per_kv, |p: u32| p, |_: u32, p: u32| p);
     let newest = |own: u32, p: u32| if p == own { own.saturating_sub(1) } else { p };
     let plain = graph::Attention { scale: 1.0, ..*a };
     let tests: [(Kind, Vec<f32>); 6] = [
@@ -593,21 +605,19 @@ fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
             }
         }
     }
-    reordered(scene, (a.n_head, group, n_kv, dv), hear);
+    reordered(scene, a, hear);
 }
 
 /// Tries the right value with its heads in another order.
-fn reordered(
-    scene: &Scene<'_>,
-    (n_head, group, n_kv, dv): (usize, usize, usize, usize),
-    hear: &mut Hear<'_>,
-) {
+fn reordered(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
+    let KvCache { n_head_kv: n_kv, head_dim_v: dv, .. } = scene.graph.kv(a.cache);
+    let (n_head, heads_per_kv) = (a.n_head, a.n_head / n_kv.max(1));
     let order = |map: &dyn Fn(usize) -> usize| -> Vec<f32> {
         let heads = scene.right.chunks(n_head * dv);
         heads.flat_map(|row| (0..n_head).flat_map(|h| row[map(h) * dv..][..dv].to_vec())).collect()
     };
-    let swapped = order(&|h| h % group * n_kv + h / group);
-    let back = order(&|h| h % n_kv * group + h / n_kv);
+    let swapped = order(&|h| h % heads_per_kv * n_kv + h / heads_per_kv);
+    let back = order(&|h| h % n_kv * heads_per_kv + h / n_kv);
     let reversed = order(&|h| n_head - 1 - h);
     for would in [swapped, back, reversed] {
         if scene.test(Kind::HeadOrder, &would, hear) {

@@ -69,7 +69,7 @@ pub fn laws(
             Law::WithStrangers => run.with_strangers(&text)?,
             Law::PrefixReuse => run.prefix_reuse(&text)?,
         };
-        let first = first_other(loaded.graph(), law, (&expected, &got));
+        let first = first_other(loaded.graph(), law, &expected, &got);
         heard(law, first.is_none());
         broken.extend(first);
     }
@@ -81,14 +81,15 @@ pub fn laws(
 /// # Errors
 /// Where one of them cannot run a step.
 pub fn alike(
-    (one, other): (&mut dyn Loaded, &mut dyn Loaded),
+    one: &mut dyn Loaded,
+    other: &mut dyn Loaded,
     tokens: &[u32],
     law: Law,
 ) -> Result<Option<Broken>> {
     let text = long(tokens);
     let expected = Run::new(one)?.chunks(&text, text.len())?;
     let got = Run::new(other)?.chunks(&text, text.len())?;
-    Ok(first_other(one.graph(), law, (&expected, &got)))
+    Ok(first_other(one.graph(), law, &expected, &got))
 }
 
 /// A text that fills a cache block and some.
@@ -100,7 +101,7 @@ fn long(tokens: &[u32]) -> Vec<u32> {
 /// Bits by value, in the order in which they are made, and position.
 type Seen = BTreeMap<(usize, u32), Vec<u32>>;
 
-fn first_other(graph: &Graph, law: Law, (expected, got): (&Seen, &Seen)) -> Option<Broken> {
+fn first_other(graph: &Graph, law: Law, expected: &Seen, got: &Seen) -> Option<Broken> {
     let (&(value, position), _) = expected.iter().find(|(key, row)| got.get(key) != Some(row))?;
     let key = (value, position);
     let other = |i: &usize| got.get(&key).and_then(|row| row.get(*i)) != Some(&expected[&key][*i]);

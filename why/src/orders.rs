@@ -31,7 +31,7 @@ pub(crate) fn rows_in<'b>(
     let (mut row, mut sizes) = (vec![0.0; weight.n_in], vec![0.0; weight.n_in]);
     let mut all = Vec::new();
     for bytes in rows {
-        decode(weight.dtype, bytes, &order, (&mut row, &mut sizes));
+        decode(weight.dtype, bytes, &order, &mut row, &mut sizes);
         all.extend(row.iter().map(|&v| v as f32));
     }
     Some(all)

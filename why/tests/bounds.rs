@@ -8,7 +8,7 @@ use graph::cases::{self, Case};
 use graph::reference::Reference;
 use graph::{Act, Backend, KvType, LoadOptions, Op, Step};
 use std::sync::Arc;
-use why::{Here, Measured, Side, Tolerance, Values, capture, judge};
+use why::{Here, Measured, Side, Subject, Tolerance, Values, capture, judge};
 
 fn clean(case: &Case, options: LoadOptions, steps: &[Step]) -> Values {
     let graph = Arc::clone(&case.graph);
@@ -24,7 +24,9 @@ fn steps(case: &Case) -> [Step; 1] {
 }
 
 fn measure(case: &Case, options: LoadOptions, side: Side<'_>) -> Vec<Measured> {
-    judge(&Reference, (&case.graph, &[&case.file], options), side, &mut |_| {}).unwrap()
+    let files = [&case.file];
+    let subject = Subject { graph: &case.graph, files: &files, options };
+    judge(&Reference, subject, side, &mut |_| {}).unwrap()
 }
 
 #[test]

@@ -8,7 +8,7 @@ use graph::ops::rope;
 use graph::reference::Reference;
 use graph::{Backend, Blocks, LoadOptions, Loaded, Node, Op, RopePairs, Step, Tap, Value};
 use std::sync::Arc;
-use why::{Kind, Side, Tolerance, Values, Verdict, capture, combine, judge};
+use why::{Kind, Side, Subject, Tolerance, Values, Verdict, capture, combine, judge};
 
 /// A side whose value `name:op` is changed: it computes everything else rightly, from the wrong value on.
 fn with_fault(
@@ -68,7 +68,7 @@ fn steps(case: &Case) -> Vec<Step> {
 
 fn rows(case: &Case, steps: &[Step], values: &Values, tolerance: Tolerance) -> Vec<why::Row> {
     let files = [&case.file];
-    let subject = (&case.graph, &files[..], LoadOptions::default());
+    let subject = Subject { graph: &case.graph, files: &files, options: LoadOptions::default() };
     let side = Side { steps, values, fed: None, tolerance };
     let b = judge(&Reference, subject, side, &mut |_| {}).unwrap();
     combine(&case.graph, &[], &b)

@@ -1,6 +1,5 @@
 //! `karat why`: walks from the file to the ids, and names the op that is wrong.
 
-mod compare;
 mod laws;
 mod print;
 mod server;
@@ -10,12 +9,11 @@ use crate::exit::{Code, Failure, failure};
 use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
-use graph::{Graph, Loaded, Step};
 use karat::text;
 use karat::{Backend, Config, Options, Parts};
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
-use why::{Report, Tolerance, Trace, Values, Verdict};
+use why::{Report, Source, Thoroughness, Trace, Verdict};
 
 /// The prompt and what follows it.
 #[derive(clap::Args, Clone, Debug)]
@@ -101,7 +99,7 @@ pub(crate) struct Args {
     /// is a race or a shared buffer, or what is computed together differs from what is computed apart
     #[arg(long)]
     isolate: bool,
-    /// Run side B so many times and compare the bits
+    /// Run side B N times and compare the bits
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = load::positive)]
     repeat: usize,
     /// Hold --backend against itself instead, layer by layer and bit by bit: one by one, in chunks, batched with
@@ -119,35 +117,6 @@ pub(crate) struct Args {
     html: Option<PathBuf>,
     #[command(flatten)]
     load: LoadArgs,
-}
-
-/// Where a side's values come from.
-enum Source {
-    Live(String, Box<dyn Loaded>),
-    Recorded(String, Trace),
-}
-
-impl Source {
-    fn name(&self) -> &str {
-        match self {
-            Self::Live(name, _) | Self::Recorded(name, _) => name,
-        }
-    }
-
-    /// karat's own backends owe the reference's bits; nobody else does.
-    fn tolerance(&self) -> Tolerance {
-        match self {
-            Self::Live(..) => Tolerance::Bits,
-            Self::Recorded(..) => Tolerance::Rounding,
-        }
-    }
-
-    fn values(&mut self, graph: &Graph, steps: &[Step], feed: Option<&Values>) -> Result<Values> {
-        Ok(match self {
-            Self::Live(_, loaded) => why::capture(&mut **loaded, steps, feed)?,
-            Self::Recorded(_, trace) => trace.values(graph, steps),
-        })
-    }
 }
 
 /// Runs it.
@@ -185,9 +154,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut b = source(&b_name, args, parts)?;
     let Ids { ids, remarks, said } = agreed([&a, &b], ids, args.go_on)?;
     said.iter().try_for_each(|said| walk("", said))?;
-    let steps = steps(&mut a, &mut b, &ids, args.prompt.n_predict)?;
-    karat::check_size(&parts.graph, &steps)?;
-    let report = compare::compare((&mut a, &mut b), (&ids, &steps), (parts, args), remarks)?;
+    let steps = why::common_steps(&mut a, &b, &ids, args.prompt.n_predict)?;
+    let thoroughness = Thoroughness { feed: args.go_on, isolate: args.isolate, runs: args.repeat };
+    let heard = |event: karat::Event<'_>| screen.show(event);
+    let mut report = parts.compare([&mut a, &mut b], &steps, thoroughness, &heard)?;
+    report.remarks.splice(0..0, remarks);
     if let Some(path) = &args.html {
         let again = std::env::args().collect::<Vec<_>>().join(" ");
         let page = why::html(&report, &text::one_line(&again))?;
@@ -196,14 +167,14 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.json {
         Out::new(Controls::Escaped).json(&report)?;
     } else {
-        print::print(&report, args.ops, (parts, &steps))?;
+        print::print(&report, args.ops, parts, &steps)?;
     }
     verdict(&report)
 }
 
 /// The walk against a server ends at its log-probabilities: nobody sees its ops.
 fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result<()> {
-    let Source::Live(name, mut loaded) = a else {
+    let Source::Live { name, mut loaded } = a else {
         return Err(failure(Code::Usage, "--a: with a server as side B a backend, not a trace"));
     };
     if args.html.is_some() || args.go_on || args.isolate {
@@ -211,7 +182,8 @@ fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result
         return Err(failure(Code::Usage, what));
     }
     let server = server::Server::find(url)?;
-    server::run(&server, (&name, &mut *loaded), (&args.prompt, prompted), args.json)
+    let trusted = server::Trusted { name: &name, loaded: &mut *loaded };
+    server::run(&server, trusted, &args.prompt, prompted, args.json)
 }
 
 fn list(ids: &[u32]) -> String {
@@ -223,14 +195,14 @@ fn source(side: &str, args: &Args, parts: &Parts) -> Result<Source> {
     if let Ok(name) = side.parse::<Backend>() {
         let options = args.load.options().with_backend(name);
         let backend = load::backend(&options, parts.graph.n_layers())?;
-        return Ok(Source::Live(backend.name(), load::weights(parts, &*backend)?));
+        return Ok(Source::Live { name: backend.name(), loaded: load::weights(parts, &*backend)? });
     }
     if !side.ends_with(".safetensors") {
         let what = format!("{}: neither a backend nor a trace", text::one_line(side));
         let hint = "cpu, gpu, vulkan, metal, dx12, hybrid-f32, reference, a .safetensors file of karat trace, or a URL";
         return Err(Failure::new(Code::Usage, what).hint(hint).into());
     }
-    Ok(Source::Recorded(text::one_line(side), Trace::open(Path::new(side))?))
+    Ok(Source::Recorded { name: text::one_line(side), trace: Trace::open(Path::new(side))? })
 }
 
 /// The prompt's ids as the sides have them.
@@ -247,7 +219,7 @@ struct Ids {
 fn agreed(sides: [&Source; 2], ids: &[u32], go_on: bool) -> Result<Ids> {
     let mut agreed = Ids { ids: ids.to_vec(), remarks: Vec::new(), said: Vec::new() };
     for side in sides {
-        let Source::Recorded(name, trace) = side else { continue };
+        let Source::Recorded { name, trace } = side else { continue };
         let Some(theirs) = trace.tokens() else {
             agreed.said.push(format!("{name} does not tell its ids"));
             continue;
@@ -271,24 +243,6 @@ fn agreed(sides: [&Source; 2], ids: &[u32], go_on: bool) -> Result<Ids> {
         agreed.remarks.push(format!("tokens: {what}"));
     }
     Ok(agreed)
-}
-
-/// The steps that both sides can do. What follows the prompt is what a trace says, or side A's own greedy choice.
-fn steps(a: &mut Source, b: &mut Source, ids: &[u32], n: usize) -> Result<Vec<Step>> {
-    let recorded = [&*a, &*b].into_iter().find_map(|side| match side {
-        Source::Recorded(_, trace) => Some(trace),
-        Source::Live(..) => None,
-    });
-    if let Some(trace) = recorded {
-        let behind = trace.tokens().and_then(|all| all.get(ids.len()..)).unwrap_or(&[]);
-        let n = behind.len().min(trace.n_steps().saturating_sub(1)).min(n);
-        let mut steps = vec![Step::single(ids, 0)];
-        let next = behind[..n].iter().zip(ids.len() as u32..);
-        steps.extend(next.map(|(&id, at)| Step::single(&[id], at)));
-        return Ok(steps);
-    }
-    let Source::Live(_, loaded) = a else { return Ok(vec![Step::single(ids, 0)]) };
-    Ok(why::greedy(&mut **loaded, ids, n)?)
 }
 
 /// Exit 0 only if all is right.

@@ -7,15 +7,26 @@ use std::ops::RangeInclusive;
 /// What two exps and a merge of chunks are wrong by, in roundings.
 const EXPS: usize = 32;
 
+/// What attention reads besides its queries.
+pub(super) struct Memory<'a> {
+    pub(super) spec: KvCache,
+    /// K and V of the cache, `[slot][n_head_kv · head_dim]`.
+    pub(super) kv: &'a [Vec<f32>; 2],
+    /// One for each query head.
+    pub(super) sinks: Option<&'a [f64]>,
+}
+
 /// Attention of every head of every token. A score that is wrong by δ makes its weight wrong by the share `e^δ − 1`, and
 /// so do the others by way of the sum. With `f16` another engine may round q and the weights to f16 and add up V in f16,
 /// as ggml does; the roundings of that sum fall to either side, hence the root.
 pub(super) fn attention(
     a: &Attention,
-    (spec, [k, v]): (KvCache, &[Vec<f32>; 2]),
-    (step, q): (&Step, &[f32]),
-    (sinks, f16): (Option<&[f64]>, bool),
+    memory: &Memory<'_>,
+    step: &Step,
+    q: &[f32],
+    f16: bool,
 ) -> Exact {
+    let &Memory { spec, kv: [k, v], sinks } = memory;
     let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
     let mut exact = Exact::with_room(q.len() / dk.max(1) * dv);
     for (t, q) in q.chunks(a.n_head * dk).enumerate() {
@@ -33,7 +44,7 @@ pub(super) fn attention(
             scores.extend(sink.map(|value| Score { value, wrong: 0.0, size: value.abs() }));
             let none = vec![0.0; dv];
             let value = |i: usize| rows.get(i).map_or(none.as_slice(), |&row| value(row));
-            head(&scores, dv, value, (f16, &mut exact));
+            head(&scores, dv, value, f16, &mut exact);
         }
     }
     exact
@@ -78,7 +89,8 @@ fn head<'v>(
     scores: &[Score],
     dv: usize,
     value: impl Fn(usize) -> &'v [f32],
-    (f16, exact): (bool, &mut Exact),
+    f16: bool,
+    exact: &mut Exact,
 ) {
     let max = scores.iter().map(|s| s.value).fold(f64::NEG_INFINITY, f64::max);
     let worst = scores.iter().map(|s| s.wrong).fold(0.0, f64::max);

@@ -29,7 +29,7 @@ fn each(values: impl Iterator<Item = f64>, roundings: f64) -> Exact {
 
 /// `act(gate) · up`. An exp of f32 is right within two units in the last place, which is four roundings, and below e⁻⁸⁷
 /// it is nothing.
-pub(super) fn glu(act: Act, (gate, up): (&[f32], &[f32]), tolerance: Tolerance) -> Exact {
+pub(super) fn glu(act: Act, gate: &[f32], up: &[f32], tolerance: Tolerance) -> Exact {
     let mut exact = Exact::with_room(gate.len());
     for (&gate, &up) in gate.iter().zip(up) {
         let (x, up) = (f64::from(gate), f64::from(up));

@@ -1,24 +1,24 @@
 //! `y = x Wᵀ`: exact integers and scale steps in f64 for `int8`, products of decoded weights otherwise.
 
-use super::weights::decode;
+use super::weights::{Tensor, decode};
 use crate::Tolerance;
 use crate::bound::{Exact, TINY, U, U_BF16, U_F16, gamma};
 use gguf::DType;
+use graph::Arithmetic;
 use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
 use graph::math::round_f16;
 use graph::ops::quantize_act::{ActRow, quantize_act};
-use graph::{Arithmetic, Weight};
 
 /// `x` is `[n, n_in]`.
 pub(super) fn mat_mul(
     arithmetic: Arithmetic,
-    (weight, bytes): (&Weight, &[u8]),
+    tensor: Tensor<'_>,
     x: &[f32],
     tolerance: Tolerance,
 ) -> Exact {
-    match form(weight.dtype).filter(|_| arithmetic == Arithmetic::Int8) {
-        Some(form) => int8(form, (weight, bytes), x, tolerance),
-        None => floats((weight, bytes), x, tolerance),
+    match form(tensor.weight.dtype).filter(|_| arithmetic == Arithmetic::Int8) {
+        Some(form) => int8(form, tensor, x, tolerance),
+        None => floats(tensor, x, tolerance),
     }
 }
 
@@ -35,7 +35,8 @@ fn transposed(rows: &[(f64, f64, f64)], n: usize) -> Exact {
 
 /// A product of n terms is rounded n times at most, whatever the order; a decoded weight some times before. Other
 /// engines round the activations to the weight's type where that is f16 or bf16.
-fn floats((weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
+fn floats(tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exact {
+    let Tensor { weight, bytes } = tensor;
     let n_in = weight.n_in;
     let as_weight = match (weight.dtype, tolerance) {
         (DType::F16, Tolerance::Rounding) => U_F16,
@@ -48,7 +49,7 @@ fn floats((weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) ->
     let (mut row, mut sizes) = (vec![0.0; n_in], vec![0.0; n_in]);
     let (mut rows, n) = (Vec::new(), x.len() / n_in);
     for bytes in bytes.chunks(weight.dtype.row_bytes(n_in)) {
-        decode(weight.dtype, bytes, &|i| i, (&mut row, &mut sizes));
+        decode(weight.dtype, bytes, &|i| i, &mut row, &mut sizes);
         let all = sizes.iter().sum::<f64>() * lost;
         for x in x.chunks(n_in) {
             let (mut dot, mut size) = (0.0, 0.0);
@@ -64,7 +65,7 @@ fn floats((weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) ->
 }
 
 /// One token's rounded activations, and what another engine may make of them.
-struct Act {
+struct RoundedRow {
     row: ActRow,
     /// Elements that stand so near between two integers that another order of the same steps rounds them to the other.
     ties: Vec<usize>,
@@ -76,7 +77,7 @@ struct Act {
 /// Three roundings of a number up to 127.
 const TIE: f64 = 127.0 * 4.0 * U;
 
-impl Act {
+impl RoundedRow {
     fn new(format: ActFormat, x: &[f32], tolerance: Tolerance) -> Self {
         let row = quantize_act(format, x);
         let (block, blocks) = (x.len() / row.d.len().max(1), row.d.len());
@@ -113,9 +114,11 @@ fn other_side(x: f64) -> f64 {
 /// Integers inside a block are exact in any order; then each block's steps are rounded, and lanes joined. Another engine
 /// may multiply the codes as they are stored and take their offset away in lanes of other elements, as ggml does with
 /// Q6_K: what is added up is larger then.
-fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tolerance) -> Exact {
-    let Weight { dtype, n_in, .. } = *weight;
-    let acts: Vec<Act> = x.chunks(n_in).map(|x| Act::new(form.act(), x, tolerance)).collect();
+fn int8(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exact {
+    let Tensor { weight, bytes } = tensor;
+    let (dtype, n_in) = (weight.dtype, weight.n_in);
+    let acts: Vec<RoundedRow> =
+        x.chunks(n_in).map(|x| RoundedRow::new(form.act(), x, tolerance)).collect();
     let blocks = n_in / form.block_len();
     let offset = match tolerance {
         Tolerance::Bits => 0,
@@ -131,7 +134,7 @@ fn int8(form: Form, (weight, bytes): (&Weight, &[u8]), x: &[f32], tolerance: Tol
         for act in &acts {
             let (mut value, mut size, mut free) = (0.0, 0.0, 0.0);
             for (b, w) in ints.iter().enumerate() {
-                let block = product(form, w, (act, b), offset);
+                let block = product(form, w, act, b, offset);
                 value += block.value;
                 size += block.size;
                 free += block.free;
@@ -158,7 +161,8 @@ struct Block {
     free: f64,
 }
 
-fn product(form: Form, w: &Ints, (act, b): (&Act, usize), offset: i32) -> Block {
+/// Block `b` of a row, `w`, times that of a token.
+fn product(form: Form, w: &Ints, act: &RoundedRow, b: usize, offset: i32) -> Block {
     let a = &act.row.q[b * form.block_len()..][..form.block_len()];
     let (mut dots, mut sizes, mut mins, mut min_sizes) = (0i32, 0i32, 0i32, 0i32);
     for (sub, a) in a.chunks(16).enumerate() {

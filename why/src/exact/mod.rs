@@ -9,9 +9,9 @@ mod rms_norm;
 mod rope;
 pub(crate) mod weights;
 
-use crate::Tolerance;
 use crate::bound::Exact;
-use graph::{CacheId, Graph, GroupId, KV_BLOCK, KvType, LoadOptions, Node, Op, Result, Step, math};
+use crate::{Subject, Tolerance};
+use graph::{CacheId, Graph, GroupId, KV_BLOCK, KvType, Node, Op, Result, Step, math};
 
 /// Where an op stands and what it is given.
 pub(crate) struct Given<'a> {
@@ -70,10 +70,8 @@ impl Cache {
 ///
 /// # Errors
 /// Where the file's weights cannot be read.
-pub(crate) fn evaluate(
-    (graph, files, options): (&Graph, &[&gguf::File], LoadOptions),
-    given: &Given<'_>,
-) -> Result<Exact> {
+pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact> {
+    let Subject { graph, files, options } = subject;
     let Given { node, inputs, step, tolerance, .. } = *given;
     let input = |i: usize| inputs.get(i).copied().unwrap_or_default();
     let cols = node.output.map_or(1, |v| graph.value(v).cols.max(1));
@@ -98,24 +96,27 @@ pub(crate) fn evaluate(
         Op::Scale { by } => elementwise::scale(input(0), *by),
         Op::Add => elementwise::add(input(0), input(1)),
         Op::AddBias { b } => elementwise::add_bias(input(0), &vector(*b)?),
-        Op::Glu { act } => elementwise::glu(*act, (input(0), input(1)), tolerance),
+        Op::Glu { act } => elementwise::glu(*act, input(0), input(1), tolerance),
         Op::Softcap { cap } => elementwise::softcap(input(0), *cap),
         Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &vector(*w)?, *eps),
         Op::Rope { table, head_dim, pairs } => {
             let table = &graph.rope_tables[*table];
-            let row = (cols, *head_dim, *pairs);
-            rope::rope(input(0), row, (table, &step.positions), tolerance)
+            let rotation = rope::Rotation { table, head_dim: *head_dim, pairs: *pairs, cols };
+            rope::rope(input(0), rotation, &step.positions, tolerance)
         }
         Op::MatMul { w } => {
-            let weight = (graph.weight(*w), &*bytes(*w)?);
-            mat_mul::mat_mul(options.arithmetic, weight, input(0), tolerance)
+            let tensor = weights::Tensor { weight: graph.weight(*w), bytes: &bytes(*w)? };
+            mat_mul::mat_mul(options.arithmetic, tensor, input(0), tolerance)
         }
         Op::Attention(a) => {
             let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
-            let spec = graph.kv(a.cache);
-            let cache = &given.cache.by_id[a.cache.0];
             let sinks = a.sinks.map(vector).transpose()?;
-            attention::attention(a, (spec, cache), (step, input(0)), (sinks.as_deref(), f16))
+            let memory = attention::Memory {
+                spec: graph.kv(a.cache),
+                kv: &given.cache.by_id[a.cache.0],
+                sinks: sinks.as_deref(),
+            };
+            attention::attention(a, &memory, step, input(0), f16)
         }
         Op::StoreKv { .. } => Exact::default(),
     })

@@ -4,14 +4,24 @@ use crate::Tolerance;
 use crate::bound::{Exact, TINY, U};
 use graph::{RopePairs, RopeTable};
 
-/// Turns the heads of every row; elements past the pairs stay. ggml makes its angles by repeated products in f32: that of
+/// A rotary embedding of rows of `cols` elements.
+#[derive(Clone, Copy)]
+pub(super) struct Rotation<'a> {
+    pub(super) table: &'a RopeTable,
+    pub(super) head_dim: usize,
+    pub(super) pairs: RopePairs,
+    pub(super) cols: usize,
+}
+
+/// Rotates the heads of every row; elements past the pairs stay. ggml makes its angles by repeated products in f32: that of
 /// pair i is rounded some i times.
 pub(super) fn rope(
     x: &[f32],
-    (cols, head_dim, pairs): (usize, usize, RopePairs),
-    (table, positions): (&RopeTable, &[u32]),
+    rotation: Rotation<'_>,
+    positions: &[u32],
     tolerance: Tolerance,
 ) -> Exact {
+    let Rotation { table, head_dim, pairs, cols } = rotation;
     let n = table.freqs.len();
     let mut exact =
         Exact { value: x.iter().map(|&v| f64::from(v)).collect(), bound: vec![0.0; x.len()] };

@@ -5,13 +5,21 @@ use gguf::DType;
 use graph::Weight;
 use graph::ints::{Ints, MinTerm, form};
 
+/// A weight and its bytes in the file.
+#[derive(Clone, Copy)]
+pub(super) struct Tensor<'a> {
+    pub(super) weight: &'a Weight,
+    pub(super) bytes: &'a [u8],
+}
+
 /// One row of a weight: `out` gets its elements, `sizes` what is added up for each. Place i of a block has the code at
 /// `order(i)`, which is i where all is right. Float formats are exact.
 pub(crate) fn decode(
     dtype: DType,
     bytes: &[u8],
     order: &dyn Fn(usize) -> usize,
-    (out, sizes): (&mut [f64], &mut [f64]),
+    out: &mut [f64],
+    sizes: &mut [f64],
 ) {
     let Some(form) = form(dtype) else {
         let mut row = vec![0.0; out.len()];
@@ -46,7 +54,7 @@ pub(super) fn rows(weight: &Weight, bytes: &[u8], rows: &[u32]) -> Exact {
     let mut exact = Exact::with_room(rows.len() * n);
     for &at in rows {
         let bytes = &bytes[at as usize * row_bytes..][..row_bytes];
-        decode(weight.dtype, bytes, &|i| i, (&mut row, &mut sizes));
+        decode(weight.dtype, bytes, &|i| i, &mut row, &mut sizes);
         for (&v, &size) in row.iter().zip(&sizes) {
             exact.push(v, size * by + if by > 0.0 { TINY } else { 0.0 }, size);
         }

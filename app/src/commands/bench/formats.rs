@@ -157,9 +157,9 @@ fn row(request: &Request<'_>, probe: &mut Probe, dtype: DType) -> Result<Row> {
     let room = usize::try_from(memory::available().unwrap_or(u64::MAX) / 6).unwrap_or(usize::MAX);
     let copies = limits::beyond_caches().min(room).div_ceil(bytes);
     let limits = probe.measure()?;
-    let mut products = vec![measure(request, &limits, dtype, (1, copies))?];
+    let mut products = vec![measure(request, &limits, dtype, 1, copies)?];
     for &tokens in request.tokens.iter().filter(|&&tokens| tokens > 1) {
-        products.push(measure(request, &limits, dtype, (tokens, 1))?);
+        products.push(measure(request, &limits, dtype, tokens, 1)?);
     }
     let arithmetic = if int8 { "int8" } else { "f32" };
     let bits_per_weight = dtype.bits_per_weight();
@@ -172,12 +172,13 @@ fn row(request: &Request<'_>, probe: &mut Probe, dtype: DType) -> Result<Row> {
     })
 }
 
-/// The product of so many tokens, with so many matrices one after another.
+/// The product of some tokens with `copies` matrices, one after another.
 fn measure(
     request: &Request<'_>,
     limits: &Limits,
     dtype: DType,
-    (tokens, copies): (usize, usize),
+    tokens: usize,
+    copies: usize,
 ) -> Result<Product> {
     let (graph, file) = synthetic(request.shape, dtype, copies)?;
     let graph = Arc::new(graph);

@@ -28,7 +28,7 @@ pub(super) struct Shown {
 }
 
 impl Probe {
-    /// Of so many threads, with the instructions that models run with.
+    /// Of `threads` threads, with the instructions that models run with.
     pub(super) fn new(threads: usize) -> Self {
         let best = Limits { read: 0.0, int8: 0.0, f32: 0.0 };
         Self { threads, level: cpu::Level::best(), best }

@@ -97,7 +97,6 @@ impl Moved {
         let each = |bytes: u64| bytes as f64 / steps.max(1) as f64;
         let Traffic { weights, kv, logits, other, .. } = traffic;
         let needed = weights as f64 + kv as f64 + logits as f64;
-        let bytes = |w: &graph::Weight| w.dtype.row_bytes(w.n_in) as f64 * w.n_out as f64;
         Self {
             dispatches: each(traffic.dispatches),
             weights: each(weights),
@@ -105,7 +104,7 @@ impl Moved {
             logits: each(logits),
             other: each(other),
             needed: needed / (needed + other as f64).max(1.0),
-            of_model: graph.weights.iter().map(bytes).sum(),
+            of_model: graph.weights.iter().map(|w| w.file_bytes() as f64).sum(),
         }
     }
 
@@ -156,9 +155,11 @@ struct Labels {
 impl Ops {
     /// Puts times, bytes and products together.
     pub(super) fn new(
-        (graph, load): (&Graph, LoadOptions),
+        graph: &Graph,
+        load: LoadOptions,
         measured: &Measured<'_>,
-        (limits, shown): (&Limits, Shown),
+        limits: &Limits,
+        shown: Shown,
     ) -> Self {
         let mut groups: Vec<Group> = Vec::new();
         for timing in measured.timings {
@@ -383,7 +384,7 @@ pub(super) fn product(weight: &graph::Weight, load: LoadOptions, rows: usize) ->
     if rows == 0 {
         return Cost::default();
     }
-    let bytes = weight.dtype.row_bytes(weight.n_in) as f64 * weight.n_out as f64;
+    let bytes = weight.file_bytes() as f64;
     let macs = weight.n_in as f64 * weight.n_out as f64 * rows as f64;
     if is_int8(weight.dtype, load) {
         Cost { bytes, int8: macs, f32: 0.0 }
@@ -511,7 +512,7 @@ mod tests {
         let (traffic, wall) = (Some(traffic), 20e-6);
         let measured = Measured { shapes: &shapes, timings: &timings, traffic, wall };
         let probe = super::super::limit::Probe::new(2);
-        let ops = Ops::new((&graph, load()), &measured, (&LIMITS, probe.shown(&LIMITS)));
+        let ops = Ops::new(&graph, load(), &measured, &LIMITS, probe.shown(&LIMITS));
         assert!(ops.title().starts_with("1 step; limits of"), "{}", ops.title());
         assert!(
             ops.title().ends_with("90.0 % of the bytes are weights, cache and logits"),

@@ -6,9 +6,9 @@ use crate::exit::{Code, Failure};
 /// What one test computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// A prompt of so many tokens.
+    /// A prompt of this number of tokens.
     Prompt(usize),
-    /// So many tokens, one after another, of so many sequences at the same time.
+    /// Tokens one after another, of all sequences at the same time.
     Generate {
         /// Tokens of each sequence.
         tokens: usize,

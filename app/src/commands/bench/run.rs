@@ -144,7 +144,7 @@ impl Bench<'_> {
                 let what = format!("--ops: {} has no timestamps", self.model.info().backend);
                 return Err(failure(Code::Device, what));
             }
-            ops = Some(self.taken_apart(test, &run, (&limits, shown)));
+            ops = Some(self.taken_apart(test, &run, &limits, shown));
         }
         let (n_prompt, n_gen) = match test.kind {
             Kind::Prompt(n) => (n, 0),
@@ -164,11 +164,11 @@ impl Bench<'_> {
     }
 
     /// Where the time of a run went.
-    fn taken_apart(&self, test: &Test, run: &Run, limits: (&Limits, Shown)) -> Ops {
+    fn taken_apart(&self, test: &Test, run: &Run, limits: &Limits, shown: Shown) -> Ops {
         let Run { seconds: wall, ref timings, traffic } = *run;
         let shapes = test.shapes(self.engine.options().n_batch);
         let measured = Measured { shapes: &shapes, timings, traffic, wall };
-        Ops::new((self.engine.graph(), self.load), &measured, limits)
+        Ops::new(self.engine.graph(), self.load, &measured, limits, shown)
     }
 
     /// The fastest of as many runs again, timed node by node: the limits are the best of several measurements too.

@@ -29,7 +29,7 @@ pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
         let Some(split) = options.with_gpu_layers(n) else { continue };
         let mut other = load::weights(parts, &*load::backend(&split, n_layer)?)?;
         let law = Law::GpuLayers(n);
-        let first = why::alike((&mut *loaded, &mut *other), ids, law)?;
+        let first = why::alike(&mut *loaded, &mut *other, ids, law)?;
         hear(law, first.is_none());
         broken.extend(first);
     }

@@ -29,7 +29,7 @@ impl Paint {
     }
 }
 
-pub(super) fn print(report: &Report, all: bool, (parts, steps): (&Parts, &[Step])) -> Result<()> {
+pub(super) fn print(report: &Report, all: bool, parts: &Parts, steps: &[Step]) -> Result<()> {
     // Colours are escapes, which `Out` would show; nothing printed here comes from a file but for checked names.
     let paint = Paint(std::io::stdout().is_terminal());
     let mut out = Out::new(Controls::Raw);

@@ -158,13 +158,21 @@ impl Server {
     }
 }
 
+/// The backend that the server is compared with.
+pub(super) struct Trusted<'a> {
+    pub(super) name: &'a str,
+    pub(super) loaded: &'a mut dyn Loaded,
+}
+
 /// Runs it: ids of the prompt, then place by place.
 pub(super) fn run(
     server: &Server,
-    (name, loaded): (&str, &mut dyn Loaded),
-    (args, prompted): (&PromptArgs, &Prompted),
+    trusted: Trusted<'_>,
+    args: &PromptArgs,
+    prompted: &Prompted,
     json: bool,
 ) -> Result<()> {
+    let Trusted { name, loaded } = trusted;
     let Prompted { parts, ids } = prompted;
     let mut prompt = args.text().to_owned();
     if let Some(ours) = args.rendered(parts)? {
