@@ -24,7 +24,7 @@ fn share(mut cases: Vec<Case>) -> impl Iterator<Item = Case> {
     if every > 1 || !part.is_empty() {
         // Past the test harness, which shows what a test prints only if it fails.
         let what = format!("all but one of {every} cases with \"{part}\" in their name");
-        let _ = writeln!(std::io::stderr(), "skipped: {what}");
+        let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
     }
     cases.into_iter().step_by(every)
 }

@@ -20,7 +20,7 @@ const BOTH: [Access; 2] = [Access::Pread, Access::Mmap];
 
 /// Says what a test leaves out, past the test harness, which shows what a test prints only if it fails.
 fn say_skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+    let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
 fn write(dir: &TempDir, name: &str, bytes: &[u8]) -> PathBuf {

@@ -58,11 +58,9 @@ fn agreeing(file: &File, wanted: &serde_json::Map<String, serde_json::Value>) ->
 fn default_model_as_llama_quantize_writes_it() {
     let (Some(path), Some(oracle)) = (model_path(), oracle()) else {
         // Past the test harness, which shows what a test prints only if it fails.
-        let _ = writeln!(
-            std::io::stderr(),
-            "skipped: what llama-quantize writes: needs ../shared/oracle/smollm2_quantize.json and the default model, at \
-             KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)"
-        );
+        let what = "skipped: what llama-quantize writes: needs ../shared/oracle/smollm2_quantize.json and the default model, at \
+             KARAT_TEST_MODEL or in the cache (`karat pull smollm2:135m`)\n";
+        let _ = std::io::stderr().write_all(what.as_bytes());
         return;
     };
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();

@@ -8,7 +8,7 @@ use tokenizer::{Model, TokenKind, Vocab};
 
 /// Says what a test leaves out, past the test harness, which shows what a test prints only if it fails.
 pub(crate) fn say_skipped(what: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped: {what}");
+    let _ = std::io::stderr().write_all(format!("skipped: {what}\n").as_bytes());
 }
 
 /// A file or folder of `../shared` beside the project, or `None` with a line that says what is skipped.
