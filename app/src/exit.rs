@@ -150,12 +150,22 @@ pub(crate) fn guard(run: impl FnOnce() -> anyhow::Result<()> + std::panic::Unwin
                 | Code::DoesNotFit
                 | Code::Device
                 | Code::Rejected => {
-                    say("error", &format!("{error:#}"));
+                    say("error", &format!("{error:#}{}", flag_of(&error)));
                 }
             }
             ExitCode::from(code as u8)
         }
         Err(_) => ExitCode::from(Code::Internal as u8),
+    }
+}
+
+/// The flag of the option that an error of the library is about, as ` (--cache-type)`: the library names options only.
+fn flag_of(error: &anyhow::Error) -> String {
+    let ours = error.chain().find_map(|cause| cause.downcast_ref::<karat::Error>());
+    match ours.and_then(karat::Error::option) {
+        None => String::new(),
+        Some("ctx_size") => " (-c)".to_owned(),
+        Some(option) => format!(" (--{})", option.replace('_', "-")),
     }
 }
 
@@ -186,6 +196,20 @@ mod tests {
         let code = guard(|| panic!("on purpose: the line above is part of the test"));
         std::panic::set_hook(hook);
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::from(1)));
+    }
+
+    #[test]
+    fn the_flag_of_an_option_is_named() {
+        let refused = |options: karat::Options| anyhow::Error::from(options.check().unwrap_err());
+        let text = |error: &anyhow::Error| format!("{error:#}{}", flag_of(error));
+        let no_gpu = refused(karat::Options { gpu_layers: Some(1), ..karat::Options::default() });
+        assert_eq!(
+            text(&no_gpu),
+            "gpu_layers: only with the backends gpu, vulkan, metal, dx12 and hybrid-f32 (--gpu-layers)"
+        );
+        let long = karat::Error::new(ErrorKind::Rejected, "too long").with_option("ctx_size");
+        assert_eq!(text(&anyhow::Error::from(long).context("m.gguf")), "m.gguf: too long (-c)");
+        assert_eq!(text(&failure(Code::Device, "gone")), "gone");
     }
 
     #[test]

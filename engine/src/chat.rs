@@ -119,7 +119,10 @@ impl Chat {
         if prompt.len() > n_ctx {
             let what =
                 format!("conversation of {} tokens is over the context of {n_ctx}", prompt.len());
-            return Err(Error::new(ErrorKind::Rejected, what).with_hint("/clear, or a larger -c"));
+            let hint = "a new conversation, or a larger context";
+            return Err(Error::new(ErrorKind::Rejected, what)
+                .with_hint(hint)
+                .with_option("ctx_size"));
         }
         Ok(prompt)
     }

@@ -155,8 +155,8 @@ pub(crate) fn require(
     let more =
         if wrong.len() > 1 { format!(" and {} more", wrong.len() - 1) } else { String::new() };
     let what = format!("{}: computes wrong numbers: {}{more}", gpu.name(), one_line(first));
-    let hint = "`karat check` tests it again; --unchecked computes on it all the same";
-    Err(Error::new(ErrorKind::Device, what).with_hint(hint))
+    let hint = "test it again, or compute on it all the same with the option unchecked";
+    Err(Error::new(ErrorKind::Device, what).with_hint(hint).with_option("unchecked"))
 }
 
 #[cfg(test)]

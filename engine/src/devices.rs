@@ -78,8 +78,9 @@ fn open(api: Api, wanted: Option<&str>, threads: usize, listener: Listener<'_>) 
     let found = list(api);
     if found.is_empty() {
         let what = format!("no {} device", api.name());
-        let hint = "install the GPU's driver (Vulkan needs its loader too), or use --backend cpu";
-        return Err(Error::new(ErrorKind::Device, what).with_hint(hint));
+        let hint =
+            "install the GPU's driver (Vulkan needs its loader too), or take the backend cpu";
+        return Err(Error::new(ErrorKind::Device, what).with_hint(hint).with_option("backend"));
     }
     let names: Vec<String> =
         found.iter().map(|(n, adapter)| format!("{n}: {}", adapter.info().name)).collect();
@@ -97,12 +98,12 @@ fn open(api: Api, wanted: Option<&str>, threads: usize, listener: Listener<'_>) 
     };
     let Some((_, adapter)) = chosen else {
         let what = format!(
-            "--device {}: no such {} device; found: {}",
+            "device {}: no such {} device; found: {}",
             wanted.unwrap_or(""),
             api.name(),
             names.join(", ")
         );
-        return Err(Error::new(ErrorKind::Device, what));
+        return Err(Error::new(ErrorKind::Device, what).with_option("device"));
     };
     let info = adapter.info();
     if info.kind == "software" {

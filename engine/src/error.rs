@@ -38,6 +38,7 @@ pub struct Error {
     kind: ErrorKind,
     message: String,
     hint: Option<String>,
+    option: Option<&'static str>,
 }
 
 /// Result with this crate's error.
@@ -46,13 +47,20 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind`; the message says what, where, what was found and what is allowed.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None }
+        Self { kind, message: message.into(), hint: None, option: None }
     }
 
     /// Adds what can be done about it.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Names the option that the error is about, or that helps. The text does not end with it.
+    #[must_use]
+    pub fn with_option(mut self, option: &'static str) -> Self {
+        self.option = Some(option);
         self
     }
 
@@ -71,6 +79,11 @@ impl Error {
     /// What can be done about it. The text of the error ends with it.
     pub fn hint(&self) -> Option<&str> {
         self.hint.as_deref()
+    }
+
+    /// The option of [`crate::Options`] that it is about, or that helps: a program can say how its users set that.
+    pub fn option(&self) -> Option<&'static str> {
+        self.option
     }
 }
 
@@ -97,7 +110,17 @@ macro_rules! from_errors {
     )*};
 }
 
-from_errors!(gguf::Error, graph::Error, model::Error, tokenizer::Error, why::Error);
+from_errors!(gguf::Error, graph::Error, tokenizer::Error, why::Error);
+
+impl From<model::Error> for Error {
+    fn from(error: model::Error) -> Self {
+        let ours = Self::new(error.kind().into(), error.to_string());
+        if error.kind() == model::ErrorKind::PromptTooLong {
+            return ours.with_option("ctx_size");
+        }
+        ours
+    }
+}
 
 impl From<std::io::Error> for Error {
     fn from(error: std::io::Error) -> Self {

@@ -82,7 +82,8 @@ impl Model {
     /// [`ErrorKind::Rejected`] where there is none, or it cannot be compiled.
     pub fn template(&self) -> Result<ChatTemplate> {
         let template = ChatTemplate::from_tokenizer(self.tokenizer());
-        template.map_err(|e| Error::from(e).at("use --raw for a prompt without a template"))
+        let hint = "a completion takes the text as it is, without a template";
+        template.map_err(|e| Error::from(e).with_hint(hint))
     }
 
     /// Begins a conversation.

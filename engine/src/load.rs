@@ -130,7 +130,7 @@ pub(crate) fn open(
         backend: backend.name(),
         threads: options.n_threads(),
         arithmetic: options.arithmetic_name(),
-        cache_type: options.cache_type_name(),
+        cache_type: options.cache_type.name(),
         load_seconds: start.elapsed().as_secs_f64(),
         load_times: LoadTimes { open, tokenizer: tokenizer_time, graph, weights, cache },
     };

@@ -148,25 +148,25 @@ impl Options {
         for (name, n) in counts {
             if n == Some(0) {
                 let what = format!("{name}: 0, allowed are whole numbers from 1");
-                return Err(Error::new(ErrorKind::Usage, what));
+                return Err(Error::new(ErrorKind::Usage, what).with_option(name));
             }
         }
-        if let (None, Some(flag)) = (self.backend.api(), self.gpu_flag()) {
+        if let (None, Some(option)) = (self.backend.api(), self.gpu_option()) {
             let what =
-                format!("{flag}: only with --backend gpu, vulkan, metal, dx12 or hybrid-f32");
-            return Err(Error::new(ErrorKind::Usage, what));
+                format!("{option}: only with the backends gpu, vulkan, metal, dx12 and hybrid-f32");
+            return Err(Error::new(ErrorKind::Usage, what).with_option(option));
         }
         Ok(())
     }
 
     /// An option that means nothing without a GPU, if one was given.
-    fn gpu_flag(&self) -> Option<&'static str> {
+    fn gpu_option(&self) -> Option<&'static str> {
         let given = [
-            ("--device", self.device.is_some()),
-            ("--gpu-layers", self.gpu_layers.is_some()),
-            ("--gpu-memory", self.gpu_memory.is_some()),
+            ("device", self.device.is_some()),
+            ("gpu_layers", self.gpu_layers.is_some()),
+            ("gpu_memory", self.gpu_memory.is_some()),
         ];
-        given.into_iter().find(|(_, given)| *given).map(|(flag, _)| flag)
+        given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 
     /// Threads: those that were asked for, or the physical cores.
@@ -233,14 +233,6 @@ impl Options {
             Arithmetic::F32 => "f32",
         }
     }
-
-    /// `f16` or `f32`.
-    pub fn cache_type_name(&self) -> &'static str {
-        match self.cache_type {
-            KvType::F16 => "f16",
-            KvType::F32 => "f32",
-        }
-    }
 }
 
 /// The physical cores, or fewer where a control group allows fewer: a second thread on a core brings nothing to kernels
@@ -267,7 +259,7 @@ mod tests {
         assert!(refused(Options { threads: Some(0), ..Options::default() }).starts_with("threads"));
         assert!(refused(Options { batch_size: 0, ..Options::default() }).starts_with("batch_size"));
         let device = Options { device: Some("0".into()), ..Options::default() };
-        assert!(refused(device.clone()).starts_with("--device"));
+        assert!(refused(device.clone()).starts_with("device: only with"));
         assert!(device.with_backend(Backend::Gpu).check().is_ok());
         assert!(device.with_backend(Backend::Reference).check().is_ok());
     }

@@ -4,7 +4,8 @@
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
 use graph::{
-    Best, Blocks, CacheGroup, KV_BLOCK, Kv, Limits, Loaded, NoTap, Step, Tap, Timing, Traffic,
+    Best, Blocks, CacheGroup, KV_BLOCK, Kv, Limits, Loaded, NoTap, Output, Step, Tap, Timing,
+    Traffic,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -111,6 +112,10 @@ impl Engine {
     /// Allocates the cache.
     pub fn new(loaded: Box<dyn Loaded>, options: EngineOptions) -> Result<Self> {
         options.check()?;
+        if loaded.graph().output == Output::Embedding {
+            let what = "embedding model: gives a vector for a text, and no logits to go on with";
+            return Err(Error::new(ErrorKind::Unsupported, what));
+        }
         let blocks = options.blocks(loaded.graph());
         let kv = loaded.new_kv(&blocks)?;
         let pages = Pages::new(&loaded.graph().groups, &blocks);
@@ -288,7 +293,7 @@ impl Engine {
     fn too_long(&self, n: usize) -> Error {
         let n_ctx = self.options.n_ctx;
         let what = format!(
-            "prompt of {n} tokens is over the context of {n_ctx}; hint: raise -c or shorten the prompt"
+            "prompt of {n} tokens is over the context of {n_ctx}; hint: a larger context, or a shorter prompt"
         );
         Error::new(ErrorKind::PromptTooLong, what)
     }
@@ -355,5 +360,29 @@ impl Engine {
         let best = self.step_greedy(&[Work { seq, tokens: &[id], wanted: Wanted::Last }])?;
         let what = "backend returned no id for a row";
         best.first().copied().ok_or_else(|| Error::new(ErrorKind::Backend, what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use graph::reference::Reference;
+    use graph::{Backend, Builder, LoadOptions};
+    use std::sync::Arc;
+
+    #[test]
+    fn a_graph_without_logits_is_refused() {
+        let mut builder = Builder::new(4);
+        let table = builder.weight("table", gguf::DType::F32, 8, 4);
+        let x = builder.get_rows(table, "embd").unwrap();
+        builder.output_rows(x, "result_embd").unwrap();
+        let graph = Arc::new(builder.finish_with(Output::Embedding).unwrap());
+        let file = gguf::Builder::new().tensor("table", gguf::DType::F32, &[8, 4], &[0; 128]);
+        let file = gguf::File::from_bytes(file.build().unwrap()).unwrap();
+        let loaded = Reference.load(graph, &[&file], LoadOptions::default(), &mut |_| {}).unwrap();
+        let options = EngineOptions { n_ctx: 8, n_batch: 8, n_seqs: 1, keep: Keep::All };
+        let error = Engine::new(loaded, options).err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().starts_with("embedding model: "), "{error}");
     }
 }

@@ -145,7 +145,8 @@ impl Args {
         let system = self.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
-        Ok(model.template()?.encode(model.tokenizer(), &chat)?)
+        let raw = |error: karat::Error| error.with_hint("--raw takes the prompt as it is");
+        Ok(model.template().map_err(raw)?.encode(model.tokenizer(), &chat)?)
     }
 }
 
