@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::fuse::Fusions;
-use crate::layout::{act_of, act_words};
+use crate::layout::{q8_of, q8_words};
 use crate::model::Model;
 use graph::{Error, Graph, GroupId, Node, Op, Result, Rows, ValueId};
 
@@ -14,7 +14,7 @@ pub(crate) struct Capacity {
     /// Entries of the block tables of all groups and sequences.
     pub(crate) tables: usize,
     /// Groups of caches, each with a table for each sequence.
-    pub(crate) groups: usize,
+    pub(crate) cache_groups: usize,
 }
 
 /// Where the parts of the step's buffer begin, in words.
@@ -41,7 +41,7 @@ impl Capacity {
 
     pub(crate) fn step_layout(&self) -> StepLayout {
         let n = self.tokens;
-        let outputs = (2 + self.groups) * n;
+        let outputs = (2 + self.cache_groups) * n;
         let words = outputs + self.outputs;
         StepLayout { tokens: 0, positions: n, tables: 2 * n, outputs, words }
     }
@@ -74,9 +74,9 @@ impl Capacity {
         let graph = &model.graph;
         let bytes = |node: &Node| {
             let Op::MatMul { w } = &node.op else { return 0 };
-            act_of(graph, model.options, *w).map_or(0, |format| {
+            q8_of(graph, model.options, *w).map_or(0, |format| {
                 let rows = self.rows(graph.value(node.inputs[0]).rows);
-                (act_words(format, graph.weight(*w).n_in) * rows) as u64 * 4
+                (q8_words(format, graph.weight(*w).n_in) * rows) as u64 * 4
             })
         };
         graph.nodes.iter().map(bytes).max().unwrap_or(0)

@@ -48,7 +48,7 @@ impl StepSize {
 /// Any number of rows or tokens.
 pub(crate) const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 
-/// How deep a grid is.
+/// How many workgroups a grid has in its third dimension.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Depth {
     One,
@@ -95,7 +95,7 @@ pub(crate) struct Dispatch {
     grid: Grid,
 }
 
-/// Rows of one kind, some of all.
+/// Some consecutive rows of all that a step has of one kind.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RowSpan {
     pub(crate) rows: Rows,

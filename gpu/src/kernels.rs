@@ -54,7 +54,7 @@ files! {
     "probe/probe"
     "quantize/blocks"
     "quantize/memory"
-    "quantize/quantize_act"
+    "quantize/quantize_q8"
     "rows/argmax"
     "rows/copy"
     "rows/elementwise"

@@ -8,7 +8,7 @@
 
 use gguf::DType;
 use gguf::quant::{Bits, Block, Codes, Float, Kind, RunScale, Scale, Visit};
-use graph::ints::{ActFormat, Form, MinTerm, form};
+use graph::ints::{Form, MinTerm, Q8Format, form};
 use graph::{Arithmetic, Graph, LoadOptions, WeightId};
 
 /// Rows in a tile.
@@ -219,16 +219,16 @@ fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
 }
 
 /// The format in which a product wants its activations quantised, or `None` for products in f32.
-pub(crate) fn act_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<ActFormat> {
+pub(crate) fn q8_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<Q8Format> {
     let int8 = options.arithmetic == Arithmetic::Int8;
-    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.act())
+    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.q8())
 }
 
-/// Words of one row of `n` activations quantised to `act`.
-pub(crate) fn act_words(act: ActFormat, n: usize) -> usize {
-    let scales = match act {
-        ActFormat::Q8x32 => n / 32 * 2,
-        ActFormat::Q8x256 => n / 256,
+/// Words of one row of `n` activations quantised to `format`.
+pub(crate) fn q8_words(format: Q8Format, n: usize) -> usize {
+    let scales = match format {
+        Q8Format::Q8x32 => n / 32 * 2,
+        Q8Format::Q8x256 => n / 256,
     };
     // Whole fours, so that every row's quants can be read four words at a time.
     (n / 4 + n / 16 + scales).next_multiple_of(4)

@@ -117,7 +117,8 @@ impl LoadedGpu {
     fn plan_for(&mut self, step: &Step) -> Result<Plan> {
         let tables: usize = self.tables_of(step).map(<[u32]>::len).sum();
         let (tokens, outputs) = (step.tokens.len(), step.outputs.len());
-        let need = Capacity { tokens, outputs, tables, groups: self.model.graph.groups.len() };
+        let need =
+            Capacity { tokens, outputs, tables, cache_groups: self.model.graph.groups.len() };
         if let Some(plan) = self.plan.take() {
             let Capacity { tokens, outputs, tables, .. } = plan.buffers.capacity;
             if need.tokens <= tokens && need.outputs <= outputs && need.tables <= tables {
@@ -131,7 +132,7 @@ impl LoadedGpu {
             tokens: need.tokens.next_power_of_two(),
             outputs: need.outputs.next_power_of_two(),
             tables: need.tables.next_power_of_two().max(64),
-            groups: need.groups,
+            cache_groups: need.cache_groups,
         };
         Plan::new(&self.device, &self.model, capacity)
     }
@@ -390,7 +391,7 @@ impl LoadedGpu {
     /// The nodes whose work is done where `first` stands.
     fn done_at(&self, first: usize) -> Vec<usize> {
         let own = first..first + self.model.fusions.chain_from(first).map_or(1, Chain::nodes);
-        let with = |i: usize| self.model.fusions.group_of(i).filter(|group| group[0] == i);
+        let with = |i: usize| self.model.fusions.products_with(i).filter(|all| all[0] == i);
         let mut nodes: Vec<usize> =
             own.flat_map(|i| with(i).map_or_else(|| vec![i], <[usize]>::to_vec)).collect();
         nodes.sort_unstable();

@@ -121,14 +121,14 @@ params! {
     /// `norm_rope/rms_norm.wgsl`: groups of `n` columns; a quantised row has `row_words` words.
     RmsNorm { cols: u32, n: u32, eps: f32, n_f32: f32, row_words: u32, }
 
-    /// `norm_rope/rope.wgsl`: `groups` workgroups are the first value's, the others the second's, which has `cols2`
+    /// `norm_rope/rope.wgsl`: the first `workgroups` are for the first value, the others the second's, which has `cols2`
     /// columns.
-    Rope { cols: u32, head_dim: u32, pairs: u32, per_head: u32, adjacent: u32, groups: u32, cols2: u32, }
+    Rope { cols: u32, head_dim: u32, pairs: u32, per_head: u32, adjacent: u32, workgroups: u32, cols2: u32, }
 
-    /// `norm_rope/rope_store.wgsl`: workgroups up to `groups_q` are for q, up to `groups_qk` for k, the others for v.
+    /// `norm_rope/rope_store.wgsl`: workgroups up to `workgroups_q` are for q, up to `workgroups_qk` for k, the others for v.
     RopeStore {
         cols: u32, dim_k: u32, pairs: u32, adjacent: u32, heads: u32, dim_v: u32, words_k: u32, words_v: u32,
-        positions_at: u32, tables_at: u32, groups_q: u32, groups_qk: u32,
+        positions_at: u32, tables_at: u32, workgroups_q: u32, workgroups_qk: u32,
     }
 
     /// `norm_rope/store_kv.wgsl`
@@ -136,7 +136,7 @@ params! {
         heads: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32, positions_at: u32, tables_at: u32,
     }
 
-    /// `quantize/quantize_act.wgsl`: rows of `n` elements become rows of `row_words` words.
+    /// `quantize/quantize_q8.wgsl`: rows of `n` elements become rows of `row_words` words.
     Quantize { n: u32, row_words: u32, }
 
     /// The same of merged chunks of attention.

@@ -26,7 +26,7 @@ struct Fused {
 /// A step's buffers and dispatches.
 pub(crate) struct Plan {
     pub(crate) buffers: Buffers,
-    /// From the logits to the likeliest ids.
+    /// Finds the likeliest id of each row of logits.
     pub(crate) argmax: Vec<Dispatch>,
     /// Dispatches of each node by itself; products of the same activations are at the first of them.
     nodes: Vec<Vec<Dispatch>>,

@@ -197,7 +197,7 @@ fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
     Ok(got == expected)
 }
 
-/// Integers for `probe_coop.wgsl`, and their sums of products.
+/// Integers for `probe/coop.wgsl`, and their sums of products.
 pub(crate) fn matrix_sums(matrix: Matrix) -> (Vec<u32>, Vec<u32>) {
     /// The largest weight, and how many of it times 127 stay below 2^24.
     const WORST: [(u64, usize); 4] = [(2048, 64), (1032, 128), (516, 256), (128, 256)];

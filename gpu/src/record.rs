@@ -36,7 +36,7 @@ pub trait Sink: Send {
     /// Whether a dispatch with these parameters and this grid is wanted.
     fn wants(&mut self, shader: &Shader, params: &[u32], grid: [u32; 3]) -> bool;
 
-    /// One that is.
+    /// Takes a dispatch that was wanted.
     fn call(&mut self, call: Call);
 }
 
@@ -62,7 +62,7 @@ impl Call {
         Some(Self { shader: shaders::mat_mul_coop(dtype, products, matrix), grid, ..self.clone() })
     }
 
-    /// What a matrix unit is asked when its device is opened, with the answer that is wanted.
+    /// The probe of a matrix unit, as it runs when a device is opened, with the sums that are right.
     pub fn of_matrix_probe(matrix: Matrix) -> Self {
         let (operands, sums) = probe::matrix_sums(matrix);
         let n = sums.len() as u32;

@@ -8,7 +8,7 @@ use crate::probes::Probes;
 use crate::template::{Defines, expand};
 use gguf::DType;
 use gguf::quant::{Codes, Float, Run};
-use graph::ints::{ActFormat, Form, form};
+use graph::ints::{Form, Q8Format, form};
 use graph::{Act, KvType, math};
 
 /// What one pipeline is made of.
@@ -59,9 +59,9 @@ impl Shader {
     }
 }
 
-/// Lanes for each row of weights where threads cost.
+/// Threads that share a row of weights on a software device, where every thread costs time.
 pub(crate) const FEW_LANES: usize = 8;
-/// Lanes for each row where threads cost nothing, for few rows and for many.
+/// Threads that share a row of weights on a GPU, which has threads to spare: with few rows of weights, and with many.
 pub(crate) const MANY_LANES: [usize; 2] = [32, 16];
 
 /// What an element-by-element kernel computes.
@@ -81,7 +81,7 @@ pub enum Map {
     Softcap,
 }
 
-/// Element by element.
+/// Computes each element by itself.
 pub fn elementwise(map: Map) -> Shader {
     let two = match map {
         Map::Add | Map::Bias | Map::Silu | Map::GeluTanh => true,
@@ -98,24 +98,24 @@ pub fn elementwise(map: Map) -> Shader {
     Shader::new::<params::Elementwise>("rows/elementwise", if two { 3 } else { 2 }, defines)
 }
 
-/// Some columns of every row.
+/// Copies some columns of every row.
 pub fn columns() -> Shader {
     Shader::new::<params::CopyRows>("rows/copy", 2, Defines::new().flag("OUTPUT_ROWS", false))
 }
 
-/// The rows that give logits.
+/// Copies the rows that give logits.
 pub fn output_rows() -> Shader {
     Shader::new::<params::CopyRows>("rows/copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
 }
 
-/// RMS norm, `wide` for groups of more than 128 columns; of a value, or of a sum that is written too; with `quantize` of whole
-/// rows and quantised as well for the products that follow.
-pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<ActFormat>) -> Shader {
+/// RMS norm, `wide` for groups of more than 128 columns. With `of_sum` it adds two values first and stores the sum too. With
+/// `quantize` a group is a whole row, and the result is stored quantised as well, for the products that follow.
+pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<Q8Format>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
     let defines = defines.flag("QUANTIZE", quantize.is_some());
     let defines = match quantize {
-        Some(act) => quantizing(defines, act, 4096),
+        Some(format) => quantizing(defines, format, 4096),
         None => defines,
     };
     let (sums, quantizes) = (u32::from(of_sum), u32::from(quantize.is_some()));
@@ -125,11 +125,11 @@ pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<ActFormat>) -> Shader
     }
 }
 
-/// What `quantize/blocks.wgsl` asks for, for `tile` elements in a workgroup of 256 threads.
-fn quantizing(defines: Defines, act: ActFormat, tile: usize) -> Defines {
-    let (is_256, block) = match act {
-        ActFormat::Q8x32 => (false, 32),
-        ActFormat::Q8x256 => (true, 256),
+/// The definitions with which `quantize/blocks.wgsl` quantises `tile` elements in a workgroup of 256 threads.
+fn quantizing(defines: Defines, format: Q8Format, tile: usize) -> Defines {
+    let (is_256, block) = match format {
+        Q8Format::Q8x32 => (false, 32),
+        Q8Format::Q8x256 => (true, 256),
     };
     let lanes = (256 * 256 / tile).min(64);
     defines
@@ -156,23 +156,23 @@ pub fn rope(two: bool) -> Shader {
 /// What is quantised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QuantizeOf {
-    /// A value that is there.
+    /// A value that an earlier dispatch computed.
     Value,
-    /// A gated activation, which is written too.
+    /// A gated activation, which the same dispatch computes and stores in f32 too.
     Glu(Act),
-    /// The merged chunks of one token's attention, which are written too.
+    /// One token's attention, whose chunks the same dispatch merges and stores in f32 too.
     Merge,
 }
 
 /// Quantisation of activations.
-pub fn quantize_act(act: ActFormat, of: QuantizeOf) -> Shader {
+pub fn quantize_q8(format: Q8Format, of: QuantizeOf) -> Shader {
     let (glu, silu, gelu_tanh, merge) = match of {
         QuantizeOf::Value => (false, false, false, false),
         QuantizeOf::Glu(Act::Silu) => (true, true, false, false),
         QuantizeOf::Glu(Act::GeluTanh) => (true, false, true, false),
         QuantizeOf::Merge => (false, false, false, true),
     };
-    let defines = quantizing(Defines::new(), act, 256)
+    let defines = quantizing(Defines::new(), format, 256)
         .flag("GLU", glu)
         .flag("SILU", silu)
         .flag("GELU_TANH", gelu_tanh)
@@ -182,10 +182,10 @@ pub fn quantize_act(act: ActFormat, of: QuantizeOf) -> Shader {
         QuantizeOf::Value | QuantizeOf::Glu(_) => Shader::new::<params::Quantize>,
         QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
     };
-    Shader { writes, ..shader("quantize/quantize_act", 2 * writes, defines) }
+    Shader { writes, ..shader("quantize/quantize_q8", 2 * writes, defines) }
 }
 
-/// Rows of a table.
+/// Looks up rows of a table: embeddings.
 pub fn get_rows(dtype: DType) -> Shader {
     Shader::new::<params::GetRows>("rows/get_rows", 3, weights(dtype))
 }
@@ -205,14 +205,14 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul/int8", dtype, products)
 }
 
-/// The same for few rows of activations, with `FEW_LANES` for each row of weights, which take whole blocks.
+/// The same for few rows of activations: [`FEW_LANES`] threads share a row of weights, a whole block each at a time.
 pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_mul/vec_int8", dtype, products);
     let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
     Shader { defines, ..shader }
 }
 
-/// The same with more lanes, which take parts of blocks.
+/// The same with `lanes` threads for each row of weights, which take parts of blocks.
 pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
     let shader = int8("mat_mul/vec_split", dtype, products);
     let Layout::Quant(q) = Layout::of(dtype) else { return shader };
@@ -220,7 +220,8 @@ pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
     // memory, 32 KiB, holds two or four words for each row and block of a round.
     let part = q.units().min(2);
     let round = if q.scales == Scales::Two { 64 } else { 128 };
-    // What a lane has under way at once. 1024 threads have 64 registers each on most devices: half as much.
+    // How many parts a lane loads before it uses the first. With 32 lanes these are 1024 threads, of which most devices
+    // give each 64 registers: half as many parts as with 16.
     let steps = if part == 1 { 64 } else { 32 } / lanes;
     let defines = shader
         .defines
@@ -313,7 +314,8 @@ pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
 /// Queries of a workgroup of [`attention_tile`].
 pub(crate) const TILE_QUERIES: usize = 32;
 
-/// The same for many tokens where threads cost nothing; `None` where heads are too large or no multiple of four elements.
+/// The same for many tokens on a GPU, which has threads to spare; `None` where heads have more than 256 elements, or no
+/// multiple of four.
 pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shader> {
     if [dims.k, dims.v].into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
         return None;
@@ -339,7 +341,8 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shade
     })
 }
 
-/// The chunks of attention by themselves, for a step of one token. Small heads of f16 are loaded before they are used.
+/// Attention of one token, each chunk of positions by a workgroup of its own; [`attention_merge`] puts the chunks together.
+/// Small heads of f16 are loaded into registers before they are used.
 pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
     let small = kv == KvType::F16 && dims.k.is_multiple_of(2) && dims.k.max(dims.v) <= 128;
     let defines = cached(kv).flag("SOFTCAP", softcap);
@@ -348,12 +351,12 @@ pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
     Shader { cache: Cache::Reads, ..Shader::new::<params::Attention>("attention/part", 4, defines) }
 }
 
-/// The chunks put together.
+/// Merges what [`attention_part`] gave for each chunk.
 pub fn attention_merge() -> Shader {
     Shader::new::<params::AttentionMerge>("attention/merge", 3, Defines::new())
 }
 
-/// The largest of each row.
+/// Finds the largest element of each row.
 pub fn argmax() -> Shader {
     Shader::new::<params::Argmax>("rows/argmax", 2, Defines::new())
 }
@@ -486,7 +489,7 @@ pub fn version() -> u64 {
 pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
     let probes = if shader.native { Probes::best() } else { probes };
     let defines = shader.defines.clone().with(&constants()).with(&probes.defines());
-    // An fma of integers is long: where nothing waits for memory, hundreds in line only cost.
+    // Loading ahead unrolls hundreds of fmas. One that is made of integers is long: a single copy in a loop is faster.
     let defines = match shader.defines.is_on("AHEAD") {
         Ok(ahead) => defines.flag("AHEAD", ahead && probes.fma),
         Err(_) => defines,
@@ -518,17 +521,17 @@ fn literal(x: f32) -> String {
 
 /// Every shader that a model can ask for.
 pub fn all() -> Vec<Shader> {
-    use ActFormat::{Q8x32, Q8x256};
+    use Q8Format::{Q8x32, Q8x256};
     let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
     let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
     for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
-        all.extend([Q8x32, Q8x256].map(|act| quantize_act(act, of)));
+        all.extend([Q8x32, Q8x256].map(|format| quantize_q8(format, of)));
     }
     for of_sum in [false, true] {
         all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
-        all.extend([Q8x32, Q8x256].map(|act| rms_norm(true, of_sum, Some(act))));
+        all.extend([Q8x32, Q8x256].map(|format| rms_norm(true, of_sum, Some(format))));
     }
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Half, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);

@@ -126,7 +126,7 @@ pub(crate) fn load(
     Ok(all)
 }
 
-/// Puts a tensor's rows into the buffer that the first of its group has, or will have.
+/// Puts a tensor's rows into the buffer that it shares with others; whichever comes first makes it.
 fn share(
     device: &Device,
     weight: &Weight,

@@ -27,7 +27,7 @@ pub struct Ints {
 
 /// Which rounding of the activations a format is multiplied with, as in ggml's CPU backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ActFormat {
+pub enum Q8Format {
     /// Blocks of 32 with an f16 scale (Q8_0; its sum rounded to f16 is Q8_1's `s`).
     Q8x32,
     /// Blocks of 256 with an f32 scale (Q8_K).
@@ -68,10 +68,10 @@ impl Form {
     }
 
     /// Rounding of the activations.
-    pub fn act(&self) -> ActFormat {
+    pub fn q8(&self) -> Q8Format {
         match self.shape {
-            Shape::One { .. } => ActFormat::Q8x32,
-            Shape::Runs { .. } => ActFormat::Q8x256,
+            Shape::One { .. } => Q8Format::Q8x32,
+            Shape::Runs { .. } => Q8Format::Q8x256,
         }
     }
 

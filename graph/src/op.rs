@@ -13,7 +13,7 @@ pub enum Act {
     GeluTanh,
 }
 
-/// Which elements RoPE turns together.
+/// Which two elements RoPE rotates together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopePairs {
     /// `(x[2i], x[2i+1])`: ggml's NORM.

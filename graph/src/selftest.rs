@@ -199,7 +199,7 @@ fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
     if let Some(cap) = a.softcap {
         name += &format!(", cap {cap}");
     }
-    // Queries and keys that are turned just before the keys are stored.
+    // Queries and keys that are rotated just before the keys are stored.
     let rope = match &graph.nodes[i.saturating_sub(3)..i] {
         [q, k, store] if q.op == k.op && matches!(store.op, Op::StoreKv { .. }) => {
             if let Op::Rope { table, pairs, .. } = q.op {
@@ -284,8 +284,8 @@ impl Build {
                 let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
                 if let Some((table, pairs)) = rope {
                     let table = c.builder.rope_table(table);
-                    q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_turned")?;
-                    k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_turned")?;
+                    q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_rotated")?;
+                    k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_rotated")?;
                 }
                 c.builder.store_kv(cache, k, v)?;
                 let x = c.builder.attention(a, q, "kqv_out")?;

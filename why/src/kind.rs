@@ -24,9 +24,9 @@ pub enum Kind {
     Shifted(i32),
     /// RoPE pairs neighbours where halves are meant, or the other way round.
     PairOrder,
-    /// RoPE turns by the angle of another position: the right one plus this.
+    /// RoPE rotates by the angle of another position: the right one plus this.
     Position(i32),
-    /// RoPE turns nothing: it is left out, or always takes position 0.
+    /// RoPE rotates nothing: it is left out, or always takes position 0.
     NoRotation,
     /// RoPE computes its frequencies from this base, not the model's.
     RopeBase(f64),

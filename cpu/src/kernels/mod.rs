@@ -4,7 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod mat_mul;
 pub(crate) mod mat_mul_f32;
-pub(crate) mod quantize_act;
+pub(crate) mod quantize_q8;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 

@@ -40,7 +40,7 @@ macro_rules! both {
     };
 }
 
-/// Turns a square of 8 × 8.
+/// Transposes a square of 8 × 8.
 #[inline(always)]
 fn transpose8(_: Avx2, x: [__m256; 8]) -> [__m256; 8] {
     let mut quads = x;

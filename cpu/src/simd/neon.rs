@@ -99,7 +99,7 @@ fn narrow(x: float32x4_t) -> uint16x4_t {
     out
 }
 
-/// Turns a square of 4 × 4.
+/// Transposes a square of 4 × 4.
 #[inline(always)]
 fn transpose4(x: [float32x4_t; 4]) -> [float32x4_t; 4] {
     op!({

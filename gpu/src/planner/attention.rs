@@ -43,7 +43,7 @@ impl<'a> Planner<'a> {
         node: &Node,
         product: usize,
     ) -> Result<Vec<Dispatch>> {
-        let (q, out, format) = (node.inputs[0], output_of(node), self.chain_act_at(product));
+        let (q, out, format) = (node.inputs[0], output_of(node), self.chain_q8_at(product));
         let mut all = self.attention_many(a, q, out)?;
         all.extend(self.quantize(out, format, Source::Value, MANY)?);
         all.extend(self.attention_part(a, q)?);

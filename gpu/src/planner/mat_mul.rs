@@ -2,12 +2,12 @@
 
 use super::{Bound, Kernel, Planner, Quantized, output_of};
 use crate::dispatch::{ANY, Dispatch, Grid};
-use crate::layout::{Layout, act_of, act_words};
+use crate::layout::{Layout, q8_of, q8_words};
 use crate::params;
 use crate::shaders::{self, QuantizeOf, Shader};
 use crate::weights::Piece;
 use gguf::DType;
-use graph::ints::ActFormat;
+use graph::ints::Q8Format;
 use graph::{Act, Attention, Node, Op, Result, Rows, ValueId};
 use std::ops::RangeInclusive;
 
@@ -17,7 +17,7 @@ const FEW: usize = 4;
 /// Steps of at least this many rows use the matrix unit, where there is one.
 const MATRIX_FROM: usize = 9;
 /// This many workgroups keep every device busy, whatever their size. `karat check` tests both sides of it.
-const MANY_GROUPS: usize = graph::selftest::MANY_ROWS / 32;
+const MANY_WORKGROUPS: usize = graph::selftest::MANY_ROWS / 32;
 
 /// What is quantised: a value that is there, or one that the same kernel computes first.
 #[derive(Clone, Copy)]
@@ -48,23 +48,23 @@ impl<'a> Planner<'a> {
     pub(super) fn quantize(
         &mut self,
         value: ValueId,
-        format: ActFormat,
+        format: Q8Format,
         source: Source<'_>,
         for_rows: RangeInclusive<usize>,
     ) -> Result<Vec<Dispatch>> {
         let (n, rows) = (self.graph.value(value).cols, self.graph.value(value).rows);
-        let row_words = act_words(format, n) as u32;
+        let row_words = q8_words(format, n) as u32;
         let plain = params::Quantize { n: n as u32, row_words };
         let written = [self.value(value), self.quantized_rows(format, n)];
         let kernel = match source {
             Source::Value => {
-                let shader = shaders::quantize_act(format, QuantizeOf::Value);
+                let shader = shaders::quantize_q8(format, QuantizeOf::Value);
                 Kernel::new(shader, written.to_vec(), &plain, rows)
             }
             Source::Glu { act, inputs } => {
                 let inputs = inputs.iter().map(|&id| self.value(id));
                 let bound = inputs.chain(written).collect();
-                let shader = shaders::quantize_act(format, QuantizeOf::Glu(act));
+                let shader = shaders::quantize_q8(format, QuantizeOf::Glu(act));
                 Kernel::new(shader, bound, &plain, rows)
             }
             Source::Partials(a) => {
@@ -78,7 +78,7 @@ impl<'a> Planner<'a> {
                     window: merge.window,
                     max_chunks: merge.max_chunks,
                 };
-                let shader = shaders::quantize_act(format, QuantizeOf::Merge);
+                let shader = shaders::quantize_q8(format, QuantizeOf::Merge);
                 Kernel::new(shader, bound, &params, rows)
             }
         };
@@ -89,8 +89,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Rows of `n` quantised elements in the workspace.
-    pub(super) fn quantized_rows(&self, format: ActFormat, n: usize) -> Bound<'a> {
-        Bound::Rows { buffer: &self.buffers.quantized, words: act_words(format, n) }
+    pub(super) fn quantized_rows(&self, format: Q8Format, n: usize) -> Bound<'a> {
+        Bound::Rows { buffer: &self.buffers.quantized, words: q8_words(format, n) }
     }
 
     /// A gated activation that is quantised as it is computed, and the product at node `product`.
@@ -100,7 +100,7 @@ impl<'a> Planner<'a> {
         glu: &Node,
         product: usize,
     ) -> Result<Vec<Dispatch>> {
-        let format = self.chain_act_at(product);
+        let format = self.chain_q8_at(product);
         let source = Source::Glu { act, inputs: &glu.inputs };
         let mut all = self.quantize(output_of(glu), format, source, ANY)?;
         all.extend(self.mat_mul(product)?);
@@ -111,21 +111,21 @@ impl<'a> Planner<'a> {
     /// by then.
     pub(super) fn mat_mul(&mut self, at: usize) -> Result<Vec<Dispatch>> {
         let (graph, alone) = (self.graph, [at]);
-        let group = self.model.fusions.group_of(at).unwrap_or(&alone);
-        if group[0] != at {
+        let together = self.model.fusions.products_with(at).unwrap_or(&alone);
+        if together[0] != at {
             return Ok(Vec::new());
         }
         let node = &graph.nodes[at];
         let Op::MatMul { w } = node.op else { unreachable!("no product: {:?}", node.op) };
         let (weight, x) = (graph.weight(w), node.inputs[0]);
-        let act = act_of(graph, self.model.options, w);
+        let format = q8_of(graph, self.model.options, w);
         let mut all = Vec::new();
-        if let Some(format) = act
+        if let Some(format) = format
             && self.quantized != Some(Quantized { value: x, format })
         {
             all.extend(self.quantize(x, format, Source::Value, ANY)?);
         }
-        let outs: Vec<ValueId> = group.iter().map(|&i| output_of(&graph.nodes[i])).collect();
+        let outs: Vec<ValueId> = together.iter().map(|&i| output_of(&graph.nodes[i])).collect();
         let mut ends: Vec<usize> = Vec::new();
         for out in &outs {
             ends.push(ends.last().unwrap_or(&0) + graph.value(*out).cols);
@@ -134,13 +134,14 @@ impl<'a> Planner<'a> {
             dtype: weight.dtype,
             n_in: weight.n_in,
             rows: graph.value(x).rows,
-            x: act.map_or_else(|| self.value(x), |act| self.quantized_rows(act, weight.n_in)),
+            x: format
+                .map_or_else(|| self.value(x), |format| self.quantized_rows(format, weight.n_in)),
             outs: outs.iter().map(|&out| self.value(out)).collect(),
             ends,
         };
         for piece in &self.model.weights[w.0].pieces {
-            all.extend(match act {
-                Some(act) => self.product_int8(&product, act, piece)?,
+            all.extend(match format {
+                Some(format) => self.product_int8(&product, format, piece)?,
                 None => self.product_f32(&product, piece)?,
             });
         }
@@ -175,7 +176,7 @@ impl<'a> Planner<'a> {
     fn product_int8(
         &self,
         product: &Product<'a>,
-        act: ActFormat,
+        format: Q8Format,
         piece: &'a Piece,
     ) -> Result<Vec<Dispatch>> {
         // The kernel does not ask where products end that are not there.
@@ -186,7 +187,7 @@ impl<'a> Planner<'a> {
             n_out: product.ends.last().map_or(0, |&n| n as u32),
             first: piece.first as u32,
             count: piece.count as u32,
-            row_words: act_words(act, product.n_in) as u32,
+            row_words: q8_words(format, product.n_in) as u32,
             end0: end(0),
             end1: end(1),
         };
@@ -214,14 +215,18 @@ impl<'a> Planner<'a> {
         vec![few, many(MATRIX_FROM - 1), (shader, for_rows(x, tokens, MATRIX_FROM..=usize::MAX))]
     }
 
-    /// The kernel of products with few rows of activations, over `groups` workgroups.
-    fn mat_vec(&self, dtype: DType, products: usize, groups: usize) -> Shader {
+    /// The kernel of products with few rows of activations, over `workgroups` of them.
+    fn mat_vec(&self, dtype: DType, products: usize, workgroups: usize) -> Shader {
         if self.device.lanes == shaders::FEW_LANES {
             return shaders::mat_vec_int8(dtype, products);
         }
         // Where there are few workgroups for each multiprocessor they are large.
         let [most, fewer] = shaders::MANY_LANES;
-        shaders::mat_vec_split(dtype, products, if groups < MANY_GROUPS { most } else { fewer })
+        shaders::mat_vec_split(
+            dtype,
+            products,
+            if workgroups < MANY_WORKGROUPS { most } else { fewer },
+        )
     }
 }
 

@@ -9,11 +9,11 @@ use crate::buffers::Buffers;
 use crate::device::{Device, Range};
 use crate::dispatch::{Dispatch, Grid, RowSpan};
 use crate::fuse::Chain;
-use crate::layout::{Layout, act_of};
+use crate::layout::{Layout, q8_of};
 use crate::model::Model;
 use crate::params::{self, Field, Params};
 use crate::shaders::{self, Map, Shader};
-use graph::ints::ActFormat;
+use graph::ints::Q8Format;
 use graph::{Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
 
 /// A buffer as a kernel sees it.
@@ -77,7 +77,7 @@ impl<'a> Kernel<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Quantized {
     value: ValueId,
-    format: ActFormat,
+    format: Q8Format,
 }
 
 pub(crate) struct Planner<'a> {
@@ -127,7 +127,7 @@ impl<'a> Planner<'a> {
         Ok(Bound::Whole { buffer: &range.buffer, bytes: range.bytes })
     }
 
-    /// The dispatches of a kernel over all rows that the plan has room for, as many as bindings may be large.
+    /// The dispatches of a kernel over all rows that the plan has room for: several, where one binding cannot hold them.
     fn dispatches(&self, kernel: &Kernel<'_>) -> Result<Vec<Dispatch>> {
         let Kernel { shader, rows, grid, .. } = kernel;
         if grid.x > self.device.limits.max_compute_workgroups_per_dimension as usize {
@@ -190,7 +190,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Element by element, of the node's first input and `second`.
+    /// Computes each element from that of the node's first input and that of `second`.
     fn map(
         &self,
         node: &Node,
@@ -264,14 +264,14 @@ impl<'a> Planner<'a> {
     }
 
     /// The format in which the product at a node wants its activations; `None` for products in f32.
-    fn act_at(&self, product: usize) -> Option<ActFormat> {
+    fn q8_at(&self, product: usize) -> Option<Q8Format> {
         let Op::MatMul { w } = self.graph.nodes[product].op else { return None };
-        act_of(self.graph, self.model.options, w)
+        q8_of(self.graph, self.model.options, w)
     }
 
-    /// The same of a product that a chain quantises for.
-    fn chain_act_at(&self, product: usize) -> ActFormat {
-        self.act_at(product).unwrap_or_else(|| {
+    /// The same for a product that a chain quantises its value for: such a product always has a format.
+    fn chain_q8_at(&self, product: usize) -> Q8Format {
+        self.q8_at(product).unwrap_or_else(|| {
             unreachable!("fuse.rs quantises only for int8 products: node {product}")
         })
     }

@@ -3,7 +3,7 @@
 use super::{Bound, Kernel, Planner, Quantized, output_of};
 use crate::dispatch::Dispatch;
 use crate::kv::head_words;
-use crate::layout::act_words;
+use crate::layout::q8_words;
 use crate::params;
 use crate::shaders;
 use graph::{CacheId, Node, Op, Result, RopePairs, Rows, ValueId};
@@ -46,9 +46,9 @@ impl<'a> Planner<'a> {
         let norm = &nodes[usize::from(of_sum)];
         let Op::RmsNorm { w, eps } = norm.op else { unreachable!("no norm: {:?}", norm.op) };
         let (x, out) = (norm.inputs[0], output_of(norm));
-        let format = product.map(|at| self.chain_act_at(at));
+        let format = product.map(|at| self.chain_q8_at(at));
         let (n, value) = (self.graph.weight(w).n_in, self.graph.value(out));
-        let row_words = format.map_or(0, |format| act_words(format, n)) as u32;
+        let row_words = format.map_or(0, |format| q8_words(format, n)) as u32;
         let mut bound = Vec::new();
         if of_sum {
             bound.extend(nodes[0].inputs.iter().map(|&id| self.value(id)));
@@ -77,21 +77,21 @@ impl<'a> Planner<'a> {
         let n = self.graph.rope_tables[table].freqs.len();
         let per_head = head_dim - n;
         let cols = |node: &Node| self.graph.value(node.inputs[0]).cols;
-        let groups = |node: &Node| (cols(node) / head_dim * per_head).div_ceil(64);
+        let workgroups = |node: &Node| (cols(node) / head_dim * per_head).div_ceil(64);
         let params = params::Rope {
             cols: cols(&nodes[0]) as u32,
             head_dim: head_dim as u32,
             pairs: n as u32,
             per_head: per_head as u32,
             adjacent: u32::from(pairs == RopePairs::Adjacent),
-            groups: groups(&nodes[0]) as u32,
+            workgroups: workgroups(&nodes[0]) as u32,
             cols2: cols(&nodes[nodes.len() - 1]) as u32,
         };
         let mut bound = vec![self.angles(table)];
         bound.extend(nodes.iter().map(|node| self.value(node.inputs[0])));
         bound.extend(nodes.iter().map(|node| self.value(output_of(node))));
         let kernel = Kernel::new(shaders::rope(nodes.len() > 1), bound, &params, Rows::Tokens);
-        self.dispatches(&kernel.each_row(nodes.iter().map(groups).sum()))
+        self.dispatches(&kernel.each_row(nodes.iter().map(workgroups).sum()))
     }
 
     /// RoPE of queries and keys, and the storing of keys and values.
@@ -106,8 +106,8 @@ impl<'a> Planner<'a> {
         let cache = self.cache_params(id);
         let heads = self.graph.kv(id).n_head_kv as u32;
         let cols = self.graph.value(output_of(rope_q)).cols as u32;
-        let groups_q = cols.div_ceil(64);
-        let groups_qk = groups_q + (heads * cache.words_k).div_ceil(64);
+        let workgroups_q = cols.div_ceil(64);
+        let workgroups_qk = workgroups_q + (heads * cache.words_k).div_ceil(64);
         let params = params::RopeStore {
             cols,
             dim_k: cache.dim_k,
@@ -119,8 +119,8 @@ impl<'a> Planner<'a> {
             words_v: cache.words_v,
             positions_at: cache.positions_at,
             tables_at: cache.tables_at,
-            groups_q,
-            groups_qk,
+            workgroups_q,
+            workgroups_qk,
         };
         let mut bound = vec![self.angles(table)];
         let inputs = [rope_q.inputs[0], rope_k.inputs[0], store.inputs[1]];
@@ -129,8 +129,8 @@ impl<'a> Planner<'a> {
         bound.extend([rope_q, rope_k].map(|node| self.value(output_of(node))));
         let shader = shaders::rope_store(self.model.options.kv);
         let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(id);
-        let groups = groups_qk + (heads * cache.words_v).div_ceil(64);
-        self.dispatches(&kernel.each_row(groups as usize))
+        let workgroups = workgroups_qk + (heads * cache.words_v).div_ceil(64);
+        self.dispatches(&kernel.each_row(workgroups as usize))
     }
 
     pub(super) fn store_kv(&self, id: CacheId, k: ValueId, v: ValueId) -> Result<Vec<Dispatch>> {

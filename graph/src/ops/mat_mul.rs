@@ -3,7 +3,7 @@
 
 use crate::ints::{Form, Ints, MinTerm, form};
 use crate::math::dot_f32;
-use crate::ops::quantize_act::{ActRow, quantize_act};
+use crate::ops::quantize_q8::{Q8Row, quantize_q8};
 use crate::{Arithmetic, Weight};
 use gguf::DType;
 
@@ -11,29 +11,29 @@ use gguf::DType;
 ///
 /// Block after block, from +0: `acc = fma(d_w · d_a, isum, acc)` with the exact integer
 /// `isum = Σ scale[sub] · Σ q · q_a`, then the format's [`MinTerm`].
-pub fn dot_int8(dtype: DType, form: Form, row: &[u8], act: &ActRow) -> f32 {
+pub fn dot_int8(dtype: DType, form: Form, row: &[u8], x: &Q8Row) -> f32 {
     let mut ints = Ints::new();
     let mut acc = 0.0f32;
     for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
         ints.unpack(dtype, bytes);
-        let q = &act.q[b * form.block_len()..][..form.block_len()];
-        let act = ActBlock { q, d: act.d[b], s: act.s.get(b).copied() };
-        acc = step_int8(form, &ints, act, acc);
+        let q = &x.q[b * form.block_len()..][..form.block_len()];
+        let block = Q8Block { q, d: x.d[b], s: x.s.get(b).copied() };
+        acc = step_int8(form, &ints, block, acc);
     }
     acc
 }
 
 /// One block of a row of quantised activations.
 #[derive(Clone, Copy)]
-struct ActBlock<'a> {
+struct Q8Block<'a> {
     q: &'a [i8],
     d: f32,
     /// The rounded sum, in formats that have it.
     s: Option<f32>,
 }
 
-fn step_int8(form: Form, w: &Ints, act: ActBlock<'_>, mut acc: f32) -> f32 {
-    let ActBlock { q, d: d_a, s } = act;
+fn step_int8(form: Form, w: &Ints, x: Q8Block<'_>, mut acc: f32) -> f32 {
+    let Q8Block { q, d: d_a, s } = x;
     let (mut isum, mut msum) = (0i32, 0i32);
     for (sub, a) in q.chunks(16).enumerate() {
         let q = &w.q[16 * sub..];
@@ -59,10 +59,10 @@ pub fn mat_mul(arithmetic: Arithmetic, weight: &Weight, bytes: &[u8], x: &[f32],
     let row_bytes = dtype.row_bytes(n_in);
     let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
     if let Some(form) = int8 {
-        let acts: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act(), x)).collect();
+        let q8: Vec<Q8Row> = x.chunks(n_in).map(|x| quantize_q8(form.q8(), x)).collect();
         for (r, row) in bytes.chunks(row_bytes).enumerate() {
-            for (t, act) in acts.iter().enumerate() {
-                out[t * n_out + r] = dot_int8(dtype, form, row, act);
+            for (t, x) in q8.iter().enumerate() {
+                out[t * n_out + r] = dot_int8(dtype, form, row, x);
             }
         }
         return;

@@ -3,6 +3,6 @@
 pub mod attention;
 pub mod elementwise;
 pub mod mat_mul;
-pub mod quantize_act;
+pub mod quantize_q8;
 pub mod rms_norm;
 pub mod rope;

@@ -1,4 +1,4 @@
-//! Rotary position embedding (arXiv 2104.09864): pairs of elements turn by `position · freq`.
+//! Rotary position embedding (arXiv 2104.09864): pairs of elements rotate by `position · freq`.
 //! Fast version: `cpu/src/kernels/rope.rs`.
 
 use crate::math::rope_angle;
@@ -9,7 +9,7 @@ pub fn angles(table: &RopeTable, position: u32) -> Vec<(f32, f32)> {
     table.freqs.iter().map(|&f| rope_angle(position, f, table.mscale)).collect()
 }
 
-/// Turns the heads (`head_dim` elements each) of one row in place. Elements past the pairs stay.
+/// Rotates the heads (`head_dim` elements each) of one row in place. Elements past the pairs stay.
 ///
 /// `x0' = fma(x0, cos, -(x1 · sin))`, `x1' = fma(x0, sin, x1 · cos)`.
 pub fn rope(row: &mut [f32], head_dim: usize, pairs: RopePairs, angles: &[(f32, f32)]) {

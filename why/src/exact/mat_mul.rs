@@ -5,9 +5,9 @@ use crate::Tolerance;
 use crate::bound::{Exact, TINY, U, U_BF16, U_F16, gamma};
 use gguf::DType;
 use graph::Arithmetic;
-use graph::ints::{ActFormat, Form, Ints, MinTerm, form};
+use graph::ints::{Form, Ints, MinTerm, Q8Format, form};
 use graph::math::round_f16;
-use graph::ops::quantize_act::{ActRow, quantize_act};
+use graph::ops::quantize_q8::{Q8Row, quantize_q8};
 
 /// `x` is `[n, n_in]`.
 pub(super) fn mat_mul(
@@ -66,7 +66,7 @@ fn floats(tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exact {
 
 /// One token's rounded activations, and what another engine may make of them.
 struct RoundedRow {
-    row: ActRow,
+    row: Q8Row,
     /// Elements that stand so near between two integers that another order of the same steps rounds them to the other.
     ties: Vec<usize>,
     /// For each block by what share its scale, and by how much its sum, may be rounded to the other side in f16.
@@ -78,30 +78,30 @@ struct RoundedRow {
 const TIE: f64 = 127.0 * 4.0 * U;
 
 impl RoundedRow {
-    fn new(format: ActFormat, x: &[f32], tolerance: Tolerance) -> Self {
-        let row = quantize_act(format, x);
+    fn new(format: Q8Format, x: &[f32], tolerance: Tolerance) -> Self {
+        let row = quantize_q8(format, x);
         let (block, blocks) = (x.len() / row.d.len().max(1), row.d.len());
-        let mut act =
+        let mut rounded =
             Self { row, ties: Vec::new(), scale: vec![0.0; blocks], sum: vec![0.0; blocks] };
         if tolerance == Tolerance::Bits {
-            return act;
+            return rounded;
         }
         for (b, x) in x.chunks(block.max(1)).enumerate() {
             let most = f64::from(x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
             for (i, &v) in x.iter().enumerate() {
                 let place = f64::from(v) * 127.0 / most;
                 if (place.abs().fract() - 0.5).abs() < TIE {
-                    act.ties.push(b * block + i);
+                    rounded.ties.push(b * block + i);
                 }
             }
-            if format == ActFormat::Q8x32 {
+            if format == Q8Format::Q8x32 {
                 let d = most / 127.0;
-                act.scale[b] = other_side(d) / d.max(TINY);
-                let q = &act.row.q[b * block..][..x.len()];
-                act.sum[b] = other_side(d * q.iter().map(|&q| f64::from(q)).sum::<f64>());
+                rounded.scale[b] = other_side(d) / d.max(TINY);
+                let q = &rounded.row.q[b * block..][..x.len()];
+                rounded.sum[b] = other_side(d * q.iter().map(|&q| f64::from(q)).sum::<f64>());
             }
         }
-        act
+        rounded
     }
 }
 
@@ -117,8 +117,8 @@ fn other_side(x: f64) -> f64 {
 fn int8(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exact {
     let Tensor { weight, bytes } = tensor;
     let (dtype, n_in) = (weight.dtype, weight.n_in);
-    let acts: Vec<RoundedRow> =
-        x.chunks(n_in).map(|x| RoundedRow::new(form.act(), x, tolerance)).collect();
+    let q8: Vec<RoundedRow> =
+        x.chunks(n_in).map(|x| RoundedRow::new(form.q8(), x, tolerance)).collect();
     let blocks = n_in / form.block_len();
     let offset = match tolerance {
         Tolerance::Bits => 0,
@@ -126,30 +126,30 @@ fn int8(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exac
     };
     let by = gamma(2 * blocks + 16);
     let mut ints = vec![Ints::new(); blocks];
-    let mut rows = Vec::with_capacity(acts.len() * weight.n_out);
+    let mut rows = Vec::with_capacity(q8.len() * weight.n_out);
     for row in bytes.chunks(dtype.row_bytes(n_in)) {
         for (ints, block) in ints.iter_mut().zip(row.chunks(dtype.block_bytes())) {
             ints.unpack(dtype, block);
         }
-        for act in &acts {
+        for x in &q8 {
             let (mut value, mut size, mut free) = (0.0, 0.0, 0.0);
             for (b, w) in ints.iter().enumerate() {
-                let block = product(form, w, act, b, offset);
+                let block = product(form, w, x, b, offset);
                 value += block.value;
                 size += block.size;
                 free += block.free;
             }
-            for &i in &act.ties {
+            for &i in &x.ties {
                 let (w, b, at) =
                     (&ints[i / form.block_len()], i / form.block_len(), i % form.block_len());
                 let q = f64::from(w.q[at]) * f64::from(w.scale[at / 16]) * f64::from(w.d);
                 let min = f64::from(w.m) * f64::from(w.min[at / 16].max(1));
-                free += (q.abs() + min.abs()) * f64::from(act.row.d[b].abs());
+                free += (q.abs() + min.abs()) * f64::from(x.row.d[b].abs());
             }
             rows.push((value, size * by + free + TINY, size));
         }
     }
-    transposed(&rows, acts.len())
+    transposed(&rows, q8.len())
 }
 
 /// One block of a product.
@@ -162,8 +162,8 @@ struct Block {
 }
 
 /// Block `b` of a row, `w`, times that of a token.
-fn product(form: Form, w: &Ints, act: &RoundedRow, b: usize, offset: i32) -> Block {
-    let a = &act.row.q[b * form.block_len()..][..form.block_len()];
+fn product(form: Form, w: &Ints, x: &RoundedRow, b: usize, offset: i32) -> Block {
+    let a = &x.row.q[b * form.block_len()..][..form.block_len()];
     let (mut dots, mut sizes, mut mins, mut min_sizes) = (0i32, 0i32, 0i32, 0i32);
     for (sub, a) in a.chunks(16).enumerate() {
         let q = &w.q[16 * sub..][..a.len()];
@@ -179,18 +179,18 @@ fn product(form: Form, w: &Ints, act: &RoundedRow, b: usize, offset: i32) -> Blo
         mins += i32::from(w.min[sub]) * sum;
         min_sizes += i32::from(w.min[sub]) * sum.abs();
     }
-    let d = f64::from(w.d) * f64::from(act.row.d[b]);
+    let d = f64::from(w.d) * f64::from(x.row.d[b]);
     let (value, size) = (d * f64::from(dots), d.abs() * f64::from(sizes));
-    let free = size * act.scale[b];
+    let free = size * x.scale[b];
     match form.min() {
         MinTerm::None => Block { value, size, free },
         MinTerm::Sum => {
-            let (m, s) = (f64::from(w.m), act.row.s.get(b).map_or(0.0, |&s| f64::from(s)));
-            let free = free + m.abs() * act.sum[b];
+            let (m, s) = (f64::from(w.m), x.row.s.get(b).map_or(0.0, |&s| f64::from(s)));
+            let free = free + m.abs() * x.sum[b];
             Block { value: value + m * s, size: size + (m * s).abs(), free }
         }
         MinTerm::Subs => {
-            let m = f64::from(w.m) * f64::from(act.row.d[b]);
+            let m = f64::from(w.m) * f64::from(x.row.d[b]);
             let added = m.abs() * f64::from(min_sizes);
             Block { value: value - m * f64::from(mins), size: size + added, free }
         }

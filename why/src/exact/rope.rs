@@ -1,4 +1,4 @@
-//! Rotary position embedding: pairs turn by `position · freq`.
+//! Rotary position embedding: pairs rotate by `position · freq`.
 
 use crate::Tolerance;
 use crate::bound::{Exact, TINY, U};

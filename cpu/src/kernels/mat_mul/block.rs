@@ -5,7 +5,7 @@
 
 use super::codes;
 use super::workspace::{Floats, Operand, Words, Workspace};
-use crate::kernels::quantize_act::Group;
+use crate::kernels::quantize_q8::Q8Group;
 use crate::simd::{Isa, Kernel};
 use crate::tiles::Layout;
 use graph::ints::MinTerm;
@@ -29,7 +29,7 @@ pub(super) struct At<'a> {
 pub(super) struct Part<'a> {
     pub(super) layout: &'a Layout,
     pub(super) workspace: &'a mut Workspace,
-    pub(super) group: &'a Group,
+    pub(super) group: &'a Q8Group,
     pub(super) at: At<'a>,
 }
 

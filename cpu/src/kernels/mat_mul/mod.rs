@@ -24,7 +24,7 @@ mod workspace;
 
 use super::elementwise::{Map, apply};
 use super::lanes_mut;
-use crate::kernels::quantize_act::{Acts, Group};
+use crate::kernels::quantize_q8::{Q8Group, Q8Rows};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
@@ -101,7 +101,7 @@ pub(crate) use workspace::{PASS, Workspace};
 /// One part of the product: some columns of `out`, for some tokens.
 pub(crate) struct MatMul<'a, 'o> {
     pub(crate) product: Product<'a>,
-    pub(crate) acts: &'a Acts,
+    pub(crate) q8: &'a Q8Rows,
     pub(crate) out: Columns<'o>,
     pub(crate) workspace: &'a mut Workspace,
 }
@@ -111,8 +111,8 @@ impl Kernel for MatMul<'_, '_> {
 
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
-        if self.acts.tokens() == 1 {
-            return stream::run(isa, self.product, self.acts, &mut self.out);
+        if self.q8.tokens() == 1 {
+            return stream::run(isa, self.product, self.q8, &mut self.out);
         }
         let (columns, width) = (self.out.range(), self.product.width());
         for first in columns.clone().step_by(width) {
@@ -120,7 +120,7 @@ impl Kernel for MatMul<'_, '_> {
             let tokens = self.out.row_range();
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
-                self.pass(isa, first, next, self.acts.groups(start, end));
+                self.pass(isa, first, next, self.q8.groups(start, end));
                 self.finish(isa, first, start..end);
             }
         }
@@ -131,7 +131,7 @@ impl MatMul<'_, '_> {
     /// Fills `workspace.acc` with the products of the two tiles at column `first` and up to [`PASS`] tokens, while the
     /// blocks to be unpacked next come from memory: those of the next columns, or the first of the tiles at column `next`.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, first: usize, next: usize, groups: &[Group]) {
+    fn pass<I: Isa>(&mut self, isa: I, first: usize, next: usize, groups: &[Q8Group]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
         let (tiles, next) = (self.product.tiles(first), self.product.tiles(next));
         let tokens: usize = groups.iter().map(|group| group.tokens).sum();

@@ -1,14 +1,14 @@
 //! Every kind of codes in every shape against plain loops: what no format combines yet, the next one may.
 
 use super::{MatMul, PASS, Product, Weight, with_workspace};
-use crate::kernels::quantize_act::Acts;
+use crate::kernels::quantize_q8::Q8Rows;
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, UNIT, row_codes};
 use gguf::quant::{Bits, Codes, Run, Scale, Shape, half_power};
 use graph::cases::Rng;
 use graph::ints::{Form, MinTerm};
-use graph::ops::quantize_act::{ActRow, quantize_act};
+use graph::ops::quantize_q8::{Q8Row, quantize_q8};
 
 static VALUES: [i8; 16] = [-128, -90, -61, -40, -23, -9, -2, 0, 1, 5, 14, 30, 52, 77, 101, 127];
 
@@ -49,7 +49,7 @@ fn random_tiles(rng: &mut Rng, layout: &Layout, n_in: usize, n_tiles: usize) -> 
 }
 
 /// Row `r` of a tile times one token, as `graph::ops::mat_mul` says it.
-fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, act: &ActRow) -> f32 {
+fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, x: &Q8Row) -> f32 {
     let mut acc = 0.0f32;
     for (b, block) in tile.chunks(layout.block_bytes).enumerate() {
         let half = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
@@ -70,17 +70,17 @@ fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, act: &ActRow) -> f
             };
             let run = i / layout.sub_cols * LANES + r;
             let scale = if layout.subs > 0 { block[layout.scales_at() + run] as i8 } else { 1 };
-            let a = i32::from(act.q[b * layout.block_len + i]);
+            let a = i32::from(x.q[b * layout.block_len + i]);
             isum += i32::from(scale) * i32::from(q) * a;
             if layout.min == MinTerm::Subs {
                 msum += i32::from(block[layout.mins_at() + run]) * a;
             }
         }
-        acc = (d * act.d[b]).mul_add(isum as f32, acc);
+        acc = (d * x.d[b]).mul_add(isum as f32, acc);
         acc = match layout.min {
             MinTerm::None => acc,
-            MinTerm::Sum => half(layout.d_bytes + 2 * r).mul_add(act.s[b], acc),
-            MinTerm::Subs => (-(half(layout.d_bytes + 2 * r) * act.d[b])).mul_add(msum as f32, acc),
+            MinTerm::Sum => half(layout.d_bytes + 2 * r).mul_add(x.s[b], acc),
+            MinTerm::Subs => (-(half(layout.d_bytes + 2 * r) * x.d[b])).mul_add(msum as f32, acc),
         };
     }
     acc
@@ -94,18 +94,18 @@ fn every_kind_of_codes_in_every_shape() {
     for form in forms() {
         let layout = Layout::new(form);
         let tiles = random_tiles(&mut rng, &layout, n_in, 2);
-        let rows: Vec<ActRow> = x.chunks(n_in).map(|x| quantize_act(form.act(), x)).collect();
+        let rows: Vec<Q8Row> = x.chunks(n_in).map(|x| quantize_q8(form.q8(), x)).collect();
         for level in Level::all() {
             for tokens in [1, n_tokens] {
-                let (mut acts, mut pool) = (Acts::default(), Pool::new(1));
+                let (mut q8, mut pool) = (Q8Rows::default(), Pool::new(1));
                 let workers = Workers { level, pool: &mut pool };
-                acts.quantize(form.act(), &x[..tokens * n_in], n_in, workers);
+                q8.quantize(form.q8(), &x[..tokens * n_in], n_in, workers);
                 let mut out = vec![f32::NAN; tokens * n_out];
                 let product = Product::Plain(Weight { layout: &layout, tiles: &tiles, n_in });
                 let matrix = Matrix { out: &mut out, cols: n_out, step: n_out };
                 pool.grids([matrix], Steps { n: tokens, step: PASS }, |_, out| {
                     with_workspace(|workspace| {
-                        level.run(MatMul { product, acts: &acts, out, workspace })
+                        level.run(MatMul { product, q8: &q8, out, workspace })
                     });
                 });
                 for (i, got) in out.iter().enumerate() {

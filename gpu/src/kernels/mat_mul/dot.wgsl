@@ -1,5 +1,5 @@
 // What products with quantised activations have in common: their buffers, the integer sums of one block of one row, how
-// these enter the accumulator, and where a result goes. `q8` are rows as quantize_act.wgsl makes them, `q8_fours` the
+// these enter the accumulator, and where a result goes. `q8` are rows as quantize_q8.wgsl makes them, `q8_fours` the
 // same, four words at a time.
 #flag D_TWO  a block has two f16, its scale and what is added
 #flag MINS   runs of elements have an integer minimum

@@ -1,9 +1,9 @@
 // Meaning: graph/src/ops/rope.rs. One thread for each pair of a head; the elements past the pairs are copied by the
-// threads after those of the pairs. Angles are made on the host, in f64. TWO: the first `groups` workgroups rotate `x`, the
+// threads after those of the pairs. Angles are made on the host, in f64. TWO: the first `workgroups` of them rotate `x`, the
 // others `x2`.
 #flag TWO two values by the same angles
 struct Params { rows: u32, row0: u32, cols: u32, head_dim: u32, pairs: u32, per_head: u32, adjacent: u32,
-    groups: u32, cols2: u32 }
+    workgroups: u32, cols2: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -33,8 +33,8 @@ fn put(second: bool, i: u32, v: f32) {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    let second = wg.x >= p.groups;
-    let i = select(wg.x, wg.x - p.groups, second) * 64u + t;
+    let second = wg.x >= p.workgroups;
+    let i = select(wg.x, wg.x - p.workgroups, second) * 64u + t;
     let cols = select(p.cols, p.cols2, second);
     let head = i / p.per_head;
     let k = i % p.per_head;

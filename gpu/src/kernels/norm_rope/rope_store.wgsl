@@ -1,9 +1,9 @@
-// RoPE of q and k, and the storing of k and v: rope.wgsl and store_kv.wgsl in one dispatch. In the first `groups_q`
-// workgroups each thread rotates one element of q; up to `groups_qk` it rotates the elements of one word of the cache of K
+// RoPE of q and k, and the storing of k and v: rope.wgsl and store_kv.wgsl in one dispatch. In the first `workgroups_q`
+// workgroups each thread rotates one element of q; up to `workgroups_qk` it rotates the elements of one word of the cache of K
 // and stores them there and in `out_k`; after that it stores one word of V.
 #flag KV_F16 the cache holds f16, two of a position in a word; else f32
 struct Params { rows: u32, row0: u32, cols: u32, dim_k: u32, pairs: u32, adjacent: u32, heads: u32, dim_v: u32,
-    words_k: u32, words_v: u32, positions_at: u32, tables_at: u32, groups_q: u32, groups_qk: u32 }
+    words_k: u32, words_v: u32, positions_at: u32, tables_at: u32, workgroups_q: u32, workgroups_qk: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> angles: array<vec2<f32>>;
 @group(0) @binding(1) var<storage, read> q: array<f32>;
@@ -47,7 +47,7 @@ fn rotated_k(row: u32, head: u32, e: u32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
-    if wg.x < p.groups_q {
+    if wg.x < p.workgroups_q {
         let i = wg.x * 64u + t;
         if i >= p.cols { return; }
         let head = wg.y * p.cols + i - i % p.dim_k;
@@ -58,8 +58,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let position = step[p.positions_at + token];
     let block = tables[step[p.tables_at + token] + position / 64u];
     let place = position % 64u;
-    if wg.x < p.groups_qk {
-        let i = (wg.x - p.groups_q) * 64u + t;
+    if wg.x < p.workgroups_qk {
+        let i = (wg.x - p.workgroups_q) * 64u + t;
         let head = i / p.words_k;
         let c = i % p.words_k;
         if head >= p.heads { return; }
@@ -82,7 +82,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
         return;
     }
-    let i = (wg.x - p.groups_qk) * 64u + t;
+    let i = (wg.x - p.workgroups_qk) * 64u + t;
     let head = i / p.words_v;
     let c = i % p.words_v;
     if head >= p.heads { return; }

@@ -1,4 +1,4 @@
-// Quantises the `count` elements in `tile` to 8 bits: graph/src/ops/quantize_act.rs. They stand in a row of `p.n`
+// Quantises the `count` elements in `tile` to 8 bits: graph/src/ops/quantize_q8.rs. They stand in a row of `p.n`
 // elements from `first` on; the row's words begin at `row_at`: n/4 words of four quants, a word with the sum of each 16,
 // the f32 scale of each block, and for blocks of 32 the rounded sum `s` of each block. Statements of a kernel of 256
 // threads with memory.wgsl and not a function: Metal's functions get no workgroup memory (wgpu issue 4500). {{Q8_LANES}}

@@ -1,9 +1,9 @@
-// Meaning: graph/src/ops/quantize_act.rs; with GLU of act(gate) · up, with MERGE of the chunks of a token's attention,
+// Meaning: graph/src/ops/quantize_q8.rs; with GLU of activation(gate) · up, with MERGE of the chunks of a token's attention,
 // either of which is written to `out`. One workgroup for 256 elements of a row: eight blocks of 32, or one of 256.
-#flag GELU_TANH act is GELU by tanh
-#flag GLU       of act(gate) · up
+#flag GELU_TANH the activation function is GELU by tanh
+#flag GLU       of activation(gate) · up
 #flag MERGE     of the merged chunks of attention
-#flag SILU      act is SiLU
+#flag SILU      the activation function is SiLU
 #if MERGE
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32,
     max_chunks: u32 }

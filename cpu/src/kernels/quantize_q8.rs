@@ -1,4 +1,4 @@
-//! Quantises activations to 8 bits. Meaning: `graph::ops::quantize_act`.
+//! Quantises activations to 8 bits. Meaning: `graph::ops::quantize_q8`.
 //!
 //! The tokens of a step lie in groups of [`Isa::TOKENS`], a group's words (four quants each) side by side: a kernel that
 //! multiplies a group reads one stream.
@@ -9,45 +9,45 @@
 use super::lanes;
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
-use graph::ints::ActFormat;
+use graph::ints::Q8Format;
 use graph::math::ROUND_MAGIC;
 use std::cmp::Ordering;
 
 /// Quantised activations of all tokens of a step, with the sums that the kernels want.
 #[derive(Default)]
-pub(crate) struct Acts {
+pub(crate) struct Q8Rows {
     tokens: usize,
     /// Tokens of a whole group.
     width: usize,
-    groups: Vec<Group>,
+    groups: Vec<Q8Group>,
 }
 
 /// Some tokens' rows; in every field the tokens lie side by side: entry `i` of token t stands at `i · tokens + t`.
 #[derive(Clone, Default)]
-pub(crate) struct Group {
+pub(crate) struct Q8Group {
     /// Tokens of this group.
     pub(crate) tokens: usize,
     /// Four quants to an i32, little-endian: `[n_in / 4]`.
     pub(crate) q: Vec<i32>,
     /// Scale of each block.
     pub(crate) d: Vec<f32>,
-    /// Rounded `d · Σq` of each block ([`ActFormat::Q8x32`] only).
+    /// Rounded `d · Σq` of each block ([`Q8Format::Q8x32`] only).
     pub(crate) s: Vec<f32>,
-    /// Sums of 16 quants ([`ActFormat::Q8x256`] only).
+    /// Sums of 16 quants ([`Q8Format::Q8x256`] only).
     pub(crate) sums16: Vec<i32>,
     /// Sums of 32 quants.
     pub(crate) sums32: Vec<i32>,
-    /// Two neighbours of `sums16` as the halves of a word ([`ActFormat::Q8x256`] only).
+    /// Two neighbours of `sums16` as the halves of a word ([`Q8Format::Q8x256`] only).
     pub(crate) pairs16: Vec<i32>,
-    /// Two neighbours of `sums32` as the halves of a word ([`ActFormat::Q8x256`] only).
+    /// Two neighbours of `sums32` as the halves of a word ([`Q8Format::Q8x256`] only).
     pub(crate) pairs32: Vec<i32>,
 }
 
-impl Acts {
+impl Q8Rows {
     /// Quantises `x`, `[tokens, n_in]`.
     pub(crate) fn quantize(
         &mut self,
-        format: ActFormat,
+        format: Q8Format,
         x: &[f32],
         n_in: usize,
         workers: Workers<'_>,
@@ -58,7 +58,7 @@ impl Acts {
         let width = self.width;
         let n_groups = self.tokens.div_ceil(width);
         if self.groups.len() < n_groups {
-            self.groups.resize(n_groups, Group::default());
+            self.groups.resize(n_groups, Q8Group::default());
         }
         pool.rows(&mut self.groups[..n_groups], 1, |first, groups| {
             for (i, group) in groups.iter_mut().enumerate() {
@@ -77,16 +77,16 @@ impl Acts {
 
     /// The groups that hold the tokens from `start` (the first of a group) to `end`.
     #[inline(always)]
-    pub(crate) fn groups(&self, start: usize, end: usize) -> &[Group] {
+    pub(crate) fn groups(&self, start: usize, end: usize) -> &[Q8Group] {
         &self.groups[start / self.width..end.div_ceil(self.width)]
     }
 }
 
-impl Group {
-    fn resize(&mut self, format: ActFormat, n_in: usize, tokens: usize) {
+impl Q8Group {
+    fn resize(&mut self, format: Q8Format, n_in: usize, tokens: usize) {
         let (block, k) = match format {
-            ActFormat::Q8x32 => (32, 0),
-            ActFormat::Q8x256 => (256, 1),
+            Q8Format::Q8x32 => (32, 0),
+            Q8Format::Q8x256 => (256, 1),
         };
         self.tokens = tokens;
         self.q.resize(n_in / 4 * tokens, 0);
@@ -100,10 +100,10 @@ impl Group {
 }
 
 struct Quantize<'a> {
-    format: ActFormat,
+    format: Q8Format,
     x: &'a [f32],
     n_in: usize,
-    group: &'a mut Group,
+    group: &'a mut Q8Group,
 }
 
 impl Kernel for Quantize<'_> {
@@ -113,8 +113,8 @@ impl Kernel for Quantize<'_> {
     fn run<I: Isa>(self, isa: I) {
         for (t, x) in self.x.chunks_exact(self.n_in).enumerate() {
             match self.format {
-                ActFormat::Q8x32 => q8x32(isa, x, t, self.group),
-                ActFormat::Q8x256 => q8x256(isa, x, t, self.group),
+                Q8Format::Q8x32 => q8x32(isa, x, t, self.group),
+                Q8Format::Q8x256 => q8x256(isa, x, t, self.group),
             }
         }
     }
@@ -149,7 +149,7 @@ fn pair(low: i32, high: i32) -> i32 {
 
 /// Sixteen blocks of 32 at a time, so that their scales are one vector.
 #[inline(always)]
-fn q8x32<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Group) {
+fn q8x32<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Q8Group) {
     let n = group.tokens;
     let (mut first, mut rest) = (0, x);
     while !rest.is_empty() {
@@ -191,7 +191,7 @@ fn q8x32<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Group) {
 }
 
 #[inline(always)]
-fn q8x256<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Group) {
+fn q8x256<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Q8Group) {
     let n = group.tokens;
     for (b, x) in x.chunks_exact(256).enumerate() {
         let (d, iscale) = scale256(isa, x);

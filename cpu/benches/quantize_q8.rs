@@ -3,7 +3,7 @@
 //! Only a product rounds, so each bench is the narrowest one, and `copy` is the same with a product in f32: the
 //! difference bounds the rounding from above, since it still has the product's 16 rows.
 //!
-//! `cargo bench -p karat-cpu --bench quantize_act`
+//! `cargo bench -p karat-cpu --bench quantize_q8`
 
 mod support;
 

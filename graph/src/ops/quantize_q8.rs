@@ -1,18 +1,18 @@
 //! Rounding of activations to 8 bits, exactly as ggml's x86 backend does: the other operand of `int8` products.
-//! Fast version: `cpu/src/kernels/quantize_act.rs`.
+//! Fast version: `cpu/src/kernels/quantize_q8.rs`.
 
-use crate::ints::ActFormat;
+use crate::ints::Q8Format;
 use crate::math::{ROUND_MAGIC, round_f16};
 
 /// One row of rounded activations.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct ActRow {
+pub struct Q8Row {
     /// Quants, `-127 ..= 127`.
     pub q: Vec<i8>,
-    /// Scale of each block (f16-rounded for [`ActFormat::Q8x32`]).
+    /// Scale of each block (f16-rounded for [`Q8Format::Q8x32`]).
     pub d: Vec<f32>,
     /// `f16(d · Σq)` of each block of 32, with d before its rounding to f16: Q8_1's `s`. Empty for
-    /// [`ActFormat::Q8x256`].
+    /// [`Q8Format::Q8x256`].
     pub s: Vec<f32>,
 }
 
@@ -27,11 +27,11 @@ fn nearest(x: f32) -> i32 {
 /// (|x| > 8.3e6) is not hidden. `amax` is the largest magnitude *by bits*, so that a NaN wins; a block with an infinite
 /// or NaN element gets d = NaN, which reaches the result instead of being swallowed. Q8x256: with `max` the element of largest magnitude (the first of equals),
 /// `iscale = -127 / max`, `q = min(127, nearest(iscale · x))`, `d = 1 / iscale`. A block of zeros has d = 0.
-pub fn quantize_act(format: ActFormat, x: &[f32]) -> ActRow {
-    let mut row = ActRow::default();
+pub fn quantize_q8(format: Q8Format, x: &[f32]) -> Q8Row {
+    let mut row = Q8Row::default();
     match format {
-        ActFormat::Q8x32 => x.chunks(32).for_each(|block| quantize_q8x32(block, &mut row)),
-        ActFormat::Q8x256 => x.chunks(256).for_each(|block| quantize_q8x256(block, &mut row)),
+        Q8Format::Q8x32 => x.chunks(32).for_each(|block| quantize_q8x32(block, &mut row)),
+        Q8Format::Q8x256 => x.chunks(256).for_each(|block| quantize_q8x256(block, &mut row)),
     }
     row
 }
@@ -41,7 +41,7 @@ fn amax(block: &[f32]) -> f32 {
     f32::from_bits(block.iter().map(|v| v.abs().to_bits()).max().unwrap_or(0))
 }
 
-fn quantize_q8x32(block: &[f32], row: &mut ActRow) {
+fn quantize_q8x32(block: &[f32], row: &mut Q8Row) {
     let amax = amax(block);
     let d = if amax.is_finite() { amax / 127.0 } else { f32::NAN };
     let id = if amax == 0.0 { 0.0 } else { 127.0 / amax };
@@ -52,7 +52,7 @@ fn quantize_q8x32(block: &[f32], row: &mut ActRow) {
     row.s.push(round_f16(d * sum as f32));
 }
 
-fn quantize_q8x256(block: &[f32], row: &mut ActRow) {
+fn quantize_q8x256(block: &[f32], row: &mut Q8Row) {
     let amax = amax(block);
     if amax == 0.0 || !amax.is_finite() {
         row.q.extend(std::iter::repeat_n(0, block.len()));
@@ -72,8 +72,8 @@ mod tests {
     #[test]
     fn rounds_within_half_a_step_and_reports_the_infinite() {
         let x: Vec<f32> = (0..512).map(|i| (i as f32 * 0.31).sin() * 1e5).collect();
-        for (format, block) in [(ActFormat::Q8x32, 32), (ActFormat::Q8x256, 256)] {
-            let row = quantize_act(format, &x);
+        for (format, block) in [(Q8Format::Q8x32, 32), (Q8Format::Q8x256, 256)] {
+            let row = quantize_q8(format, &x);
             for i in 0..512 {
                 let d = row.d[i / block];
                 assert!((d * f32::from(row.q[i]) - x[i]).abs() <= d.abs() * 0.57, "{format:?} {i}");
@@ -81,10 +81,10 @@ mod tests {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut x = x.clone();
                 x[300] = bad;
-                let row = quantize_act(format, &x);
+                let row = quantize_q8(format, &x);
                 assert!(row.d[300 / block].is_nan() && row.d[0].is_finite(), "{format:?} {bad}");
             }
-            let zero = quantize_act(format, &[-0.0; 256]);
+            let zero = quantize_q8(format, &[-0.0; 256]);
             assert!(zero.d.iter().all(|&d| d == 0.0) && zero.q.iter().all(|&q| q == 0));
         }
     }
