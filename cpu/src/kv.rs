@@ -1,9 +1,10 @@
-//! The KV cache in the layout that attention reads: blocks of 64 positions, K with lanes = positions.
+//! The KV cache in the layout that attention reads: blocks of 64 positions, K with lanes = positions. Beside it the states
+//! of layers that keep one.
 
 use crate::kernels::{lanes, lanes_mut};
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
-use graph::{KV_BLOCK, KvCache, Step};
+use graph::{KV_BLOCK, KvCache, Span, StateCache, Step};
 use half::f16;
 use memmap2::MmapMut;
 use std::marker::PhantomData;
@@ -167,6 +168,29 @@ impl<E: Elem> Layer<E> {
                 }
             });
         }
+    }
+}
+
+/// The states of one layer, `[block][len]`.
+pub(crate) struct States {
+    spec: StateCache,
+    all: Zeroed<f32>,
+}
+
+impl States {
+    /// Zeroed states, or `None` where memory is short.
+    pub(crate) fn new(spec: StateCache, n_blocks: usize) -> Option<Self> {
+        Some(Self { spec, all: Zeroed::new(n_blocks.checked_mul(spec.len)?)? })
+    }
+
+    /// The state of a sequence; zeros where the sequence begins.
+    pub(crate) fn of(&mut self, step: &Step, span: &Span) -> &mut [f32] {
+        let block = step.state_block(self.spec.group, span.seq);
+        let state = &mut self.all[block * self.spec.len..][..self.spec.len];
+        if span.position == 0 {
+            state.fill(0.0);
+        }
+        state
     }
 }
 

@@ -8,15 +8,17 @@ use crate::kernels::mat_mul_f32::{self, MatMulF32};
 use crate::kernels::quantize_q8::Q8Rows;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
-use crate::kv::{Elem, Layer};
+use crate::kernels::ssm_conv::SsmConv;
+use crate::kv::{Elem, Layer, States};
 use crate::plan::{self, Job, Plan};
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::Q8Format;
+use graph::ops::ssm_conv::Rows;
 use graph::{
-    Act, Attention, Blocks, Cache, Error, ErrorKind, Graph, Kv, KvType, LoadOptions, Loaded, Node,
-    Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Act, Attention, Blocks, Cache, Contents, Error, ErrorKind, Graph, Kv, KvType, LoadOptions,
+    Loaded, Node, Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,15 +56,31 @@ struct Work {
     angles: Vec<Vec<(f32, f32)>>,
 }
 
-/// All caches, by their ids.
-enum CpuKv {
-    F16(Vec<Layer<u16>>),
-    F32(Vec<Layer<f32>>),
+/// What one layer keeps.
+enum CpuCache {
+    F16(Layer<u16>),
+    F32(Layer<f32>),
+    State(States),
 }
 
-struct SizedKv {
-    blocks: Blocks,
-    kv: CpuKv,
+impl CpuCache {
+    /// A zeroed cache, or `None` where memory is short.
+    fn new(cache: &Cache, kv: KvType, blocks: &Blocks) -> Option<Self> {
+        let n_blocks = blocks.of(cache.group());
+        Some(match (cache, kv) {
+            (Cache::Kv(spec), KvType::F16) => Self::F16(Layer::new(*spec, n_blocks)?),
+            (Cache::Kv(spec), KvType::F32) => Self::F32(Layer::new(*spec, n_blocks)?),
+            (Cache::State(spec), KvType::F16 | KvType::F32) => {
+                Self::State(States::new(*spec, n_blocks)?)
+            }
+        })
+    }
+}
+
+struct CpuKv {
+    contents: Contents,
+    /// By cache id.
+    caches: Vec<CpuCache>,
 }
 
 /// A value that products read.
@@ -252,12 +270,12 @@ impl LoadedCpu {
     fn attention<E: Elem>(
         &mut self,
         attention: &Attention,
-        layers: &[Layer<E>],
+        layer: &Layer<E>,
         step: &Step,
         q: &[f32],
         out: &mut [f32],
     ) {
-        let (kv, layer) = (self.graph.kv(attention.cache), &layers[attention.cache.0]);
+        let kv = self.graph.kv(attention.cache);
         let sinks = attention.sinks.map(|sinks| self.weights.vector(sinks));
         let bounds = &mut self.work.item_bounds;
         attention::divide(step, attention, kv, self.pool.threads(), bounds);
@@ -266,16 +284,38 @@ impl LoadedCpu {
         items.run(layer, workers, &mut self.work.partials, out);
     }
 
+    fn ssm_conv(
+        &mut self,
+        w: WeightId,
+        states: &mut States,
+        step: &Step,
+        x: &[f32],
+        out: &mut [f32],
+    ) {
+        let (level, cols, w) = (self.level, self.graph.weight(w).n_out, self.weights.vector(w));
+        for span in step.spans() {
+            let own = span.tokens.start * cols..span.tokens.end * cols;
+            let state = states.of(step, &span);
+            let rows = Rows { state, x: &x[own.clone()], cols };
+            self.pool.rows(&mut out[own], cols, |first, out| {
+                level.run(SsmConv { w, rows, first, out });
+            });
+            let next = rows.next_state();
+            state.copy_from_slice(&next);
+        }
+    }
+
     /// Computes node `i`, and those that share its job.
-    fn node(&mut self, i: usize, step: &Step, values: &mut [Vec<f32>], kv: &mut CpuKv) {
+    fn node(&mut self, i: usize, step: &Step, values: &mut [Vec<f32>], kv: &mut [CpuCache]) {
         let graph = Arc::clone(&self.graph);
         let node = &graph.nodes[i];
         if let (Op::StoreKv { cache }, [k, v]) = (&node.op, node.inputs.as_slice()) {
             let (k, v) = (values[k.0].as_slice(), values[v.0].as_slice());
             let workers = Workers { level: self.level, pool: &mut self.pool };
-            match kv {
-                CpuKv::F16(layers) => layers[cache.0].store(step, k, v, workers),
-                CpuKv::F32(layers) => layers[cache.0].store(step, k, v, workers),
+            match &mut kv[cache.0] {
+                CpuCache::F16(layer) => layer.store(step, k, v, workers),
+                CpuCache::F32(layer) => layer.store(step, k, v, workers),
+                CpuCache::State(_) => unreachable!("the builder stores no keys in a state"),
             }
         }
         let Some(id) = node.output else { return };
@@ -343,7 +383,7 @@ impl LoadedCpu {
         node: &Node,
         step: &Step,
         values: &[Vec<f32>],
-        kv: &CpuKv,
+        kv: &mut [CpuCache],
         out: &mut [f32],
     ) {
         let input = |i: usize| values[node.inputs[i].0].as_slice();
@@ -357,6 +397,7 @@ impl LoadedCpu {
                 self.mat_mul(*w, x, out);
             }
             Op::Add => self.elementwise(Map::Add, input(0), input(1), cols, out),
+            Op::Mul => self.elementwise(Map::Mul, input(0), input(1), cols, out),
             Op::AddBias { b } => self.add_bias(*b, input(0), out),
             Op::Scale { by } => self.elementwise(Map::Scale(*by), input(0), input(0), cols, out),
             Op::RmsNorm { w, eps } => self.rms_norm(*w, *eps, input(0), cols, out),
@@ -366,9 +407,16 @@ impl LoadedCpu {
             }
             Op::Glu { act } => self.elementwise(Map::Glu(*act), input(0), input(1), cols, out),
             Op::StoreKv { .. } => unreachable!("has no output; `store_kv` runs it"),
-            Op::Attention(a) => match kv {
-                CpuKv::F16(layers) => self.attention(a, layers, step, input(0), out),
-                CpuKv::F32(layers) => self.attention(a, layers, step, input(0), out),
+            Op::Attention(a) => match &kv[a.cache.0] {
+                CpuCache::F16(layer) => self.attention(a, layer, step, input(0), out),
+                CpuCache::F32(layer) => self.attention(a, layer, step, input(0), out),
+                CpuCache::State(_) => unreachable!("the builder gives attention no state"),
+            },
+            Op::SsmConv { w, cache } => match &mut kv[cache.0] {
+                CpuCache::State(states) => self.ssm_conv(*w, states, step, input(0), out),
+                CpuCache::F16(_) | CpuCache::F32(_) => {
+                    unreachable!("the builder gives a state's op no keys")
+                }
             },
             Op::Columns { start } => {
                 let from = graph.value(node.inputs[0]).cols;
@@ -398,26 +446,18 @@ impl Loaded for LoadedCpu {
     }
 
     fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
-        fn layers<E: Elem>(graph: &Graph, blocks: &Blocks) -> Option<Vec<Layer<E>>> {
-            let layer = |cache: &Cache| match cache {
-                Cache::Kv(kv) => Layer::new(*kv, blocks.of(kv.group)),
-            };
-            graph.caches.iter().map(layer).collect()
-        }
-        let kv = match self.options.kv {
-            KvType::F16 => layers(&self.graph, blocks).map(CpuKv::F16),
-            KvType::F32 => layers(&self.graph, blocks).map(CpuKv::F32),
-        };
-        let kv = kv.ok_or_else(|| no_memory("KV cache", self.kv_bytes(blocks)))?;
-        Ok(Kv(Box::new(SizedKv { blocks: blocks.clone(), kv })))
+        let cache = |cache: &Cache| CpuCache::new(cache, self.options.kv, blocks);
+        let caches: Option<_> = self.graph.caches.iter().map(cache).collect();
+        let caches = caches.ok_or_else(|| no_memory("KV cache", self.kv_bytes(blocks)))?;
+        Ok(Kv(Box::new(CpuKv { contents: Contents::new(blocks), caches })))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        let kv: &mut SizedKv = kv.0.downcast_mut().ok_or_else(|| {
+        let kv: &mut CpuKv = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `cpu`")
         })?;
-        step.check(&self.graph, &kv.blocks)?;
         let graph = Arc::clone(&self.graph);
+        kv.contents.begin(&graph, step)?;
         let mut values = std::mem::take(&mut self.work.values);
         values.resize(graph.values.len(), Vec::new());
         self.work.free.resize(self.plan.n_slots, Vec::new());
@@ -430,7 +470,7 @@ impl Loaded for LoadedCpu {
         );
         for (i, node) in graph.nodes.iter().enumerate() {
             let start = self.profile.as_ref().map(|_| Instant::now());
-            self.node(i, step, &mut values, &mut kv.kv);
+            self.node(i, step, &mut values, &mut kv.caches);
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 profile[i] += start.elapsed().as_nanos() as u64;
             }
@@ -447,6 +487,7 @@ impl Loaded for LoadedCpu {
                 }
             }
         }
+        kv.contents.done(&graph, step);
         let logits = values.pop().unwrap_or_default();
         self.work.values = values;
         Ok(logits)

@@ -33,7 +33,7 @@ struct Resident {
     form: Form,
     /// Its bytes in the arena.
     range: Range<usize>,
-    /// In f32: norms and biases.
+    /// All of it in f32: norms, biases, the rows of a short convolution.
     vector: Vec<f32>,
 }
 
@@ -74,7 +74,8 @@ impl Weights {
                 }
                 None => (Form::Raw, weight.dtype.row_bytes(weight.n_in) * weight.rows()),
             };
-            let vector = if forms.vector { vec![0.0; weight.n_in] } else { Vec::new() };
+            let n = if forms.vector { weight.n_in * weight.rows() } else { 0 };
+            let vector = vec![0.0; n];
             items.push(Resident { form, range: end..end + bytes, vector });
             end = (end + bytes).next_multiple_of(ALIGN);
         }
@@ -101,7 +102,7 @@ impl Weights {
         let out = &mut arena[range.clone()];
         let read = |e: gguf::Error| Error::new(ErrorKind::Read, e.to_string());
         if !vector.is_empty() {
-            let mut bytes = vec![0; weight.dtype.row_bytes(weight.n_in)];
+            let mut bytes = vec![0; weight.dtype.row_bytes(weight.n_in) * weight.rows()];
             file.read_into(info, 0, &mut bytes).map_err(read)?;
             weight.dtype.dequantize(&bytes, vector);
         }
@@ -170,7 +171,7 @@ impl Weights {
         }
     }
 
-    /// A norm or bias.
+    /// The elements of a weight that is used one by one: a norm's, a bias.
     pub(crate) fn vector(&self, w: WeightId) -> &[f32] {
         &self.items[w.0].vector
     }

@@ -46,6 +46,11 @@ fn check(
     }
 }
 
+/// The cases whose steps read what earlier ones left.
+fn with_caches() -> Vec<Case> {
+    cases::decoders().unwrap().into_iter().chain(cases::convs().unwrap()).collect()
+}
+
 fn reference(case: &Case, options: LoadOptions, cut: Cut) -> graph::compare::Recording {
     let mut loaded =
         Reference.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {}).unwrap();
@@ -72,7 +77,7 @@ fn every_level_gives_the_reference_bits() {
 #[test]
 fn every_cut_and_thread_count_gives_the_same_bits() {
     let mut runs = 0;
-    for case in share(cases::decoders().unwrap()) {
+    for case in share(with_caches()) {
         for options in cases::options() {
             let expected = reference(&case, options, Cut::Chunks(512));
             for level in Level::all() {
@@ -152,6 +157,13 @@ fn several_files_are_read_and_indices_checked() {
     for level in Level::all() {
         graph::seams::reads_several_files(&Cpu::with_level(2, level)).unwrap();
         graph::seams::checks_indices(&Cpu::with_level(2, level)).unwrap();
+    }
+}
+
+#[test]
+fn states_are_kept_and_refused_where_they_do_not_stand() {
+    for level in Level::all() {
+        graph::seams::keeps_states(&Cpu::with_level(2, level)).unwrap();
     }
 }
 
@@ -249,7 +261,7 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
 
 #[test]
 fn the_reference_agrees_with_itself_under_every_cut() {
-    for case in share(cases::decoders().unwrap()) {
+    for case in share(with_caches()) {
         let options = LoadOptions::default();
         let expected = reference(&case, options, Cut::Chunks(512));
         for cut in [Cut::Chunks(1), Cut::Chunks(17), Cut::Batch(3)] {

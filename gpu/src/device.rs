@@ -87,6 +87,7 @@ pub(crate) struct Device {
     fault: Fault,
     pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
     kv_layout: wgpu::BindGroupLayout,
+    state_layout: wgpu::BindGroupLayout,
 }
 
 fn storage(binding: u32, read_only: bool) -> wgpu::BindGroupLayoutEntry {
@@ -201,6 +202,10 @@ impl Device {
             label: Some("kv"),
             entries: &[storage(0, false), storage(1, false)],
         });
+        let state_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("state"),
+            entries: &[storage(0, false)],
+        });
         Self {
             name,
             probes: Probes::worst(),
@@ -213,6 +218,7 @@ impl Device {
             fault,
             pipelines: Mutex::default(),
             kv_layout,
+            state_layout,
         }
     }
 
@@ -293,10 +299,15 @@ impl Device {
             label,
             entries: &entries,
         });
-        let groups = [Some(&layout), Some(&self.kv_layout)];
+        let cache_layout = match shader.cache {
+            Cache::None => None,
+            Cache::Reads | Cache::Writes => Some(&self.kv_layout),
+            Cache::State => Some(&self.state_layout),
+        };
+        let groups = [Some(&layout), cache_layout];
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label,
-            bind_group_layouts: if shader.cache != Cache::None { &groups } else { &groups[..1] },
+            bind_group_layouts: &groups[..1 + usize::from(cache_layout.is_some())],
             immediate_size: MAX_PARAMS,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -381,9 +392,10 @@ impl Device {
         })
     }
 
-    /// Binds the two halves of a layer's cache.
-    pub(crate) fn bind_kv(&self, ranges: &[Range]) -> wgpu::BindGroup {
-        self.bind_to(&self.kv_layout, ranges)
+    /// Binds the cache of a layer: K and V, or its state.
+    pub(crate) fn bind_cache(&self, ranges: &[Range]) -> wgpu::BindGroup {
+        let layout = if ranges.len() == 1 { &self.state_layout } else { &self.kv_layout };
+        self.bind_to(layout, ranges)
     }
 
     /// Whether the device can time passes.

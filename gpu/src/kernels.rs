@@ -59,4 +59,5 @@ files! {
     "rows/copy"
     "rows/elementwise"
     "rows/get_rows"
+    "ssm/conv"
 }

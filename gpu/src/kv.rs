@@ -1,7 +1,7 @@
-//! The KV cache on the device: two buffers for each layer, in blocks of 64 positions.
+//! The KV cache on the device: two buffers for each layer, in blocks of 64 positions, or one with its states.
 
 use crate::device::{Device, Range};
-use graph::{Blocks, Cache, Error, ErrorKind, Graph, KV_BLOCK, KvCache, KvType, Result};
+use graph::{Blocks, Cache, Contents, Error, ErrorKind, Graph, KV_BLOCK, KvCache, KvType, Result};
 use std::sync::Arc;
 
 /// Words of one head of `dim` elements at one position.
@@ -12,25 +12,31 @@ pub(crate) fn head_words(kv: KvType, dim: usize) -> usize {
     }
 }
 
-/// Bytes of K and V of one cache: heads are whole words here.
-fn cache_bytes(kv: KvType, cache: &KvCache, blocks: &Blocks) -> [u64; 2] {
-    [cache.head_dim_k, cache.head_dim_v].map(|dim| {
-        let words = head_words(kv, dim) * cache.n_head_kv * KV_BLOCK;
-        (words as u64).saturating_mul(4).saturating_mul(blocks.of(cache.group) as u64)
-    })
+/// Bytes of K and of V of one block: heads are whole words here.
+fn halves_bytes(kv: KvType, cache: &KvCache) -> [u64; 2] {
+    [cache.head_dim_k, cache.head_dim_v]
+        .map(|dim| (head_words(kv, dim) * cache.n_head_kv * KV_BLOCK) as u64 * 4)
+}
+
+/// Bytes of each buffer of a cache: K and V, or the states.
+fn cache_bytes(kv: KvType, cache: &Cache, blocks: &Blocks) -> Vec<u64> {
+    let of_block = match cache {
+        Cache::Kv(halves) => halves_bytes(kv, halves).to_vec(),
+        Cache::State(_) => vec![cache.block_bytes(kv)],
+    };
+    let n = blocks.of(cache.group()) as u64;
+    of_block.into_iter().map(|bytes| bytes.saturating_mul(n)).collect()
 }
 
 /// Bytes of all caches with this number of blocks.
 pub(crate) fn bytes(graph: &Graph, kv: KvType, blocks: &Blocks) -> u64 {
-    let of = |cache: &Cache| match cache {
-        Cache::Kv(cache) => cache_bytes(kv, cache, blocks),
-    };
+    let of = |cache: &Cache| cache_bytes(kv, cache, blocks);
     graph.caches.iter().flat_map(of).fold(0, u64::saturating_add)
 }
 
 /// A cache of this backend.
 pub(crate) struct GpuKv {
-    pub(crate) blocks: Blocks,
+    pub(crate) contents: Contents,
     /// By cache id.
     pub(crate) layers: Vec<LayerKv>,
     /// Which cache it is.
@@ -41,8 +47,8 @@ pub(crate) struct GpuKv {
 pub(crate) struct LayerKv {
     /// Group 1 of the kernels that use it.
     pub(crate) bind: wgpu::BindGroup,
-    /// K and V.
-    pub(crate) halves: [Range; 2],
+    /// K and V, or the states.
+    pub(crate) parts: Vec<Range>,
 }
 
 impl GpuKv {
@@ -50,9 +56,8 @@ impl GpuKv {
         let total = bytes(graph, kv, blocks);
         let mut layers = Vec::with_capacity(graph.caches.len());
         for cache in &graph.caches {
-            let Cache::Kv(cache) = cache;
             let sizes = cache_bytes(kv, cache, blocks);
-            if let Some(size) = sizes.into_iter().find(|&size| size > device.max_binding()) {
+            if let Some(size) = sizes.iter().find(|&&size| size > device.max_binding()) {
                 let message = format!(
                     "KV cache: {size} bytes of one layer, {} binds {}; hint: a shorter context",
                     device.name,
@@ -60,14 +65,15 @@ impl GpuKv {
                 );
                 return Err(Error::new(ErrorKind::OutOfMemory, message));
             }
-            let [k, v] = sizes.map(|size| device.buffer("KV cache", size));
             let in_all =
                 |e: Error| Error::new(e.kind(), format!("the KV cache takes {total} bytes; {e}"));
-            let (k, v) = (k.map_err(in_all)?, v.map_err(in_all)?);
-            let halves = [Range::whole(&k, sizes[0]), Range::whole(&v, sizes[1])];
-            let bind = device.bind_kv(&halves);
-            layers.push(LayerKv { bind, halves });
+            let part = |&size: &u64| -> Result<Range> {
+                let buffer = device.buffer("KV cache", size).map_err(in_all)?;
+                Ok(Range::whole(&buffer, size))
+            };
+            let parts: Vec<Range> = sizes.iter().map(part).collect::<Result<_>>()?;
+            layers.push(LayerKv { bind: device.bind_cache(&parts), parts });
         }
-        Ok(Self { blocks: blocks.clone(), layers, id: Arc::default() })
+        Ok(Self { contents: Contents::new(blocks), layers, id: Arc::default() })
     }
 }

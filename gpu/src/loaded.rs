@@ -70,8 +70,8 @@ pub(crate) struct LoadedGpu {
 }
 
 /// A cache that this backend made.
-pub(crate) fn cache_of(kv: &Kv) -> Result<&GpuKv> {
-    kv.0.downcast_ref().ok_or_else(|| {
+pub(crate) fn cache_of(kv: &mut Kv) -> Result<&mut GpuKv> {
+    kv.0.downcast_mut().ok_or_else(|| {
         Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `gpu`")
     })
 }
@@ -99,7 +99,7 @@ impl LoadedGpu {
     /// Makes the step's plan and uploads the step: everything is ready for the first dispatch. Gives nothing for a step
     /// without tokens.
     pub(crate) fn prepare(&mut self, step: &Step, kv: &GpuKv) -> Result<Option<Plan>> {
-        step.check(&self.model.graph, &kv.blocks)?;
+        step.check(&self.model.graph, kv.contents.blocks())?;
         if step.tokens.is_empty() {
             return Ok(None);
         }
@@ -156,7 +156,8 @@ impl LoadedGpu {
         let mut of_token = Vec::new();
         for starts in starts.chunks(step.tables.len().max(1)) {
             of_token.extend(step.seqs.iter().map(|&s| starts[s as usize]));
-            of_token.resize(of_token.len().next_multiple_of(buffers.capacity.tokens), 0);
+            // Where there is no token there is no table: the last token of a sequence is known by its neighbour's.
+            of_token.resize(of_token.len().next_multiple_of(buffers.capacity.tokens), u32::MAX);
         }
         let parts = [
             (layout.tokens, &step.tokens),
@@ -282,15 +283,19 @@ impl LoadedGpu {
     fn run_for(
         &mut self,
         step: &Step,
-        kv: &Kv,
+        kv: &mut Kv,
         wants: Wants,
         tap: &mut dyn Tap,
     ) -> Result<Vec<f32>> {
-        let kv = cache_of(kv)?;
+        let (kv, graph) = (cache_of(kv)?, Arc::clone(&self.model.graph));
+        kv.contents.begin(&graph, step)?;
         let Some(plan) = self.prepare(step, kv)? else { return Ok(Vec::new()) };
         let run = Run { plan: &plan, step, size: StepSize::of(step), kv };
         let read = self.steps(&run, wants, tap);
         self.keep(plan);
+        if read.is_ok() {
+            kv.contents.done(&graph, step);
+        }
         read
     }
 

@@ -136,6 +136,9 @@ params! {
         heads: u32, dim_k: u32, dim_v: u32, words_k: u32, words_v: u32, positions_at: u32, tables_at: u32,
     }
 
+    /// `ssm/conv.wgsl`: a state has `kept` rows; `tokens` is the room for tokens in the step's buffer.
+    SsmConv { cols: u32, kept: u32, tokens: u32, positions_at: u32, tables_at: u32, }
+
     /// `quantize/quantize_q8.wgsl`: rows of `n` elements become rows of `row_words` words.
     Quantize { n: u32, row_words: u32, }
 

@@ -25,7 +25,7 @@ pub struct Call {
     pub params: Vec<u32>,
     /// Workgroups.
     pub grid: [u32; 3],
-    /// What its buffers held before: group 0, then K and V of the cache where it uses them.
+    /// What its buffers held before: group 0, then K and V of the cache, or the states, where it uses them.
     pub buffers: Vec<Vec<u32>>,
     /// For each buffer that it writes the words that it left, `None` where it wrote nothing.
     pub written: Vec<(usize, Vec<Option<u32>>)>,
@@ -44,8 +44,17 @@ impl Call {
     /// Which of its buffers a kernel writes: the last ones of group 0, and those of the cache where it stores.
     pub fn outputs(shader: &Shader) -> Vec<usize> {
         let n = shader.buffers as usize;
-        (n - shader.writes as usize..if shader.cache == Cache::Writes { n + 2 } else { n })
-            .collect()
+        let cache = match shader.cache {
+            Cache::None | Cache::Reads => 0,
+            Cache::Writes => 2,
+            Cache::State => 1,
+        };
+        (n - shader.writes as usize..n + cache).collect()
+    }
+
+    /// The one that it reads too, and that is therefore never poisoned: the states.
+    pub fn updated(shader: &Shader) -> Option<usize> {
+        (shader.cache == Cache::State).then_some(shader.buffers as usize)
     }
 
     /// The same product on a matrix unit, for devices that have none; `None` for what is no product of many rows.
@@ -88,9 +97,10 @@ impl Recorder {
     }
 
     /// Runs the dispatches of a step, with those of the likeliest ids where `greedy`.
-    fn record(&mut self, step: &Step, kv: &Kv, greedy: bool) -> Result<()> {
-        let kv = cache_of(kv)?;
+    fn record(&mut self, step: &Step, kv: &mut Kv, greedy: bool) -> Result<()> {
+        let kv = &*cache_of(kv)?;
         let Some(plan) = self.loaded.prepare(step, kv)? else { return Ok(()) };
+        let states = self.states(kv)?;
         let argmax = if greedy { &plan.argmax[..] } else { &[] };
         let size = StepSize::of(step);
         let recorded = plan
@@ -98,7 +108,18 @@ impl Recorder {
             .chain(argmax)
             .try_for_each(|dispatch| self.dispatch(dispatch, size, kv));
         self.loaded.keep(plan);
+        for (range, words) in states {
+            self.loaded.device().write(&range.buffer, range.offset, &words);
+        }
         recorded
+    }
+
+    /// The states before a step, to be put back: the step is run again as usual, and begins where they stand.
+    fn states(&self, kv: &GpuKv) -> Result<Vec<(Range, Vec<u32>)>> {
+        let caches = self.loaded.graph().caches.iter().zip(&kv.layers);
+        let states = caches.filter(|(cache, _)| matches!(cache, graph::Cache::State(_)));
+        let ranges = states.flat_map(|(_, layer)| layer.parts.iter().cloned());
+        ranges.map(|range| Ok((range.clone(), words_of(self.loaded.device(), &range)?))).collect()
     }
 
     /// Runs one dispatch by itself and tells the sink what it read and wrote.
@@ -168,10 +189,10 @@ fn words_of(device: &Device, range: &Range) -> Result<Vec<u32>> {
     Ok(held.into_iter().map(f32::to_bits).collect())
 }
 
-/// What the buffers of a dispatch hold: group 0, then K and V of its cache.
+/// What the buffers of a dispatch hold: group 0, then those of its cache.
 fn read(device: &Device, dispatch: &Dispatch, kv: &GpuKv) -> Result<Vec<Vec<u32>>> {
-    let halves = dispatch.cache.into_iter().flat_map(|cache| &kv.layers[cache.0].halves);
-    dispatch.ranges.iter().chain(halves).map(|range| words_of(device, range)).collect()
+    let cache = dispatch.cache.into_iter().flat_map(|cache| &kv.layers[cache.0].parts);
+    dispatch.ranges.iter().chain(cache).map(|range| words_of(device, range)).collect()
 }
 
 /// The words that a call writes: those that do not differ between two runs with different poison in the outputs.
@@ -194,7 +215,7 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
     let mut ranges = Vec::new();
     for (i, held) in call.buffers.iter().enumerate() {
         let mut words = vec![poison; held.len() + 2 * GUARD];
-        if !outputs.contains(&i) {
+        if !outputs.contains(&i) || Call::updated(shader) == Some(i) {
             words[GUARD..GUARD + held.len()].copy_from_slice(held);
         }
         let buffer = device.buffer("replay", words.len() as u64 * 4)?;
@@ -203,14 +224,14 @@ pub(crate) fn replay(device: &Device, call: &Call, poison: u32) -> Result<Vec<Ve
     }
     let (ours, cache) = ranges.split_at(shader.buffers as usize);
     let bind = device.bind(&pipeline, ours);
-    let bind_kv = (!cache.is_empty()).then(|| device.bind_kv(cache));
+    let bind_cache = (!cache.is_empty()).then(|| device.bind_cache(cache));
     let mut encoder = device.encoder();
     {
         let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, &bind, &[]);
-        if let Some(bind_kv) = &bind_kv {
-            pass.set_bind_group(1, bind_kv, &[]);
+        if let Some(bind_cache) = &bind_cache {
+            pass.set_bind_group(1, bind_cache, &[]);
         }
         pass.set_immediates(0, bytemuck::cast_slice(&call.params));
         let [x, y, z] = call.grid;

@@ -41,6 +41,8 @@ pub enum Cache {
     Reads,
     /// It stores K and V.
     Writes,
+    /// It reads the states, or leaves new ones.
+    State,
 }
 
 impl Shader {
@@ -69,6 +71,8 @@ pub(crate) const MANY_LANES: [usize; 2] = [32, 16];
 pub enum Map {
     /// `a + b`
     Add,
+    /// `a · b`
+    Mul,
     /// `a + b[column]`
     Bias,
     /// `a · by`
@@ -84,12 +88,13 @@ pub enum Map {
 /// Computes each element by itself.
 pub fn elementwise(map: Map) -> Shader {
     let two = match map {
-        Map::Add | Map::Bias | Map::Silu | Map::GeluTanh => true,
+        Map::Add | Map::Mul | Map::Bias | Map::Silu | Map::GeluTanh => true,
         Map::Scale | Map::Softcap => false,
     };
     let defines = Defines::new()
         .flag("TWO", two)
         .flag("ADD", map == Map::Add)
+        .flag("MUL", map == Map::Mul)
         .flag("BIAS", map == Map::Bias)
         .flag("SCALE", map == Map::Scale)
         .flag("SILU", map == Map::Silu)
@@ -183,6 +188,19 @@ pub fn quantize_q8(format: Q8Format, of: QuantizeOf) -> Shader {
         QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
     };
     Shader { writes, ..shader("quantize/quantize_q8", 2 * writes, defines) }
+}
+
+/// A causal convolution of few rows, which reads the states of earlier ones.
+pub fn ssm_conv() -> Shader {
+    let defines = Defines::new().flag("LEAVE", false);
+    Shader { cache: Cache::State, ..Shader::new::<params::SsmConv>("ssm/conv", 5, defines) }
+}
+
+/// The states that a convolution leaves.
+pub fn ssm_conv_state() -> Shader {
+    let defines = Defines::new().flag("LEAVE", true);
+    let shader = Shader::new::<params::SsmConv>("ssm/conv", 3, defines);
+    Shader { writes: 0, cache: Cache::State, ..shader }
 }
 
 /// Looks up rows of a table: embeddings.
@@ -522,9 +540,10 @@ fn literal(x: f32) -> String {
 /// Every shader that a model can ask for.
 pub fn all() -> Vec<Shader> {
     use Q8Format::{Q8x32, Q8x256};
-    let maps = [Map::Add, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
+    let maps = [Map::Add, Map::Mul, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
+    all.extend([ssm_conv(), ssm_conv_state()]);
     let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
     for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
         all.extend([Q8x32, Q8x256].map(|format| quantize_q8(format, of)));

@@ -74,9 +74,12 @@ impl<'a> Count<'a> {
             }
         }
         if let Some(id) = dispatch.cache {
-            let positions =
-                if dispatch.shader.cache == Cache::Writes { rows } else { self.seen(id) };
-            moved.kv += self.position_bytes(id) * positions;
+            moved.kv += match dispatch.shader.cache {
+                Cache::None => 0,
+                Cache::Reads => self.position_bytes(id) * self.seen(id),
+                Cache::Writes => self.position_bytes(id) * rows,
+                Cache::State => self.graph.state(id).len as u64 * 4 * self.size.sequences as u64,
+            };
         }
         moved
     }

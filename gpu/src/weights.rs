@@ -21,7 +21,7 @@ pub(crate) struct Piece {
 pub(crate) struct Resident {
     /// For products and lookups.
     pub(crate) pieces: Vec<Piece>,
-    /// In f32: norms and biases.
+    /// All of it in f32: norms, biases, the rows of a short convolution.
     pub(crate) vector: Option<Range>,
 }
 
@@ -30,7 +30,7 @@ fn bytes_of(weight: &Weight, forms: WeightForms) -> u64 {
     let tile = Layout::of(weight.dtype).tile_words(weight.n_in) as u64 * 4;
     let matrix =
         if forms.matrix { tile.saturating_mul(weight.rows().div_ceil(ROWS) as u64) } else { 0 };
-    matrix.saturating_add(if forms.vector { weight.n_in as u64 * 4 } else { 0 })
+    matrix.saturating_add(if forms.vector { (weight.n_in * weight.rows()) as u64 * 4 } else { 0 })
 }
 
 /// A tensor whose rows stand in a buffer with those of others, and where.
@@ -154,8 +154,8 @@ fn resident(
 ) -> Result<Resident> {
     let mut resident = Resident::default();
     if forms.vector {
-        let mut values = vec![0.0f32; weight.n_in];
-        weight.dtype.dequantize(&source.bytes[..weight.dtype.row_bytes(weight.n_in)], &mut values);
+        let mut values = vec![0.0f32; weight.n_in * weight.rows()];
+        weight.dtype.dequantize(source.bytes, &mut values);
         let size = values.len() as u64 * 4;
         let buffer = device.buffer(&weight.name, size)?;
         device.upload(&buffer, 0, bytemuck::cast_slice(&values))?;

@@ -162,6 +162,19 @@ fn several_files_are_read_and_indices_checked() {
 }
 
 #[test]
+fn states_are_kept_and_refused_where_they_do_not_stand() {
+    for gpu in devices() {
+        graph::seams::keeps_states(&gpu).unwrap();
+    }
+}
+
+#[test]
+fn convolutions_have_the_reference_bits_under_every_cut() {
+    let cuts = [Cut::Chunks(512), Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(2), Cut::Batch(512)];
+    check(cases::convs().unwrap(), &cuts);
+}
+
+#[test]
 fn products_and_norms_have_the_reference_bits() {
     let products = cases::all().unwrap().into_iter().filter(|c| c.graph.caches.is_empty());
     check(products.collect(), &[Cut::Batch(512)]);

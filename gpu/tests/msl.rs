@@ -320,7 +320,8 @@ fn encode(calls: &[(usize, Call)]) -> Vec<u8> {
         for (i, held) in call.buffers.iter().enumerate() {
             list(&mut words, held);
             let written = call.written.iter().find(|(at, _)| *at == i).map(|(_, w)| w);
-            words.push(u32::from(written.is_some()));
+            let updated = Call::updated(&call.shader) == Some(i);
+            words.push(u32::from(written.is_some()) + u32::from(updated));
             if let Some(written) = written {
                 let is: Vec<u32> = written.iter().map(|w| u32::from(w.is_some())).collect();
                 list(&mut words, &is);

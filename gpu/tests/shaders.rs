@@ -40,8 +40,10 @@ fn check_bindings(shader: &Shader, module: &naga::Module) {
     found.sort_unstable();
     let mut expected: Vec<_> =
         (0..shader.buffers).map(|i| (0, i, i + shader.writes >= shader.buffers)).collect();
-    if shader.cache != Cache::None {
-        expected.extend([(1, 0, true), (1, 1, true)]);
+    match shader.cache {
+        Cache::None => {}
+        Cache::Reads | Cache::Writes => expected.extend([(1, 0, true), (1, 1, true)]),
+        Cache::State => expected.push((1, 0, true)),
     }
     assert_eq!(found, expected, "{shader:?}");
 }

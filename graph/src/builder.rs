@@ -2,8 +2,8 @@
 
 use crate::{
     Act, Attention, Cache, CacheGroup, CacheId, Error, ErrorKind, FileId, Graph, GroupId, KvCache,
-    Node, Op, Output, Result, RopePairs, RopeTable, Rows, Value, ValueId, ValueKind, Weight,
-    WeightId,
+    Node, Op, Output, Result, RopePairs, RopeTable, Rows, StateCache, Value, ValueId, ValueKind,
+    Weight, WeightId,
 };
 use gguf::DType;
 
@@ -60,15 +60,34 @@ impl Builder {
 
     /// Declares keys and values of `n_head_kv` heads, of which a token sees the last `window` positions, or all.
     pub fn kv_cache(&mut self, heads: KvHeads, window: Option<u32>) -> CacheId {
-        let found = self.graph.groups.iter().position(|group| group.window == window);
-        let group = GroupId(found.unwrap_or_else(|| {
-            self.graph.groups.push(CacheGroup { window });
-            self.graph.groups.len() - 1
-        }));
+        let group = self.group(CacheGroup::Positions { window });
         let KvHeads { n_head_kv, head_dim_k, head_dim_v } = heads;
         let cache = KvCache { n_head_kv, head_dim_k, head_dim_v, group };
         self.graph.caches.push(Cache::Kv(cache));
         CacheId(self.graph.caches.len() - 1)
+    }
+
+    /// Declares a state of `len` numbers for each sequence.
+    pub fn state_cache(&mut self, len: usize) -> CacheId {
+        let group = self.group(CacheGroup::States);
+        self.graph.caches.push(Cache::State(StateCache { len, group }));
+        CacheId(self.graph.caches.len() - 1)
+    }
+
+    /// The group of this kind, which all caches of the kind share.
+    fn group(&mut self, wanted: CacheGroup) -> GroupId {
+        let found = self.graph.groups.iter().position(|group| *group == wanted);
+        GroupId(found.unwrap_or_else(|| {
+            self.graph.groups.push(wanted);
+            self.graph.groups.len() - 1
+        }))
+    }
+
+    fn kv(&self, id: CacheId) -> Result<KvCache> {
+        match self.graph.caches[id.0] {
+            Cache::Kv(kv) => Ok(kv),
+            Cache::State(_) => Err(shape(format!("cache {}: a state, not keys and values", id.0))),
+        }
     }
 
     /// Says that `x` is the residual stream before the first layer, or behind the next one.
@@ -131,6 +150,13 @@ impl Builder {
         self.check_same(a, b)?;
         let Value { cols, rows, .. } = *self.graph.value(a);
         Ok(self.push(Op::Add, &[a, b], name, cols, rows))
+    }
+
+    /// `a · b`.
+    pub fn mul(&mut self, a: ValueId, b: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        self.check_same(a, b)?;
+        let Value { cols, rows, .. } = *self.graph.value(a);
+        Ok(self.push(Op::Mul, &[a, b], name, cols, rows))
     }
 
     fn check_same(&self, a: ValueId, b: ValueId) -> Result<()> {
@@ -223,7 +249,7 @@ impl Builder {
 
     /// Stores `k` and `v` of the step's tokens.
     pub fn store_kv(&mut self, cache: CacheId, k: ValueId, v: ValueId) -> Result<()> {
-        let kv = self.graph.kv(cache);
+        let kv = self.kv(cache)?;
         for (x, width) in [(k, kv.head_dim_k), (v, kv.head_dim_v)] {
             let value = self.graph.value(x);
             if value.cols != kv.n_head_kv * width || value.rows != Rows::Tokens {
@@ -244,7 +270,7 @@ impl Builder {
         q: ValueId,
         name: impl Into<String>,
     ) -> Result<ValueId> {
-        let kv = self.graph.kv(attention.cache);
+        let kv = self.kv(attention.cache)?;
         self.check_window(&attention, kv.group)?;
         self.check_sinks(&attention)?;
         let value = self.graph.value(q);
@@ -278,7 +304,10 @@ impl Builder {
 
     /// A cache keeps no more positions than its group's window: attention must not look further back.
     fn check_window(&self, attention: &Attention, group: GroupId) -> Result<()> {
-        let kept = self.graph.group(group).window;
+        let kept = match *self.graph.group(group) {
+            CacheGroup::Positions { window } => window,
+            CacheGroup::States => None,
+        };
         let seen = attention.mask.window();
         if kept.is_some_and(|kept| seen.is_none_or(|seen| seen > kept)) {
             return Err(shape(format!(
@@ -287,6 +316,39 @@ impl Builder {
             )));
         }
         Ok(())
+    }
+
+    /// The causal convolution of each column of `x` with a row of `w`, over a state of this value's own.
+    pub fn ssm_conv(
+        &mut self,
+        w: WeightId,
+        cache: CacheId,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let (weight, value) = (self.graph.weight(w), self.graph.value(x));
+        let Weight { n_in: d_conv, n_out, n_mats, .. } = *weight;
+        if (n_out, n_mats) != (value.cols, 1) || d_conv < 2 || value.rows != Rows::Tokens {
+            return Err(shape(format!(
+                "{}: {:?}, allowed [2 or more, {}] for {} with rows {:?}",
+                weight.name,
+                weight.shape(),
+                value.cols,
+                value.name,
+                value.rows
+            )));
+        }
+        let wanted = (d_conv - 1) * value.cols;
+        let fits = matches!(self.graph.caches[cache.0], Cache::State(state) if state.len == wanted);
+        let used = self.graph.nodes.iter().any(|n| n.op.cache().is_some_and(|(id, _)| id == cache));
+        if !fits || used {
+            let (found, at) = (self.graph.caches[cache.0], cache.0);
+            return Err(shape(format!(
+                "{}: cache {at} is {found:?}, allowed a state of {wanted} that no other op has",
+                weight.name
+            )));
+        }
+        Ok(self.same(Op::SsmConv { w, cache }, x, name))
     }
 
     /// Columns `start .. start + cols`.
@@ -404,6 +466,30 @@ mod tests {
         let table = b.weight("t", DType::F32, 5, 7);
         b.get_rows(table, "x").unwrap();
         assert!(b.finish_with(Output::Embedding).is_err(), "it has a row for each token");
+    }
+
+    #[test]
+    fn a_state_has_its_size_and_one_op() {
+        let mut b = Builder::new(5);
+        let table = b.weight("t", DType::F32, 6, 5);
+        let x = b.get_rows(table, "x").unwrap();
+        let w = b.weight("conv", DType::F32, 4, 6);
+        let heads = KvHeads { n_head_kv: 1, head_dim_k: 6, head_dim_v: 6 };
+        let (kv, short, state) = (b.kv_cache(heads, None), b.state_cache(17), b.state_cache(18));
+        // Three rows of six columns.
+        assert!(b.ssm_conv(w, kv, x, "y").is_err());
+        assert!(b.ssm_conv(w, short, x, "y").is_err());
+        assert!(b.store_kv(state, x, x).is_err());
+        assert!(b.ssm_conv(w, state, x, "y").is_ok());
+        let error = b.ssm_conv(w, state, x, "z").unwrap_err().to_string();
+        assert!(error.contains("conv: cache 2") && error.contains("a state of 18"), "{error}");
+        for (d_conv, cols) in [(1, 6), (4, 5)] {
+            let w = b.weight("other", DType::F32, d_conv, cols);
+            let state = b.state_cache((d_conv - 1) * 6);
+            let error = b.ssm_conv(w, state, x, "z").unwrap_err().to_string();
+            assert!(error.contains("allowed [2 or more, 6]"), "{error}");
+        }
+        assert_eq!(b.graph.groups, [CacheGroup::Positions { window: None }, CacheGroup::States]);
     }
 
     #[test]

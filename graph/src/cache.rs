@@ -1,6 +1,7 @@
 //! What a model keeps from step to step, as plain data. The bytes of a position are computed here and nowhere else.
 
 use crate::{KV_BLOCK, KvType, Mask};
+use std::ops::RangeInclusive;
 
 /// Index into [`crate::Graph::caches`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,13 +16,16 @@ pub struct GroupId(pub usize);
 pub enum Cache {
     /// Keys and values by position.
     Kv(KvCache),
+    /// A state of fixed size for each sequence.
+    State(StateCache),
 }
 
 impl Cache {
-    /// Bytes of one block of [`KV_BLOCK`] positions.
+    /// Bytes of one block: of [`KV_BLOCK`] positions, or of one sequence's state.
     pub fn block_bytes(&self, kv: KvType) -> u64 {
         match self {
             Self::Kv(cache) => cache.position_bytes(kv).saturating_mul(KV_BLOCK as u64),
+            Self::State(cache) => (cache.len as u64).saturating_mul(4),
         }
     }
 
@@ -29,6 +33,7 @@ impl Cache {
     pub fn group(&self) -> GroupId {
         match self {
             Self::Kv(cache) => cache.group,
+            Self::State(cache) => cache.group,
         }
     }
 }
@@ -55,18 +60,49 @@ impl KvCache {
     }
 }
 
-/// Caches that share block tables, since the same positions of them are seen: where all layers with a window see no more
+/// What one layer keeps of a sequence, however long that is: the last rows of a short convolution, say. Always f32.
+///
+/// A state has read the positions up to some place and cannot go back: a step of its sequence begins exactly there, or at
+/// position 0, where the state begins anew as zeros. [`crate::Contents`] refuses every other step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateCache {
+    /// Numbers of one sequence.
+    pub len: usize,
+    /// The block tables by which it is found.
+    pub group: GroupId,
+}
+
+/// Caches that share block tables, since they keep the same of a sequence: where all layers with a window see no more
 /// than the last positions, the blocks of the others are free again, while layers without one keep theirs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CacheGroup {
-    /// How many positions up to its own a token sees; `None`: all.
-    pub window: Option<u32>,
+pub enum CacheGroup {
+    /// Keys and values: a block holds [`KV_BLOCK`] positions.
+    Positions {
+        /// How many positions up to its own a token sees; `None`: all.
+        window: Option<u32>,
+    },
+    /// States: a block holds the whole state of one sequence, whose table has that one entry. No two sequences share it.
+    States,
 }
 
 impl CacheGroup {
-    /// What a token sees of these caches at most.
-    pub fn mask(&self) -> Mask {
-        self.window.map_or(Mask::Causal, Mask::Window)
+    /// How many entries the table of a sequence with `n` positions has.
+    pub fn table_len(self, n: usize) -> usize {
+        match self {
+            Self::Positions { .. } => n.div_ceil(KV_BLOCK),
+            Self::States => n.min(1),
+        }
+    }
+
+    /// The first and the last entry of its sequence's table that a token at `position` needs.
+    pub fn needs(self, position: u32) -> RangeInclusive<usize> {
+        match self {
+            Self::Positions { window } => {
+                let mask = window.map_or(Mask::Causal, Mask::Window);
+                mask.first_visible(position) as usize / KV_BLOCK..=position as usize / KV_BLOCK
+            }
+            Self::States => 0..=0,
+        }
     }
 }
 
@@ -89,7 +125,8 @@ impl Blocks {
     }
 }
 
-/// The blocks that hold one sequence's positions: block `table[p / KV_BLOCK]` holds position `p`.
+/// The blocks that hold one sequence's positions: block `table[p / KV_BLOCK]` holds position `p`, and the first block
+/// holds its states.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BlockTable {
     /// The same blocks for every group of caches.

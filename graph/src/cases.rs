@@ -402,6 +402,7 @@ pub fn all() -> Result<Vec<Case>> {
     }
     cases.push(likeliest()?);
     cases.push(gates()?);
+    cases.extend(convs()?);
     Ok(cases)
 }
 
@@ -510,6 +511,49 @@ pub fn gates() -> Result<Case> {
     let x = c.builder.output_rows(sum, "rows")?;
     c.product(DType::F32, x, 37, "result_output")?;
     c.finish("gates and ups in unlike formats".to_owned(), &[19, 1, 4], 0)
+}
+
+/// Layers that keep a state, with attention between them: gated convolutions of 2, 4 and 9 rows over columns that fill no
+/// vector, some and many. The prompts are shorter than a state, as long, and of many steps.
+pub fn convs() -> Result<Vec<Case>> {
+    let shapes =
+        [(2, 33, DType::F32), (4, 16, DType::F16), (3, 320, DType::F32), (9, 50, DType::BF16)];
+    shapes.into_iter().map(|(d_conv, cols, dtype)| conv(d_conv, cols, dtype)).collect()
+}
+
+fn conv(d_conv: usize, cols: usize, dtype: DType) -> Result<Case> {
+    let mut c = CaseBuilder::new((d_conv * 1000 + cols) as u64, 37);
+    let table = c.weight(DType::F32, cols, 37, 1.0);
+    let mut x = c.builder.get_rows(table, "embd")?;
+    c.builder.stream(x);
+    let heads = KvHeads { n_head_kv: 1, head_dim_k: 4, head_dim_v: 4 };
+    for il in 0..3 {
+        let named = |name: &str| format!("{name}-{il}");
+        let cur = if il == 1 {
+            let cache = c.builder.kv_cache(heads, None);
+            let q = c.product(DType::F32, x, 8, &named("Qcur"))?;
+            let k = c.builder.columns(0, 4, q, named("Kcur"))?;
+            let v = c.builder.columns(4, 4, q, named("Vcur"))?;
+            c.builder.store_kv(cache, k, v)?;
+            let (scale, mask) = (0.5, Mask::Causal);
+            let a = Attention { cache, n_head: 2, scale, mask, sinks: None, softcap: None };
+            c.builder.attention(a, q, named("kqv_out"))?
+        } else {
+            let gate = c.product(DType::F32, x, cols, &named("gate"))?;
+            let bx = c.builder.mul(gate, x, named("bx"))?;
+            let cache = c.builder.state_cache((d_conv - 1) * cols);
+            let w = c.weight(dtype, d_conv, cols, 1.0);
+            let conv = c.builder.ssm_conv(w, cache, bx, named("conv"))?;
+            c.builder.mul(conv, gate, named("y"))?
+        };
+        let cur = c.product(DType::F32, cur, cols, &named("out"))?;
+        x = c.builder.add(cur, x, named("l_out"))?;
+        c.builder.stream(x);
+    }
+    let x = c.builder.output_rows(x, "rows")?;
+    c.product(DType::F32, x, 37, "result_output")?;
+    let name = format!("convolutions of {d_conv} rows, {cols} columns, {dtype}");
+    c.finish(name, &[KV_BLOCK + 9, 1, d_conv - 1, d_conv + 3], 0)
 }
 
 /// Weights that are large for their columns, the table for logits and embedding among them, and more rows than 64: what a

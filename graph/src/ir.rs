@@ -2,7 +2,7 @@
 
 use crate::{
     Blocks, Cache, CacheGroup, CacheId, Error, ErrorKind, GroupId, KvCache, KvType, Node, Op,
-    Result, WeightUse,
+    Result, StateCache, WeightUse,
 };
 use gguf::DType;
 use std::fmt::{self, Write as _};
@@ -66,7 +66,7 @@ impl Weight {
 pub struct WeightForms {
     /// Rows in a block format, to multiply with or to look up.
     pub matrix: bool,
-    /// One vector in f32.
+    /// All elements in f32.
     pub vector: bool,
 }
 
@@ -206,11 +206,25 @@ impl Graph {
         forms
     }
 
-    /// The keys and values that this cache holds.
+    /// The keys and values that the cache of an attention or a store holds.
     pub fn kv(&self, id: CacheId) -> KvCache {
         match self.caches[id.0] {
             Cache::Kv(kv) => kv,
+            Cache::State(_) => unreachable!("the builder gives attention no state: {id:?}"),
         }
+    }
+
+    /// The state that the cache of an op with [`crate::CacheUse::Updates`] holds.
+    pub fn state(&self, id: CacheId) -> StateCache {
+        match self.caches[id.0] {
+            Cache::State(state) => state,
+            Cache::Kv(_) => unreachable!("the builder gives a state's op no keys: {id:?}"),
+        }
+    }
+
+    /// Whether some layer keeps a state: then no sequence can go back to an earlier position.
+    pub fn has_states(&self) -> bool {
+        self.groups.contains(&CacheGroup::States)
     }
 
     /// The block tables that this cache uses.
@@ -276,9 +290,13 @@ impl fmt::Display for Graph {
                     )?;
                 }
                 Op::Attention(a) => write!(line, "  {a}")?,
+                Op::SsmConv { w, cache } => {
+                    let (w, len) = (self.weight(*w), self.state(*cache).len);
+                    write!(line, "  {} {} rows state#{} {len}", w.name, w.n_in, cache.0)?;
+                }
                 Op::Columns { start } => write!(line, "  from {start}")?,
                 Op::Softcap { cap } => write!(line, "  cap {cap}")?,
-                Op::Input | Op::Add | Op::OutputRows => {}
+                Op::Input | Op::Add | Op::Mul | Op::OutputRows => {}
             }
             writeln!(f, "{line}")?;
         }

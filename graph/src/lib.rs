@@ -7,6 +7,7 @@ mod builder;
 mod cache;
 pub mod cases;
 pub mod compare;
+mod contents;
 mod error;
 pub mod ints;
 mod ir;
@@ -24,7 +25,10 @@ pub use backend::{
     Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing, Traffic,
 };
 pub use builder::{Builder, KvHeads};
-pub use cache::{BlockTable, Blocks, Cache, CacheGroup, CacheId, FREED, GroupId, KvCache};
+pub use cache::{
+    BlockTable, Blocks, Cache, CacheGroup, CacheId, FREED, GroupId, KvCache, StateCache,
+};
+pub use contents::Contents;
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
     FileId, Graph, Output, RopeTable, Rows, Value, ValueId, ValueKind, Weight, WeightForms,
@@ -33,4 +37,4 @@ pub use ir::{
 pub use op::{
     Act, Attention, CacheUse, Description, Mask, Node, Op, OpCache, OpWeight, RopePairs, WeightUse,
 };
-pub use step::{KV_BLOCK, Step};
+pub use step::{KV_BLOCK, Span, Step};

@@ -114,6 +114,8 @@ pub enum Op {
     },
     /// `a + b`, same shape.
     Add,
+    /// `a · b`, same shape.
+    Mul,
     /// `x + bias` on every row.
     AddBias {
         /// `[cols]`
@@ -153,6 +155,14 @@ pub enum Op {
     },
     /// Attention; input q.
     Attention(Attention),
+    /// Each column by itself: the sum of its last `d_conv` rows in the sequence, each times a weight; a causal convolution
+    /// of few rows. Rows of earlier steps are the cache's state, in which this step's last rows are left.
+    SsmConv {
+        /// `[cols, d_conv]`, the newest row's weight last.
+        w: WeightId,
+        /// The state: the last `d_conv - 1` rows, the newest last.
+        cache: CacheId,
+    },
     /// Columns `start .. start + cols(output)` of the input.
     Columns {
         /// First column.
@@ -174,7 +184,7 @@ pub enum WeightUse {
     Table,
     /// Activations are multiplied with all rows.
     Matrix,
-    /// One vector in f32: a norm's weight, a bias.
+    /// All of it in f32, element by element: a norm's weight, a bias.
     Vector,
 }
 
@@ -194,6 +204,8 @@ pub enum CacheUse {
     Reads,
     /// Stores what this step computes.
     Writes,
+    /// Reads what earlier steps left, and leaves what later ones read: a state.
+    Updates,
 }
 
 /// The cache of an op.
@@ -249,6 +261,7 @@ impl Op {
             Self::GetRows { table } => new("GET_ROWS", &["GET_ROWS"]).weight(table, Table),
             Self::MatMul { w } => new("MUL_MAT", &["MUL_MAT"]).weight(w, Matrix),
             Self::Add => new("ADD", &["ADD"]),
+            Self::Mul => new("MUL", &["MUL"]),
             Self::AddBias { b } => new("ADD", &["ADD"]).weight(b, Vector),
             Self::Scale { .. } => new("SCALE", &["SCALE"]),
             Self::RmsNorm { w, .. } => new("RMS_NORM", &["MUL", "RMS_NORM"]).weight(w, Vector),
@@ -259,6 +272,9 @@ impl Op {
                 let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE"];
                 let all = new("FLASH_ATTN_EXT", traced_as).cache(&mut a.cache, Reads);
                 a.sinks.iter_mut().fold(all, |all, sinks| all.weight(sinks, Vector))
+            }
+            Self::SsmConv { w, cache } => {
+                new("SSM_CONV", &["SSM_CONV"]).weight(w, Vector).cache(cache, Updates)
             }
             Self::Columns { .. } => new("VIEW", &["VIEW"]),
             Self::OutputRows => new("OUTPUT_ROWS", &["OUTPUT_ROWS", "GET_ROWS"]),

@@ -1,9 +1,9 @@
 //! The executable definition: plain loops over the file's own bytes, no SIMD, no threads. Slow and right.
 
-use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope};
+use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope, ssm_conv};
 use crate::{
-    Backend, Blocks, Cache, CacheId, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType, LoadOptions,
-    Loaded, Node, Op, Result, Step, Tap, ValueId, WeightId, math,
+    Backend, Blocks, Cache, CacheId, Contents, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType,
+    LoadOptions, Loaded, Node, Op, Result, Span, StateCache, Step, Tap, ValueId, WeightId, math,
 };
 use std::sync::Arc;
 
@@ -45,16 +45,65 @@ struct LoadedReference {
     options: LoadOptions,
 }
 
-/// For each layer K and V: `[block][place][n_head_kv · head_dim]`, in f32 after rounding to the cache's type.
 struct RefKv {
-    blocks: Blocks,
-    caches: Vec<[Vec<f32>; 2]>,
+    contents: Contents,
+    /// By cache id.
+    caches: Vec<RefCache>,
+}
+
+enum RefCache {
+    /// K and V: `[block][place][n_head_kv · head_dim]`, in f32 after rounding to the cache's type.
+    Kv([Vec<f32>; 2]),
+    /// `[block][len]`
+    State(Vec<f32>),
+}
+
+impl RefKv {
+    fn halves(&mut self, id: CacheId) -> &mut [Vec<f32>; 2] {
+        match &mut self.caches[id.0] {
+            RefCache::Kv(halves) => halves,
+            RefCache::State(_) => unreachable!("the builder gives attention no state: {id:?}"),
+        }
+    }
+
+    fn state(&mut self, id: CacheId) -> &mut [f32] {
+        match &mut self.caches[id.0] {
+            RefCache::State(state) => state,
+            RefCache::Kv(_) => unreachable!("the builder gives a state's op no keys: {id:?}"),
+        }
+    }
+}
+
+/// A convolution over the sequences of a step.
+struct Conv {
+    /// `[cols, d_conv]`
+    w: Vec<f32>,
+    cols: usize,
+    state: StateCache,
+}
+
+impl Conv {
+    fn run(&self, step: &Step, states: &mut [f32], x: &[f32], out: &mut [f32]) {
+        let (cols, len) = (self.cols, self.state.len);
+        for Span { seq, position, tokens } in step.spans() {
+            let block = step.state_block(self.state.group, seq);
+            let state = &mut states[block * len..][..len];
+            if position == 0 {
+                state.fill(0.0);
+            }
+            let own = tokens.start * cols..tokens.end * cols;
+            let rows = ssm_conv::Rows { state, x: &x[own.clone()], cols };
+            ssm_conv::ssm_conv(&self.w, rows, &mut out[own]);
+            let next = rows.next_state();
+            state.copy_from_slice(&next);
+        }
+    }
 }
 
 impl LoadedReference {
     fn vector(&self, id: WeightId) -> Vec<f32> {
         let weight = self.graph.weight(id);
-        let mut out = vec![0.0; weight.n_in];
+        let mut out = vec![0.0; weight.n_in * weight.rows()];
         weight.dtype.dequantize(&self.weights[id.0], &mut out);
         out
     }
@@ -75,7 +124,7 @@ impl LoadedReference {
             let width = spec.n_head_kv * dim;
             for (t, row) in kv_rows[which].chunks(width).enumerate() {
                 let at = step.slot(spec.group, step.seqs[t], step.positions[t]) * width;
-                for (dst, &v) in kv.caches[cache.0][which][at..at + width].iter_mut().zip(row) {
+                for (dst, &v) in kv.halves(cache)[which][at..at + width].iter_mut().zip(row) {
                     *dst = match self.options.kv {
                         KvType::F16 => math::round_f16(v),
                         KvType::F32 => v,
@@ -85,9 +134,16 @@ impl LoadedReference {
         }
     }
 
-    fn attention(&self, a: &crate::Attention, step: &Step, kv: &RefKv, q: &[f32], out: &mut [f32]) {
+    fn attention(
+        &self,
+        a: &crate::Attention,
+        step: &Step,
+        kv: &mut RefKv,
+        q: &[f32],
+        out: &mut [f32],
+    ) {
         let spec = self.graph.kv(a.cache);
-        let [k, v] = &kv.caches[a.cache.0];
+        let [k, v] = kv.halves(a.cache);
         let (dk, dv) = (spec.head_dim_k, spec.head_dim_v);
         let sinks = a.sinks.map(|sinks| self.vector(sinks));
         for (t, (q, out)) in q.chunks(a.n_head * dk).zip(out.chunks_mut(a.n_head * dv)).enumerate()
@@ -110,6 +166,11 @@ impl LoadedReference {
         }
     }
 
+    fn conv(&self, w: WeightId, cache: CacheId) -> Conv {
+        let (cols, state) = (self.graph.weight(w).n_out, self.graph.state(cache));
+        Conv { w: self.vector(w), cols, state }
+    }
+
     fn compute(
         &self,
         node: &Node,
@@ -128,6 +189,7 @@ impl LoadedReference {
                 mat_mul::mat_mul(self.options.arithmetic, weight, bytes, input(0), out);
             }
             Op::Add => elementwise::add(input(0), input(1), out),
+            Op::Mul => elementwise::mul(input(0), input(1), out),
             Op::AddBias { b } => {
                 let bias = self.vector(*b);
                 for (x, out) in input(0).chunks(bias.len()).zip(out.chunks_mut(bias.len())) {
@@ -150,6 +212,9 @@ impl LoadedReference {
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),
             Op::StoreKv { cache } => self.store_kv(*cache, step, kv, [input(0), input(1)]),
             Op::Attention(a) => self.attention(a, step, kv, input(0), out),
+            Op::SsmConv { w, cache } => {
+                self.conv(*w, *cache).run(step, kv.state(*cache), input(0), out);
+            }
             Op::Columns { start } => {
                 let (from, to) = (cols(node.inputs[0]), node.output.map_or(0, cols));
                 for (x, out) in input(0).chunks(from).zip(out.chunks_mut(to)) {
@@ -190,19 +255,23 @@ impl Loaded for LoadedReference {
         };
         let mut caches = Vec::new();
         for cache in &self.graph.caches {
-            let Cache::Kv(kv) = cache;
-            let rows = blocks.of(kv.group) * KV_BLOCK * kv.n_head_kv;
-            caches.push([zeros(rows * kv.head_dim_k)?, zeros(rows * kv.head_dim_v)?]);
+            caches.push(match cache {
+                Cache::Kv(kv) => {
+                    let rows = blocks.of(kv.group) * KV_BLOCK * kv.n_head_kv;
+                    RefCache::Kv([zeros(rows * kv.head_dim_k)?, zeros(rows * kv.head_dim_v)?])
+                }
+                Cache::State(state) => RefCache::State(zeros(blocks.of(state.group) * state.len)?),
+            });
         }
-        Ok(Kv(Box::new(RefKv { blocks: blocks.clone(), caches })))
+        Ok(Kv(Box::new(RefKv { contents: Contents::new(blocks), caches })))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let kv: &mut RefKv = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `reference`")
         })?;
-        step.check(&self.graph, &kv.blocks)?;
         let graph = Arc::clone(&self.graph);
+        kv.contents.begin(&graph, step)?;
         let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];
         for node in &graph.nodes {
             let Some(id) = node.output else {
@@ -218,6 +287,7 @@ impl Loaded for LoadedReference {
             }
             values[id.0] = out;
         }
+        kv.contents.done(&graph, step);
         Ok(values.pop().unwrap_or_default())
     }
 }

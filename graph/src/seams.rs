@@ -1,5 +1,5 @@
 //! What a backend owes a graph besides the bits of the ops that every model has: weights that stand in several files,
-//! indices that a tap has changed, attention without a mask and with sinks.
+//! indices that a tap has changed, attention without a mask and with sinks, states that are read where they stand.
 
 use crate::cases::{self, Case, Decoder, Rng, random_tensor};
 use crate::{
@@ -142,6 +142,58 @@ pub fn checks_indices(backend: &dyn Backend) -> Result<()> {
     Ok(())
 }
 
+/// A state goes on where it stands, begins anew at position 0, and is refused everywhere else; where a step failed under
+/// way it is lost.
+///
+/// # Errors
+/// What is wrong, as [`ErrorKind::Shape`], or the backend's own error.
+pub fn keeps_states(backend: &dyn Backend) -> Result<()> {
+    let Case { graph, file, prompts, .. } = cases::convs()?.swap_remove(1);
+    let ids = &prompts[0];
+    let mut graph = (*graph).clone();
+    // What `Put` leaves here is no number below 1: the step fails under way.
+    let conv = graph.values.iter().position(|value| value.name == "conv-2").unwrap_or_default();
+    graph.values[conv].name = "chosen".into();
+    graph.values[conv].kind = ValueKind::Index { below: 1 };
+    let mut loaded =
+        backend.load(Arc::new(graph), &[&file], LoadOptions::default(), &mut |_| {})?;
+    let mut kv = loaded.new_kv(&Blocks::Each(4))?;
+    let mut run = |step: &Step, tap: &mut dyn Tap| loaded.run(step, &mut kv, tap);
+    let part =
+        |range: std::ops::Range<usize>| Step::single(&ids[range.clone()], range.start as u32);
+    let wrong =
+        |what: &str| Err(Error::new(ErrorKind::Shape, format!("{}: {what}", backend.name())));
+    let refused = |result: Result<Vec<f32>>, named: &str| match result {
+        Err(error) if error.kind() == ErrorKind::Step && error.to_string().contains(named) => {
+            Ok(())
+        }
+        Err(error) => Err(error),
+        Ok(_) => wrong(&format!("a step was not refused: {named}")),
+    };
+    let whole = run(&part(0..9), &mut NoTap)?;
+    run(&part(0..7), &mut NoTap)?;
+    for at in [6, 8, 9] {
+        refused(run(&part(at..at + 1), &mut NoTap), "has read 7 positions")?;
+    }
+    for seqs in [[0, 0, 1], [0, 1, 0]] {
+        // Two sequences with one state, and tokens of a sequence that another's part.
+        let blocks = [0, u32::from(seqs[2] == 0)];
+        let positions = if seqs[2] == 0 { vec![7, 0, 8] } else { vec![7, 8, 0] };
+        let tables = blocks.map(|block| vec![block].into()).to_vec();
+        let step = Step { seqs: seqs.to_vec(), positions, tables, ..part(0..3) };
+        refused(run(&step, &mut NoTap), "one state for each sequence")?;
+    }
+    if run(&part(7..9), &mut NoTap)? != whole {
+        return wrong("two steps give other logits than one, or a refused step changed a state");
+    }
+    refused(run(&part(9..12), &mut Put(2.0)), "chosen")?;
+    refused(run(&part(9..12), &mut NoTap), "is lost")?;
+    if run(&part(0..9), &mut NoTap)? != whole {
+        return wrong("a state that was lost did not begin anew");
+    }
+    Ok(())
+}
+
 /// Decoders whose second layer has attention of other kinds: without a mask, with sinks, with both, and with sinks behind a
 /// window. Without a mask a sequence must be read in one step ([`cases::Cut::Batch`] of 512); a long one first, so that its chunks
 /// are shared out.
@@ -185,6 +237,11 @@ mod tests {
     fn the_reference_reads_several_files_and_checks_indices() {
         reads_several_files(&Reference).unwrap();
         checks_indices(&Reference).unwrap();
+    }
+
+    #[test]
+    fn the_reference_keeps_states() {
+        keeps_states(&Reference).unwrap();
     }
 
     #[test]

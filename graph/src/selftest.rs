@@ -66,7 +66,15 @@ enum Build {
         rope: Option<(RopeTable, RopePairs)>,
         product: Option<DType>,
     },
+    Conv(Convolution),
     Map(Op, usize),
+}
+
+/// A convolution of `d_conv` rows.
+struct Convolution {
+    dtype: DType,
+    d_conv: usize,
+    cols: usize,
 }
 
 /// Rotary embedding of one value or two.
@@ -114,7 +122,14 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
         Op::Attention(a) => attention(graph, i, a),
-        Op::Add => (format!("{kind} {cols}"), Build::Map(Op::Add, cols)),
+        Op::Add | Op::Mul => (format!("{kind} {cols}"), Build::Map(node.op, cols)),
+        Op::SsmConv { w, .. } => {
+            let Weight { dtype, n_in: d_conv, .. } = *graph.weight(*w);
+            (
+                format!("{kind} {dtype} {d_conv} {cols}"),
+                Build::Conv(Convolution { dtype, d_conv, cols }),
+            )
+        }
         Op::AddBias { b } => {
             let name = format!("{kind} bias {} {cols}", graph.weight(*b).dtype);
             (name, Build::Map(node.op, cols))
@@ -291,12 +306,26 @@ impl Build {
                 let x = c.builder.attention(a, q, "kqv_out")?;
                 behind(c, x, product)?
             }
+            Self::Conv(conv) => convolved(c, &conv, input)?,
             Self::Map(op, cols) => {
                 let x = input(c, cols, "x")?;
                 map(c, op, x, input)?
             }
         })
     }
+}
+
+/// A value, convolved over a state of its own.
+fn convolved(
+    c: &mut CaseBuilder,
+    conv: &Convolution,
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let &Convolution { dtype, d_conv, cols } = conv;
+    let x = input(c, cols, "x")?;
+    let w = c.weight(dtype, d_conv, cols, 1.0);
+    let cache = c.builder.state_cache((d_conv - 1) * cols);
+    c.builder.ssm_conv(w, cache, x, "conv")
 }
 
 /// Products of a value; the first of them.
@@ -353,8 +382,13 @@ fn map(
             let up = input(c, cols, "up")?;
             c.builder.glu(act, x, up, "out")
         }
+        Op::Mul => {
+            let other = input(c, cols, "y")?;
+            c.builder.mul(x, other, "out")
+        }
         Op::Add
         | Op::Input
+        | Op::SsmConv { .. }
         | Op::GetRows { .. }
         | Op::MatMul { .. }
         | Op::RmsNorm { .. }

@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn every_place_of_every_decoder_gives_the_whole_graph_s_bits() {
         let mut cuts = 0;
-        for case in cases::decoders().unwrap() {
+        for case in cases::decoders().unwrap().into_iter().chain(cases::convs().unwrap()) {
             let load = |backend: &dyn Backend| {
                 let graph = Arc::clone(&case.graph);
                 backend.load(graph, &[&case.file], LoadOptions::default(), &mut |_| {}).unwrap()
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn the_halves_hold_what_they_use_and_no_more() {
-        for case in cases::decoders().unwrap() {
+        for case in cases::decoders().unwrap().into_iter().chain(cases::convs().unwrap()) {
             let whole = &*case.graph;
             let n = whole.n_layers();
             for layers in 0..=n {

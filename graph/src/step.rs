@@ -1,8 +1,11 @@
 //! One step's input: tokens of one or several sequences, where they stand, and which rows give logits.
 
 use crate::{
-    BlockTable, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Mask, Node, Op, Result, Rows,
+    BlockTable, Blocks, CacheGroup, Error, ErrorKind, FREED, Graph, GroupId, Mask, Node, Op,
+    Result, Rows,
 };
+use std::collections::HashMap;
+use std::ops::Range;
 
 /// Positions in one cache block, and in one chunk of attention.
 ///
@@ -18,9 +21,10 @@ pub struct Step {
     /// Position of each token in its sequence, counted from 0. Within a step the positions of one sequence ascend by
     /// one, and all positions before the first have been stored by earlier steps.
     pub positions: Vec<u32>,
-    /// Sequence of each token: an index into `tables`.
+    /// Sequence of each token: an index into `tables`. Where a layer keeps a state, the tokens of a sequence stand side by
+    /// side.
     pub seqs: Vec<u32>,
-    /// For each sequence the cache blocks that hold its positions.
+    /// For each sequence the cache blocks that hold its positions and its states.
     pub tables: Vec<BlockTable>,
     /// Rows (indices into `tokens`, ascending) whose logits are wanted.
     pub outputs: Vec<u32>,
@@ -83,6 +87,22 @@ impl Step {
         table[p / KV_BLOCK] as usize * KV_BLOCK + p % KV_BLOCK
     }
 
+    /// The block that holds a sequence's states in a group of them.
+    pub fn state_block(&self, group: GroupId, seq: u32) -> usize {
+        self.tables[seq as usize].of(group)[0] as usize
+    }
+
+    /// The tokens of each sequence, where they stand side by side.
+    pub fn spans(&self) -> impl Iterator<Item = Span> {
+        let mut start = 0;
+        let span = move |tokens: &[u32]| {
+            let tokens = start..start + tokens.len();
+            start = tokens.end;
+            Span { seq: self.seqs[tokens.start], position: self.positions[tokens.start], tokens }
+        };
+        self.seqs.chunk_by(|a, b| a == b).map(span)
+    }
+
     /// Checks the step against the graph and the cache's blocks, so that backends need not.
     pub fn check(&self, graph: &Graph, blocks: &Blocks) -> Result<()> {
         let fail = |message: String| Err(Error::new(ErrorKind::Step, message));
@@ -104,6 +124,11 @@ impl Step {
         }
         for i in 0..n {
             self.check_blocks(i, graph, blocks)?;
+        }
+        for (id, group) in graph.groups.iter().enumerate() {
+            if *group == CacheGroup::States {
+                self.check_states(GroupId(id))?;
+            }
         }
         let wanted = match graph.nodes.first() {
             Some(Node { op: Op::Input, output: Some(v), .. }) => {
@@ -131,14 +156,16 @@ impl Step {
             return fail(format!("step: token {i}: sequence {s}, {given} tables given"));
         };
         for (id, group) in graph.groups.iter().enumerate() {
-            let (id, own) = (GroupId(id), p as usize / KV_BLOCK);
+            let (id, needed) = (GroupId(id), group.needs(p));
             let (table, allocated) = (tables.of(id), blocks.of(id));
-            if own >= table.len() {
-                let covered = table.len() * KV_BLOCK;
+            if *needed.end() >= table.len() {
+                let covered = match group {
+                    CacheGroup::Positions { .. } => (table.len() * KV_BLOCK).to_string(),
+                    CacheGroup::States => "no state".to_owned(),
+                };
                 return fail(format!("step: token {i}: position {p}, table covers {covered}"));
             }
-            let first = group.mask().first_visible(p) as usize / KV_BLOCK;
-            let wrong = table[first..=own].iter().find(|&&b| b as usize >= allocated);
+            let wrong = table[needed].iter().find(|&&b| b as usize >= allocated);
             if let Some(&b) = wrong {
                 let b = if b == FREED { "freed".to_owned() } else { b.to_string() };
                 return fail(format!("step: token {i}: cache block {b}, {allocated} allocated"));
@@ -146,4 +173,36 @@ impl Step {
         }
         Ok(())
     }
+
+    /// The tokens of a sequence read its state one after the other, and no two sequences have the same.
+    fn check_states(&self, group: GroupId) -> Result<()> {
+        let fail = |message: String| Err(Error::new(ErrorKind::Step, message));
+        let mut taken: HashMap<usize, u32> = HashMap::new();
+        for Span { seq, tokens, .. } in self.spans() {
+            let (first, block) = (tokens.start, self.state_block(group, seq));
+            if let Some(other) = taken.insert(block, seq) {
+                return fail(format!(
+                    "step: token {first}: sequence {seq} reads state {block}, which sequence {other} has read; \
+                     allowed one state for each sequence, and its tokens side by side"
+                ));
+            }
+            let positions = &self.positions[tokens];
+            if let Some(i) = positions.windows(2).position(|two| two[0] + 1 != two[1]) {
+                let (at, before, position) = (first + i + 1, positions[i], positions[i + 1]);
+                return fail(format!("step: token {at}: position {position} behind {before}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The tokens of one sequence in a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// The sequence.
+    pub seq: u32,
+    /// The position of the first.
+    pub position: u32,
+    /// Their places among the step's tokens.
+    pub tokens: Range<usize>,
 }

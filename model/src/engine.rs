@@ -36,15 +36,15 @@ pub enum Keep {
 impl EngineOptions {
     /// Blocks that the caches of a graph need.
     pub fn blocks(&self, graph: &graph::Graph) -> Blocks {
-        let all = self.n_ctx.div_ceil(KV_BLOCK);
         let of = |group: &CacheGroup| {
-            let one = match (self.keep, group.window) {
-                (Keep::Seen, Some(window)) => {
+            let all = group.table_len(self.n_ctx);
+            let one = match (self.keep, group) {
+                (Keep::Seen, CacheGroup::Positions { window: Some(window) }) => {
                     // The tokens of a step, and what the first of them sees, wherever blocks begin.
-                    let span = (window as usize).saturating_sub(1).saturating_add(self.n_batch);
+                    let span = (*window as usize).saturating_sub(1).saturating_add(self.n_batch);
                     all.min(span.div_ceil(KV_BLOCK) + 1)
                 }
-                (Keep::All | Keep::Seen, _) => all,
+                (Keep::All | Keep::Seen, CacheGroup::Positions { .. } | CacheGroup::States) => all,
             };
             one.saturating_mul(self.n_seqs)
         };
@@ -167,7 +167,8 @@ impl Engine {
         seq
     }
 
-    /// Starts a sequence that shares the beginning of another, in whole blocks of [`KV_BLOCK`] positions up to `len`.
+    /// Starts a sequence that shares the beginning of another, in whole blocks of [`KV_BLOCK`] positions up to `len`. Where a
+    /// layer keeps a state, nothing can be shared: it starts empty.
     pub fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId> {
         let fork = self.pages.fork(seq, len)?;
         let ids = self.ids(seq)[..self.pages.len(fork)?].to_vec();
@@ -187,7 +188,8 @@ impl Engine {
         self.ids.get(&seq).map_or(&[], Vec::as_slice)
     }
 
-    /// Forgets the positions from `len` on, and returns how many are left (fewer inside a shared block).
+    /// Forgets the positions from `len` on, and returns how many are left: fewer inside a shared block, and none where a
+    /// layer keeps a state, which cannot go back.
     pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
         let left = self.pages.truncate(seq, len)?;
         if let Some(ids) = self.ids.get_mut(&seq) {
@@ -197,7 +199,8 @@ impl Engine {
     }
 
     /// Cuts a sequence to what it has in common with `ids`, and returns how many of `ids` need not be computed again:
-    /// the next turn of a chat. At least the last id is left to compute, since its logits are wanted.
+    /// the next turn of a chat. At least the last id is left to compute, since its logits are wanted. Where a layer keeps a
+    /// state, that is all of the sequence or nothing.
     pub fn reuse(&mut self, seq: SeqId, ids: &[u32]) -> Result<usize> {
         let common = self.ids(seq).iter().zip(ids).take_while(|(a, b)| a == b).count();
         self.truncate(seq, common.min(ids.len().saturating_sub(1)))
@@ -205,7 +208,8 @@ impl Engine {
 
     /// Runs one step over several sequences and returns the wanted logits of each item, row by row.
     ///
-    /// A step that fails leaves every sequence as it was.
+    /// A step that fails leaves every sequence as it was, but for one with a state, which is empty after a step that failed
+    /// under way.
     pub fn step(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
         let n_vocab = self.n_vocab();
         let logits = self.add_step(work, |loaded, step, kv| loaded.run(step, kv, tap))?;
@@ -227,7 +231,7 @@ impl Engine {
 
     /// Runs one step and returns the argmax of each wanted row: a GPU then sends an id back, not a row of logits.
     ///
-    /// A step that fails leaves every sequence as it was.
+    /// A step that fails leaves every sequence as [`Engine::step`] says.
     pub fn step_greedy(&mut self, work: &[Work<'_>]) -> Result<Vec<Best>> {
         self.add_step(work, |loaded, step, kv| loaded.run_greedy(step, kv))
     }
@@ -240,8 +244,19 @@ impl Engine {
     ) -> Result<T> {
         self.check(work)?;
         let before: Vec<usize> = work.iter().map(|item| self.ids(item.seq).len()).collect();
-        let made = self.make_step(work);
-        let result = made.and_then(|step| Ok(run(&mut *self.loaded, &step, &mut self.kv)?));
+        let result = match self.make_step(work) {
+            Ok(step) => {
+                let result = run(&mut *self.loaded, &step, &mut self.kv);
+                for item in work {
+                    match &result {
+                        Ok(_) => self.pages.ran(item.seq)?,
+                        Err(_) => self.pages.failed(item.seq)?,
+                    }
+                }
+                result.map_err(Error::from)
+            }
+            Err(error) => Err(error),
+        };
         for (item, &len) in work.iter().zip(&before) {
             match &result {
                 Ok(_) => {
@@ -251,7 +266,7 @@ impl Engine {
                     }
                 }
                 Err(_) => {
-                    self.pages.truncate(item.seq, len)?;
+                    self.truncate(item.seq, len)?;
                 }
             }
         }

@@ -3,6 +3,9 @@
 //! A block has [`KV_BLOCK`] positions. Each group of caches has blocks and tables of its own, so that where layers see
 //! only a window, the blocks behind it are free again. Blocks are counted, so that sequences may share a common
 //! beginning; a shared block is never written, since backends cannot copy blocks.
+//!
+//! Where layers keep a state, a sequence has one block for it, which it shares with none. A state cannot go back: such a
+//! sequence that is cut has nothing left, its fork begins empty, and both are read again from their first token.
 
 use crate::{Error, ErrorKind, Result};
 use graph::{BlockTable, Blocks, CacheGroup, FREED, GroupId, KV_BLOCK};
@@ -18,6 +21,8 @@ struct Sequence {
     tables: Vec<Vec<u32>>,
     /// Positions stored.
     len: usize,
+    /// Where its states stand: the positions that they have read. `None` after a step that failed under way.
+    read: Option<usize>,
 }
 
 /// The blocks of one group of caches.
@@ -40,7 +45,12 @@ impl Pool {
     fn first_seen(&self, position: usize) -> usize {
         // Contexts are shorter than 2³² positions.
         let position = u32::try_from(position).unwrap_or(u32::MAX - 1);
-        self.group.mask().first_visible(position) as usize / KV_BLOCK
+        *self.group.needs(position).start()
+    }
+
+    /// The entry of a table that holds position `len`.
+    fn entry(&self, len: usize) -> usize {
+        self.group.table_len(len + 1) - 1
     }
 
     fn share(&mut self, table: &[u32]) {
@@ -86,7 +96,7 @@ impl Pages {
             self.sequences.len() - 1
         });
         let tables = vec![Vec::new(); self.pools.len()];
-        self.sequences[slot] = Some(Sequence { tables, len: 0 });
+        self.sequences[slot] = Some(Sequence { tables, len: 0, read: Some(0) });
         SeqId(slot as u32)
     }
 
@@ -118,14 +128,17 @@ impl Pages {
         let first = sequence.len;
         let fewest = self.pools.iter().map(|pool| pool.free.len()).min().unwrap_or(0);
         let end = first.checked_add(n).ok_or_else(|| full(n, fewest))?;
-        let wanted = |table: &Vec<u32>| end.div_ceil(KV_BLOCK).saturating_sub(table.len());
+        let wanted = |pool: &Pool, table: &Vec<u32>| pool.group.table_len(end) - table.len();
         for (pool, table) in self.pools.iter().zip(&sequence.tables) {
-            if wanted(table) > pool.free.len() {
-                return Err(full(n, pool.free.len()));
+            if wanted(pool, table) > pool.free.len() {
+                return Err(match pool.group {
+                    CacheGroup::Positions { .. } => full(n, pool.free.len()),
+                    CacheGroup::States => no_state(pool.users.len()),
+                });
             }
         }
         for (pool, table) in self.pools.iter_mut().zip(&mut sequence.tables) {
-            let rest = pool.free.len() - wanted(table);
+            let rest = pool.free.len() - wanted(pool, table);
             for block in pool.free.drain(rest..).rev() {
                 pool.users[block as usize] = 1;
                 table.push(block);
@@ -133,6 +146,19 @@ impl Pages {
         }
         sequence.len = end;
         Ok(first)
+    }
+
+    /// A step over all positions of the sequence has run: its states stand there.
+    pub fn ran(&mut self, seq: SeqId) -> Result<()> {
+        let sequence = self.get_mut(seq)?;
+        sequence.read = Some(sequence.len);
+        Ok(())
+    }
+
+    /// A step of the sequence failed under way: nobody knows where its states stand.
+    pub fn failed(&mut self, seq: SeqId) -> Result<()> {
+        self.get_mut(seq)?.read = None;
+        Ok(())
     }
 
     /// Frees the blocks of which the next token of a sequence sees nothing. It can then no longer be cut to where they
@@ -154,15 +180,18 @@ impl Pages {
 
     /// Forgets the positions from `len` on, and returns how many are left. These are fewer than `len` where `len` lies
     /// inside a shared block, since the sequence could not write on there; and none where what the next token sees was
-    /// freed.
+    /// freed, or a state stands behind `len`.
     pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
         let sequence = self.get(seq)?;
         if len >= sequence.len {
             return Ok(sequence.len);
         }
         let mut len = len;
+        if self.has_states() && sequence.read != Some(len) {
+            len = 0;
+        }
         let shared = |(pool, table): (&Pool, &Vec<u32>)| {
-            let block = table[len / KV_BLOCK];
+            let block = table[pool.entry(len)];
             block != FREED && pool.users[block as usize] > 1
         };
         let pools = || self.pools.iter().zip(&sequence.tables);
@@ -176,21 +205,26 @@ impl Pages {
             return Err(unknown(seq));
         };
         for (pool, table) in self.pools.iter_mut().zip(&mut sequence.tables) {
-            for block in table.drain(len.div_ceil(KV_BLOCK)..).rev() {
+            for block in table.drain(pool.group.table_len(len)..).rev() {
                 pool.give_back(block);
             }
         }
         sequence.len = len;
+        if len == 0 {
+            sequence.read = Some(0);
+        }
         Ok(len)
     }
 
     /// A new sequence that shares the whole blocks of `seq`'s first `len` positions. How many positions it has is
-    /// [`Pages::len`] of it: `len` rounded down to whole blocks, or none where what its next token sees was freed.
+    /// [`Pages::len`] of it: `len` rounded down to whole blocks, or none where what its next token sees was freed or a layer
+    /// keeps a state.
     pub fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId> {
         let source = self.get(seq)?;
         let mut n_blocks = len.min(source.len) / KV_BLOCK;
         let mut pools = self.pools.iter().zip(&source.tables);
-        if !pools.all(|(pool, table)| holds(pool, table, n_blocks * KV_BLOCK)) {
+        let whole = pools.all(|(pool, table)| holds(pool, table, n_blocks * KV_BLOCK));
+        if !whole || self.has_states() {
             n_blocks = 0;
         }
         let tables: Vec<Vec<u32>> =
@@ -199,8 +233,18 @@ impl Pages {
             pool.share(table);
         }
         let fork = self.add();
-        self.sequences[fork.0 as usize] = Some(Sequence { tables, len: n_blocks * KV_BLOCK });
+        let len = n_blocks * KV_BLOCK;
+        self.sequences[fork.0 as usize] = Some(Sequence { tables, len, read: Some(len) });
         Ok(fork)
+    }
+
+    fn has_states(&self) -> bool {
+        self.pools.iter().any(|pool| pool.group == CacheGroup::States)
+    }
+
+    fn get_mut(&mut self, seq: SeqId) -> Result<&mut Sequence> {
+        let sequence = self.sequences.get_mut(seq.0 as usize).and_then(Option::as_mut);
+        sequence.ok_or_else(|| unknown(seq))
     }
 
     fn get(&self, seq: SeqId) -> Result<&Sequence> {
@@ -210,7 +254,7 @@ impl Pages {
 
 /// Whether a table has every block that a token at position `len` sees of those before it.
 fn holds(pool: &Pool, table: &[u32], len: usize) -> bool {
-    let seen = pool.first_seen(len)..len.div_ceil(KV_BLOCK);
+    let seen = pool.first_seen(len)..pool.group.table_len(len);
     table.get(seen).is_none_or(|blocks| blocks.iter().all(|&block| block != FREED))
 }
 
@@ -225,6 +269,11 @@ fn full(n: usize, n_free: usize) -> Error {
     Error::new(ErrorKind::DoesNotFit, what)
 }
 
+fn no_state(n: usize) -> Error {
+    let what = format!("KV cache: {n} sequences have a state each, and there is room for no more");
+    Error::new(ErrorKind::DoesNotFit, what)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,7 +283,7 @@ mod tests {
         for (g, pool) in pages.pools.iter().enumerate() {
             let mut users = vec![0; pool.users.len()];
             for sequence in pages.sequences.iter().flatten() {
-                assert_eq!(sequence.tables[g].len(), sequence.len.div_ceil(KV_BLOCK));
+                assert_eq!(sequence.tables[g].len(), pool.group.table_len(sequence.len));
                 for &block in sequence.tables[g].iter().filter(|&&block| block != FREED) {
                     users[block as usize] += 1;
                 }
@@ -255,7 +304,7 @@ mod tests {
 
     /// One group that sees everything.
     fn whole(n_blocks: usize) -> Pages {
-        Pages::new(&[CacheGroup { window: None }], &Blocks::Each(n_blocks))
+        Pages::new(&[CacheGroup::Positions { window: None }], &Blocks::Each(n_blocks))
     }
 
     fn blocks(pages: &Pages, seq: SeqId, group: GroupId) -> Vec<u32> {
@@ -264,7 +313,8 @@ mod tests {
 
     #[test]
     fn what_a_window_hides_is_free_again() {
-        let groups = [CacheGroup { window: None }, CacheGroup { window: Some(100) }];
+        let groups =
+            [CacheGroup::Positions { window: None }, CacheGroup::Positions { window: Some(100) }];
         let mut pages = Pages::new(&groups, &Blocks::Groups(vec![8, 4]));
         let a = pages.add();
         pages.grow(a, 3 * KV_BLOCK).unwrap();
@@ -345,6 +395,42 @@ mod tests {
         pages.remove(a).unwrap();
         check(&pages);
         assert_eq!(pages.truncate(b, KV_BLOCK + 7).unwrap(), KV_BLOCK + 7);
+        check(&pages);
+    }
+
+    #[test]
+    fn a_state_goes_on_or_begins_anew() {
+        let groups = [CacheGroup::Positions { window: None }, CacheGroup::States];
+        let mut pages = Pages::new(&groups, &Blocks::Groups(vec![8, 2]));
+        let (a, b) = (pages.add(), pages.add());
+        pages.grow(a, KV_BLOCK + 5).unwrap();
+        pages.ran(a).unwrap();
+        pages.grow(b, 1).unwrap();
+        assert_eq!((blocks(&pages, a, SOME), blocks(&pages, b, SOME)), (vec![0], vec![1]));
+        check(&pages);
+        // A third sequence may be there, but not begin.
+        let c = pages.add();
+        let error = pages.grow(c, 1).unwrap_err();
+        assert!(error.to_string().contains("2 sequences have a state each"), "{error}");
+        pages.remove(b).unwrap();
+        pages.grow(c, 1).unwrap();
+        assert_eq!(blocks(&pages, c, SOME), [1]);
+        // A step that did not begin leaves the state where it stands.
+        pages.grow(a, 2).unwrap();
+        assert_eq!(pages.truncate(a, KV_BLOCK + 5).unwrap(), KV_BLOCK + 5);
+        check(&pages);
+        let fork = pages.fork(a, KV_BLOCK).unwrap();
+        assert_eq!(pages.len(fork).unwrap(), 0);
+        // One that failed under way, and a cut, leave nothing.
+        pages.grow(a, 2).unwrap();
+        pages.failed(a).unwrap();
+        assert_eq!(pages.truncate(a, KV_BLOCK + 5).unwrap(), 0);
+        check(&pages);
+        pages.grow(a, 9).unwrap();
+        pages.ran(a).unwrap();
+        assert_eq!(pages.truncate(a, 9).unwrap(), 9);
+        assert_eq!(pages.truncate(a, 8).unwrap(), 0);
+        assert_eq!((pages.n_free(ALL), pages.n_free(SOME)), (7, 1));
         check(&pages);
     }
 

@@ -176,8 +176,13 @@ impl Tap for Bench<'_> {
 }
 
 impl Bench<'_> {
-    /// Before attention: the keys and values of this step, which its store has put into the cache.
+    /// Before attention the keys and values of this step, which its store has put into the cache; before a convolution the
+    /// rows of this step.
     fn remember(&mut self, node: &Node) {
+        if let Op::SsmConv { cache, .. } = node.op {
+            let group = self.subject.graph.state(cache).group;
+            self.cache.add_rows(cache, group, self.step, &self.current[node.inputs[0].0]);
+        }
         let Op::Attention(a) = node.op else { return };
         let stores = |node: &&Node| node.op.cache() == Some((a.cache, CacheUse::Writes));
         let store = self.subject.graph.nodes.iter().find(stores);
@@ -216,11 +221,7 @@ impl Bench<'_> {
             cols: value.cols.max(1),
             others: &self.current,
             before: node.output.map(|v| self.current[v.0].as_slice()),
-            cache: if let Op::Attention(a) = node.op {
-                Some(&self.cache.by_id[a.cache.0])
-            } else {
-                None
-            },
+            cache: &self.cache,
         };
         verdict(&scene, &exact, self.tolerance)
     }

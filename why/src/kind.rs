@@ -2,10 +2,13 @@
 //! with that fault, from the same inputs and weights; if that is the value that was found, the hypothesis is the kind.
 //! Where none fits, the places of the wrong elements say at least where to look.
 
+mod stored;
+
+use crate::exact::Cache;
 use crate::orders::{ORDERS, rows_in};
 use graph::compare::nmse;
-use graph::ops::{attention, elementwise, rope};
-use graph::{Act, FREED, Graph, KvCache, Mask, Node, Op, RopePairs, Step, WeightId, math};
+use graph::ops::{elementwise, rope};
+use graph::{Act, Graph, Node, Op, RopePairs, Step, WeightId, math};
 use serde::Serialize;
 
 /// A kind of fault.
@@ -50,6 +53,12 @@ pub enum Kind {
     Epsilon(f64),
     /// The sum is one of its two summands: the other is left out.
     MissingAdd,
+    /// The product is one of its two factors: the other is left out.
+    MissingFactor,
+    /// A convolution multiplies its rows by the weights in reverse order.
+    RowOrder,
+    /// A convolution does not see the rows of earlier steps: the state was not kept.
+    NoState,
     /// Gate and up change places.
     GateUpSwapped,
     /// Another activation function, or none.
@@ -115,6 +124,9 @@ impl std::fmt::Display for Kind {
             Self::LayerNorm => write!(f, "LayerNorm in place of RMS norm"),
             Self::Epsilon(eps) => write!(f, "epsilon {eps:e}"),
             Self::MissingAdd => write!(f, "a summand left out"),
+            Self::MissingFactor => write!(f, "a factor left out"),
+            Self::RowOrder => write!(f, "rows of the convolution in reverse order"),
+            Self::NoState => write!(f, "rows of earlier steps not seen: state not kept"),
             Self::GateUpSwapped => write!(f, "gate and up swapped"),
             Self::Activation => write!(f, "wrong activation"),
             Self::NibbleOrder => write!(f, "nibble order"),
@@ -168,8 +180,8 @@ pub(crate) struct Scene<'a> {
     pub(crate) found: &'a [f32],
     /// Columns of a row of `right` and `found`.
     pub(crate) cols: usize,
-    /// Keys and values by slot of the cache, for attention.
-    pub(crate) cache: Option<&'a [Vec<f32>; 2]>,
+    /// What the judged side has stored.
+    pub(crate) cache: &'a Cache,
     /// All values of the step by [`graph::ValueId`]; empty where a value is not computed yet.
     pub(crate) others: &'a [Vec<f32>],
     /// What the judged side gave for this value in the step before.
@@ -220,9 +232,15 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
                 scene.test(Kind::MissingAdd, input, &mut hear);
             }
         }
+        Op::Mul => {
+            for input in &scene.inputs {
+                scene.test(Kind::MissingFactor, input, &mut hear);
+            }
+        }
+        Op::SsmConv { w, cache } => stored::convolved(scene, *w, *cache, &mut hear),
         Op::Glu { act } => gated(scene, *act, &mut hear),
         Op::MatMul { w } => product(scene, *w, &mut hear),
-        Op::Attention(a) => attended(scene, a, &mut hear),
+        Op::Attention(a) => stored::attended(scene, a, &mut hear),
         Op::GetRows { table } => embedded(scene, *table, &mut hear),
         Op::Input
         | Op::Scale { .. }
@@ -543,87 +561,6 @@ fn correlation(a: &[f32], b: &[f32]) -> f64 {
         a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
     };
     dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
-}
-
-fn attended(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
-    let (Some([k, v]), Some(q)) = (scene.cache, scene.inputs.first()) else { return };
-    let spec = scene.graph.kv(a.cache);
-    let (dk, dv, n_kv) = (spec.head_dim_k, spec.head_dim_v, spec.n_head_kv);
-    let heads_per_kv = a.n_head / n_kv.max(1);
-    // The hypotheses below read the cache of the first sequence only.
-    let Some(&last) = scene.step.positions.last() else { return };
-    if scene.step.seqs.iter().any(|&s| s != 0) {
-        return;
-    }
-    let step = scene.step;
-    let run = |a: &graph::Attention,
-               map: &dyn Fn(usize) -> usize,
-               seen: &dyn Fn(u32) -> u32,
-               place: &dyn Fn(u32, u32) -> u32| {
-        let mut out = Vec::with_capacity(scene.right.len());
-        for (t, q) in q.chunks(a.n_head * dk).enumerate() {
-            let own = scene.step.positions[t];
-            for (h, q) in q.chunks(dk).enumerate() {
-                let slot = |p: u32| step.slot(spec.group, 0, place(own, p));
-                let at = |p: u32, dim: usize| (slot(p) * n_kv + map(h)) * dim;
-                let head = attention::head(
-                    a,
-                    q,
-                    seen(own),
-                    |p| &k[at(p, dk)..][..dk],
-                    |p| &v[at(p, dv)..][..dv],
-                );
-                out.extend(head);
-            }
-        }
-        out
-    };
-    let (grouped, upto, here) = (|h: usize| h / heads_per_kv, |p: u32| p, |_: u32, p: u32| p);
-    let newest = |own: u32, p: u32| if p == own { own.saturating_sub(1) } else { p };
-    let plain = graph::Attention { scale: 1.0, ..*a };
-    let tests: [(Kind, Vec<f32>); 6] = [
-        (Kind::HeadMapping, run(a, &|h| h % n_kv, &upto, &here)),
-        (Kind::HeadMapping, run(a, &|_| 0, &upto, &here)),
-        (Kind::NoCausalMask, run(a, &grouped, &|_| last, &here)),
-        (Kind::NoScoreScale, run(&plain, &grouped, &upto, &here)),
-        (Kind::StaleCache, run(a, &grouped, &|p| p.saturating_sub(1), &here)),
-        (Kind::StaleCache, run(a, &grouped, &upto, &newest)),
-    ];
-    for (kind, would) in tests {
-        if scene.test(kind, &would, hear) {
-            return;
-        }
-    }
-    // A hypothesis that looks further back needs what is there.
-    let freed = step.tables.iter().any(|table| table.of(spec.group).contains(&FREED));
-    if let Some(window) = a.mask.window().filter(|_| !freed) {
-        let fewer = window.saturating_sub(1).max(1);
-        for mask in [Mask::Causal, Mask::Window(window + 1), Mask::Window(fewer)] {
-            let wide = graph::Attention { mask, ..*a };
-            if scene.test(Kind::Window, &run(&wide, &grouped, &upto, &here), hear) {
-                return;
-            }
-        }
-    }
-    reordered(scene, a, hear);
-}
-
-/// Tries the right value with its heads in another order.
-fn reordered(scene: &Scene<'_>, a: &graph::Attention, hear: &mut Hear<'_>) {
-    let KvCache { n_head_kv: n_kv, head_dim_v: dv, .. } = scene.graph.kv(a.cache);
-    let (n_head, heads_per_kv) = (a.n_head, a.n_head / n_kv.max(1));
-    let order = |map: &dyn Fn(usize) -> usize| -> Vec<f32> {
-        let heads = scene.right.chunks(n_head * dv);
-        heads.flat_map(|row| (0..n_head).flat_map(|h| row[map(h) * dv..][..dv].to_vec())).collect()
-    };
-    let swapped = order(&|h| h % heads_per_kv * n_kv + h / heads_per_kv);
-    let back = order(&|h| h % n_kv * heads_per_kv + h / n_kv);
-    let reversed = order(&|h| n_head - 1 - h);
-    for would in [swapped, back, reversed] {
-        if scene.test(Kind::HeadOrder, &would, hear) {
-            return;
-        }
-    }
 }
 
 fn embedded(scene: &Scene<'_>, table: WeightId, hear: &mut Hear<'_>) {

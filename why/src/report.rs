@@ -137,6 +137,10 @@ pub fn combine(graph: &Graph, a: &[Measured], b: &[Measured]) -> Vec<Row> {
             match node.op.cache() {
                 Some((id, CacheUse::Writes)) => caches[id.0] |= touched,
                 Some((id, CacheUse::Reads)) => touched |= caches[id.0],
+                Some((id, CacheUse::Updates)) => {
+                    touched |= caches[id.0];
+                    caches[id.0] = touched;
+                }
                 None => {}
             }
             let Some(v) = node.output else { continue };

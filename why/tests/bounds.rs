@@ -62,6 +62,8 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
         | Op::Input
         | Op::GetRows { .. }
         | Op::Add
+        | Op::Mul
+        | Op::SsmConv { .. }
         | Op::AddBias { .. }
         | Op::Scale { .. }
         | Op::RmsNorm { .. }

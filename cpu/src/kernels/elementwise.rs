@@ -10,6 +10,8 @@ use graph::math::{GELU_C, GELU_K};
 pub(crate) enum Map {
     /// `a + b`
     Add,
+    /// `a · b`
+    Mul,
     /// `a · by`; `b` is not read.
     Scale(f32),
     /// `act(a) · b`
@@ -54,6 +56,7 @@ pub(super) fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
     let one = isa.f_splat(1.0);
     match map {
         Map::Add => isa.f_add(a, b),
+        Map::Mul => isa.f_mul(a, b),
         Map::Scale(by) => isa.f_mul(a, isa.f_splat(by)),
         Map::Glu(Act::Silu) => {
             let minus = isa.f_mul(a, isa.f_splat(-1.0));

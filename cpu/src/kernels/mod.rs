@@ -7,6 +7,7 @@ pub(crate) mod mat_mul_f32;
 pub(crate) mod quantize_q8;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod ssm_conv;
 
 use crate::simd::LANES;
 

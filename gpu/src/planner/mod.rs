@@ -47,7 +47,7 @@ struct Kernel<'a> {
     params: Vec<u32>,
     rows: Rows,
     grid: Grid,
-    /// The layer whose cache it uses.
+    /// The cache that it uses.
     cache: Option<CacheId>,
 }
 
@@ -157,6 +157,7 @@ impl<'a> Planner<'a> {
             Op::GetRows { table } => self.get_rows(*table, output_of(node)),
             Op::MatMul { .. } => self.mat_mul(at),
             Op::Add => self.map(node, Map::Add, 0.0, second()),
+            Op::Mul => self.map(node, Map::Mul, 0.0, second()),
             Op::AddBias { b } => self.map(node, Map::Bias, 0.0, Some(self.vector(*b)?)),
             Op::Scale { by } => self.map(node, Map::Scale, *by, None),
             Op::RmsNorm { .. } => self.norm(std::slice::from_ref(node), None),
@@ -165,6 +166,7 @@ impl<'a> Planner<'a> {
             Op::Glu { act: Act::GeluTanh } => self.map(node, Map::GeluTanh, 0.0, second()),
             Op::StoreKv { cache } => self.store_kv(*cache, node.inputs[0], node.inputs[1]),
             Op::Attention(a) => self.attention(a, node),
+            Op::SsmConv { w, cache } => self.ssm_conv(node, *w, *cache),
             Op::Columns { start } => self.columns(node, *start),
             Op::OutputRows => self.output_rows(node),
             Op::Softcap { cap } => self.map(node, Map::Softcap, *cap, None),
@@ -205,6 +207,30 @@ impl<'a> Planner<'a> {
         let params = params::Elementwise { cols: value.cols as u32, by };
         let kernel = Kernel::new(shaders::elementwise(map), bound, &params, value.rows);
         self.dispatches(&kernel.each_row(value.cols.div_ceil(256)))
+    }
+
+    /// A convolution from the states, and then the states that it leaves.
+    fn ssm_conv(&self, node: &Node, w: WeightId, cache: CacheId) -> Result<Vec<Dispatch>> {
+        let (x, out, capacity) = (node.inputs[0], output_of(node), self.buffers.capacity);
+        let (cols, state) = (self.graph.value(out).cols, self.graph.state(cache));
+        let params = params::SsmConv {
+            cols: cols as u32,
+            kept: (state.len / cols) as u32,
+            tokens: capacity.tokens as u32,
+            positions_at: capacity.step_layout().positions as u32,
+            tables_at: capacity.tables_at(state.group) as u32,
+        };
+        let bytes = (capacity.tokens * cols) as u64 * 4;
+        let all_rows = Bound::Whole { buffer: self.buffers.value(x), bytes };
+        let read = vec![all_rows, self.step(), self.tables()];
+        let both = [read.as_slice(), &[self.vector(w)?, self.value(out)]].concat();
+        let conv = Kernel::new(shaders::ssm_conv(), both, &params, Rows::Tokens);
+        let leave = Kernel::new(shaders::ssm_conv_state(), read, &params, Rows::Tokens);
+        let mut all = Vec::new();
+        for kernel in [conv, leave] {
+            all.extend(self.dispatches(&kernel.each_row(cols.div_ceil(64)).with_cache(cache))?);
+        }
+        Ok(all)
     }
 
     fn columns(&self, node: &Node, start: usize) -> Result<Vec<Dispatch>> {

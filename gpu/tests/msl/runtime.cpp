@@ -123,7 +123,7 @@ static bool run_group(const Kernel &kernel, const Thread &group, int order, std:
 
 // ---- calls
 
-struct Buffer { std::vector<uint32_t> held, is_written, expected; bool output; };
+struct Buffer { std::vector<uint32_t> held, is_written, expected; bool output, updated; };
 struct Call { uint32_t kernel, grid[3]; std::vector<uint32_t> params; std::vector<Buffer> buffers; };
 static const size_t GUARD = 64;
 
@@ -146,7 +146,9 @@ static Call read_call() {
     c.buffers.resize(word());
     for (Buffer &b : c.buffers) {
         b.held = words();
-        b.output = word() != 0;
+        uint32_t kind = word();
+        b.output = kind > 0;
+        b.updated = kind > 1; // read too, and therefore never poisoned
         if (b.output) { b.is_written = words(); b.expected = words(); }
     }
     return c;
@@ -164,7 +166,7 @@ struct Memory {
 #endif
     }
     Memory(const Buffer &b, uint32_t poison) : all(b.held.size() + 2 * guard(), poison), n(b.held.size()) {
-        if (!b.output) std::copy(b.held.begin(), b.held.end(), all.begin() + guard());
+        if (!b.output || b.updated) std::copy(b.held.begin(), b.held.end(), all.begin() + guard());
     }
     uint32_t *inside() { return all.data() + guard(); }
     bool guards_hold(uint32_t poison) const {

@@ -46,8 +46,8 @@ impl Case {
     fn tables(&self, s: usize, pass: Pass, position: u32) -> BlockTable {
         let of = |(id, group): (usize, &CacheGroup)| {
             let mut table = self.table(s, pass, id);
-            let seen = group.mask().first_visible(position) as usize / KV_BLOCK;
-            table[..seen].fill(FREED);
+            table.truncate(group.table_len(usize::MAX).min(table.len()));
+            table[..*group.needs(position).start()].fill(FREED);
             table
         };
         BlockTable::Groups(self.graph.groups.iter().enumerate().map(of).collect())

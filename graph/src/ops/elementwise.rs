@@ -9,6 +9,13 @@ pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
     }
 }
 
+/// `a · b`.
+pub fn mul(a: &[f32], b: &[f32], out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = a[i] * b[i];
+    }
+}
+
 /// `x · by`.
 pub fn scale(x: &[f32], by: f32, out: &mut [f32]) {
     for i in 0..out.len() {

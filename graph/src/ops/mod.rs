@@ -6,3 +6,4 @@ pub mod mat_mul;
 pub mod quantize_q8;
 pub mod rms_norm;
 pub mod rope;
+pub mod ssm_conv;

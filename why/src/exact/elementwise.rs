@@ -14,6 +14,11 @@ pub(super) fn add(a: &[f32], b: &[f32]) -> Exact {
     each(a.iter().zip(b).map(|(&a, &b)| f64::from(a) + f64::from(b)), 1.0)
 }
 
+/// `a · b`, rounded once.
+pub(super) fn mul(a: &[f32], b: &[f32]) -> Exact {
+    each(a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)), 1.0)
+}
+
 /// `x + bias` on every row.
 pub(super) fn add_bias(x: &[f32], bias: &[f64]) -> Exact {
     let row =

@@ -7,6 +7,7 @@ mod elementwise;
 mod mat_mul;
 mod rms_norm;
 mod rope;
+mod ssm_conv;
 pub(crate) mod weights;
 
 use crate::bound::Exact;
@@ -18,17 +19,24 @@ pub(crate) struct Given<'a> {
     pub(crate) node: &'a Node,
     pub(crate) inputs: &'a [&'a [f32]],
     pub(crate) step: &'a Step,
-    /// For attention: keys and values.
+    /// For attention keys and values, for a convolution all rows so far, this step's among them.
     pub(crate) cache: &'a Cache,
     /// Other engines have more freedom than an order of sums: tables, f16 on the way.
     pub(crate) tolerance: Tolerance,
 }
 
-/// The keys and values that a side has stored: for each cache K and V, `[slot][n_head_kv · head_dim]`, rounded to the
-/// cache's type.
+/// What a side has stored, by cache id.
 #[derive(Default)]
 pub(crate) struct Cache {
-    pub(crate) by_id: Vec<[Vec<f32>; 2]>,
+    by_id: Vec<Held>,
+}
+
+/// What a side has stored in one cache.
+enum Held {
+    /// K and V, `[slot][n_head_kv · head_dim]`, rounded to the cache's type.
+    Kv([Vec<f32>; 2]),
+    /// For each block the rows of its sequence from position 0 on: not the state, which may be what is wrong.
+    Rows(Vec<Vec<f32>>),
 }
 
 /// Where a step's keys or values go.
@@ -42,12 +50,42 @@ pub(crate) struct Place {
 
 impl Cache {
     pub(crate) fn new(graph: &Graph, blocks: usize) -> Self {
-        let of = |cache: &graph::Cache| {
-            let graph::Cache::Kv(kv) = cache;
-            let rows = blocks * KV_BLOCK * kv.n_head_kv;
-            [vec![0.0; rows * kv.head_dim_k], vec![0.0; rows * kv.head_dim_v]]
+        let of = |cache: &graph::Cache| match cache {
+            graph::Cache::Kv(kv) => {
+                let rows = blocks * KV_BLOCK * kv.n_head_kv;
+                Held::Kv([vec![0.0; rows * kv.head_dim_k], vec![0.0; rows * kv.head_dim_v]])
+            }
+            graph::Cache::State(_) => Held::Rows(vec![Vec::new(); blocks]),
         };
         Self { by_id: graph.caches.iter().map(of).collect() }
+    }
+
+    /// Keys and values.
+    pub(crate) fn halves(&self, id: CacheId) -> &[Vec<f32>; 2] {
+        match &self.by_id[id.0] {
+            Held::Kv(halves) => halves,
+            Held::Rows(_) => unreachable!("the builder gives attention no state: {id:?}"),
+        }
+    }
+
+    /// For each block the rows of its sequence.
+    pub(crate) fn rows(&self, id: CacheId) -> &[Vec<f32>] {
+        match &self.by_id[id.0] {
+            Held::Rows(rows) => rows,
+            Held::Kv(_) => unreachable!("the builder gives a state's op no keys: {id:?}"),
+        }
+    }
+
+    /// Adds a step's rows of `cols` columns to those that the op of a state has read.
+    pub(crate) fn add_rows(&mut self, id: CacheId, group: GroupId, step: &Step, x: &[f32]) {
+        let cols = x.len() / step.tokens.len().max(1);
+        for (t, row) in x.chunks(cols.max(1)).enumerate() {
+            let block = step.state_block(group, step.seqs[t]);
+            if let Held::Rows(all) = &mut self.by_id[id.0] {
+                all[block].truncate(step.positions[t] as usize * cols);
+                all[block].extend(row);
+            }
+        }
     }
 
     /// Stores a step's rows of K (0) or V (1).
@@ -56,7 +94,8 @@ impl Cache {
         let width = rows.len() / step.tokens.len().max(1);
         for (t, row) in rows.chunks(width.max(1)).enumerate() {
             let at = step.slot(group, step.seqs[t], step.positions[t]) * width;
-            for (dst, &v) in self.by_id[cache.0][which][at..at + width].iter_mut().zip(row) {
+            let Held::Kv(halves) = &mut self.by_id[cache.0] else { continue };
+            for (dst, &v) in halves[which][at..at + width].iter_mut().zip(row) {
                 *dst = match kv {
                     KvType::F16 => math::round_f16(v),
                     KvType::F32 => v,
@@ -76,7 +115,7 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
     let input = |i: usize| inputs.get(i).copied().unwrap_or_default();
     let cols = node.output.map_or(1, |v| graph.value(v).cols.max(1));
     let bytes = |w: graph::WeightId| graph::backend::read_weight(files, graph.weight(w));
-    let vector = |w| Ok::<_, graph::Error>(weights::rows(graph.weight(w), &bytes(w)?, &[0]).value);
+    let vector = |w| Ok::<_, graph::Error>(weights::all(graph.weight(w), &bytes(w)?));
     let moved = |values: &[f32]| Exact {
         value: values.iter().map(|&v| f64::from(v)).collect(),
         bound: vec![0.0; values.len()],
@@ -95,6 +134,7 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
         Op::GetRows { table } => weights::rows(graph.weight(*table), &bytes(*table)?, &step.tokens),
         Op::Scale { by } => elementwise::scale(input(0), *by),
         Op::Add => elementwise::add(input(0), input(1)),
+        Op::Mul => elementwise::mul(input(0), input(1)),
         Op::AddBias { b } => elementwise::add_bias(input(0), &vector(*b)?),
         Op::Glu { act } => elementwise::glu(*act, input(0), input(1), tolerance),
         Op::Softcap { cap } => elementwise::softcap(input(0), *cap),
@@ -113,10 +153,14 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
             let sinks = a.sinks.map(vector).transpose()?;
             let memory = attention::Memory {
                 spec: graph.kv(a.cache),
-                kv: &given.cache.by_id[a.cache.0],
+                kv: given.cache.halves(a.cache),
                 sinks: sinks.as_deref(),
             };
             attention::attention(a, &memory, step, input(0), f16)
+        }
+        Op::SsmConv { w, cache } => {
+            let (rows, group) = (given.cache.rows(*cache), graph.state(*cache).group);
+            ssm_conv::ssm_conv(&vector(*w)?, ssm_conv::Seen { rows, group, step, cols })
         }
         Op::StoreKv { .. } => Exact::default(),
     })

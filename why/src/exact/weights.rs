@@ -12,6 +12,12 @@ pub(super) struct Tensor<'a> {
     pub(super) bytes: &'a [u8],
 }
 
+/// All elements of a weight, row by row.
+pub(super) fn all(weight: &Weight, bytes: &[u8]) -> Vec<f64> {
+    let ids: Vec<u32> = (0..weight.rows() as u32).collect();
+    rows(weight, bytes, &ids).value
+}
+
 /// One row of a weight: `out` gets its elements, `sizes` what is added up for each. Place i of a block has the code at
 /// `order(i)`, which is i where all is right. Float formats are exact.
 pub(crate) fn decode(

@@ -366,6 +366,8 @@ fn cost(graph: &Graph, load: LoadOptions, node: &Node, shapes: &[Shape]) -> Cost
             Op::Attention(attention) => attention_cost(graph, load, attention, shape),
             Op::Input
             | Op::Add
+            | Op::Mul
+            | Op::SsmConv { .. }
             | Op::AddBias { .. }
             | Op::Scale { .. }
             | Op::RmsNorm { .. }

@@ -2,6 +2,7 @@
 #flag ADD       a + b
 #flag BIAS      a + b[column]
 #flag GELU_TANH gelu_tanh(a) · b
+#flag MUL       a · b
 #flag SCALE     a · by
 #flag SILU      silu(a) · b
 #flag SOFTCAP   by · tanh(a / by)
@@ -24,6 +25,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     if c >= p.cols { return; }
     let i = wg.y * p.cols + c;
     #if ADD: out[i] = a[i] + b[i];
+    #if MUL: out[i] = a[i] * b[i];
     #if BIAS: out[i] = a[i] + b[c];
     #if SCALE: out[i] = a[i] * p.by;
     #if SILU: out[i] = silu(a[i]) * b[i];
