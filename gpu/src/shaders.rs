@@ -223,7 +223,7 @@ pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
     int8("mat_mul/int8", dtype, products)
 }
 
-/// The same for few rows of activations: [`FEW_LANES`] threads share a row of weights, a whole block each at a time.
+/// The same for few rows of activations: a few threads share a row of weights, a whole block each at a time.
 pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
     let shader = int8("mat_mul/vec_int8", dtype, products);
     let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
