@@ -183,7 +183,7 @@ impl Subject {
         match on_gpu {
             0 => cpu,
             n if n >= all => Box::new(gpu.clone()),
-            n => Box::new(Split { head: cpu, tail: Box::new(gpu.clone()), layers: all - n }),
+            n => Box::new(Split { front: cpu, back: Box::new(gpu.clone()), layers: all - n }),
         }
     }
 }

@@ -57,9 +57,9 @@ impl<'l> Budget<'l> {
         engine: &EngineOptions,
     ) -> Result<Memory> {
         if let (Some(gpu), Some(layers)) = (self.gpu, self.layers) {
-            let halves = graph::split::cut(graph, layers)?;
-            self.fits(&halves.tail, load, engine, gpu).map_err(|e| e.at("on the GPU"))?;
-            self.fits(&halves.head, load, engine, self.host).map_err(|e| e.at("on the CPU"))?;
+            let parts = graph::split::split(graph, layers)?;
+            self.fits(&parts.back, load, engine, gpu).map_err(|e| e.at("on the GPU"))?;
+            self.fits(&parts.front, load, engine, self.host).map_err(|e| e.at("on the CPU"))?;
             return Ok(Memory::estimate(graph, load, engine));
         }
         self.fits(graph, load, engine, self.of_most())

@@ -70,7 +70,7 @@ fn assemble(options: &Options, gpu: Option<Gpu>, n_layer: usize) -> Box<dyn grap
     if on_gpu == 0 {
         return Box::new(cpu);
     }
-    Box::new(Split { head: Box::new(cpu), tail: Box::new(gpu), layers: all - on_gpu })
+    Box::new(Split { front: Box::new(cpu), back: Box::new(gpu), layers: all - on_gpu })
 }
 
 /// Opens the GPU that was asked for, or the first.

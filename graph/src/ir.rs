@@ -174,7 +174,7 @@ pub struct Graph {
     pub caches: Vec<Cache>,
     /// Caches that share their block tables.
     pub groups: Vec<CacheGroup>,
-    /// The residual stream: what goes into the first layer, and what comes out of each. A cut between two backends goes
+    /// The residual stream: what goes into the first layer, and what comes out of each. A split between two backends goes
     /// through one of these.
     pub stream: Vec<ValueId>,
     /// Token ids are below this.

@@ -1,4 +1,4 @@
-//! A graph on two backends: the layers before a cut on one, the others and the output on the other, with the same bits.
+//! A graph on two backends: the first layers on one, the others and the output on the other, with the same bits.
 
 use crate::{
     Backend, Blocks, CacheId, Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result,
@@ -7,26 +7,29 @@ use crate::{
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// A graph in two halves that do its work one after the other: the head's result is the tail's [`Op::Input`].
+/// A graph in two halves that do its work one after the other: the front's result is the back's [`Op::Input`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Halves {
+pub struct SplitGraph {
     /// Embedding and the first layers. Its last value is not logits but what goes on: the residual stream.
-    pub head: Graph,
+    pub front: Graph,
     /// The other layers and the output.
-    pub tail: Graph,
+    pub back: Graph,
 }
 
-/// Cuts a graph after its first `layers`, where only the residual stream is still to be read.
+/// Splits a graph after its first `layers`, where only the residual stream is still to be read.
 ///
 /// # Errors
 /// [`ErrorKind::Shape`] where there is no such place.
-pub fn cut(graph: &Graph, layers: usize) -> Result<Halves> {
+pub fn split(graph: &Graph, layers: usize) -> Result<SplitGraph> {
     let Some(node) = place(graph, layers) else {
         let all = graph.n_layers();
-        let what = format!("cut after {layers} layers: the graph of {all} has no such place");
+        let what = format!("split after {layers} layers: the graph of {all} has no such place");
         return Err(Error::new(ErrorKind::Shape, what));
     };
-    Ok(Halves { head: part(graph, 0..node + 1), tail: part(graph, node + 1..graph.nodes.len()) })
+    Ok(SplitGraph {
+        front: part(graph, 0..node + 1),
+        back: part(graph, node + 1..graph.nodes.len()),
+    })
 }
 
 /// The node that makes the residual stream behind the first `layers`, if nothing else of before it is read after it: no
@@ -93,17 +96,17 @@ fn index<T: PartialEq>(all: &mut Vec<T>, x: T) -> usize {
 /// Two backends that share a graph's layers.
 pub struct Split {
     /// Runs the embedding and the first layers.
-    pub head: Box<dyn Backend>,
+    pub front: Box<dyn Backend>,
     /// Runs the other layers and the output.
-    pub tail: Box<dyn Backend>,
-    /// How many layers the head has.
+    pub back: Box<dyn Backend>,
+    /// How many layers the front has.
     pub layers: usize,
 }
 
 impl Backend for Split {
     fn name(&self) -> String {
         let n = self.layers;
-        format!("{} for the first {n} layers, then {}", self.head.name(), self.tail.name())
+        format!("{} for the first {n} layers, then {}", self.front.name(), self.back.name())
     }
 
     fn supports(
@@ -114,7 +117,7 @@ impl Backend for Split {
     ) -> std::result::Result<(), String> {
         let place = place(graph, self.layers);
         let at = graph.nodes.iter().position(|other| std::ptr::eq(other, node));
-        let side = if at <= place { &self.head } else { &self.tail };
+        let side = if at <= place { &self.front } else { &self.back };
         side.supports(graph, node, options).map_err(|reason| format!("{}: {reason}", side.name()))
     }
 
@@ -125,28 +128,28 @@ impl Backend for Split {
         options: LoadOptions,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Box<dyn Loaded>> {
-        let Halves { head, tail } = cut(&graph, self.layers)?;
-        let (in_head, first) = (head.nodes.len(), head.values.len().saturating_sub(1));
+        let SplitGraph { front, back } = split(&graph, self.layers)?;
+        let (in_front, first) = (front.nodes.len(), front.values.len().saturating_sub(1));
         let mut read = 0;
-        let head = self.head.load(Arc::new(head), files, options, &mut |n| {
+        let front = self.front.load(Arc::new(front), files, options, &mut |n| {
             read = n;
             progress(n);
         })?;
-        let tail = self.tail.load(Arc::new(tail), files, options, &mut |n| progress(read + n))?;
+        let back = self.back.load(Arc::new(back), files, options, &mut |n| progress(read + n))?;
         let mut makers = vec![0; graph.values.len()];
         for (i, node) in graph.nodes.iter().enumerate() {
             node.output.iter().for_each(|v| makers[v.0] = i);
         }
-        Ok(Box::new(LoadedSplit { graph, head, tail, in_head, first, makers }))
+        Ok(Box::new(LoadedSplit { graph, front, back, in_front, first, makers }))
     }
 }
 
 struct LoadedSplit {
     graph: Arc<Graph>,
-    head: Box<dyn Loaded>,
-    tail: Box<dyn Loaded>,
-    /// Nodes of the head.
-    in_head: usize,
+    front: Box<dyn Loaded>,
+    back: Box<dyn Loaded>,
+    /// Nodes of the front.
+    in_front: usize,
     /// The value that goes from one to the other.
     first: usize,
     /// Index of the node that makes each value.
@@ -199,37 +202,37 @@ impl Loaded for LoadedSplit {
     }
 
     fn kv_bytes(&self, blocks: &Blocks) -> usize {
-        self.head.kv_bytes(blocks).saturating_add(self.tail.kv_bytes(blocks))
+        self.front.kv_bytes(blocks).saturating_add(self.back.kv_bytes(blocks))
     }
 
     fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
-        let kv = SplitKv(self.head.new_kv(blocks)?, self.tail.new_kv(blocks)?);
+        let kv = SplitKv(self.front.new_kv(blocks)?, self.back.new_kv(blocks)?);
         Ok(Kv(Box::new(kv)))
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
-        let SplitKv(head_kv, tail_kv) = kv.0.downcast_mut().ok_or_else(|| {
+        let SplitKv(front_kv, back_kv) = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by a split one")
         })?;
         let (graph, makers) = (&*self.graph, &*self.makers);
-        let mut head_tap = PartTap { tap: &mut *tap, graph, makers, first: 0 };
-        let inputs = self.head.run(step, head_kv, &mut head_tap)?;
+        let mut front_tap = PartTap { tap: &mut *tap, graph, makers, first: 0 };
+        let inputs = self.front.run(step, front_kv, &mut front_tap)?;
         let step = Step { inputs, ..step.clone() };
-        let mut tail_tap = PartTap { tap, graph, makers, first: self.first };
-        self.tail.run(&step, tail_kv, &mut tail_tap)
+        let mut back_tap = PartTap { tap, graph, makers, first: self.first };
+        self.back.run(&step, back_kv, &mut back_tap)
     }
 
     fn profile(&mut self, on: bool) {
-        self.head.profile(on);
-        self.tail.profile(on);
+        self.front.profile(on);
+        self.back.profile(on);
     }
 
     fn timings(&self) -> Vec<Timing> {
-        let mut all = self.head.timings();
-        for Timing { nodes, ns } in self.tail.timings() {
-            // The tail's first node is the input, which is no node of the whole.
+        let mut all = self.front.timings();
+        for Timing { nodes, ns } in self.back.timings() {
+            // The back's first node is the input, which is no node of the whole.
             let nodes: Vec<usize> =
-                nodes.into_iter().filter(|&i| i > 0).map(|i| i - 1 + self.in_head).collect();
+                nodes.into_iter().filter(|&i| i > 0).map(|i| i - 1 + self.in_front).collect();
             if !nodes.is_empty() {
                 all.push(Timing { nodes, ns });
             }
@@ -247,7 +250,7 @@ mod tests {
 
     #[test]
     fn every_place_of_every_decoder_gives_the_whole_graph_s_bits() {
-        let mut cuts = 0;
+        let mut places = 0;
         for case in cases::decoders().unwrap().into_iter().chain(cases::convs().unwrap()) {
             let load = |backend: &dyn Backend| {
                 let graph = Arc::clone(&case.graph);
@@ -255,18 +258,18 @@ mod tests {
             };
             let expected = case.record(&mut *load(&Reference), Cut::Batch(17)).unwrap();
             for layers in 0..=case.graph.n_layers() {
-                let both = Split { head: Box::new(Reference), tail: Box::new(Reference), layers };
+                let both = Split { front: Box::new(Reference), back: Box::new(Reference), layers };
                 let mut loaded = load(&both);
                 let three = Blocks::Each(3);
                 let blocks = (loaded.kv_bytes(&three), load(&Reference).kv_bytes(&three));
                 assert_eq!(blocks.0, blocks.1, "{}", case.name);
                 let got = case.record(&mut *loaded, Cut::Batch(17)).unwrap();
                 let difference = got.first_difference(&expected, &case.graph);
-                assert_eq!(difference, None, "{} cut after {layers}", case.name);
-                cuts += 1;
+                assert_eq!(difference, None, "{} split after {layers}", case.name);
+                places += 1;
             }
         }
-        assert!(cuts > 8, "{cuts}");
+        assert!(places > 8, "{places}");
     }
 
     #[test]
@@ -275,15 +278,15 @@ mod tests {
             let whole = &*case.graph;
             let n = whole.n_layers();
             for layers in 0..=n {
-                let Halves { head, tail } = cut(whole, layers).unwrap();
-                assert_eq!((head.caches.len(), tail.caches.len()), (layers, n - layers));
-                assert_eq!(head.nodes.len() + tail.nodes.len(), whole.nodes.len() + 1);
-                assert_eq!(head.values.len() + tail.values.len(), whole.values.len() + 1);
-                assert_eq!(tail.nodes[0].op, Op::Input);
-                assert_eq!(tail.values.last(), whole.values.last());
-                assert!(head.weights.len() < whole.weights.len());
+                let SplitGraph { front, back } = split(whole, layers).unwrap();
+                assert_eq!((front.caches.len(), back.caches.len()), (layers, n - layers));
+                assert_eq!(front.nodes.len() + back.nodes.len(), whole.nodes.len() + 1);
+                assert_eq!(front.values.len() + back.values.len(), whole.values.len() + 1);
+                assert_eq!(back.nodes[0].op, Op::Input);
+                assert_eq!(back.values.last(), whole.values.last());
+                assert!(front.weights.len() < whole.weights.len());
             }
-            let error = cut(whole, n + 1).unwrap_err();
+            let error = split(whole, n + 1).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Shape);
             assert!(error.to_string().contains(&format!("after {} layers", n + 1)), "{error}");
         }
@@ -297,16 +300,16 @@ mod tests {
         if let Op::Attention(a) = &mut graph.nodes[second].op {
             a.cache = CacheId(0);
         }
-        assert_eq!(cut(&graph, 1).unwrap_err().kind(), ErrorKind::Shape);
-        assert!(cut(&graph, 0).is_ok() && cut(&graph, 2).is_ok());
+        assert_eq!(split(&graph, 1).unwrap_err().kind(), ErrorKind::Shape);
+        assert!(split(&graph, 0).is_ok() && split(&graph, 2).is_ok());
     }
 
     #[test]
     fn a_tail_refuses_a_step_without_its_input() {
         let case = &cases::decoders().unwrap()[0];
-        let tail = Arc::new(cut(&case.graph, 1).unwrap().tail);
+        let back = Arc::new(split(&case.graph, 1).unwrap().back);
         let mut loaded =
-            Reference.load(tail, &[&case.file], LoadOptions::default(), &mut |_| {}).unwrap();
+            Reference.load(back, &[&case.file], LoadOptions::default(), &mut |_| {}).unwrap();
         let mut kv = loaded.new_kv(&Blocks::Each(4)).unwrap();
         let step = Step::single(&case.prompts[0], 0);
         let error = loaded.run(&step, &mut kv, &mut crate::NoTap).unwrap_err();
