@@ -22,6 +22,9 @@ const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE
     .union(wgpu::Features::SHADER_I16)
     .union(wgpu::Features::SUBGROUP)
     .union(wgpu::Features::SUBGROUP_BARRIER);
+/// What an fma made of doubles wants.
+const WIDE_FEATURES: wgpu::Features =
+    wgpu::Features::SHADER_F64.union(wgpu::Features::SHADER_INT64);
 /// Bytes that are uploaded in one go.
 const UPLOAD: usize = 16 << 20;
 
@@ -159,6 +162,10 @@ impl Device {
         }
         let mut features = wgpu::Features::TIMESTAMP_QUERY;
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
+        // Metal has no doubles, and naga writes none of their bits for DirectX. The device of the tests takes all.
+        if matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Noop) {
+            features |= WIDE_FEATURES;
+        }
         if offered_matrix(adapter).is_some() {
             features |= MATRIX_FEATURES;
             experimental = trust::experimental();
@@ -225,7 +232,18 @@ impl Device {
     /// Compiles every shader with naga's checks from now on.
     pub(crate) fn check_shaders(&mut self) {
         self.checked = true;
+        self.trust(self.probes);
+    }
+
+    /// Makes shaders for such arithmetic from now on.
+    pub(crate) fn trust(&mut self, probes: Probes) {
+        self.probes = probes;
         self.pipelines = Mutex::default();
+    }
+
+    /// Whether shaders may compute in doubles.
+    pub(crate) fn has_doubles(&self) -> bool {
+        self.device.features().contains(WIDE_FEATURES)
     }
 
     /// Whether the device was opened with what shaders for a matrix unit want.

@@ -159,7 +159,7 @@ impl Adapter {
     /// The first pipeline that the device refuses.
     pub fn compile_all(&self, probes: probes::Probes) -> Result<usize> {
         let mut device = device::Device::connect(&self.adapter)?;
-        device.probes = probes;
+        device.trust(probes);
         let mut all = shaders::all();
         all.retain(|shader| shader.matrix.is_none() || device.can_ask_for_matrices());
         for shader in &all {
@@ -226,13 +226,14 @@ impl Adapter {
         Ok(self.gpu(device, threads))
     }
 
-    /// The same with naga's checks in every shader, to test that form of the kernels too.
+    /// The same with naga's checks in every shader, and without doubles, to test those forms of the kernels too.
     ///
     /// # Errors
     /// As [`Adapter::open`].
     pub fn open_checked(&self, threads: usize) -> Result<Gpu> {
         let mut device = probe::open(&self.adapter)?;
         device.check_shaders();
+        device.trust(probes::Probes { wide: false, ..device.probes });
         Ok(self.gpu(device, threads))
     }
 

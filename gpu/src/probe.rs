@@ -48,7 +48,22 @@ fn is_tiny(x: f32) -> bool {
 /// Opens an adapter and probes its arithmetic.
 pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Device> {
     let mut device = Device::connect(adapter)?;
-    device.probes = run(&device)?;
+    // An fma of doubles takes a device without fma a fraction of the time of one of integers.
+    let probed = match device.has_doubles() {
+        true => {
+            device.trust(Probes { wide: true, ..Probes::worst() });
+            run(&device)
+        }
+        false => Err(Error::new(ErrorKind::Unsupported, "no doubles")),
+    };
+    let probes = match probed {
+        Ok(probes) => probes,
+        Err(_) => {
+            device.trust(Probes::worst());
+            run(&device)?
+        }
+    };
+    device.trust(probes);
     if let Some(matrix) = offered_matrix(adapter) {
         // A unit that is not exact, or a driver that does not take the shader, is done without.
         device.matrix = is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
@@ -142,7 +157,7 @@ fn halves(i: usize) -> u32 {
 /// What IEEE says of one operation on three operands.
 type Exact = fn(usize, [f32; 3]) -> u32;
 
-/// Measures a device that was just opened, with [`Probes::worst`] set: first its own operations, then ours.
+/// Measures a device that was just opened, with [`Probes::worst`] set, but for `wide`: first its own operations, then ours.
 fn run(device: &Device) -> Result<Probes> {
     let operands = operands();
     let got = measure(device, &shaders::probe(Probe::Rest, true), &operands)?;
@@ -177,8 +192,10 @@ fn run(device: &Device) -> Result<Probes> {
         );
         Err(Error::new(ErrorKind::Unsupported, what))
     };
+    let is_fused = trusted(Probe::Fma, "fma", fma)?;
     Ok(Probes {
-        fma: trusted(Probe::Fma, "fma", fma)?,
+        fma: is_fused,
+        wide: device.probes.wide && !is_fused,
         div: trusted(Probe::Div, "division", div)?,
         sqrt: trusted(Probe::Sqrt, "square root", sqrt)?,
         half: trusted(Probe::Half, "f16", half)?,

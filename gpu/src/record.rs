@@ -96,17 +96,30 @@ impl Recorder {
         Self { loaded, sink }
     }
 
-    /// Runs the dispatches of a step, with those of the likeliest ids where `greedy`.
+    /// Runs the dispatches of a step, with those of the likeliest ids where `greedy`, if the sink wants any of them.
     fn record(&mut self, step: &Step, kv: &mut Kv, greedy: bool) -> Result<()> {
         let kv = &*cache_of(kv)?;
         let Some(plan) = self.loaded.prepare(step, kv)? else { return Ok(()) };
         let states = self.states(kv)?;
         let argmax = if greedy { &plan.argmax[..] } else { &[] };
         let size = StepSize::of(step);
-        let recorded = plan
+        let dispatches: Vec<Launched<'_>> = plan
             .dispatches()
             .chain(argmax)
-            .try_for_each(|dispatch| self.dispatch(dispatch, size, kv));
+            .filter_map(|dispatch| {
+                let launch = dispatch.launch(size)?;
+                let params = dispatch.with_params(launch, <[u32]>::to_vec);
+                let wanted = self.sink.wants(&dispatch.shader, &params, launch.grid);
+                Some(Launched { dispatch, grid: launch.grid, params, wanted })
+            })
+            .collect();
+        // The step as usual follows anyway.
+        let any = dispatches.iter().any(|launched| launched.wanted);
+        let recorded = if any {
+            dispatches.into_iter().try_for_each(|launched| self.dispatch(launched, size, kv))
+        } else {
+            Ok(())
+        };
         self.loaded.keep(plan);
         for (range, words) in states {
             self.loaded.device().write(&range.buffer, range.offset, &words);
@@ -122,15 +135,13 @@ impl Recorder {
         ranges.map(|range| Ok((range.clone(), words_of(self.loaded.device(), &range)?))).collect()
     }
 
-    /// Runs one dispatch by itself and tells the sink what it read and wrote.
-    fn dispatch(&mut self, dispatch: &Dispatch, size: StepSize, kv: &GpuKv) -> Result<()> {
-        let (device, shader) = (self.loaded.device(), &dispatch.shader);
-        let Some(launch) = dispatch.launch(size) else { return Ok(()) };
-        let params = dispatch.with_params(launch, <[u32]>::to_vec);
-        if self.sink.wants(shader, &params, launch.grid) {
-            let (shader, grid, written) = (shader.clone(), launch.grid, Vec::new());
+    /// Runs one dispatch by itself and tells the sink, if it wants that, what it read and wrote.
+    fn dispatch(&mut self, launched: Launched<'_>, size: StepSize, kv: &GpuKv) -> Result<()> {
+        let (device, dispatch) = (self.loaded.device(), launched.dispatch);
+        if launched.wanted {
+            let (shader, grid, written) = (dispatch.shader.clone(), launched.grid, Vec::new());
             let buffers = read(device, dispatch, kv)?;
-            let mut call = Call { shader, params, grid, buffers, written };
+            let mut call = Call { shader, params: launched.params, grid, buffers, written };
             call.written = written_by(device, &call)?;
             self.sink.call(call);
         }
@@ -142,6 +153,16 @@ impl Recorder {
         );
         device.submit(encoder)
     }
+}
+
+/// A dispatch as a step launches it.
+struct Launched<'p> {
+    dispatch: &'p Dispatch,
+    params: Vec<u32>,
+    /// Workgroups.
+    grid: [u32; 3],
+    /// Whether the sink wants to know what it reads and writes.
+    wanted: bool,
 }
 
 impl Loaded for Recorder {

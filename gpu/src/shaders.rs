@@ -496,8 +496,10 @@ fn weights(dtype: DType) -> Defines {
 /// A number that changes with the text of any kernel and with the layout of its parameters: FNV-1a, 64 bits.
 pub fn version() -> u64 {
     let all = all();
-    let both = [Probes::worst(), Probes::best()];
-    let sources = both.iter().flat_map(|probes| all.iter().map(|shader| source(shader, *probes)));
+    let worst = Probes::worst();
+    let devices = [worst, Probes { wide: true, ..worst }, Probes::best()];
+    let sources =
+        devices.iter().flat_map(|probes| all.iter().map(|shader| source(shader, *probes)));
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     let mut bytes = sources.flat_map(|source| source.unwrap_or_default().into_bytes());
     bytes.by_ref().fold(0xcbf2_9ce4_8422_2325, fnv)
@@ -507,7 +509,7 @@ pub fn version() -> u64 {
 pub fn source(shader: &Shader, probes: Probes) -> Result<String, String> {
     let probes = if shader.native { Probes::best() } else { probes };
     let defines = shader.defines.clone().with(&constants()).with(&probes.defines());
-    // Loading ahead unrolls hundreds of fmas. One that is made of integers is long: a single copy in a loop is faster.
+    // Loading ahead unrolls hundreds of fmas. One of many steps is long: a single copy in a loop is faster.
     let defines = match shader.defines.is_on("AHEAD") {
         Ok(ahead) => defines.flag("AHEAD", ahead && probes.fma),
         Err(_) => defines,

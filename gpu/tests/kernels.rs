@@ -225,6 +225,7 @@ fn the_host_sets_what_the_heads_list_and_nothing_else() {
     // For each file and flag the values that it has in some shader; a constant has one.
     let mut set: BTreeMap<(&str, String), BTreeSet<bool>> = BTreeMap::new();
     let (worst, best) = (Probes::worst().defines(), Probes::best().defines());
+    let wide = Probes { wide: true, ..Probes::worst() }.defines();
     for shader in shaders::all() {
         let mut names = vec![shader.file.to_owned()];
         let mut i = 0;
@@ -244,7 +245,7 @@ fn the_host_sets_what_the_heads_list_and_nothing_else() {
             "{}: the host sets {unknown:?}, which no head lists",
             shader.file
         );
-        for defines in [&shader.defines, &worst, &best, &shaders::constants()] {
+        for defines in [&shader.defines, &worst, &wide, &best, &shaders::constants()] {
             for define in defines.names() {
                 let is_on = defines.is_on(define).unwrap_or(true);
                 for name in &names {

@@ -23,6 +23,7 @@ fn devices() -> Vec<Probes> {
         Probes { div: true, ..none },
         Probes { sqrt: true, ..none },
         Probes { half: true, ..none },
+        Probes { wide: true, ..none },
     ]
 }
 
@@ -118,8 +119,8 @@ fn every_shader_is_valid_in_every_language() {
             check_bindings(&shader, &module);
             check_params(&shader, &module);
             to_spirv(&module, &info);
-            // Matrix units are used through Vulkan alone (`device.rs` says why).
-            if shader.matrix.is_none() {
+            // Matrix units and doubles are used through Vulkan alone (`device.rs` says why).
+            if shader.matrix.is_none() && !probes.wide {
                 for checked in [false, true] {
                     check_msl(&to_msl(&shader, probes, checked));
                 }

@@ -79,7 +79,7 @@ pub(crate) fn run_args(root: &Path, args: &[String]) -> Result<bool> {
 
 fn command(root: &Path, program: &Path, group: &Group, files: &[&str]) -> Command {
     let mut command = Command::new(program);
-    command.args(["mutants", "--profile", "release", "--package", group.package]);
+    command.args(["mutants", "--profile", "mutants", "--package", group.package]);
     command.args(["--test-package", group.package, "--no-shuffle", "--colors", "never"]);
     command.arg("--timeout").arg(group.timeout.to_string());
     command.arg("--output").arg(root.join("target/mutants").join(group.name));

@@ -46,17 +46,23 @@ struct Row {
 fn arithmetic(gpu: &gpu::Gpu) -> String {
     let probes = gpu.probes();
     let native = [
-        ("fma", probes.fma),
+        ("fma", probes.fma || probes.wide),
         ("division", probes.div),
         ("square root", probes.sqrt),
         ("f16", probes.half),
     ];
     let ours: Vec<&str> =
         native.iter().filter(|(_, exact)| !exact).map(|(name, _)| *name).collect();
-    let mut text = if ours.is_empty() {
-        "exact".to_owned()
-    } else {
-        format!("{} made of integer steps, the rest exact", ours.join(", "))
+    let mut replaced = Vec::new();
+    if probes.wide {
+        replaced.push("fma made of doubles".to_owned());
+    }
+    if !ours.is_empty() {
+        replaced.push(format!("{} made of integer steps", ours.join(", ")));
+    }
+    let mut text = match &replaced[..] {
+        [] => "exact".to_owned(),
+        replaced => format!("{}, the rest exact", replaced.join(", ")),
     };
     if !probes.denormals {
         text += "; numbers below 2^-126 become 0";

@@ -16,7 +16,8 @@ pub(crate) fn parse(source: &str) -> (naga::Module, ModuleInfo) {
         | Capabilities::SUBGROUP
         | Capabilities::SUBGROUP_BARRIER
         | Capabilities::COOPERATIVE_MATRIX;
-    let capabilities = Capabilities::IMMEDIATES | matrix;
+    let doubles = Capabilities::FLOAT64 | Capabilities::SHADER_INT64;
+    let capabilities = Capabilities::IMMEDIATES | matrix | doubles;
     options.capabilities = capabilities;
     let mut front = naga::front::wgsl::Frontend::new_with_options(options);
     let module = front.parse(source).unwrap_or_else(|e| panic!("{}", e.emit_to_string(source)));

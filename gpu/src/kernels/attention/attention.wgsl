@@ -1,7 +1,7 @@
 // Meaning: graph/src/ops/attention.rs. One workgroup of 64 lanes for one head of one token. Lanes are positions for the
 // scores and words of the head for the weighted sum; chunks of 64 positions are merged in order.
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #const DIM_V    elements of a head of V, an even number
 #include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;

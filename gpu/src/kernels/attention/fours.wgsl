@@ -1,6 +1,6 @@
 // Four numbers at once, as exp.wgsl and float.wgsl one by one. Included behind them.
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #needs LOWEST, exponential, f16_to_f32, fused, is_finite, no_bits
 
 #if SOFT_FMA

@@ -1,6 +1,6 @@
 // Element `d` of the result of head `head`, from its chunks in order: graph/src/ops/attention.rs `merge`. `partials` are
 // as part.wgsl stores them.
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #needs exponential, fused, keep, p.dim_v, p.max_chunks, p.positions_at, p.window, partials, quotient, step
 #include lib/mask
 fn merged(head: u32, d: u32) -> f32 {

@@ -5,7 +5,7 @@
 #flag AHEAD    small heads: all words of K and V are asked for before the first is used
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
 #flag SOFTCAP  scores are capped
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #const K_WORDS  words of a head of K
 #include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;

@@ -1,7 +1,7 @@
 // One score: a query head against the key at `place` of the block whose keys begin at word `cache`.
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
 #flag SOFTCAP  scores are capped
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #needs cache_k, capped, f16_to_f32, fused, keep, p.cap, p.dim_k, p.scale, q
 fn score(cache: u32, q_at: u32, place: u32) -> f32 {
     var total = 0.0;

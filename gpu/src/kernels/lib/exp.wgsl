@@ -1,5 +1,5 @@
 // `exp` and what is made of it, line by line as graph/src/math.rs. Includes float.wgsl.
-#flag SOFT_FMA    fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA    fma is made of many steps, so that one copy of it in a loop beats many in line
 #const EXP_MAX     above it exp is infinite
 #const EXP_MIN     below it exp is 0
 #const EXP_POLY_0  of graph::math

@@ -2,9 +2,10 @@
 // `p.rows` is below 2^31.
 #flag SOFT      some of fma, division and square root are made of integers
 #flag SOFT_DIV  division is made of integers
-#flag SOFT_FMA  fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA  fma is made of many steps, so that one copy of it in a loop beats many in line
 #flag SOFT_HALF f16 is converted by integers
 #flag SOFT_SQRT the square root is made of integers
+#flag WIDE_FMA  fma is made of doubles, not of integers
 #needs p.rows
 
 // A runtime zero that no compiler can see through.
@@ -56,7 +57,29 @@ fn is_zero(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0u; }
 fn is_special(x: f32) -> bool { return (bitcast<u32>(x) & 0x7f800000u) == 0x7f800000u; }
 #endif
 
-#if SOFT_FMA
+#if WIDE_FMA
+// As `keep`.
+fn keep_wide(x: f64) -> f64 { return bitcast<f64>(bitcast<u64>(x) ^ u64(no_bits())); }
+
+// a · b + c with one rounding, in doubles. There the product is exact, and so is what the sum's rounding took away
+// (Knuth's TwoSum). If it took anything, the sum's last bit is made odd: then rounding it to f32 gives what rounding the
+// exact sum would (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+fn fused(a: f32, b: f32, c: f32) -> f32 {
+    let product = keep_wide(f64(a) * f64(b));
+    let addend = f64(c);
+    let sum = keep_wide(product + addend);
+    let of_addend = keep_wide(sum - product);
+    let of_product = keep_wide(sum - of_addend);
+    let lost = keep_wide(product - of_product) + keep_wide(addend - of_addend);
+    let bits = bitcast<i64>(sum);
+    let step = select(i64(-1), i64(1), (lost > f64(0.0)) == (sum > f64(0.0)));
+    // Infinite numbers leave a NaN in `lost`, which is neither.
+    let inexact = lost > f64(0.0) || lost < f64(0.0);
+    let odd = bits + select(i64(0), step, inexact && (bits & i64(1)) == i64(0));
+    // Kept: a driver may leave out a rounding that is followed by the way back to double.
+    return keep(f32(bitcast<f64>(odd)));
+}
+#elif SOFT_FMA
 // (high, low) of 64 bits shifted right; what falls out is kept as the lowest bit.
 fn shift_right(a: vec2<u32>, n: u32) -> vec2<u32> {
     if n == 0u { return a; }

@@ -2,7 +2,7 @@
 // activations, so that a weight is unpacked once for eight products; 32 rows by 64 tokens in a workgroup.
 #flag MINS        runs of elements have an integer minimum
 #flag SCALES      runs of elements have an integer scale
-#flag SOFT_FMA    fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA    fma is made of many steps, so that one copy of it in a loop beats many in line
 #const BLOCK_WORDS words of a block of 32 rows
 #const OFFSET      what is taken from a stored code
 #const RUN_0       the run of the first half of unit `u`

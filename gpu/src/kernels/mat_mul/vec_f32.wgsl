@@ -1,6 +1,6 @@
 // Meaning: graph/src/ops/mat_mul.rs and `math::dot_f32`, for few rows of x: 32 rows of weights by 8 lanes in a workgroup.
 // The lanes of a row take its chunks of 256 elements in turn; one lane adds their sums in order.
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 struct Params { rows: u32, row0: u32, n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> w: array<u32>;

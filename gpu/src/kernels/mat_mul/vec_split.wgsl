@@ -8,7 +8,7 @@
 #flag FLOAT_SUMS  what is added to a block has a scale of its own, and no integer minimums
 #flag MINS        runs of elements have an integer minimum
 #flag SCALES      runs of elements have an integer scale
-#flag SOFT_FMA    fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA    fma is made of many steps, so that one copy of it in a loop beats many in line
 #const BLOCK_WORDS words of a block of 32 rows
 #const LANES       threads for each row of weights
 #const MINS_AT     the word of a row where its minimums begin

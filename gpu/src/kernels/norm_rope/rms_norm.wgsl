@@ -6,7 +6,7 @@
 // tiles of 2048 of which the row was read again to be written, 14 us.
 #flag ADD      of the sum a + b, which is written to `x`
 #flag QUANTIZE the result is quantised too
-#flag SOFT_FMA fma is made of integers: long, so that one copy of it in a loop beats many in line
+#flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #flag WIDE     groups of more than 128 elements: 256 threads
 #const THREADS  threads in a workgroup
 struct Params { rows: u32, row0: u32, cols: u32, n: u32, eps: f32, n_f32: f32, row_words: u32 }
