@@ -37,7 +37,7 @@ struct Merge {
 }
 
 impl Bpe {
-    pub(crate) fn new(vocab: &Vocab, ids: &TokenIds) -> Result<Self> {
+    pub(crate) fn new(vocab: &Vocab, ids: &TokenIds, warnings: &mut Vec<String>) -> Result<Self> {
         let name = vocab.pre.as_deref().filter(|name| !name.is_empty()).unwrap_or(pre::DEFAULT);
         let Some(pre) = pre::find(name) else {
             let known: Vec<&str> = pre::names().collect();
@@ -47,17 +47,7 @@ impl Bpe {
                 known.join(", ")
             )));
         };
-        let mut merges = HashMap::with_capacity(vocab.merges.len());
-        for (i, line) in vocab.merges.iter().enumerate() {
-            let (pair, merged) = parse_merge(line, ids).map_err(|found| {
-                Error::vocab(format!(
-                    "{MERGES}[{i}]: {} {found}; expected \"left right\", all tokens",
-                    quoted(line)
-                ))
-            })?;
-            // llama.cpp keeps the first rank of a pair that is listed twice.
-            merges.entry(pair).or_insert(Merge { rank: to_id(i), merged });
-        }
+        let merges = read_merges(vocab, ids, warnings)?;
         let mut bytes = [None; 256];
         for byte in 0..=255u8 {
             let mut text = [0; 4];
@@ -137,8 +127,51 @@ struct Scratch {
     text: String,
 }
 
-/// A line's pair and the token that it makes; the error says what is wrong with the line.
-fn parse_merge(line: &[u8], ids: &TokenIds) -> std::result::Result<(Pair, u32), &'static str> {
+/// The merges by pair. One that names no token can never apply: it is left out, with a warning.
+fn read_merges(
+    vocab: &Vocab,
+    ids: &TokenIds,
+    warnings: &mut Vec<String>,
+) -> Result<HashMap<Pair, Merge>> {
+    let mut merges = HashMap::with_capacity(vocab.merges.len());
+    let mut left_out = Vec::new();
+    for (i, line) in vocab.merges.iter().enumerate() {
+        // The first line of Hugging Face's merges.txt, which some converters copy.
+        if line.starts_with(b"#version") {
+            left_out.push(i);
+            continue;
+        }
+        let parts = parse_merge(line).map_err(|found| {
+            let what = format!("{} {found}; expected \"left right\"", quoted(line));
+            Error::vocab(format!("{MERGES}[{i}]: {what}"))
+        })?;
+        match parts.ids(ids) {
+            // llama.cpp keeps the first rank of a pair that is listed twice.
+            Some((pair, merged)) => {
+                merges.entry(pair).or_insert(Merge { rank: to_id(i), merged });
+            }
+            None => left_out.push(i),
+        }
+    }
+    if let Some(&first) = left_out.first() {
+        warnings.push(format!(
+            "{MERGES}: {} of {} name or make something that is no token and never apply, the first is {} at {first}",
+            left_out.len(),
+            vocab.merges.len(),
+            quoted(&vocab.merges[first]),
+        ));
+    }
+    Ok(merges)
+}
+
+/// A merge as the file writes it.
+struct Parts<'l> {
+    left: &'l [u8],
+    right: &'l [u8],
+}
+
+/// A line's parts; the error says what is wrong with the line.
+fn parse_merge(line: &[u8]) -> std::result::Result<Parts<'_>, &'static str> {
     let space = line.iter().skip(1).position(|&byte| byte == b' ').ok_or("is one part")? + 1;
     let (left, right) = (&line[..space], &line[space + 1..]);
     if right.is_empty() {
@@ -147,13 +180,14 @@ fn parse_merge(line: &[u8], ids: &TokenIds) -> std::result::Result<(Pair, u32), 
     if right.contains(&b' ') {
         return Err("is more than two parts");
     }
-    let merged = [left, right].concat();
-    let id = |text: &[u8]| ids.get(text);
-    match (id(left), id(right), id(&merged)) {
-        (Some(left), Some(right), Some(merged)) => Ok((Pair { left, right }, merged)),
-        (None, _, _) => Err("has a left part that is no token"),
-        (_, None, _) => Err("has a right part that is no token"),
-        (_, _, None) => Err("makes something that is no token"),
+    Ok(Parts { left, right })
+}
+
+impl Parts<'_> {
+    /// The pair and the token that it makes, where all three are tokens.
+    fn ids(&self, ids: &TokenIds) -> Option<(Pair, u32)> {
+        let pair = Pair { left: ids.get(self.left)?, right: ids.get(self.right)? };
+        Some((pair, ids.get(&[self.left, self.right].concat())?))
     }
 }
 

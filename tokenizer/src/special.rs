@@ -40,38 +40,36 @@ const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[P
 const FIM_REPOSITORY: &[&str] =
     &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 const FIM_SEPARATOR: &[&str] = &["<|file_sep|>"];
-/// The remaining fill-in-the-middle marks: control tokens, but no end.
-const FIM_OTHER: [&[&str]; 3] = [
-    &[
-        "<|fim_prefix|>",
-        "<fim-prefix>",
-        "<fim_prefix>",
-        "<｜fim▁begin｜>",
-        "<PRE>",
-        "▁<PRE>",
-        "<|code_prefix|>",
-        "<|prefix|>",
-    ],
-    &[
-        "<|fim_suffix|>",
-        "<fim-suffix>",
-        "<fim_suffix>",
-        "<｜fim▁hole｜>",
-        "<SUF>",
-        "▁<SUF>",
-        "<|code_suffix|>",
-        "<|suffix|>",
-    ],
-    &[
-        "<|fim_middle|>",
-        "<fim-middle>",
-        "<fim_middle>",
-        "<｜fim▁end｜>",
-        "<MID>",
-        "▁<MID>",
-        "<|code_middle|>",
-        "<|middle|>",
-    ],
+/// The remaining fill-in-the-middle marks, before, after and between: control tokens, but no end.
+const FIM_PREFIX: &[&str] = &[
+    "<|fim_prefix|>",
+    "<fim-prefix>",
+    "<fim_prefix>",
+    "<｜fim▁begin｜>",
+    "<PRE>",
+    "▁<PRE>",
+    "<|code_prefix|>",
+    "<|prefix|>",
+];
+const FIM_SUFFIX: &[&str] = &[
+    "<|fim_suffix|>",
+    "<fim-suffix>",
+    "<fim_suffix>",
+    "<｜fim▁hole｜>",
+    "<SUF>",
+    "▁<SUF>",
+    "<|code_suffix|>",
+    "<|suffix|>",
+];
+const FIM_MIDDLE: &[&str] = &[
+    "<|fim_middle|>",
+    "<fim-middle>",
+    "<fim_middle>",
+    "<｜fim▁end｜>",
+    "<MID>",
+    "▁<MID>",
+    "<|code_middle|>",
+    "<|middle|>",
 ];
 /// gpt-oss shows these.
 const SHOWN: &[&str] = &["<|channel|>", "<|message|>", "<|start|>", "<|constrain|>"];
@@ -99,8 +97,14 @@ pub(crate) fn end_of_generation(
     ] {
         ends.extend(given.or_else(|| mark(texts, kinds)));
     }
-    for texts in FIM_OTHER {
-        mark(texts, kinds);
+    for (given, texts) in [
+        (special.fim_pre, FIM_PREFIX),
+        (special.fim_suf, FIM_SUFFIX),
+        (special.fim_mid, FIM_MIDDLE),
+    ] {
+        if given.is_none() {
+            mark(texts, kinds);
+        }
     }
     for text in END_TEXTS {
         ends.extend(mark(&[text], kinds));
@@ -147,10 +151,38 @@ pub(crate) struct Partition {
     marks: Vec<Mark>,
     /// All texts of `marks`, in the same order, to find those that occur at all.
     finder: Option<AhoCorasick>,
-    /// The texts that are not cut out of plain text, forward and backward, each sorted; and the longest's bytes.
-    control_forward: Vec<String>,
-    control_backward: Vec<String>,
-    control_longest: usize,
+    /// The texts that are not cut out of plain text.
+    control: Edges,
+}
+
+/// Which marks a text may have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Allowed<'a> {
+    /// All: a prompt that a template made.
+    All,
+    /// Those that are text as much as mark.
+    UserDefined,
+    /// Of those, the ones that are none of a template's.
+    Except(&'a TemplateMarks),
+}
+
+/// The user-defined marks that a chat template writes itself: what a user writes must not become one of them.
+#[derive(Debug, Default)]
+pub(crate) struct TemplateMarks {
+    /// Indices into [`Partition::marks`].
+    marks: BTreeSet<usize>,
+    edges: Edges,
+}
+
+/// Texts that may begin where another text ends, or end where it begins.
+#[derive(Debug, Default)]
+struct Edges {
+    /// Sorted.
+    forward: Vec<String>,
+    /// The same texts backward, sorted.
+    backward: Vec<String>,
+    /// The longest's bytes.
+    longest: usize,
 }
 
 #[derive(Debug)]
@@ -190,21 +222,21 @@ impl Partition {
         }
         marks.sort_by_key(|mark| std::cmp::Reverse(mark.text.len()));
         let finder = if marks.is_empty() { None } else { Some(build_finder(&marks)?) };
-        let control = || marks.iter().filter(|mark| !mark.always).map(|mark| &*mark.text);
-        let mut control_forward: Vec<String> = control().map(str::to_owned).collect();
-        let mut control_backward: Vec<String> =
-            control().map(|text| text.chars().rev().collect()).collect();
-        control_forward.sort_unstable();
-        control_backward.sort_unstable();
-        let control_longest = control().map(str::len).max().unwrap_or(0);
-        Ok(Self { marks, finder, control_forward, control_backward, control_longest })
+        let control = Edges::new(marks.iter().filter(|mark| !mark.always).map(|mark| &*mark.text));
+        Ok(Self { marks, finder, control })
     }
 
     /// Cuts `text`: the longest mark first, wherever it occurs, then the next longest in what is left.
-    pub(crate) fn cut<'t>(&self, text: &'t str, parse_special: bool) -> Vec<Fragment<'t>> {
+    pub(crate) fn cut<'t>(&self, text: &'t str, allowed: Allowed<'_>) -> Vec<Fragment<'t>> {
         let mut fragments = if text.is_empty() { Vec::new() } else { vec![Fragment::Text(text)] };
-        for mark in self.occurring(text).into_iter().map(|i| &self.marks[i]) {
-            if !(parse_special || mark.always) {
+        for i in self.occurring(text) {
+            let mark = &self.marks[i];
+            let is_allowed = match allowed {
+                Allowed::All => true,
+                Allowed::UserDefined => mark.always,
+                Allowed::Except(template) => mark.always && !template.marks.contains(&i),
+            };
+            if !is_allowed {
                 continue;
             }
             let finder = memmem::Finder::new(mark.text.as_bytes());
@@ -220,31 +252,52 @@ impl Partition {
         fragments
     }
 
-    /// Where marks begin in `text` that are not cut out of plain text. Overlapping ones too.
-    pub(crate) fn control_starts(&self, text: &str) -> Vec<usize> {
-        let Some(finder) = &self.finder else { return Vec::new() };
-        let found = finder.find_overlapping_iter(text);
-        found
-            .filter(|found| !self.marks[found.pattern().as_usize()].always)
-            .map(|found| found.start())
-            .collect()
+    /// The user-defined marks in a template's source. White space, words and single signs are user-defined tokens of
+    /// some vocabularies, too; they stand in a template as text, not as marks.
+    pub(crate) fn template_marks(&self, source: &str) -> TemplateMarks {
+        let is_mark = |&i: &usize| self.marks[i].always && looks_like_a_mark(&self.marks[i].text);
+        let marks: BTreeSet<usize> = self.occurring(source).into_iter().filter(is_mark).collect();
+        let edges = Edges::new(marks.iter().map(|&i| &*self.marks[i].text));
+        TemplateMarks { marks, edges }
     }
 
-    /// Where the ends of `text` begin that such a mark begins with.
-    pub(crate) fn control_begun_by_end(&self, text: &str) -> Vec<usize> {
-        let longest = self.control_longest.min(text.len() + 1);
-        let starts = (text.len() + 1 - longest..text.len()).filter(|&at| text.is_char_boundary(at));
-        starts.filter(|&at| any_begins_with(&self.control_forward, text[at..].chars())).collect()
+    /// Of a template's marks those that `is_kept` says by their text.
+    pub(crate) fn narrowed(
+        &self,
+        template: &TemplateMarks,
+        is_kept: impl Fn(&str) -> bool,
+    ) -> TemplateMarks {
+        let kept = template.marks.iter().copied().filter(|&i| is_kept(&self.marks[i].text));
+        let marks: BTreeSet<usize> = kept.collect();
+        let edges = Edges::new(marks.iter().map(|&i| &*self.marks[i].text));
+        TemplateMarks { marks, edges }
     }
 
-    /// Where the last character is of the beginnings of `text` that such a mark ends with.
-    pub(crate) fn control_ended_by_start(&self, text: &str) -> Vec<usize> {
-        let last =
-            text.char_indices().take_while(|&(at, c)| at + c.len_utf8() < self.control_longest);
-        let ends = last.filter(|&(at, c)| {
-            any_begins_with(&self.control_backward, text[..at + c.len_utf8()].chars().rev())
-        });
-        ends.map(|(at, _)| at).collect()
+    /// Where characters of `text` stand that could make a mark of the control sort or of the template's: the first of each
+    /// mark in it, overlapping ones too, of each end of `text` that such a mark begins with, and the last of each beginning
+    /// that such a mark ends with. Offsets in bytes, in no order.
+    pub(crate) fn dangerous(&self, text: &str, template: &TemplateMarks) -> Vec<usize> {
+        let mut places = Vec::new();
+        if let Some(finder) = &self.finder {
+            let found = finder.find_overlapping_iter(text).filter(|found| {
+                let i = found.pattern().as_usize();
+                !self.marks[i].always || template.marks.contains(&i)
+            });
+            places.extend(found.map(|found| found.start()));
+        }
+        // The ends count with and without their white space, as templates trim.
+        let trimmed_end = text.trim_end().len();
+        let trimmed_start = text.len() - text.trim_start().len();
+        for edges in [&self.control, &template.edges] {
+            for end in [text.len(), trimmed_end] {
+                places.extend(edges.begun_by_end(&text[..end]));
+            }
+            for start in [0, trimmed_start] {
+                let ended = edges.ended_by_start(&text[start..]);
+                places.extend(ended.into_iter().map(|at| at + start));
+            }
+        }
+        places
     }
 
     /// The marks that occur in `text`, in order: a vocabulary may have thousands, a text has few.
@@ -255,6 +308,33 @@ impl Partition {
                 .extend(finder.find_overlapping_iter(text).map(|found| found.pattern().as_usize()));
         }
         found
+    }
+}
+
+impl Edges {
+    fn new<'t>(texts: impl Iterator<Item = &'t str> + Clone) -> Self {
+        let mut forward: Vec<String> = texts.clone().map(str::to_owned).collect();
+        let mut backward: Vec<String> =
+            texts.clone().map(|text| text.chars().rev().collect()).collect();
+        forward.sort_unstable();
+        backward.sort_unstable();
+        Self { forward, backward, longest: texts.map(str::len).max().unwrap_or(0) }
+    }
+
+    /// Where the ends of `text` begin that one of these begins with.
+    fn begun_by_end(&self, text: &str) -> Vec<usize> {
+        let longest = self.longest.min(text.len() + 1);
+        let starts = (text.len() + 1 - longest..text.len()).filter(|&at| text.is_char_boundary(at));
+        starts.filter(|&at| any_begins_with(&self.forward, text[at..].chars())).collect()
+    }
+
+    /// Where the last character is of the beginnings of `text` that one of these ends with.
+    fn ended_by_start(&self, text: &str) -> Vec<usize> {
+        let last = text.char_indices().take_while(|&(at, c)| at + c.len_utf8() < self.longest);
+        let ends = last.filter(|&(at, c)| {
+            any_begins_with(&self.backward, text[..at + c.len_utf8()].chars().rev())
+        });
+        ends.map(|(at, _)| at).collect()
     }
 }
 
@@ -275,6 +355,12 @@ impl Mark {
             out.push(Fragment::Text(text));
         }
     }
+}
+
+/// Whether a token's text is made to be seen as a mark: letters or digits between signs, `<|im_start|>`, `[INST]`.
+fn looks_like_a_mark(text: &str) -> bool {
+    let is_sign = |c: char| !c.is_alphanumeric() && !c.is_whitespace();
+    text.starts_with(is_sign) && text.ends_with(is_sign) && text.contains(char::is_alphanumeric)
 }
 
 /// Whether a text in a sorted list begins with `beginning`.

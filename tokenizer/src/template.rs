@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json};
 use super::error::{Error, ErrorKind, Result, quoted};
 use super::tokenizer::Tokenizer;
 use engine::Render;
-use guard::Guard;
+use guard::{Guard, Speaker};
 
 /// Largest template source, in bytes.
 pub const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -67,7 +67,7 @@ pub struct ChatTemplate {
     source: Arc<str>,
     /// `bos_token` and its like.
     tokens: Map<String, Json>,
-    /// Seconds since 1970 for `strftime_now`, where the clock shall not be asked.
+    /// Seconds since 1970 for `strftime_now`, where clock and time zone shall not be asked.
     now: Option<i64>,
 }
 
@@ -103,7 +103,9 @@ impl ChatTemplate {
                 ),
             ));
         }
-        let source: Arc<str> = engine::without_generation_tags(source).into();
+        // As Jinja does before it looks at anything else, string literals included.
+        let source = source.replace("\r\n", "\n").replace('\r', "\n");
+        let source: Arc<str> = engine::without_generation_tags(&source).into();
         engine::check(&source)?;
         Ok(Self { source, tokens: Map::new(), now: None }.with_tokens("", ""))
     }
@@ -117,7 +119,7 @@ impl ChatTemplate {
         self
     }
 
-    /// Renders as if it were `seconds` since 1970-01-01 UTC, for templates that print the date.
+    /// Renders as if it were `seconds` since 1970-01-01 UTC, and here were UTC, for templates that print the date.
     #[must_use]
     pub fn at_time(mut self, seconds: i64) -> Self {
         self.now = Some(seconds);
@@ -156,7 +158,7 @@ impl ChatTemplate {
                 text = cut.unwrap_or(text);
             }
         }
-        tokenizer.encode_prompt(text, |text| guard.restore(text))
+        tokenizer.encode_prompt(text, guard.template(), |text| guard.restore(text))
     }
 
     fn render_guarded(&self, chat: &Chat<'_>, guard: &Guard) -> Result<String> {
@@ -202,7 +204,7 @@ fn messages(messages: &[Message], guard: &Guard) -> Result<Json> {
                 ),
             ));
         }
-        let content = guard.hide(&message.content);
+        let content = guard.hide(Speaker::of(&message.role), &message.content);
         let fields = [("role", message.role.clone()), ("content", content)];
         list.push(
             fields

@@ -6,7 +6,7 @@ use super::bpe::{self, Bpe};
 use super::decode::{Decoder, Pieces, Show};
 use super::error::{Error, ErrorKind, Result};
 use super::ids::TokenIds;
-use super::special::{Fragment, Partition, end_of_generation};
+use super::special::{Allowed, Fragment, Partition, TemplateMarks, end_of_generation};
 use super::spm::{self, Spm};
 use super::vocab::{Model, SpecialIds, TokenKind, Vocab};
 
@@ -47,6 +47,7 @@ pub struct Tokenizer {
     add_eos: bool,
     space_prefix: bool,
     chat_template: Option<String>,
+    suppressed: Vec<u32>,
     warnings: Vec<String>,
 }
 
@@ -68,14 +69,14 @@ impl Tokenizer {
     /// Prepares a vocabulary.
     ///
     /// # Errors
-    /// The vocabulary is inconsistent: lengths, ids, merges of unknown parts, an unsupported pre-tokenizer.
+    /// The vocabulary is inconsistent: lengths, ids, malformed merges, an unsupported pre-tokenizer.
     pub fn new(vocab: Vocab) -> Result<Self> {
         vocab.check()?;
-        let mut warnings = Vec::new();
+        let mut warnings = vocab.warnings.clone();
         let ids = TokenIds::new(&vocab.tokens, &mut warnings);
         let mut kinds = vocab.kinds.clone();
         let algorithm = match vocab.model {
-            Model::Bpe => Algorithm::Bpe(Bpe::new(&vocab, &ids)?),
+            Model::Bpe => Algorithm::Bpe(Bpe::new(&vocab, &ids, &mut warnings)?),
             Model::Spm => Algorithm::Spm(Spm::new(&vocab, &ids)),
         };
         let special = with_default_ids(&vocab);
@@ -114,6 +115,7 @@ impl Tokenizer {
             space_prefix: vocab.add_space_prefix.unwrap_or(vocab.model == Model::Spm)
                 && vocab.model == Model::Spm,
             chat_template: vocab.chat_template,
+            suppressed: vocab.suppressed,
             warnings,
         })
     }
@@ -132,17 +134,22 @@ impl Tokenizer {
                 ),
             ));
         }
-        self.encode_fragments(&self.partition.cut(text, special == Special::Parse), ends)
+        let allowed = match special {
+            Special::AsText => Allowed::UserDefined,
+            Special::Parse => Allowed::All,
+        };
+        self.encode_fragments(&self.partition.cut(text, allowed), ends)
     }
 
     /// The ids of a rendered prompt, whose special tokens count. Where `restore` gives a stretch of text its original
-    /// characters back, these stay text, whatever they spell.
+    /// characters back, these stay text, whatever they spell: a special token, or a mark of `template`.
     pub(crate) fn encode_prompt(
         &self,
         prompt: &str,
+        template: &TemplateMarks,
         restore: impl Fn(&str) -> Option<String>,
     ) -> Result<Vec<u32>> {
-        let fragments = self.partition.cut(prompt, true);
+        let fragments = self.partition.cut(prompt, Allowed::All);
         let restored: Vec<Option<String>> = fragments
             .iter()
             .map(|fragment| match fragment {
@@ -154,7 +161,7 @@ impl Tokenizer {
             .iter()
             .zip(&restored)
             .flat_map(|(fragment, restored)| match restored {
-                Some(text) => self.partition.cut(text, false),
+                Some(text) => self.partition.cut(text, Allowed::Except(template)),
                 None => vec![*fragment],
             })
             .collect();
@@ -288,6 +295,29 @@ impl Tokenizer {
     /// All ids that end a generation, in order.
     pub fn eog_ids(&self) -> impl Iterator<Item = u32> + '_ {
         self.eog.iter().copied()
+    }
+
+    /// The ids that the file keeps out of every text, ascending: they are never to be drawn.
+    #[must_use]
+    pub fn suppressed(&self) -> &[u32] {
+        &self.suppressed
+    }
+
+    /// A warning about ids of [`Tokenizer::encode`] with [`Ends::Default`]: the text brings a BOS or an EOS of its own
+    /// beside the one that is put there, which models seldom saw.
+    #[must_use]
+    pub fn doubled_end(&self, ids: &[u32]) -> Option<&'static str> {
+        let is_bos = |id: &u32| Some(*id) == self.bos;
+        let is_eos = |id: &u32| Some(*id) == self.eos;
+        match ids {
+            [first, second, ..] if self.add_bos && is_bos(first) && is_bos(second) => Some(
+                "the text begins with BOS, and the model's settings add one: now there are two",
+            ),
+            [.., before, last] if self.add_eos && is_eos(last) && is_eos(before) => {
+                Some("the text ends with EOS, and the model's settings add one: now there are two")
+            }
+            _ => None,
+        }
     }
 
     /// Whether `id` is a mark for the model and no text.

@@ -1,6 +1,8 @@
 //! The vocabulary as plain data, read from a file's metadata and checked: lengths, types, limits, special ids.
 //! Nothing here encodes; `Tokenizer` is built from it.
 
+use std::cell::RefCell;
+
 use gguf::{Array, Strings, Value};
 
 use super::error::{Error, Result, quoted};
@@ -37,6 +39,10 @@ pub struct Vocab {
     pub chat_template: Option<String>,
     /// `general.name`: Phi-3's special tokens eat white space, and only the name tells.
     pub model_name: Option<String>,
+    /// `tokenizer.ggml.suppress_tokens`: ids that the model must not say, ascending.
+    pub suppressed: Vec<u32>,
+    /// What is odd about the metadata but no reason to refuse it, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// The algorithm that a vocabulary is for.
@@ -59,6 +65,9 @@ pub struct SpecialIds {
     pub eom: Option<u32>,
     pub unk: Option<u32>,
     pub pad: Option<u32>,
+    pub fim_pre: Option<u32>,
+    pub fim_suf: Option<u32>,
+    pub fim_mid: Option<u32>,
     pub fim_pad: Option<u32>,
     pub fim_rep: Option<u32>,
     pub fim_sep: Option<u32>,
@@ -101,11 +110,13 @@ impl TokenKind {
 impl Vocab {
     /// Reads the `tokenizer.*` keys through `lookup`.
     ///
+    /// An id outside of the vocabulary counts as not given, and a known key that karat has no use for is left out:
+    /// [`Vocab::warnings`] names them.
+    ///
     /// # Errors
-    /// A key is missing, has the wrong type or length, or an id is outside the vocabulary; the message names the key
-    /// and the index.
+    /// A key is missing, or has the wrong type or length; the message names the key and the index.
     pub fn from_metadata<'v>(lookup: impl Fn(&str) -> Option<&'v Value>) -> Result<Self> {
-        let meta = Metadata(&lookup);
+        let meta = Metadata { lookup: &lookup, warnings: RefCell::default() };
         let model_name = meta.required_string("tokenizer.ggml.model")?;
         let model = match model_name.as_str() {
             "llama" => Model::Spm,
@@ -124,18 +135,9 @@ impl Vocab {
             (Model::Bpe, Some(merges)) => merges.clone(),
             (Model::Spm, _) => Strings::default(),
         };
-        let id = |key| meta.token_id(key, tokens.len());
-        let special = SpecialIds {
-            bos: id("tokenizer.ggml.bos_token_id")?,
-            eos: id("tokenizer.ggml.eos_token_id")?,
-            eot: id("tokenizer.ggml.eot_token_id")?,
-            eom: id("tokenizer.ggml.eom_token_id")?,
-            unk: id("tokenizer.ggml.unknown_token_id")?,
-            pad: id("tokenizer.ggml.padding_token_id")?,
-            fim_pad: id("tokenizer.ggml.fim_pad_token_id")?,
-            fim_rep: id("tokenizer.ggml.fim_rep_token_id")?,
-            fim_sep: id("tokenizer.ggml.fim_sep_token_id")?,
-        };
+        let special = meta.special_ids(tokens.len())?;
+        let suppressed = meta.suppressed(tokens.len())?;
+        meta.warn_of_unused();
         Ok(Self {
             model,
             pre: meta.string("tokenizer.ggml.pre")?,
@@ -148,7 +150,9 @@ impl Vocab {
             add_space_prefix: meta.boolean("tokenizer.ggml.add_space_prefix")?,
             chat_template: meta.string("tokenizer.chat_template")?,
             model_name: meta.string("general.name")?,
+            suppressed,
             tokens,
+            warnings: meta.warnings.into_inner(),
         })
     }
 
@@ -160,25 +164,35 @@ impl Vocab {
         if let Some(i) = self.scores.iter().position(|score| score.is_nan()) {
             return Err(Error::vocab(format!("{SCORES}[{i}]: NaN, a number is needed")));
         }
-        let special = &self.special;
-        let roles = [
-            ("bos", special.bos),
-            ("eos", special.eos),
-            ("eot", special.eot),
-            ("eom", special.eom),
-            ("unknown", special.unk),
-            ("padding", special.pad),
-            ("fim_pad", special.fim_pad),
-            ("fim_rep", special.fim_rep),
-            ("fim_sep", special.fim_sep),
-        ];
-        for (role, id) in roles {
-            if id.is_some_and(|id| id as usize >= self.tokens.len()) {
-                let key = format!("tokenizer.ggml.{role}_token_id");
-                return Err(out_of_vocabulary(&key, id.unwrap_or_default(), self.tokens.len()));
-            }
+        let n = self.tokens.len();
+        let mut ids = self.special.named().into_iter().filter_map(|(key, id)| Some((key, id?)));
+        if let Some((key, id)) = ids.find(|(_, id)| *id as usize >= n) {
+            return Err(Error::vocab(out_of_vocabulary(key, id, n)));
+        }
+        if let Some(&id) = self.suppressed.iter().find(|&&id| id as usize >= n) {
+            return Err(Error::vocab(out_of_vocabulary(SUPPRESSED, id, n)));
         }
         Ok(())
+    }
+}
+
+impl SpecialIds {
+    /// Each id with its key.
+    fn named(&self) -> [(&'static str, Option<u32>); 12] {
+        [
+            ("tokenizer.ggml.bos_token_id", self.bos),
+            ("tokenizer.ggml.eos_token_id", self.eos),
+            ("tokenizer.ggml.eot_token_id", self.eot),
+            ("tokenizer.ggml.eom_token_id", self.eom),
+            ("tokenizer.ggml.unknown_token_id", self.unk),
+            ("tokenizer.ggml.padding_token_id", self.pad),
+            ("tokenizer.ggml.fim_pre_token_id", self.fim_pre),
+            ("tokenizer.ggml.fim_suf_token_id", self.fim_suf),
+            ("tokenizer.ggml.fim_mid_token_id", self.fim_mid),
+            ("tokenizer.ggml.fim_pad_token_id", self.fim_pad),
+            ("tokenizer.ggml.fim_rep_token_id", self.fim_rep),
+            ("tokenizer.ggml.fim_sep_token_id", self.fim_sep),
+        ]
     }
 }
 
@@ -186,6 +200,26 @@ pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 pub(crate) const MERGES: &str = "tokenizer.ggml.merges";
 const SCORES: &str = "tokenizer.ggml.scores";
 const KINDS: &str = "tokenizer.ggml.token_type";
+const SUPPRESSED: &str = "tokenizer.ggml.suppress_tokens";
+
+/// Keys of kinds of tokenizers that karat does not have. Beside one of those it has they change nothing in llama.cpp
+/// either, but who wrote them meant something.
+const UNUSED: &[&str] = &[
+    "tokenizer.ggml.token_type_count",
+    "tokenizer.ggml.add_sep_token",
+    "tokenizer.ggml.remove_extra_whitespaces",
+    "tokenizer.ggml.precompiled_charsmap",
+    "tokenizer.ggml.normalizer.lowercase",
+    "tokenizer.ggml.normalizer.strip_accents",
+    "tokenizer.huggingface.json",
+    "tokenizer.rwkv.world",
+];
+/// Ids that no generation uses: marks of encoders. Outside of the vocabulary they are warned about like the others.
+const UNUSED_IDS: &[&str] = &[
+    "tokenizer.ggml.seperator_token_id",
+    "tokenizer.ggml.cls_token_id",
+    "tokenizer.ggml.mask_token_id",
+];
 
 fn check_tokens(tokens: &Strings) -> Result<()> {
     if tokens.is_empty() || tokens.len() > MAX_TOKENS {
@@ -210,8 +244,8 @@ fn check_length(key: &str, found: usize, tokens: usize) -> Result<()> {
     Err(Error::vocab(format!("{key}: {found} entries, expected {tokens} as in {TOKENS}")))
 }
 
-fn out_of_vocabulary(key: &str, found: impl std::fmt::Display, tokens: usize) -> Error {
-    Error::vocab(format!("{key}: token id {found} is outside of the vocabulary (0..{tokens})"))
+fn out_of_vocabulary(key: &str, found: impl std::fmt::Display, tokens: usize) -> String {
+    format!("{key}: token id {found} is outside of the vocabulary (0..{tokens})")
 }
 
 fn missing(key: &str) -> Error {
@@ -223,11 +257,14 @@ fn wrong_type(key: &str, found: &Value, wanted: &str) -> Error {
 }
 
 /// Typed look-ups that name the key when they fail.
-struct Metadata<'f, F>(&'f F);
+struct Metadata<'f, F> {
+    lookup: &'f F,
+    warnings: RefCell<Vec<String>>,
+}
 
 impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
     fn string(&self, key: &str) -> Result<Option<String>> {
-        match (self.0)(key) {
+        match (self.lookup)(key) {
             None => Ok(None),
             Some(Value::String(bytes)) => Ok(Some(String::from_utf8_lossy(bytes).into_owned())),
             Some(other) => Err(wrong_type(key, other, "a string")),
@@ -239,7 +276,7 @@ impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
     }
 
     fn boolean(&self, key: &str) -> Result<Option<bool>> {
-        match (self.0)(key) {
+        match (self.lookup)(key) {
             None => Ok(None),
             Some(Value::Bool(value)) => Ok(Some(*value)),
             Some(other) => Err(wrong_type(key, other, "a bool")),
@@ -247,7 +284,7 @@ impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
     }
 
     fn texts(&self, key: &str) -> Result<Option<&'v Strings>> {
-        match (self.0)(key) {
+        match (self.lookup)(key) {
             None => Ok(None),
             Some(Value::Array(Array::String(texts))) => Ok(Some(texts)),
             Some(other) => Err(wrong_type(key, other, "an array of strings")),
@@ -255,7 +292,7 @@ impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
     }
 
     fn scores(&self, tokens: usize) -> Result<Vec<f32>> {
-        let scores = match (self.0)(SCORES) {
+        let scores = match (self.lookup)(SCORES) {
             None => return Ok(vec![0.0; tokens]),
             Some(Value::Array(Array::F32(scores))) => scores.clone(),
             #[allow(
@@ -275,7 +312,7 @@ impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
     }
 
     fn kinds(&self, tokens: usize) -> Result<Vec<TokenKind>> {
-        let kinds: Vec<TokenKind> = match (self.0)(KINDS) {
+        let kinds: Vec<TokenKind> = match (self.lookup)(KINDS) {
             None => return Ok(vec![TokenKind::Normal; tokens]),
             Some(Value::Array(Array::I32(kinds))) => {
                 kinds.iter().map(|&id| TokenKind::from_id(id.into())).collect()
@@ -289,10 +326,73 @@ impl<'v, F: Fn(&str) -> Option<&'v Value>> Metadata<'_, F> {
         Ok(kinds)
     }
 
+    /// The id of a key. One that no token has counts as not given: such files run elsewhere.
     fn token_id(&self, key: &str, tokens: usize) -> Result<Option<u32>> {
-        let Some(value) = (self.0)(key) else { return Ok(None) };
+        let Some(value) = (self.lookup)(key) else { return Ok(None) };
         let id = value.as_int().ok_or_else(|| wrong_type(key, value, "an integer"))?;
         let inside = u32::try_from(id).ok().filter(|&id| (id as usize) < tokens);
-        inside.map(Some).ok_or_else(|| out_of_vocabulary(key, id, tokens))
+        if inside.is_none() {
+            self.warn(format!("{}; taken as not given", out_of_vocabulary(key, id, tokens)));
+        }
+        Ok(inside)
+    }
+
+    fn special_ids(&self, tokens: usize) -> Result<SpecialIds> {
+        let id = |key| self.token_id(key, tokens);
+        // The names with `prefix`, `suffix` and `middle` are old; where a file has both, llama.cpp takes them.
+        let fim = |key, old| Ok(id(old)?.or(id(key)?));
+        for key in UNUSED_IDS {
+            id(key)?;
+        }
+        Ok(SpecialIds {
+            bos: id("tokenizer.ggml.bos_token_id")?,
+            eos: id("tokenizer.ggml.eos_token_id")?,
+            eot: id("tokenizer.ggml.eot_token_id")?,
+            eom: id("tokenizer.ggml.eom_token_id")?,
+            unk: id("tokenizer.ggml.unknown_token_id")?,
+            pad: id("tokenizer.ggml.padding_token_id")?,
+            fim_pre: fim("tokenizer.ggml.fim_pre_token_id", "tokenizer.ggml.prefix_token_id")?,
+            fim_suf: fim("tokenizer.ggml.fim_suf_token_id", "tokenizer.ggml.suffix_token_id")?,
+            fim_mid: fim("tokenizer.ggml.fim_mid_token_id", "tokenizer.ggml.middle_token_id")?,
+            fim_pad: id("tokenizer.ggml.fim_pad_token_id")?,
+            fim_rep: id("tokenizer.ggml.fim_rep_token_id")?,
+            fim_sep: id("tokenizer.ggml.fim_sep_token_id")?,
+        })
+    }
+
+    /// The ids that the model must not say. Those of no token are left out: they are never said.
+    fn suppressed(&self, tokens: usize) -> Result<Vec<u32>> {
+        let ids: Vec<i64> = match (self.lookup)(SUPPRESSED) {
+            None => return Ok(Vec::new()),
+            Some(Value::Array(Array::I32(ids))) => ids.iter().map(|&id| id.into()).collect(),
+            Some(Value::Array(Array::U32(ids))) => ids.iter().map(|&id| id.into()).collect(),
+            Some(other) => return Err(wrong_type(SUPPRESSED, other, "an array of i32")),
+        };
+        let inside = |id: &i64| u32::try_from(*id).ok().filter(|&id| (id as usize) < tokens);
+        if let Some(outside) = ids.iter().find(|id| inside(id).is_none()) {
+            self.warn(format!("{}; left out", out_of_vocabulary(SUPPRESSED, outside, tokens)));
+        }
+        let mut inside: Vec<u32> = ids.iter().filter_map(inside).collect();
+        inside.sort_unstable();
+        inside.dedup();
+        Ok(inside)
+    }
+
+    /// Names the keys that would matter to another kind of tokenizer.
+    fn warn_of_unused(&self) {
+        for &key in UNUSED {
+            let Some(value) = (self.lookup)(key) else { continue };
+            let says_no = *value == Value::Bool(false)
+                || value.as_int() == Some(0)
+                || value.as_str().is_some_and(|text| text.is_empty())
+                || value.as_array().is_some_and(Array::is_empty);
+            if !says_no {
+                self.warn(format!("{key}: not used, karat's tokenizers have nothing like it"));
+            }
+        }
+    }
+
+    fn warn(&self, warning: String) {
+        self.warnings.borrow_mut().push(warning);
     }
 }

@@ -88,13 +88,29 @@ fn row_44_malformed_merges() {
         (" ", "one part"),
         ("", "one part"),
         ("a b c", "more than two parts"),
-        ("x b", "left part"),
-        ("a x", "right part"),
-        ("b a", "makes something"),
     ];
     for (merge, what) in cases {
         let message = refused("tokenizer.ggml.merges", Some(Value::from(vec!["a b", merge])));
         assert!(message.contains("merges[1]") && message.contains(what), "{merge:?}: {message}");
+    }
+}
+
+/// A merge of what is no token can never apply. GPT-2's merges.txt begins with such a line.
+#[test]
+fn row_44_merges_of_no_token_are_left_out() {
+    for (first, other) in
+        [("x b", "a x"), ("#version: 0.2", "b a"), ("#version: 0.2 - made by", "q zzz")]
+    {
+        let mut meta = sound();
+        meta.insert("tokenizer.ggml.merges", Value::from(vec![first, "a b", other]));
+        let tokenizer = load(&meta).unwrap();
+        assert_eq!(tokenizer.encode("abba", Special::AsText, Ends::None).unwrap(), [2, 1, 0]);
+        let warnings = tokenizer.warnings();
+        let wanted = format!(
+            "tokenizer.ggml.merges: 2 of 3 name or make something that is no token \
+                              and never apply, the first is \"{first}\" at 0"
+        );
+        assert_eq!(warnings, [wanted]);
     }
 }
 
@@ -138,23 +154,76 @@ fn row_45_number_of_tokens() {
 
 #[test]
 fn row_46_special_ids() {
-    for role in ["bos", "eos", "eot", "eom", "unknown", "padding", "fim_pad", "fim_rep", "fim_sep"]
-    {
+    let roles = "bos eos eot eom unknown padding fim_pre fim_suf fim_mid fim_pad fim_rep fim_sep prefix suffix middle \
+                 seperator cls mask";
+    for role in roles.split_whitespace() {
         let key: &'static str = format!("tokenizer.ggml.{role}_token_id").leak();
         for (value, shown) in
             [(Value::from(4u32), "4"), (Value::from(-1i32), "-1"), (u32::MAX.into(), "4294967295")]
         {
-            let message = refused(key, Some(value));
-            assert!(
-                message.contains(&format!("id {shown} ")) && message.contains("0..4"),
-                "{message}"
+            let mut meta = sound();
+            meta.insert(key, value);
+            let tokenizer = load(&meta).unwrap();
+            let wanted = format!(
+                "{key}: token id {shown} is outside of the vocabulary (0..4); taken as not given"
             );
+            assert!(tokenizer.warnings().contains(&wanted), "{:?}", tokenizer.warnings());
+            // As if the key were not there.
+            meta.remove(key);
+            let without = load(&meta).unwrap();
+            assert_eq!(tokenizer.warnings().len(), without.warnings().len() + 1);
+            let roles = |t: &Tokenizer| (t.bos(), t.eos(), t.eog_ids().collect::<Vec<_>>());
+            assert_eq!(roles(&tokenizer), roles(&without), "{key}");
         }
         refused(key, Some(Value::from("3")));
         let mut meta = sound();
         meta.insert(key, Value::from(3u64));
         assert!(load(&meta).is_ok(), "{key}");
     }
+}
+
+#[test]
+fn suppressed_ids() {
+    let mut meta = sound();
+    let key = "tokenizer.ggml.suppress_tokens";
+    meta.insert(key, Value::from(vec![2i32, 0, 2, -1, 4]));
+    let tokenizer = load(&meta).unwrap();
+    assert_eq!(tokenizer.suppressed(), [0, 2]);
+    assert!(tokenizer.warnings().iter().any(|w| w.starts_with(key) && w.contains("id -1 ")));
+    assert!(refused(key, Some(Value::from(3u32))).contains("wanted an array of i32"));
+}
+
+#[test]
+fn keys_of_other_tokenizers_are_named_unless_they_say_no() {
+    for (key, off, on) in [
+        ("tokenizer.ggml.add_sep_token", Value::from(false), Value::from(true)),
+        ("tokenizer.ggml.remove_extra_whitespaces", false.into(), true.into()),
+        ("tokenizer.ggml.token_type_count", 0u32.into(), 2u32.into()),
+        ("tokenizer.ggml.normalizer.lowercase", false.into(), true.into()),
+        ("tokenizer.ggml.precompiled_charsmap", Vec::<u32>::new().into(), vec![1u32].into()),
+    ] {
+        let mut meta = sound();
+        meta.insert(key, off);
+        assert!(load(&meta).unwrap().warnings().is_empty(), "{key}");
+        meta.insert(key, on);
+        assert!(load(&meta).unwrap().warnings()[0].starts_with(key), "{key}");
+    }
+}
+
+#[test]
+fn a_second_bos_or_eos_is_told() {
+    let mut meta = sound();
+    meta.insert("tokenizer.ggml.bos_token_id", Value::from(3u32));
+    meta.insert("tokenizer.ggml.add_bos_token", Value::from(true));
+    meta.insert("tokenizer.ggml.add_eos_token", Value::from(true));
+    let tokenizer = load(&meta).unwrap();
+    let doubled = |text: &str| {
+        let ids = tokenizer.encode(text, Special::Parse, Ends::Default).unwrap();
+        tokenizer.doubled_end(&ids).map(|warning| warning.contains("BOS"))
+    };
+    assert_eq!(doubled("ab"), None);
+    assert_eq!(doubled("<|endoftext|>ab"), Some(true));
+    assert_eq!(doubled("ab<|endoftext|>"), Some(false));
 }
 
 #[test]
