@@ -142,15 +142,10 @@ pub(crate) fn model(name: Option<&OsStr>, options: &Options, config: &Config) ->
     Ok(builder.on_event(|event| screen.show(event)).open()?)
 }
 
-/// Opens a model's file for contexts of up to `n_ctx` positions.
-pub(crate) fn parts(
-    name: Option<&OsStr>,
-    options: &Options,
-    n_ctx: usize,
-    config: &Config,
-) -> Result<Parts> {
+/// Opens a model's file.
+pub(crate) fn parts(name: Option<&OsStr>, options: &Options, config: &Config) -> Result<Parts> {
     let screen = Screen::default();
-    Ok(Parts::open(name, options, n_ctx, config, &|event| screen.show(event))?)
+    Ok(Parts::open(name, options, config, &|event| screen.show(event))?)
 }
 
 /// Loads the weights of opened parts, with a bar.

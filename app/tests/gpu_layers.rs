@@ -119,7 +119,7 @@ impl Subject {
         }
         let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
         let spec = model::spec(&file).unwrap();
-        let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+        let graph = Arc::new(model::graph(&spec, &file).unwrap());
         Self { graph, file, options }
     }
 

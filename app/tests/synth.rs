@@ -32,7 +32,7 @@ fn run(backend: &dyn Backend, path: &Path, options: LoadOptions) -> Vec<Vec<u32>
     let file = gguf::File::open(path, gguf::Access::Pread).unwrap();
     let engine = EngineOptions { n_ctx: 128, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
     let spec = model::spec(&file).unwrap();
-    let graph = Arc::new(model::graph(&spec, &file, engine.n_ctx).unwrap());
+    let graph = Arc::new(model::graph(&spec, &file).unwrap());
     let loaded = backend.load(graph, &[&file], options, &mut |_| {}).unwrap();
     let mut engine = Engine::new(loaded, engine).unwrap();
     let seq = engine.add();

@@ -253,7 +253,8 @@ impl LoadedCpu {
             self.pool.rows(angles, n, |first, rows| {
                 for (i, row) in rows.chunks_mut(n).enumerate() {
                     let position = step.positions[first + i];
-                    for (angle, &freq) in row.iter_mut().zip(&rope_table.freqs) {
+                    let freqs = rope_table.freqs_of(step, first + i);
+                    for (angle, &freq) in row.iter_mut().zip(freqs) {
                         *angle = graph::math::rope_angle(position, freq, rope_table.mscale);
                     }
                 }

@@ -8,7 +8,7 @@ use karat::{Config, Options, Parts};
 fn main() -> karat::Result<()> {
     let source = std::env::args_os().nth(1);
     let options = Options::default();
-    let parts = Parts::open(source.as_deref(), &options, 512, &Config::from_env(), &|_| {})?;
+    let parts = Parts::open(source.as_deref(), &options, &Config::from_env(), &|_| {})?;
     let ids = parts.tokenizer.encode(
         "The capital of France is",
         karat::tokenizer::Special::AsText,

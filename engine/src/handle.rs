@@ -9,7 +9,7 @@ use crate::options::{Backend, Options};
 use crate::sequence::{Sequence, Work};
 use crate::session::Session;
 use graph::{Arithmetic, KvType, NoTap};
-use model::{Engine, SeqId, StopRules};
+use model::{Engine, Recommended, SeqId, StopRules};
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokenizer::{ChatTemplate, Ends, Show, Special, Tokenizer};
@@ -23,6 +23,7 @@ struct Shared {
     engine: Mutex<Engine>,
     tokenizer: Tokenizer,
     stop: StopRules,
+    sampling: Recommended,
     info: Info,
 }
 
@@ -52,6 +53,11 @@ impl Model {
     /// What the model is and how it was loaded.
     pub fn info(&self) -> &Info {
         &self.0.info
+    }
+
+    /// How the file wants tokens to be chosen: what its sessions and chats begin with.
+    pub fn recommended_sampling(&self) -> &Recommended {
+        &self.0.sampling
     }
 
     /// Text to ids and back, with all that can be asked of it.
@@ -249,10 +255,10 @@ impl<'l> Builder<'l> {
     pub fn open(self) -> Result<Model> {
         let config = self.config.unwrap_or_else(Config::from_env);
         let source = self.source.as_deref();
-        let Opened { engine, tokenizer, info } =
+        let Opened { engine, tokenizer, sampling, info } =
             load::open(source, &self.options, &config, &*self.listener)?;
         let stop = StopRules { end_ids: tokenizer.eog_ids().collect(), max_tokens: None };
         stop.check(engine.n_vocab())?;
-        Ok(Model(Arc::new(Shared { engine: Mutex::new(engine), tokenizer, stop, info })))
+        Ok(Model(Arc::new(Shared { engine: Mutex::new(engine), tokenizer, stop, sampling, info })))
     }
 }

@@ -66,9 +66,7 @@ impl Parts {
         if prompt.is_empty() {
             return Err(untold());
         }
-        let mut steps = vec![Step::single(prompt, 0)];
-        let next = behind.iter().zip(prompt.len() as u32..);
-        steps.extend(next.map(|(&id, at)| Step::single(&[id], at)));
+        let steps = why::forced(&self.graph, prompt, behind);
         let values = trace.values(&self.graph, &steps);
         Ok(Recording { steps, values })
     }

@@ -129,7 +129,7 @@
 //!
 //! let (options, quiet) = (Options::default(), |_: karat::Event<'_>| {});
 //! let source = Some(path.as_os_str());
-//! let parts = Parts::open(source, &options, 64, &Config::default(), &quiet)?;
+//! let parts = Parts::open(source, &options, &Config::default(), &quiet)?;
 //! let mut recording = parts.record(&options, &[300, 301, 302], 1, &quiet)?;
 //! let rows = parts.judge(&recording, Tolerance::Bits, &quiet)?;
 //! assert!(rows.iter().all(|row| row.verdict == Verdict::Right));
@@ -161,10 +161,10 @@
 //! use karat::{Backend, Config, Options, Parts};
 //!
 //! let (options, quiet) = (Options::default(), |_: karat::Event<'_>| {});
-//! let parts = Parts::open(Some(path.as_os_str()), &options, 64, &Config::default(), &quiet)?;
+//! let parts = Parts::open(Some(path.as_os_str()), &options, &Config::default(), &quiet)?;
 //! let mut trusted = parts.side(&options.with_backend(Backend::Reference), &quiet)?;
 //! let mut judged = parts.side(&options, &quiet)?;
-//! let steps = common_steps(&mut trusted, &judged, &[300, 301, 302], 1)?;
+//! let steps = common_steps(&parts.graph, &mut trusted, &judged, &[300, 301, 302], 1)?;
 //! let sides = [&mut trusted, &mut judged];
 //! let report = parts.compare(sides, &steps, Thoroughness::default(), &quiet)?;
 //! assert!(report.all_right());
@@ -208,6 +208,6 @@ pub use session::{Answer, Piece, Session, Stream, Timings, random_seed};
 
 pub use graph::{Arithmetic, KvType};
 pub use model::sampler::argmax;
-pub use model::{Finish, SamplerParams, Wanted};
+pub use model::{Finish, Recommended, SamplerParams, Wanted};
 pub use tokenizer::Message;
 pub use {gguf, graph, tokenizer, why};

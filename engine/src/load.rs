@@ -10,7 +10,7 @@ use crate::options::Options;
 use crate::sources;
 use crate::text;
 use graph::{Backend, Graph, LoadOptions, Loaded};
-use model::{Engine, EngineOptions, Memory, Spec};
+use model::{Engine, EngineOptions, Memory, Recommended, Spec};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -87,6 +87,7 @@ impl Laps {
 pub(crate) struct Opened {
     pub(crate) engine: Engine,
     pub(crate) tokenizer: Tokenizer,
+    pub(crate) sampling: Recommended,
     pub(crate) info: Info,
 }
 
@@ -108,7 +109,9 @@ pub(crate) fn open(
     if options.check_tensors {
         check_tensors(&file, listener)?;
     }
-    let spec = model::spec(&file).map_err(|e| Error::from(e).at(text::path(&path)))?;
+    let spec = read_spec(&file, &path, listener)?;
+    let sampling = Recommended::of(&file);
+    warn(&sampling.warnings, listener);
     let plan = Plan::new(options, &spec, &file, listener).map_err(|e| e.at(text::path(&path)))?;
     let subject = Subject { graph: &plan.graph, load: plan.load };
     let backend = devices::checked_backend(options, subject, config, listener)?;
@@ -134,7 +137,7 @@ pub(crate) fn open(
         load_seconds: start.elapsed().as_secs_f64(),
         load_times: LoadTimes { open, tokenizer: tokenizer_time, graph, weights, cache },
     };
-    Ok(Opened { engine, tokenizer, info })
+    Ok(Opened { engine, tokenizer, sampling, info })
 }
 
 /// A model's file and graph without weights, for programs that run it on several backends: to compare them, to record
@@ -153,24 +156,21 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Opens a model for contexts of up to `n_ctx` positions, or [`Options::ctx_size`]; `None` is
-    /// [`sources::DEFAULT_MODEL`].
+    /// Opens a model; `None` is [`sources::DEFAULT_MODEL`].
     ///
     /// # Errors
     /// As [`sources::resolve`], and [`ErrorKind::ModelFile`] where it is no model that karat runs.
     pub fn open(
         source: Option<&OsStr>,
         options: &Options,
-        n_ctx: usize,
         config: &Config,
         listener: Listener<'_>,
     ) -> Result<Self> {
         let path = sources::resolve(source, config, listener)?;
         let file = open_file(&path, access(options), listener)?;
         let tokenizer = read_tokenizer(&file, &path, listener)?;
-        let spec = model::spec(&file).map_err(|e| Error::from(e).at(text::path(&path)))?;
-        let n_ctx = options.ctx_size.unwrap_or(n_ctx);
-        let graph = Arc::new(model::graph(&spec, &file, n_ctx)?);
+        let spec = read_spec(&file, &path, listener)?;
+        let graph = Arc::new(model::graph(&spec, &file)?);
         Ok(Self { path, file, tokenizer, graph, options: options.load_options() })
     }
 
@@ -206,6 +206,13 @@ pub fn read_tokenizer(file: &gguf::File, path: &Path, listener: Listener<'_>) ->
     let tokenizer = Tokenizer::from_gguf(file).map_err(|e| Error::from(e).at(text::path(path)))?;
     warn(tokenizer.warnings(), listener);
     Ok(tokenizer)
+}
+
+/// What a file's model is; what is odd about it is told.
+fn read_spec(file: &gguf::File, path: &Path, listener: Listener<'_>) -> Result<Spec> {
+    let spec = model::spec(file).map_err(|e| Error::from(e).at(text::path(path)))?;
+    warn(&spec.warnings, listener);
+    Ok(spec)
 }
 
 fn warn(warnings: &[String], listener: Listener<'_>) {
@@ -258,7 +265,7 @@ impl Plan {
         }
         let (n_batch, n_seqs) = (options.batch_size, options.sequences);
         let mut engine = EngineOptions { n_ctx, n_batch, n_seqs, keep: model::Keep::All };
-        let mut graph = model::graph(spec, file, n_ctx)?;
+        let graph = model::graph(spec, file)?;
         if options.ctx_size.is_none()
             && let Some(fits) = model::largest_context(&graph, load, &engine, limit)
             && fits < n_ctx
@@ -268,7 +275,6 @@ impl Plan {
             );
             listener(Event::Warning(&what));
             engine.n_ctx = fits;
-            graph = model::graph(spec, file, fits)?;
         }
         let memory = budget.check(&graph, load, &engine)?;
         Ok(Self { graph: Arc::new(graph), load, engine, memory })

@@ -99,6 +99,8 @@ impl Sequence {
         let mut engine = self.model.engine()?;
         let n = engine.options().n_batch.min(SCORED_AT_ONCE);
         let n_vocab = engine.n_vocab();
+        let len = engine.ids(self.id).len() + tokens.len();
+        engine.expect(self.id, len);
         for (c, chunk) in tokens.chunks(n).enumerate() {
             let work = [model::Work { seq: self.id, tokens: chunk, wanted: Wanted::All }];
             let rows = engine.step(&work, &mut NoTap).map_err(callers)?;

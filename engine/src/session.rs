@@ -21,11 +21,13 @@ pub struct Session {
 impl Session {
     pub(crate) fn new(model: &Model) -> Result<Self> {
         let sequence = model.sequence()?;
-        let sampler = Sampler::new(SamplerParams::default())?;
+        let params = model.recommended_sampling().params();
+        let sampler = Sampler::new(params)?.without(model.tokenizer().suppressed());
         Ok(Self { sequence, sampler, max_tokens: None, stopped: Box::new(|| false) })
     }
 
-    /// How tokens are chosen; the default is llama.cpp's, with seed 0: the same prompt gives the same text every time.
+    /// How tokens are chosen; the default is what the file recommends, else llama.cpp's, with seed 0: the same prompt gives
+    /// the same text every time. Ids that the file suppresses are never chosen.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a setting out of range.
@@ -54,7 +56,8 @@ impl Session {
     /// As [`Session::with_sampling`].
     pub fn set_sampling(&mut self, params: SamplerParams) -> Result<()> {
         let refused = |error: model::Error| Error::new(ErrorKind::Usage, error.to_string());
-        self.sampler = Sampler::new(params).map_err(refused)?;
+        let sampler = Sampler::new(params).map_err(refused)?;
+        self.sampler = sampler.without(self.sequence.model().tokenizer().suppressed());
         Ok(())
     }
 

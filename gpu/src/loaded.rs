@@ -188,13 +188,13 @@ impl LoadedGpu {
             self.device.write(buffers.value(*input), 0, &words);
         }
         for (table, buffer) in self.model.graph.rope_tables.iter().zip(&buffers.angles) {
-            let angle = |&position: &u32| {
-                table.freqs.iter().flat_map(move |&freq| {
+            let angle = |(token, &position): (usize, &u32)| {
+                table.freqs_of(step, token).iter().flat_map(move |&freq| {
                     let (cos, sin) = graph::math::rope_angle(position, freq, table.mscale);
                     [cos.to_bits(), sin.to_bits()]
                 })
             };
-            let words: Vec<u32> = step.positions.iter().flat_map(angle).collect();
+            let words: Vec<u32> = step.positions.iter().enumerate().flat_map(angle).collect();
             self.device.write(buffer, 0, &words);
         }
     }
@@ -427,7 +427,7 @@ impl Loaded for LoadedGpu {
         let n_vocab = self.model.graph.n_vocab as u32;
         let best = |[id, bad, value, _]: &[f32; 4]| {
             let bad = bad.to_bits();
-            Best { id: id.to_bits(), not_finite: (bad < n_vocab).then_some((bad, *value)) }
+            Best { id: id.to_bits(), invalid: (bad < n_vocab).then_some((bad, *value)) }
         };
         Ok(words.as_chunks::<4>().0.iter().map(best).collect())
     }

@@ -283,6 +283,7 @@ fn attention_of_many_lanes_has_the_reference_bits() {
         act: graph::Act::Silu,
         size: 1.0,
         first_position: 0,
+        long_rope: false,
     };
     for spec in [
         plain,
@@ -537,8 +538,11 @@ fn the_likeliest_id_is_the_reference_s() {
     let mut all = cases::decoders().unwrap();
     all.truncate(3);
     all.push(cases::likeliest().unwrap());
+    all.push(cases::masked(|id| id % 3 == 0).unwrap());
+    all.push(cases::masked(|id| id != 4999).unwrap());
+    all.push(cases::masked(|_| true).unwrap());
     for gpu in devices() {
-        let mut not_finite = 0;
+        let mut invalid = 0;
         for case in &all {
             let greedy = |backend: &dyn Backend| {
                 let (graph, options) = (Arc::clone(&case.graph), LoadOptions::default());
@@ -546,15 +550,15 @@ fn the_likeliest_id_is_the_reference_s() {
                 case.greedy(&mut *loaded).unwrap()
             };
             let expected = greedy(&Reference);
-            not_finite += expected.iter().filter(|best| best.not_finite.is_some()).count();
+            invalid += expected.iter().filter(|best| best.invalid.is_some()).count();
             for (got, expected) in greedy(&gpu).iter().zip(&expected) {
-                let bad = |best: &graph::Best| best.not_finite.map(|(id, v)| (id, v.to_bits()));
+                let bad = |best: &graph::Best| best.invalid.map(|(id, v)| (id, v.to_bits()));
                 assert_eq!(bad(got), bad(expected), "{}: {}", gpu.name(), case.name);
-                let same = got.id == expected.id || expected.not_finite.is_some();
+                let same = got.id == expected.id || expected.invalid.is_some();
                 assert!(same, "{}: {}: {got:?} {expected:?}", gpu.name(), case.name);
             }
         }
-        assert!(not_finite > 3);
+        assert!(invalid > 3);
     }
 }
 

@@ -136,8 +136,9 @@ pub trait Loaded: Send {
 pub struct Best {
     /// The id of the largest logit; of equals the lowest.
     pub id: u32,
-    /// The first logit that is NaN or infinite, by id. Then `id` means nothing.
-    pub not_finite: Option<(u32, f32)>,
+    /// Why `id` means nothing, by id: the first logit that is NaN or +∞, or else, where all are −∞, the first. A −∞ beside
+    /// others is an id that is never taken.
+    pub invalid: Option<(u32, f32)>,
 }
 
 impl Best {
@@ -149,9 +150,10 @@ impl Best {
                 best = id;
             }
         }
-        let not_finite = logits.iter().position(|logit| !logit.is_finite());
-        let not_finite = not_finite.map(|id| (id as u32, logits[id]));
-        Self { id: best as u32, not_finite }
+        let is_bad = |logit: &f32| logit.is_nan() || *logit == f32::INFINITY;
+        let all_off = logits.get(best) == Some(&f32::NEG_INFINITY);
+        let invalid = logits.iter().position(is_bad).or(all_off.then_some(best));
+        Self { id: best as u32, invalid: invalid.map(|id| (id as u32, logits[id])) }
     }
 }
 

@@ -6,8 +6,8 @@ mod run;
 use crate::ints::Ints;
 pub use crate::tapped::Tapped;
 use crate::{
-    Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, Mask, Result, RopePairs,
-    RopeTable, ValueId, WeightId,
+    Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, LongFreqs, Mask, Result,
+    RopePairs, RopeTable, ValueId, WeightId,
 };
 use gguf::DType;
 use gguf::quant::{Float, Kind, Quant, Scale};
@@ -245,6 +245,25 @@ pub fn likeliest() -> Result<Case> {
     c.finish("likeliest of 5000".to_owned(), &[19, 1, 4], 0)
 }
 
+/// Logits of which a bias of −∞ takes some ids out, those that `is_off` says.
+pub fn masked(is_off: impl Fn(usize) -> bool) -> Result<Case> {
+    let (n, n_vocab) = (8, 5000);
+    let mut c = CaseBuilder::new(4, n_vocab);
+    let mut numbers =
+        |n: usize| -> Vec<u8> { (0..n).flat_map(|_| c.rng.unit().to_le_bytes()).collect() };
+    let (table, weights) = (numbers(n * n_vocab), numbers(n * n_vocab));
+    let table = c.tensor(DType::F32, n, n_vocab, &table);
+    let x = c.builder.get_rows(table, "embd")?;
+    let w = c.tensor(DType::F32, n, n_vocab, &weights);
+    let bias = (0..n_vocab).map(|id| if is_off(id) { f32::NEG_INFINITY } else { 0.5 });
+    let bias: Vec<u8> = bias.flat_map(f32::to_le_bytes).collect();
+    let bias = c.tensor(DType::F32, n_vocab, 1, &bias);
+    let x = c.builder.output_rows(x, "rows")?;
+    let x = c.builder.mat_mul(w, x, "result_output")?;
+    c.builder.add_bias(bias, x, "result_output")?;
+    c.finish("masked of 5000".to_owned(), &[19, 1, 4], 0)
+}
+
 /// What a [`decoder`] case is made of.
 #[derive(Clone, Copy, Debug)]
 pub struct Decoder {
@@ -270,6 +289,8 @@ pub struct Decoder {
     pub size: f32,
     /// Position of the first token.
     pub first_position: u32,
+    /// Whether every other sequence has the long frequencies of a table that has two sets.
+    pub long_rope: bool,
 }
 
 /// Two layers with every op there is: all dimensions distinct, grouped heads, partial RoPE, QK norms, biases.
@@ -284,8 +305,11 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     let (n_vocab, n_embd) = (101, spec.dtype.block_len().max(96));
     let n_ff = if spec.dtype.block_len() > 32 { spec.dtype.block_len() } else { 160 };
     let mut c = CaseBuilder::new(spec.n_head as u64 * 1000 + spec.head_dim as u64, n_vocab);
-    let freqs = (0..spec.head_dim / 2 - 1).map(|i| 10_000f64.powf(-(i as f64) / 9.0)).collect();
-    let rope = c.builder.rope_table(RopeTable { freqs, mscale: 1.1 });
+    let freqs: Vec<f64> =
+        (0..spec.head_dim / 2 - 1).map(|i| 10_000f64.powf(-(i as f64) / 9.0)).collect();
+    let stretched = freqs.iter().enumerate().map(|(i, freq)| freq / (1 + i) as f64).collect();
+    let long = spec.long_rope.then_some(LongFreqs { freqs: stretched, above: 0 });
+    let rope = c.builder.rope_table(RopeTable { freqs, long, mscale: 1.1 });
     let table = c.weight(spec.dtype, n_embd, n_vocab, spec.size);
     let mut x = c.builder.get_rows(table, "embd")?;
     x = c.builder.scale(1.25, x, "inp_scaled");
@@ -301,7 +325,7 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
     c.builder.softcap(30.0, logits, "result_output");
     let d = spec;
     let name = format!(
-        "decoder {} {}/{} heads of {} {:?} window {:?} cap {:?} {:?} |x| {:e} from {}",
+        "decoder {} {}/{} heads of {} {:?} window {:?} cap {:?} {:?} |x| {:e} from {}{}",
         d.dtype,
         d.n_head,
         d.n_head_kv,
@@ -311,7 +335,8 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
         d.softcap,
         d.act,
         d.size,
-        d.first_position
+        d.first_position,
+        if d.long_rope { " two sets of frequencies" } else { "" }
     );
     c.finish(name, lengths, spec.first_position)
 }
@@ -464,6 +489,7 @@ fn small_decoder(lengths: &[usize]) -> Result<Case> {
         act: Act::Silu,
         size: 1.0,
         first_position: 0,
+        long_rope: false,
     };
     decoder_of(spec, lengths)
 }
@@ -584,6 +610,7 @@ pub fn decoders() -> Result<Vec<Case>> {
         act: Act::Silu,
         size: 1.0,
         first_position: 0,
+        long_rope: false,
     };
     let adjacent =
         Decoder { pairs: RopePairs::Adjacent, n_head: 7, n_head_kv: 1, head_dim: 68, ..plain };
@@ -619,6 +646,7 @@ pub fn decoders() -> Result<Vec<Case>> {
             ..plain
         },
         Decoder { dtype: DType::Q4_1, first_position: 3000, mask: Mask::Window(700), ..fours },
+        Decoder { dtype: DType::Q8_0, n_head: 3, long_rope: true, ..plain },
     ] {
         cases.push(decoder(spec)?);
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     Blocks, Cache, CacheGroup, CacheId, Error, ErrorKind, GroupId, KvCache, KvType, Node, Op,
-    Result, StateCache, WeightUse,
+    Result, StateCache, Step, WeightUse,
 };
 use gguf::DType;
 use std::fmt::{self, Write as _};
@@ -145,8 +145,29 @@ impl Value {
 pub struct RopeTable {
     /// Radians per position for each pair, after all scaling (base, `rope_freqs`, linear, YaRN).
     pub freqs: Vec<f64>,
+    /// Those of long sequences, where they differ (longrope).
+    pub long: Option<LongFreqs>,
     /// Factor on sine and cosine (YaRN's and longrope's attention factor), 1 otherwise.
     pub mscale: f64,
+}
+
+/// The frequencies of a sequence of more than `above` positions: of all its positions.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongFreqs {
+    /// As many as [`RopeTable::freqs`].
+    pub freqs: Vec<f64>,
+    /// The longest sequence that has the other frequencies.
+    pub above: usize,
+}
+
+impl RopeTable {
+    /// The frequencies of a token of a step.
+    pub fn freqs_of(&self, step: &Step, token: usize) -> &[f64] {
+        match &self.long {
+            Some(long) if step.is_long(token) => &long.freqs,
+            Some(_) | None => &self.freqs,
+        }
+    }
 }
 
 /// What a graph's last value is.
@@ -230,6 +251,17 @@ impl Graph {
     /// The block tables that this cache uses.
     pub fn group(&self, id: GroupId) -> &CacheGroup {
         &self.groups[id.0]
+    }
+
+    /// The longest sequence that has the short frequencies of its rotary embeddings; `None` where all sequences have the
+    /// same.
+    pub fn longest_short(&self) -> Option<usize> {
+        self.rope_tables.iter().filter_map(|table| Some(table.long.as_ref()?.above)).min()
+    }
+
+    /// Whether sequences of `n_positions` have the long frequencies of their rotary embeddings.
+    pub fn is_long(&self, n_positions: usize) -> bool {
+        self.longest_short().is_some_and(|longest| n_positions > longest)
     }
 
     /// Layers of the model; the output is none.

@@ -200,13 +200,11 @@ impl LoadedReference {
             Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &self.vector(*w), *eps, out),
             Op::Rope { table, head_dim, pairs } => {
                 out.copy_from_slice(input(0));
-                for (row, &p) in out.chunks_mut(cols(node.inputs[0])).zip(&step.positions) {
-                    rope::rope(
-                        row,
-                        *head_dim,
-                        *pairs,
-                        &rope::angles(&self.graph.rope_tables[*table], p),
-                    );
+                let table = &self.graph.rope_tables[*table];
+                for (token, row) in out.chunks_mut(cols(node.inputs[0])).enumerate() {
+                    let (freqs, position) = (table.freqs_of(step, token), step.positions[token]);
+                    let angles = rope::angles(freqs, table.mscale, position);
+                    rope::rope(row, *head_dim, *pairs, &angles);
                 }
             }
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),

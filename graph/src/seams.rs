@@ -210,6 +210,7 @@ pub fn unmasked() -> Result<Vec<Case>> {
         act: Act::Silu,
         size: 1.0,
         first_position: 0,
+        long_rope: false,
     };
     let sinks = Decoder { sinks: true, ..plain };
     [

@@ -30,6 +30,9 @@ pub struct Step {
     pub outputs: Vec<u32>,
     /// What [`crate::Op::Input`] gives, row by row; empty for a graph that begins with tokens.
     pub inputs: Vec<f32>,
+    /// For each sequence whether it has the long frequencies of [`crate::RopeTable::long`], which all its positions in the
+    /// cache have then; empty where none has.
+    pub long: Vec<bool>,
 }
 
 impl Step {
@@ -45,7 +48,20 @@ impl Step {
             tables: vec![BlockTable::Same((0..blocks).collect())],
             outputs: if n == 0 { vec![] } else { vec![n as u32 - 1] },
             inputs: vec![],
+            long: vec![],
         }
+    }
+
+    /// The same step over sequences that all have the long frequencies, or none.
+    #[must_use]
+    pub fn with_long(self, long: bool) -> Self {
+        Self { long: vec![long; self.tables.len()], ..self }
+    }
+
+    /// Whether the sequence of a token has the long frequencies.
+    pub fn is_long(&self, token: usize) -> bool {
+        let seq = self.seqs.get(token).map(|&seq| seq as usize);
+        seq.and_then(|seq| self.long.get(seq)).copied().unwrap_or(false)
     }
 
     /// How many rows a value has in this step.

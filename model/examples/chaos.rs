@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = gguf::File::open(path, gguf::Access::Mmap)?;
     let ids = Tokenizer::from_gguf(&file)?.encode(TEXT, Special::AsText, Ends::Default)?;
     let options = EngineOptions { n_ctx: 64, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
-    let graph = Arc::new(model::graph(&model::spec(&file)?, &file, options.n_ctx)?);
+    let graph = Arc::new(model::graph(&model::spec(&file)?, &file)?);
     for arithmetic in [Arithmetic::Int8, Arithmetic::F32] {
         let load = LoadOptions { arithmetic, kv: KvType::F16 };
         let loaded = Reference.load(graph.clone(), &[&file], load, &mut |_| {})?;

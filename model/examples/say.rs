@@ -18,7 +18,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let file = gguf::File::open(path, gguf::Access::Mmap)?;
     let tokenizer = Tokenizer::from_gguf(&file)?;
     let options = EngineOptions { n_ctx: 512, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
-    let graph = Arc::new(model::graph(&model::spec(&file)?, &file, options.n_ctx)?);
+    let graph = Arc::new(model::graph(&model::spec(&file)?, &file)?);
     let loaded = Reference.load(graph, &[&file], LoadOptions::default(), &mut |_| {})?;
     let mut engine = Engine::new(loaded, options)?;
     let prompt = tokenizer.encode(text, Special::AsText, Ends::Default)?;

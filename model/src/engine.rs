@@ -103,9 +103,21 @@ pub struct Engine {
     loaded: Box<dyn Loaded>,
     kv: Kv,
     pages: Pages,
-    /// The ids of each sequence, one for each of its positions.
-    ids: BTreeMap<SeqId, Vec<u32>>,
+    texts: BTreeMap<SeqId, Text>,
     options: EngineOptions,
+}
+
+/// What a sequence is.
+#[derive(Clone, Debug, Default)]
+struct Text {
+    /// One for each of its positions.
+    ids: Vec<u32>,
+    /// Positions that it will have at least: a prompt of which only a part is computed yet.
+    expected: usize,
+    /// Whether the keys in the cache have the long frequencies of the rotary embedding ([`Graph::is_long`]).
+    ///
+    /// [`Graph::is_long`]: graph::Graph::is_long
+    long: bool,
 }
 
 impl Engine {
@@ -119,7 +131,7 @@ impl Engine {
         let blocks = options.blocks(loaded.graph());
         let kv = loaded.new_kv(&blocks)?;
         let pages = Pages::new(&loaded.graph().groups, &blocks);
-        Ok(Self { loaded, kv, pages, ids: BTreeMap::new(), options })
+        Ok(Self { loaded, kv, pages, texts: BTreeMap::new(), options })
     }
 
     /// The sizes.
@@ -163,37 +175,57 @@ impl Engine {
     /// Starts an empty sequence.
     pub fn add(&mut self) -> SeqId {
         let seq = self.pages.add();
-        self.ids.insert(seq, Vec::new());
+        self.texts.insert(seq, Text::default());
         seq
     }
 
     /// Starts a sequence that shares the beginning of another, in whole blocks of [`KV_BLOCK`] positions up to `len`. Where a
-    /// layer keeps a state, nothing can be shared: it starts empty.
+    /// layer keeps a state, nothing can be shared: it starts empty. So does the short beginning of a long sequence, whose keys
+    /// have other frequencies.
     pub fn fork(&mut self, seq: SeqId, len: usize) -> Result<SeqId> {
-        let fork = self.pages.fork(seq, len)?;
+        let fork = self.pages.fork(seq, self.usable(seq, len))?;
         let ids = self.ids(seq)[..self.pages.len(fork)?].to_vec();
-        self.ids.insert(fork, ids);
+        let long = self.is_long(seq) && !ids.is_empty();
+        self.texts.insert(fork, Text { ids, expected: 0, long });
         Ok(fork)
     }
 
     /// Ends a sequence and frees its blocks.
     pub fn remove(&mut self, seq: SeqId) -> Result<()> {
         self.pages.remove(seq)?;
-        self.ids.remove(&seq);
+        self.texts.remove(&seq);
         Ok(())
     }
 
     /// The ids of a sequence; empty for one that is not there.
     pub fn ids(&self, seq: SeqId) -> &[u32] {
-        self.ids.get(&seq).map_or(&[], Vec::as_slice)
+        self.texts.get(&seq).map_or(&[], |text| text.ids.as_slice())
+    }
+
+    fn is_long(&self, seq: SeqId) -> bool {
+        self.texts.get(&seq).is_some_and(|text| text.long)
+    }
+
+    /// How many of the first `len` positions of a sequence are of use to one of that length: none where the keys have the
+    /// frequencies of longer ones.
+    fn usable(&self, seq: SeqId, len: usize) -> usize {
+        if self.is_long(seq) && !self.graph().is_long(len) { 0 } else { len }
     }
 
     /// Forgets the positions from `len` on, and returns how many are left: fewer inside a shared block, and none where a
-    /// layer keeps a state, which cannot go back.
+    /// layer keeps a state, which cannot go back, or a sequence that was long is no longer so ([`Graph::is_long`]).
+    ///
+    /// [`Graph::is_long`]: graph::Graph::is_long
     pub fn truncate(&mut self, seq: SeqId, len: usize) -> Result<usize> {
+        self.cut(seq, self.usable(seq, len))
+    }
+
+    fn cut(&mut self, seq: SeqId, len: usize) -> Result<usize> {
         let left = self.pages.truncate(seq, len)?;
-        if let Some(ids) = self.ids.get_mut(&seq) {
-            ids.truncate(left);
+        if let Some(text) = self.texts.get_mut(&seq) {
+            text.ids.truncate(left);
+            text.expected = 0;
+            text.long &= left > 0;
         }
         Ok(left)
     }
@@ -203,13 +235,19 @@ impl Engine {
     /// state, that is all of the sequence or nothing.
     pub fn reuse(&mut self, seq: SeqId, ids: &[u32]) -> Result<usize> {
         let common = self.ids(seq).iter().zip(ids).take_while(|(a, b)| a == b).count();
-        self.truncate(seq, common.min(ids.len().saturating_sub(1)))
+        let same_freqs = self.is_long(seq) == self.graph().is_long(ids.len());
+        let common = if same_freqs { common.min(ids.len().saturating_sub(1)) } else { 0 };
+        self.cut(seq, common)
     }
 
     /// Runs one step over several sequences and returns the wanted logits of each item, row by row.
     ///
+    /// Where a sequence passes the context for which longrope's short factors are, it is read again from its start with
+    /// the long ones, as Hugging Face's transformers do: every position of a sequence has the same frequencies, and what a
+    /// sequence gives depends on its ids alone.
+    ///
     /// A step that fails leaves every sequence as it was, but for one with a state, which is empty after a step that failed
-    /// under way.
+    /// under way, and one that was being read again, which keeps what was read.
     pub fn step(&mut self, work: &[Work<'_>], tap: &mut dyn Tap) -> Result<Vec<Vec<f32>>> {
         let n_vocab = self.n_vocab();
         let logits = self.add_step(work, |loaded, step, kv| loaded.run(step, kv, tap))?;
@@ -243,6 +281,42 @@ impl Engine {
         run: impl FnOnce(&mut dyn Loaded, &Step, &mut Kv) -> graph::Result<T>,
     ) -> Result<T> {
         self.check(work)?;
+        for item in work {
+            self.read_again_if_long(item)?;
+        }
+        self.add_checked(work, run)
+    }
+
+    /// Says that a sequence will have at least `len` positions: longrope's factors go by that from its next step on.
+    pub fn expect(&mut self, seq: SeqId, len: usize) {
+        if let Some(text) = self.texts.get_mut(&seq) {
+            text.expected = len;
+        }
+    }
+
+    /// Reads a sequence again from its start, where it has other frequencies with the item's tokens than without.
+    fn read_again_if_long(&mut self, item: &Work<'_>) -> Result<()> {
+        let Some(text) = self.texts.get(&item.seq) else { return Ok(()) };
+        let long = self.graph().is_long((text.ids.len() + item.tokens.len()).max(text.expected));
+        if long == text.long {
+            return Ok(());
+        }
+        let Text { ids, expected, .. } = text.clone();
+        self.cut(item.seq, 0)?;
+        self.texts.insert(item.seq, Text { ids: Vec::new(), expected, long });
+        for tokens in ids.chunks(self.options.n_batch) {
+            let again = Work { seq: item.seq, tokens, wanted: Wanted::None };
+            self.add_checked(&[again], |loaded, step, kv| loaded.run(step, kv, &mut NoTap))?;
+        }
+        Ok(())
+    }
+
+    /// Runs one step whose sequences have the frequencies of their new lengths.
+    fn add_checked<T>(
+        &mut self,
+        work: &[Work<'_>],
+        run: impl FnOnce(&mut dyn Loaded, &Step, &mut Kv) -> graph::Result<T>,
+    ) -> Result<T> {
         let before: Vec<usize> = work.iter().map(|item| self.ids(item.seq).len()).collect();
         let result = match self.make_step(work) {
             Ok(step) => {
@@ -260,13 +334,13 @@ impl Engine {
         for (item, &len) in work.iter().zip(&before) {
             match &result {
                 Ok(_) => {
-                    self.ids.entry(item.seq).or_default().extend(item.tokens);
+                    self.texts.entry(item.seq).or_default().ids.extend(item.tokens);
                     if self.options.keep == Keep::Seen {
                         self.pages.free_unseen(item.seq)?;
                     }
                 }
                 Err(_) => {
-                    self.truncate(item.seq, len)?;
+                    self.cut(item.seq, len)?;
                 }
             }
         }
@@ -324,6 +398,7 @@ impl Engine {
             step.positions.extend((first..first + n).map(|p| p as u32));
             step.seqs.extend(std::iter::repeat_n(s, n));
             step.tables.push(self.pages.table(item.seq)?);
+            step.long.push(self.is_long(item.seq));
             step.outputs.extend((start + n - item.rows()..start + n).map(|row| row as u32));
         }
         Ok(step)
@@ -348,6 +423,20 @@ impl Engine {
         if ids.len() > self.options.n_ctx.saturating_sub(len) {
             return Err(self.too_long(len.saturating_add(ids.len())));
         }
+        self.expect(seq, len.saturating_add(ids.len()));
+        let logits = self.prefill_checked(seq, ids, progress);
+        if !matches!(logits, Ok(Some(_))) {
+            self.expect(seq, 0);
+        }
+        logits
+    }
+
+    fn prefill_checked(
+        &mut self,
+        seq: SeqId,
+        ids: &[u32],
+        progress: &mut dyn FnMut(usize) -> ControlFlow<()>,
+    ) -> Result<Option<Vec<f32>>> {
         let mut done = 0;
         loop {
             let n = (ids.len() - done).min(self.options.n_batch);

@@ -194,7 +194,7 @@ impl Generation {
         let len = engine.ids(self.seq).len();
         let id = match next {
             Next::Logits(logits) => sampler.sample(&logits, len)?,
-            Next::Argmax(best) => sampler::finite_best(best, len)?,
+            Next::Argmax(best) => sampler::checked_best(best, len)?,
         };
         if self.stop.end_ids.contains(&id) {
             return Ok(self.end(Finish::EndToken(id)));

@@ -12,6 +12,7 @@ pub mod kv;
 mod memory;
 mod output;
 pub mod quantize;
+mod recommended;
 mod rope;
 pub mod sampler;
 mod shape;
@@ -26,6 +27,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use generate::{Event, Finish, Generated, Generation, Request, StopRules, generate};
 pub use kv::SeqId;
 pub use memory::{Memory, check_memory, largest_context};
+pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerParams};
 pub use spec::{

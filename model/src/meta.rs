@@ -2,8 +2,12 @@
 
 use crate::{Error, ErrorKind, Result};
 use gguf::{Array, File, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
+/// Most keys that a warning names.
+const MAX_NAMED: usize = 8;
 /// Longest piece of a file's text that an error repeats, in characters.
 const MAX_SHOWN: usize = 80;
 
@@ -13,16 +17,53 @@ pub(crate) struct Meta<'a> {
     pub(crate) file: &'a File,
     /// The prefix of the architecture's keys.
     pub(crate) arch: &'a str,
+    /// Keys that were asked for, without the prefix.
+    asked: RefCell<BTreeSet<String>>,
 }
 
-impl Meta<'_> {
+/// Keys that say how a model was made, and change no number of it.
+const INFORMATION: &[&str] = &[
+    // Whether the model was trained further with its longer context.
+    "rope.scaling.finetuned",
+    // The order of rows in a checkpoint before it was converted.
+    "tensor_data_layout",
+];
+
+impl<'a> Meta<'a> {
+    pub(crate) fn new(file: &'a File, arch: &'a str) -> Self {
+        Self { file, arch, asked: RefCell::default() }
+    }
+
     /// `block_count` → `llama.block_count`.
     pub(crate) fn key(&self, key: &str) -> String {
         format!("{}.{key}", self.arch)
     }
 
     pub(crate) fn value(&self, key: &str) -> Option<&Value> {
+        self.asked.borrow_mut().insert(key.to_owned());
         self.file.get(&self.key(key))
+    }
+
+    /// A line that names the architecture's keys of the file that nobody asked for: they may change what the model
+    /// computes elsewhere.
+    pub(crate) fn unused(&self) -> Option<String> {
+        let prefix = self.key("");
+        let asked = self.asked.borrow();
+        let is_unused =
+            |key: &&str| !asked.contains(*key) && !INFORMATION.contains(key) && !key.is_empty();
+        let keys = self.file.keys().filter_map(|(key, _)| key.strip_prefix(&prefix));
+        let mut unused: Vec<String> =
+            keys.filter(is_unused).map(|key| shown(&self.key(key))).collect();
+        let more = unused.len().saturating_sub(MAX_NAMED);
+        unused.truncate(MAX_NAMED);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        (!unused.is_empty()).then(|| {
+            format!(
+                "{}{more}: not used by karat's {}, the model may be meant to compute something else",
+                unused.join(", "),
+                self.arch
+            )
+        })
     }
 
     /// An error about a key of the architecture.
@@ -97,8 +138,21 @@ impl Meta<'_> {
         if x == 0.0 { Ok(None) } else { self.opt_positive(key) }
     }
 
-    pub(crate) fn positive(&self, key: &str) -> Result<f32> {
-        self.opt_positive(key)?.ok_or_else(|| self.missing(key))
+    /// A window of attention: positions that a token sees, its own included. 0 says "none" and reads as `None`, like a
+    /// window in which every sequence fits that the model was trained on.
+    pub(crate) fn opt_window(&self, key: &str, n_ctx_train: usize) -> Result<Option<u32>> {
+        let window = self.opt_count(key, 0..=u32::MAX as usize)?;
+        let window = window.filter(|&n| n > 0 && n < n_ctx_train);
+        Ok(window.and_then(|n| u32::try_from(n).ok()))
+    }
+
+    /// Whether a key says `true` or `false`, or `None` where it is absent.
+    pub(crate) fn opt_flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(Value::Bool(on)) => Ok(Some(*on)),
+            Some(other) => Err(wrong_type(&self.key(key), other, "bool")),
+        }
     }
 
     pub(crate) fn opt_text(&self, key: &str) -> Result<Option<String>> {

@@ -2,7 +2,7 @@
 //!
 //! Everything is computed in f64 with `libm`, so that the table has the same bits on every platform.
 
-use graph::{RopePairs, RopeTable};
+use graph::{LongFreqs, RopePairs, RopeTable};
 use std::f64::consts::PI;
 
 /// YaRN's limits (arXiv 2309.00071, section 3.2): a pair that makes more than `FAST` full turns over the original
@@ -37,11 +37,13 @@ pub enum RopeFactors {
     None,
     /// `rope_freqs.weight`, at every context length (Llama 3.1 and later).
     Always(Vec<f32>),
-    /// `rope_factors_long.weight` for contexts over `n_ctx_orig`, else `rope_factors_short.weight` (longrope).
-    ByContext {
-        /// Divisors for contexts up to `n_ctx_orig`.
+    /// `rope_factors_long.weight` for sequences of more than `n_ctx_orig` positions, else `rope_factors_short.weight`
+    /// (longrope, arXiv 2402.13753). As in Hugging Face's transformers the length of the sequence decides, not that of the
+    /// context: what a model answers does not depend on how much memory its user gave it.
+    ByLength {
+        /// Divisors for sequences of up to `n_ctx_orig` positions.
         short: Vec<f32>,
-        /// Divisors for longer contexts.
+        /// Divisors for longer ones.
         long: Vec<f32>,
         /// Context length before stretching.
         n_ctx_orig: usize,
@@ -66,19 +68,32 @@ pub struct Rope {
 }
 
 impl Rope {
-    /// The table for a context of `n_ctx` positions: `freq[i] = base^(-2i / n_rot) / factor[i]`, then stretched.
-    pub fn table(&self, n_ctx: usize) -> RopeTable {
+    /// The table: `freq[i] = base^(-2i / n_rot) / factor[i]`, then stretched.
+    pub fn table(&self) -> RopeTable {
+        let (factors, long) = match &self.factors {
+            RopeFactors::None => (None, None),
+            RopeFactors::Always(factors) => (Some(factors), None),
+            RopeFactors::ByLength { short, long, n_ctx_orig } => {
+                (Some(short), Some((long, *n_ctx_orig)))
+            }
+        };
+        let long =
+            long.map(|(long, above)| LongFreqs { freqs: self.table_of(Some(long)).freqs, above });
+        RopeTable { long, ..self.table_of(factors.map(Vec::as_slice)) }
+    }
+
+    fn table_of(&self, factors: Option<&[f32]>) -> RopeTable {
         let base = f64::from(self.base);
-        let factors = self.factors_for(n_ctx);
         let unscaled = (0..self.n_rot / 2).map(|i| {
             let freq = libm::pow(base, -((2 * i) as f64) / self.n_rot as f64);
             freq / factors.map_or(1.0, |f| f64::from(f[i]))
         });
         let mscale = f64::from(self.attn_factor);
         match self.scaling {
-            RopeScaling::None => RopeTable { freqs: unscaled.collect(), mscale },
+            RopeScaling::None => RopeTable { freqs: unscaled.collect(), long: None, mscale },
             RopeScaling::Linear { factor } => {
-                RopeTable { freqs: unscaled.map(|freq| freq / f64::from(factor)).collect(), mscale }
+                let freqs = unscaled.map(|freq| freq / f64::from(factor)).collect();
+                RopeTable { freqs, long: None, mscale }
             }
             RopeScaling::Yarn { factor, n_ctx_orig } => {
                 let factor = f64::from(factor);
@@ -91,18 +106,9 @@ impl Rope {
                 let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
                 RopeTable {
                     freqs: unscaled.enumerate().map(stretch).collect(),
+                    long: None,
                     mscale: mscale * temperature,
                 }
-            }
-        }
-    }
-
-    fn factors_for(&self, n_ctx: usize) -> Option<&[f32]> {
-        match &self.factors {
-            RopeFactors::None => None,
-            RopeFactors::Always(factors) => Some(factors),
-            RopeFactors::ByContext { short, long, n_ctx_orig } => {
-                Some(if n_ctx > *n_ctx_orig { long } else { short })
             }
         }
     }
@@ -153,7 +159,7 @@ mod tests {
 
     #[test]
     fn powers_of_the_base() {
-        let table = plain(8, 10_000.0).table(512);
+        let table = plain(8, 10_000.0).table();
         assert_eq!(table.mscale, 1.0);
         for (found, wanted) in table.freqs.iter().zip([1.0, 0.1, 0.01, 0.001]) {
             assert!((found / wanted - 1.0).abs() < 1e-15, "{found} {wanted}");
@@ -163,25 +169,23 @@ mod tests {
     #[test]
     fn linear_divides_all() {
         let rope = Rope { scaling: RopeScaling::Linear { factor: 8.0 }, ..plain(8, 10_000.0) };
-        assert_eq!(rope.table(512).freqs[0], 0.125);
+        assert_eq!(rope.table().freqs[0], 0.125);
     }
 
     #[test]
     fn llama3_factors_divide_each() {
         let rope =
             Rope { factors: RopeFactors::Always(vec![1.0, 2.0, 4.0, 8.0]), ..plain(8, 10_000.0) };
-        let (table, unscaled) = (rope.table(512).freqs, plain(8, 10_000.0).table(512).freqs);
+        let (table, unscaled) = (rope.table().freqs, plain(8, 10_000.0).table().freqs);
         assert_eq!(table, [unscaled[0], unscaled[1] / 2.0, unscaled[2] / 4.0, unscaled[3] / 8.0]);
     }
 
     #[test]
-    fn longrope_chooses_by_context() {
-        let factors =
-            RopeFactors::ByContext { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
+    fn longrope_has_two_sets() {
+        let factors = RopeFactors::ByLength { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
         let rope = Rope { factors, attn_factor: 1.19, ..plain(2, 10_000.0) };
-        assert_eq!(rope.table(4096).freqs, [1.0]);
-        assert_eq!(rope.table(4097).freqs, [0.25]);
-        assert_eq!(rope.table(4096).mscale, f64::from(1.19f32));
+        let long = Some(LongFreqs { freqs: vec![0.25], above: 4096 });
+        assert_eq!(rope.table(), RopeTable { freqs: vec![1.0], long, mscale: f64::from(1.19f32) });
     }
 
     /// Qwen2.5's long-context setting. corr(32) = 128·ln(32768/(64π))/(2·ln 1e6) = 23.59…, corr(1) = 39.65….
@@ -192,7 +196,7 @@ mod tests {
             ..plain(128, 1_000_000.0)
         };
         assert_eq!(YarnRamp::new(128, 32768, 1e6), YarnRamp { low: 23.0, high: 40.0 });
-        let (table, unscaled) = (rope.table(65536), plain(128, 1_000_000.0).table(65536).freqs);
+        let (table, unscaled) = (rope.table(), plain(128, 1_000_000.0).table().freqs);
         assert_eq!(table.freqs[..24], unscaled[..24]);
         for i in 40..64 {
             assert_eq!(table.freqs[i], unscaled[i] / 4.0, "{i}");

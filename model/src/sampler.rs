@@ -103,6 +103,7 @@ pub struct Sampler {
     params: SamplerParams,
     rng: ChaCha8Rng,
     recent: VecDeque<u32>,
+    suppressed: Vec<u32>,
 }
 
 impl Sampler {
@@ -110,7 +111,14 @@ impl Sampler {
     pub fn new(params: SamplerParams) -> Result<Self> {
         params.check()?;
         let rng = ChaCha8Rng::seed_from_u64(params.seed);
-        Ok(Self { params, rng, recent: VecDeque::new() })
+        Ok(Self { params, rng, recent: VecDeque::new(), suppressed: Vec::new() })
+    }
+
+    /// The same sampler, which never takes these ids.
+    #[must_use]
+    pub fn without(mut self, ids: &[u32]) -> Self {
+        self.suppressed = ids.to_vec();
+        self
     }
 
     /// The settings.
@@ -134,28 +142,45 @@ impl Sampler {
         self.recent.clear();
     }
 
-    /// Whether the argmax of the logits is all that is needed: temperature 0 and no penalties.
+    /// Whether the argmax of the logits is all that is needed: temperature 0, no penalties, no id that is left out.
     pub fn is_argmax(&self) -> bool {
-        self.params.temperature == 0.0 && !self.params.has_penalties()
+        let greedy = self.params.temperature == 0.0 && !self.params.has_penalties();
+        greedy && self.suppressed.is_empty()
     }
 
-    /// The id for the logits at `position`. NaN or infinite logits are an error that names the position.
+    /// The id for the logits at `position`. A logit of −∞ is never taken. NaN, +∞, and −∞ for all are an error that names
+    /// the position.
     pub fn sample(&mut self, logits: &[f32], position: usize) -> Result<u32> {
-        check_finite(logits, position)?;
-        let greedy = self.params.temperature == 0.0;
+        let best = valid_best(logits, position)?;
         if self.is_argmax() {
-            return Ok(Best::of(logits).id);
+            return Ok(best);
         }
+        if self.suppressed.is_empty() {
+            return Ok(self.draw(logits));
+        }
+        let mut left = logits.to_vec();
+        for &id in &self.suppressed {
+            if let Some(logit) = left.get_mut(id as usize) {
+                *logit = f32::NEG_INFINITY;
+            }
+        }
+        valid_best(&left, position)?;
+        Ok(self.draw(&left))
+    }
+
+    /// The id for logits that were looked at.
+    fn draw(&mut self, logits: &[f32]) -> u32 {
+        let greedy = self.params.temperature == 0.0;
         let penalized = self.penalized(logits);
         if greedy {
-            return Ok(top_k(logits, &penalized, 1).first().map_or(0, |best| best.id));
+            return top_k(logits, &penalized, 1).first().map_or(0, |best| best.id);
         }
         let mut candidates = top_k(logits, &penalized, self.params.top_k);
         top_p(&mut candidates, f64::from(self.params.top_p));
         min_p(&mut candidates, f64::from(self.params.min_p));
         // 53 random bits: uniform in [0, 1).
         let unit = (self.rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
-        Ok(draw(&candidates, f64::from(self.params.temperature), unit))
+        draw(&candidates, f64::from(self.params.temperature), unit)
     }
 
     /// The recent tokens' new logits, by id.
@@ -190,17 +215,22 @@ pub fn argmax(logits: &[f32]) -> u32 {
     Best::of(logits).id
 }
 
-/// Refuses logits that are empty, NaN or infinite, naming the position in the sequence.
-pub fn check_finite(logits: &[f32], position: usize) -> Result<()> {
+/// The likeliest id; refused where no id can be taken, naming the position in the sequence.
+fn valid_best(logits: &[f32], position: usize) -> Result<u32> {
     if logits.is_empty() {
         return Err(Error::new(ErrorKind::Usage, format!("no logits at token {position}")));
     }
-    finite_best(Best::of(logits), position).map(|_| ())
+    checked_best(Best::of(logits), position)
 }
 
-/// The likeliest id; refused where a logit is NaN or infinite, naming the position in the sequence.
-pub(crate) fn finite_best(best: Best, position: usize) -> Result<u32> {
-    match best.not_finite {
+/// The likeliest id; refused where a logit is NaN or +∞, or all are −∞, naming the position in the sequence.
+pub(crate) fn checked_best(best: Best, position: usize) -> Result<u32> {
+    match best.invalid {
+        Some((_, f32::NEG_INFINITY)) => {
+            let what =
+                format!("no token can follow token {position}: the logits of all ids are -inf");
+            Err(Error::new(ErrorKind::NonFinite, what))
+        }
         Some((id, logit)) => {
             let what = format!(
                 "model produced non-finite logits at token {position}: the logit of id {id} is {logit}; hint: the file's \
@@ -481,10 +511,32 @@ mod tests {
         assert!(counts[0] > 400 && counts[1] > 400, "{counts:?}");
     }
 
+    /// Masked rows of `output.bias` are so, and suppressed ids become so.
+    #[test]
+    fn ids_with_a_logit_of_minus_infinity_are_never_taken() {
+        let off = f32::NEG_INFINITY;
+        let penalties = SamplerParams { repeat_penalty: 1.5, presence_penalty: 1.0, ..open() };
+        let all = [SamplerParams::greedy(), SamplerParams::default(), open(), penalties];
+        for params in all {
+            let mut sampler = Sampler::new(params.clone()).unwrap();
+            sampler.accept(2);
+            let mut without = Sampler::new(params).unwrap().without(&[0, 2, 9]);
+            for i in 0..200 {
+                assert_eq!(sampler.sample(&[off, -5.0, off, off], i).unwrap(), 1);
+                assert_eq!(without.sample(&[9.0, -5.0, 8.0, off], i).unwrap(), 1);
+            }
+            let error = sampler.sample(&[off; 3], 17).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NonFinite);
+            assert!(error.to_string().contains("token 17: the logits of all ids are -inf"));
+            assert!(without.sample(&[1.0, off, 1.0], 17).is_err());
+            assert!(without.sample(&[f32::NAN, 1.0], 17).is_err());
+        }
+    }
+
     /// RELIABILITY row 108.
     #[test]
     fn row_108_non_finite_logits_name_the_token() {
-        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+        for bad in [f32::NAN, f32::INFINITY] {
             for params in [SamplerParams::greedy(), SamplerParams::default(), open()] {
                 let error = Sampler::new(params).unwrap().sample(&[0.0, 1.0, bad], 17).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::NonFinite);

@@ -29,6 +29,8 @@ pub struct Spec {
     pub embd_scale: Option<f32>,
     /// `cap · tanh(x / cap)` on the logits.
     pub logit_softcap: Option<f32>,
+    /// What is odd about the metadata but no reason to refuse it, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// One block: two branches that add to the residual stream, and the norms around them.

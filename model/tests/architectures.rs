@@ -17,11 +17,15 @@ const OPTIONS: EngineOptions =
 fn snapshot(arch: &'static str) -> String {
     use std::fmt::Write as _;
     let file = Tiny::new(arch).file();
-    let graph = model::graph(&model::spec(&file).unwrap(), &file, OPTIONS.n_ctx).unwrap();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file).unwrap();
     let mut out = graph.to_string();
     for (i, rope) in graph.rope_tables.iter().enumerate() {
         write!(out, "rope#{i} mscale {:.9} freqs", rope.mscale).unwrap();
         rope.freqs.iter().for_each(|freq| write!(out, " {freq:.9e}").unwrap());
+        if let Some(long) = &rope.long {
+            write!(out, "\nrope#{i} above {} positions", long.above).unwrap();
+            long.freqs.iter().for_each(|freq| write!(out, " {freq:.9e}").unwrap());
+        }
         out.push('\n');
     }
     out

@@ -177,6 +177,39 @@ fn a_failed_run_leaves_nothing_and_keeps_what_was_there() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
 }
 
+/// In every format: weights that it cannot hold are refused, and what is written holds what it was given.
+#[test]
+fn weights_beyond_a_format_are_refused_not_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("out.gguf");
+    let mut refused = 0;
+    for file_type in FileType::ALL {
+        for big in [3e38f32, -3e38, 1e30, 1e10, 7e5, -6e4] {
+            let weights: Vec<f32> =
+                (0..1024).map(|i| if i == 700 { big } else { wavy(i) }).collect();
+            let source = Builder::new().f32("blk.0.ffn_down.weight", &[512, 2], &weights);
+            let source = File::from_bytes(source.build().unwrap()).unwrap();
+            match quantize(&source, &output, file_type, TWO, |_| ()) {
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::BadTensor);
+                    assert!(error.to_string().contains("weights too large for "), "{error}");
+                    refused += 1;
+                }
+                Ok(_) => {
+                    let file = File::open(&output, Access::Pread).unwrap();
+                    let info = &file.tensors()[0];
+                    let mut found = vec![0.0; 1024];
+                    info.dtype.dequantize(&file.data(info).unwrap(), &mut found);
+                    let off = (found[700] / big - 1.0).abs();
+                    assert!(off < 0.25, "{} {big:e}: {:e}", file_type.name(), found[700]);
+                }
+            }
+        }
+    }
+    // Every format with f16 scales refuses the first three at least.
+    assert!(refused >= 3 * (FileType::ALL.len() - 2), "{refused}");
+}
+
 #[test]
 fn outputs_that_cannot_be() {
     let folder = tempfile::tempdir().unwrap();

@@ -259,7 +259,7 @@ impl Loaded for Flaky {
 fn a_failed_step_leaves_every_sequence_as_it_was() {
     use graph::Backend as _;
     let file = Tiny::new("qwen2").file();
-    let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file, OPTIONS.n_ctx).unwrap());
+    let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file).unwrap());
     let inner = graph::reference::Reference.load(graph, &[&file], LOADS[0], &mut |_| {}).unwrap();
     let mut engine = Engine::new(Box::new(Flaky { inner, n: 0 }), OPTIONS).unwrap();
     let seq = engine.add();
@@ -277,7 +277,7 @@ fn a_failed_step_leaves_every_sequence_as_it_was() {
 #[test]
 fn memory_is_summed_before_anything_is_allocated() {
     let file = Tiny::new("qwen3").file();
-    let graph = model::graph(&model::spec(&file).unwrap(), &file, OPTIONS.n_ctx).unwrap();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file).unwrap();
     let memory = Memory::estimate(&graph, LOADS[0], &OPTIONS);
     // Every tensor of the file, each once.
     assert_eq!(memory.weights, file.tensors().iter().map(|t| t.n_bytes).sum::<u64>());

@@ -64,7 +64,7 @@ fn agrees(case: &str, arithmetic: Arithmetic) -> Option<f64> {
     let (prompt, wanted) = (ids(&case["tokens"]), ids(&case["generated"])[..ROWS].to_vec());
     let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
     let spec = model::spec(&file).unwrap();
-    let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+    let graph = Arc::new(model::graph(&spec, &file).unwrap());
     let options = LoadOptions { arithmetic, ..LoadOptions::default() };
     let loaded = Reference.load(graph, &[&file], options, &mut |_| {}).unwrap();
     let mut engine = Engine::new(
@@ -150,7 +150,7 @@ fn values_are_named_as_llama_cpp_names_them() {
         return;
     };
     let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
-    let graph = model::graph(&model::spec(&file).unwrap(), &file, 256).unwrap();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file).unwrap();
     let mut n = 0;
     for node in &graph.nodes {
         let Some(output) = node.output else { continue };
@@ -184,7 +184,7 @@ fn gemma3_knows_its_capitals() {
     let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
     let tokenizer = tokenizer::Tokenizer::from_gguf(&file).unwrap();
     let ids = tokenizer.encode(text, tokenizer::Special::AsText, tokenizer::Ends::Default).unwrap();
-    let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file, 64).unwrap());
+    let graph = Arc::new(model::graph(&model::spec(&file).unwrap(), &file).unwrap());
     let loaded = Reference.load(graph, &[&file], LoadOptions::default(), &mut |_| {}).unwrap();
     let mut engine = Engine::new(
         loaded,

@@ -45,7 +45,7 @@ fn written(request: &Request<'_>) -> Vec<u8> {
 fn engine(file: &File) -> Engine {
     let options = EngineOptions { n_ctx: 256, n_batch: 64, n_seqs: 1, keep: model::Keep::All };
     let spec = model::spec(file).unwrap();
-    let graph = Arc::new(model::graph(&spec, file, options.n_ctx).unwrap());
+    let graph = Arc::new(model::graph(&spec, file).unwrap());
     Engine::new(Reference.load(graph, &[file], LOADS[0], &mut |_| {}).unwrap(), options).unwrap()
 }
 

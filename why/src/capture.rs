@@ -16,7 +16,7 @@ impl Values {
     pub fn ids(&self, n_vocab: usize) -> Vec<Option<u32>> {
         let id = |nodes: &Vec<Option<Vec<f32>>>| {
             let best = Best::of(nodes.last()?.as_ref()?.chunks(n_vocab.max(1)).next_back()?);
-            best.not_finite.is_none().then_some(best.id)
+            best.invalid.is_none().then_some(best.id)
         };
         self.steps.iter().map(id).collect()
     }
@@ -75,13 +75,24 @@ pub fn likeliest(loaded: &mut dyn Loaded, steps: &[Step]) -> Result<Vec<Option<u
     steps.iter().map(run).collect()
 }
 
+/// The steps of a text that is known: the prompt as one step, and each token behind it as a step of its own. All have the
+/// frequencies of the whole text: how a sequence came to be long is not what is compared.
+pub fn forced(graph: &Graph, prompt: &[u32], behind: &[u32]) -> Vec<Step> {
+    let long = graph.is_long(prompt.len() + behind.len());
+    let next = behind.iter().zip(prompt.len() as u32..).map(|(&id, at)| Step::single(&[id], at));
+    let steps = std::iter::once(Step::single(prompt, 0)).chain(next);
+    steps.map(|step| step.with_long(long)).collect()
+}
+
 /// The prompt as one step that gives the last token's logits, and `n` greedy tokens behind it, a step each.
 pub fn greedy(loaded: &mut dyn Loaded, prompt: &[u32], n: usize) -> Result<Vec<Step>> {
     let mut kv = loaded.new_kv(&Blocks::Each((prompt.len() + n).div_ceil(graph::KV_BLOCK)))?;
-    let mut steps = vec![Step::single(prompt, 0)];
+    let long = loaded.graph().is_long(prompt.len() + n);
+    let mut steps = vec![Step::single(prompt, 0).with_long(long)];
     for i in 0..n {
         let logits = loaded.run(&steps[i], &mut kv, &mut NoTap)?;
-        steps.push(Step::single(&[Best::of(&logits).id], (prompt.len() + i) as u32));
+        let next = Step::single(&[Best::of(&logits).id], (prompt.len() + i) as u32);
+        steps.push(next.with_long(long));
     }
     Ok(steps)
 }

@@ -1,6 +1,6 @@
 //! Two sides over the same steps: what they compute, whether they compute it again, and what is to be said of each op.
 
-use crate::capture::{capture, capture_alone, greedy, likeliest, logits};
+use crate::capture::{capture, capture_alone, forced, greedy, likeliest, logits};
 use crate::judge::judge;
 use crate::{Capture, Measured, Report, Result, Side, Subject, Tolerance, Trace, Values, combine};
 use graph::reference::Reference;
@@ -68,22 +68,20 @@ impl Source {
 /// # Errors
 /// Where side A cannot run them.
 pub fn common_steps(
+    graph: &Graph,
     a: &mut Source,
     b: &Source,
     prompt: &[u32],
     n_predict: usize,
 ) -> Result<Vec<Step>> {
-    let mut steps = vec![Step::single(prompt, 0)];
     if let Some(trace) = a.trace().or(b.trace()) {
         let behind = trace.tokens().and_then(|all| all.get(prompt.len()..)).unwrap_or(&[]);
         let n = behind.len().min(trace.n_steps().saturating_sub(1)).min(n_predict);
-        let next = behind[..n].iter().zip(prompt.len() as u32..);
-        steps.extend(next.map(|(&id, at)| Step::single(&[id], at)));
-        return Ok(steps);
+        return Ok(forced(graph, prompt, &behind[..n]));
     }
     match a {
         Source::Live { loaded, .. } => greedy(&mut **loaded, prompt, n_predict),
-        Source::Recorded { .. } => Ok(steps),
+        Source::Recorded { .. } => Ok(forced(graph, prompt, &[])),
     }
 }
 

@@ -416,7 +416,8 @@ fn rotated(scene: &Scene<'_>, hear: &mut Hear<'_>) {
         RopePairs::Adjacent => RopePairs::Halves,
         RopePairs::Halves => RopePairs::Adjacent,
     };
-    let freqs = &table.freqs;
+    // All sequences of a recorded run are of one sort.
+    let freqs = table.freqs_of(scene.step, 0);
     if scene.test(Kind::NoRotation, x, hear)
         || scene.test(Kind::PairOrder, &rotate(other, freqs, &own), hear)
         || scene.test(Kind::NoRotation, &rotate(pairs, freqs, &|_| 0), hear)

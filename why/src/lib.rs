@@ -20,7 +20,7 @@ mod report;
 mod trace;
 
 pub use bound::Tolerance;
-pub use capture::{Values, capture, capture_alone, greedy, likeliest, logits, value_bytes};
+pub use capture::{Values, capture, capture_alone, forced, greedy, likeliest, logits, value_bytes};
 pub use compare::{Judged, Source, Thoroughness, common_steps, compare};
 pub use error::{Error, ErrorKind, Result};
 pub use html::html;

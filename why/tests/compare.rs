@@ -41,7 +41,7 @@ fn faulty(case: &Case, wrong: impl Fn(usize, bool) -> bool + Send + 'static) -> 
 /// The report on a prompt of 12 tokens and two behind it, and what was heard last.
 fn report(case: &Case, b: &mut Source, thoroughness: Thoroughness) -> (Report, Judged) {
     let mut a = live("reference", load(case));
-    let steps = common_steps(&mut a, b, &case.prompts[0][..12], 2).unwrap();
+    let steps = common_steps(&case.graph, &mut a, b, &case.prompts[0][..12], 2).unwrap();
     let files = [&case.file];
     let subject = Subject { graph: &case.graph, files: &files, options: LoadOptions::default() };
     let mut last = Judged { done: 0, total: 0 };

@@ -154,11 +154,16 @@ fn rope_faults_are_named() {
         let cols = data.len() / step.tokens.len();
         for (row, &p) in data.chunks_mut(cols).zip(&step.positions) {
             let square = (table.mscale * table.mscale) as f32;
-            let angles = rope::angles(table, p).into_iter();
+            let angles = rope::angles(&table.freqs, table.mscale, p).into_iter();
             let back: Vec<(f32, f32)> = angles.map(|(c, s)| (c / square, -s / square)).collect();
             rope::rope(row, head_dim, pairs, &back);
             let p = u32::try_from(i64::from(p) + by).unwrap_or(0);
-            rope::rope(row, head_dim, if swap { other } else { pairs }, &rope::angles(table, p));
+            rope::rope(
+                row,
+                head_dim,
+                if swap { other } else { pairs },
+                &rope::angles(&table.freqs, table.mscale, p),
+            );
         }
     };
     found(

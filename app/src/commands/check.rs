@@ -34,7 +34,7 @@ struct Report<'a> {
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let options = args.load.options();
-    let parts = load::parts(args.model.model.as_deref(), &options, 4096, config)?;
+    let parts = load::parts(args.model.model.as_deref(), &options, config)?;
     let screen = Screen::default();
     let listener = |event: karat::Event<'_>| screen.show(event);
     let gpu = devices::gpu(&options, &listener)?;

@@ -76,9 +76,10 @@ struct Report<'a> {
 /// Generates and prints an answer.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let (model, prompt) = args.model_and_prompt()?;
-    let params = args.sampling.params()?;
-    let seed = params.seed;
+    args.sampling.check()?;
     let model = load::model(model, &args.load.options(), config)?;
+    let params = args.sampling.params(model.recommended_sampling())?;
+    let seed = params.seed;
     let prompt = args.encode(&model, &prompt)?;
     let controls = if args.output.raw_output { Controls::Raw } else { Controls::Escaped };
     let mut printer = Printer { out: Out::new(controls), style: args.output.style(), ended: true };
@@ -95,12 +96,24 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.output.stats {
         let Info { load_seconds: load, backend, .. } = model.info();
         let (timings, finish) = (answer.timings(), answer.finish_reason());
+        let from_file = args.sampling.followed(model.recommended_sampling());
+        let from_file =
+            if from_file.is_empty() { from_file } else { format!("; from the file: {from_file}") };
         say(
             "stats",
-            &format!("loaded in {load:.2} s; {timings}; {finish}; seed {seed}; {backend}"),
+            &format!(
+                "loaded in {load:.2} s; {timings}; {finish}; seed {seed}{from_file}; {backend}"
+            ),
         );
     }
     Ok(())
+}
+
+/// Says when a text has a BOS or EOS of its own beside the one that was added.
+pub(crate) fn warn_of_doubled_end(tokenizer: &Tokenizer, ids: &[u32]) {
+    if let Some(warning) = tokenizer.doubled_end(ids) {
+        say("warning", warning);
+    }
 }
 
 /// -1 is no bound; the parser let nothing else below 0 through.
@@ -140,7 +153,9 @@ impl Args {
 
     fn encode(&self, model: &Model, prompt: &str) -> Result<Vec<u32>> {
         if self.raw {
-            return Ok(model.tokenizer().encode(prompt, Special::Parse, Ends::Default)?);
+            let ids = model.tokenizer().encode(prompt, Special::Parse, Ends::Default)?;
+            warn_of_doubled_end(model.tokenizer(), &ids);
+            return Ok(ids);
         }
         let system = self.system.iter().map(|text| Message::new("system", text));
         let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();

@@ -1,6 +1,6 @@
 //! `karat tokenize`: the ids of a text and the pieces that they stand for.
 
-use super::run::{read_file, read_stdin};
+use super::run::{read_file, read_stdin, warn_of_doubled_end};
 use crate::load::{self, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::Result;
@@ -59,6 +59,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let special = if args.parse_special { Special::Parse } else { Special::AsText };
     let ends = if args.no_bos { Ends::None } else { Ends::Default };
     let ids = tokenizer.encode(&text, special, ends)?;
+    if ends == Ends::Default {
+        warn_of_doubled_end(&tokenizer, &ids);
+    }
     let mut out = Out::new(Controls::Escaped);
     if args.json {
         let piece = |&id: &u32| match std::str::from_utf8(tokenizer.piece(id)) {

@@ -63,7 +63,7 @@ impl PromptArgs {
         options: &Options,
         config: &Config,
     ) -> Result<Prompted> {
-        let parts = load::parts(model.model.as_deref(), options, 4096, config)?;
+        let parts = load::parts(model.model.as_deref(), options, config)?;
         let ids = if self.chat {
             let messages = [Message::new("user", self.prompt.as_str())];
             let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
@@ -154,7 +154,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut b = source(&b_name, args, parts)?;
     let Ids { ids, remarks, said } = agreed([&a, &b], ids, args.go_on)?;
     said.iter().try_for_each(|said| walk("", said))?;
-    let steps = why::common_steps(&mut a, &b, &ids, args.prompt.n_predict)?;
+    let steps = why::common_steps(&prompted.parts.graph, &mut a, &b, &ids, args.prompt.n_predict)?;
     let thoroughness = Thoroughness { feed: args.go_on, isolate: args.isolate, runs: args.repeat };
     let heard = |event: karat::Event<'_>| screen.show(event);
     let mut report = parts.compare([&mut a, &mut b], &steps, thoroughness, &heard)?;

@@ -24,7 +24,7 @@ const FRANCE: &str = "france";
 fn case(path: &Path, ids: Vec<u32>) -> Case {
     let file = File::open(path, Access::Mmap).unwrap();
     let spec = model::spec(&file).unwrap();
-    let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+    let graph = Arc::new(model::graph(&spec, &file).unwrap());
     let name = path.display().to_string();
     Case { name, graph, file, prompts: vec![ids], first_position: 0 }
 }

@@ -178,7 +178,7 @@ pub(crate) struct Engine {
 pub(crate) fn load(path: &Path, options: LoadOptions) -> Engine {
     let file = gguf::File::open(path, gguf::Access::Mmap).unwrap();
     let spec = model::spec(&file).unwrap();
-    let graph = Arc::new(model::graph(&spec, &file, 256).unwrap());
+    let graph = Arc::new(model::graph(&spec, &file).unwrap());
     Engine { loaded: Cpu::new(2).load(graph, &[&file], options, &mut |_| {}).unwrap() }
 }
 

@@ -129,6 +129,8 @@ impl Case {
                     .iter()
                     .map(|&s| self.tables(s, pass, first_position + start as u32))
                     .collect(),
+                // For a table with two sets of frequencies; the others have one for all.
+                long: seqs.iter().map(|&s| !s.is_multiple_of(2)).collect(),
                 ..Step::default()
             };
             for (i, &s) in seqs.iter().enumerate() {

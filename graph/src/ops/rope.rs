@@ -1,12 +1,12 @@
 //! Rotary position embedding (arXiv 2104.09864): pairs of elements rotate by `position · freq`.
 //! Fast version: `cpu/src/kernels/rope.rs`.
 
+use crate::RopePairs;
 use crate::math::rope_angle;
-use crate::{RopePairs, RopeTable};
 
 /// Cosines and sines of one position, one entry for each pair.
-pub fn angles(table: &RopeTable, position: u32) -> Vec<(f32, f32)> {
-    table.freqs.iter().map(|&f| rope_angle(position, f, table.mscale)).collect()
+pub fn angles(freqs: &[f64], mscale: f64, position: u32) -> Vec<(f32, f32)> {
+    freqs.iter().map(|&f| rope_angle(position, f, mscale)).collect()
 }
 
 /// Rotates the heads (`head_dim` elements each) of one row in place. Elements past the pairs stay.
@@ -33,16 +33,16 @@ mod tests {
 
     #[test]
     fn turns_by_the_angle_and_keeps_the_tail() {
-        let table = RopeTable { freqs: vec![1.0, 0.01], mscale: 1.0 };
+        let freqs = [1.0, 0.01];
         for (pairs, a, b) in
             [(RopePairs::Adjacent, [0, 2], [1, 3]), (RopePairs::Halves, [0, 1], [2, 3])]
         {
             let mut row = [1.0, 2.0, 3.0, 4.0, 5.0];
             let before = row;
             let position = 100_000;
-            rope(&mut row, 5, pairs, &angles(&table, position));
+            rope(&mut row, 5, pairs, &angles(&freqs, 1.0, position));
             for i in 0..2 {
-                let (sin, cos) = (f64::from(position) * table.freqs[i]).sin_cos();
+                let (sin, cos) = (f64::from(position) * freqs[i]).sin_cos();
                 let (x0, x1) = (f64::from(before[a[i]]), f64::from(before[b[i]]));
                 assert!((f64::from(row[a[i]]) - (x0 * cos - x1 * sin)).abs() < 1e-5);
                 assert!((f64::from(row[b[i]]) - (x0 * sin + x1 * cos)).abs() < 1e-5);

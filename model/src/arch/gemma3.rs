@@ -1,7 +1,7 @@
 //! Gemma 3 (arXiv 2503.19786): five layers with a sliding window to one without, each sort with its own rope base;
 //! scaled embeddings, norms on queries and keys, norms after attention and feed-forward.
 
-use super::llama::{self, Defaults};
+use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{
@@ -11,10 +11,15 @@ use crate::{
 use gguf::{Array, Value};
 use graph::{Act, RopePairs};
 
-/// For the layers that see all positions: the paper's section 2, and Hugging Face's `Gemma3TextConfig`.
-const DEFAULTS: Defaults = Defaults { rope_base: 1e6 };
+/// The base is that of the layers that see all positions: the paper's section 2, and Hugging Face's `Gemma3TextConfig`, which
+/// has the epsilon, too. The window is not that of every layer.
+const DEFAULTS: Defaults =
+    Defaults { rope_base: 1e6, eps: Some(1e-6), window: Window::Own, scale: inverse_root };
 /// For the layers with a window, from the same two.
 const DEFAULT_LOCAL_BASE: f32 = 10_000.0;
+/// Where ollama's converter writes the two bases.
+const OTHER_GLOBAL_BASE: &str = "rope.global.freq_base";
+const OTHER_LOCAL_BASE: &str = "rope.local.freq_base";
 /// Every sixth layer sees all positions, where the file does not say otherwise.
 const DEFAULT_PATTERN: usize = 6;
 /// The 27B model divides the residual stream among its heads for the attention scale, unlike its siblings; its number
@@ -29,11 +34,10 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let spec = llama::base(meta, DEFAULTS)?;
     let n_layer = spec.layers.len();
     let ropes = ropes(meta, &spec.ropes[0])?;
-    let window = meta.opt_count("attention.sliding_window", 1..=u32::MAX as usize)?;
-    let is_local = match window {
-        Some(_) => local_layers(meta, n_layer)?,
-        None => vec![false; n_layer],
-    };
+    let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
+    let window = window.filter(|&n| n > 0);
+    let pattern = local_layers(meta, n_layer)?;
+    let is_local = if window.is_some() { pattern } else { vec![false; n_layer] };
     let n_embd = spec.n_embd;
     let attention = |i: usize, attention: Attention| {
         let head_width =
@@ -68,7 +72,13 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 /// The rotary embedding of the layers that see all positions, then that of the layers with a window.
 fn ropes(meta: &Meta<'_>, rope: &Rope) -> Result<Vec<Rope>> {
     let global = Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope.clone() };
-    let base = meta.opt_positive("rope.freq_base_swa")?.unwrap_or(DEFAULT_LOCAL_BASE);
+    let stated = meta.opt_positive("rope.freq_base")?;
+    let other = meta.opt_positive(OTHER_GLOBAL_BASE)?;
+    let base = stated.or(other).unwrap_or(global.base);
+    let global = Rope { base, ..global };
+    let local = meta.opt_positive("rope.freq_base_swa")?;
+    let other_local = meta.opt_positive(OTHER_LOCAL_BASE)?;
+    let base = local.or(other_local).unwrap_or(DEFAULT_LOCAL_BASE);
     // The context is stretched for the layers that see all of it, not for those with a window.
     let local = Rope { base, scaling: RopeScaling::None, ..global.clone() };
     Ok(vec![global, local])

@@ -1,6 +1,6 @@
 //! Llama 1 to 3.x, and what is shaped like it: Mistral, SmolLM2, TinyLlama (arXiv 2302.13971).
 //!
-//! Also the base from which the other architectures differ. Mistral's sliding window is not applied, as in llama.cpp.
+//! Also the base from which the other architectures differ.
 
 use crate::meta::{self, Meta};
 use crate::shape::{Numbers, Preset, Shape};
@@ -80,15 +80,39 @@ pub(super) const PRESETS: &[Preset] = &[
 ];
 
 /// What a model has where its file says nothing. Each architecture states its own, even where all agree: a default that
-/// is inherited is not noticed. The norms' epsilon has none, here as in llama.cpp: a file without it is refused.
+/// is inherited is not noticed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Defaults {
     /// Base of the rotary embedding.
     pub(super) rope_base: f32,
+    /// Epsilon of the norms; `None` refuses a file without it.
+    pub(super) eps: Option<f32>,
+    /// Whether `attention.sliding_window` is the window of every layer. No architecture has a window where its file does
+    /// not say so, as in llama.cpp.
+    pub(super) window: Window,
+    /// The scale of `q · k` for heads of a width.
+    pub(super) scale: fn(usize) -> f32,
 }
 
-/// What llama.cpp has where a file says nothing, and Hugging Face's `LlamaConfig`.
-const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+/// What `attention.sliding_window` means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Window {
+    /// The window of every layer.
+    All,
+    /// The architecture reads it itself, or its models have none.
+    Own,
+}
+
+/// `1 / √head_dim`: equation 1 of arXiv 1706.03762.
+pub(super) fn inverse_root(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// The base of llama.cpp and of Hugging Face's `LlamaConfig` and `MistralConfig`. The norms' epsilon has no default, as in
+/// llama.cpp: `LlamaConfig` says 1e-6, and Llama 2 and 3 have 1e-5. The window is that of Mistral 7B v0.1, which
+/// `MistralConfig` applies to every layer and llama.cpp does not apply.
+const DEFAULTS: Defaults =
+    Defaults { rope_base: 10_000.0, eps: None, window: Window::All, scale: inverse_root };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     base(meta, DEFAULTS)
@@ -100,11 +124,16 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     refuse_experts(meta)?;
+    refuse_encoders(meta)?;
     let heads = heads(meta, n_layer)?;
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
     let dim = |key| head_dim(meta, key, n_embd, heads[0].n_head);
     let (head_dim_k, head_dim_v) = (dim("attention.key_length")?, dim("attention.value_length")?);
     let rope = rope(meta, defaults, n_ctx_train, head_dim_k)?;
+    let window = match defaults.window {
+        Window::All => meta.opt_window("attention.sliding_window", n_ctx_train)?,
+        Window::Own => None,
+    };
     let layer = |(&Heads { n_head, n_head_kv }, n_ff)| Layer {
         norms: Norms::Before,
         mixer: Mixer::Attention(Attention {
@@ -114,8 +143,8 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
             head_dim_v,
             qk_norm: QkNorm::None,
             rope: 0,
-            window: None,
-            scale: 1.0 / (head_dim_k as f32).sqrt(),
+            window,
+            scale: (defaults.scale)(head_dim_k),
             query_scale: QueryScale::Scores,
             softcap: None,
         }),
@@ -126,13 +155,31 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
         n_vocab: n_vocab(meta)?,
         n_ctx_train,
         n_embd,
-        eps: meta.positive("attention.layer_norm_rms_epsilon")?,
+        eps: eps(meta, defaults)?,
         layers: heads.iter().zip(n_ff).map(layer).collect(),
         ropes: vec![rope],
         biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
         embd_scale: None,
         logit_softcap: None,
+        warnings: Vec::new(),
     })
+}
+
+fn eps(meta: &Meta<'_>, defaults: Defaults) -> Result<f32> {
+    let key = "attention.layer_norm_rms_epsilon";
+    meta.opt_positive(key)?.or(defaults.eps).ok_or_else(|| meta.missing(key))
+}
+
+/// karat's models see what came before, and nothing else.
+fn refuse_encoders(meta: &Meta<'_>) -> Result<()> {
+    let key = "attention.causal";
+    match meta.opt_flag(key)? {
+        Some(false) => {
+            let what = format!("{}: false, karat runs causal models only", meta.key(key));
+            Err(Error::new(ErrorKind::Unsupported, what))
+        }
+        Some(true) | None => Ok(()),
+    }
 }
 
 /// karat has no op for experts yet, and a file that has them must not run as if it had none.
@@ -207,7 +254,7 @@ fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize
         Some("none") => (RopeScaling::None, always(meta, n_rot)?),
         None | Some("linear") => (linear, always(meta, n_rot)?),
         Some("yarn") => (RopeScaling::Yarn { factor, n_ctx_orig }, always(meta, n_rot)?),
-        Some("longrope") => (linear, by_context(meta, n_rot, n_ctx_orig)?),
+        Some("longrope") => (linear, by_length(meta, n_rot, n_ctx_orig)?),
         Some(other) => {
             let what = format!("\"{other}\", allowed none, linear, yarn, longrope");
             return Err(meta.bad("rope.scaling.type", what));
@@ -229,10 +276,10 @@ fn always(meta: &Meta<'_>, n_rot: usize) -> Result<RopeFactors> {
 }
 
 /// The two tensors of longrope, where the file has them; one without the other is refused.
-pub(super) fn by_context(meta: &Meta<'_>, n_rot: usize, n_ctx_orig: usize) -> Result<RopeFactors> {
+pub(super) fn by_length(meta: &Meta<'_>, n_rot: usize, n_ctx_orig: usize) -> Result<RopeFactors> {
     let factors = |name| rope_factors(meta, name, n_rot / 2);
     match (factors(ROPE_SHORT)?, factors(ROPE_LONG)?) {
-        (Some(short), Some(long)) => Ok(RopeFactors::ByContext { short, long, n_ctx_orig }),
+        (Some(short), Some(long)) => Ok(RopeFactors::ByLength { short, long, n_ctx_orig }),
         (None, None) => Ok(RopeFactors::None),
         (Some(_), None) => Err(one_of_two(ROPE_LONG, ROPE_SHORT)),
         (None, Some(_)) => Err(one_of_two(ROPE_SHORT, ROPE_LONG)),

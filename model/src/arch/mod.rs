@@ -51,14 +51,17 @@ pub(crate) fn find(name: &str) -> Result<&'static Arch> {
     })
 }
 
-/// The spec of a file's model. Reads metadata and rope factors, no weights.
+/// The spec of a file's model. Reads metadata and rope factors, no weights. A key of the architecture that karat has no use
+/// for is named in [`Spec::warnings`].
 ///
 /// Errors name the key or the tensor: unknown architecture, missing keys, wrong types, hyper-parameters out of range
 /// or in contradiction.
 pub fn spec(file: &gguf::File) -> Result<Spec> {
     let name = meta::architecture(file)?;
     let arch = find(&name)?;
-    (arch.spec)(&Meta { file, arch: arch.name })
+    let meta = Meta::new(file, arch.name);
+    let spec = (arch.spec)(&meta)?;
+    Ok(Spec { warnings: meta.unused().into_iter().collect(), ..spec })
 }
 
 /// Whether llama-quantize takes a model for a 70B, of which it gives the value projections more bits: they are small

@@ -1,15 +1,15 @@
-//! Phi 3, 3.5 and 4 (arXiv 2404.14219): fused projections, longrope, queries scaled before attention.
-//!
-//! `attention.sliding_window` is not applied, as in llama.cpp; converters write 0 there for models without one.
+//! Phi 3, 3.5 and 4 (arXiv 2404.14219): fused projections, longrope, queries scaled before attention, and a window in
+//! every layer of Phi-3-mini-4k, which llama.cpp does not apply.
 
-use super::llama::{self, Defaults};
+use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{Attention, Bias, GateUp, Gated, QueryScale, Result, Rope, Spec};
 use graph::RopePairs;
 
-/// What Hugging Face's `Phi3Config` has where a model's configuration says nothing.
-const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+/// What Hugging Face's `Phi3Config` has where a model's configuration says nothing; all of Phi 3 and 4 have its epsilon.
+const DEFAULTS: Defaults =
+    Defaults { rope_base: 10_000.0, eps: Some(1e-5), window: Window::All, scale: inverse_root };
 
 pub(super) const USUAL: Usual = Usual { fused_qkv: true, ..Usual::PLAIN };
 
@@ -20,7 +20,7 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut ropes = Vec::new();
     for rope in spec.ropes.drain(..) {
         // The factors count wherever the file has them, whatever it calls its scaling.
-        let factors = llama::by_context(meta, rope.n_rot, n_ctx_orig)?;
+        let factors = llama::by_length(meta, rope.n_rot, n_ctx_orig)?;
         ropes.push(Rope { pairs: RopePairs::Halves, factors, ..rope });
     }
     let spec = Spec { ropes, biases: &[Bias::Qkv, Bias::AttnOut], ..spec };

@@ -1,6 +1,6 @@
 //! Qwen 2 and 2.5 (arXiv 2407.10671): biases on queries, keys and values; halves are rotated together.
 
-use super::llama::{self, Defaults};
+use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::{Numbers, Preset, Shape, Usual};
 use crate::{Bias, Result, Rope, RopeFactors, Spec};
@@ -27,8 +27,10 @@ pub(super) const PRESETS: &[Preset] = &[Preset {
     },
 }];
 
-/// What Hugging Face's `Qwen2Config` has where a model's configuration says nothing.
-const DEFAULTS: Defaults = Defaults { rope_base: 10_000.0 };
+/// The base of Hugging Face's `Qwen2Config`. The norms' epsilon has no default: the config says 1e-6, and Qwen2.5-14B and
+/// larger have 1e-5. A window counts only with `use_sliding_window`, which no model sets and no key of a file says.
+const DEFAULTS: Defaults =
+    Defaults { rope_base: 10_000.0, eps: None, window: Window::Own, scale: inverse_root };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     base(meta, DEFAULTS)

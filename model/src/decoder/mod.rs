@@ -14,13 +14,12 @@ use crate::tensors::{
 use crate::{Bias, FeedForward, Layer, Mixer, Norms, Result, RopeFactors, Spec};
 use graph::{Builder, Graph, ValueId, Weight, WeightId};
 
-/// The graph of `spec`'s model over the tensors of `file`, for contexts of up to `n_ctx` positions: longrope chooses
-/// its factors by it.
+/// The graph of `spec`'s model over the tensors of `file`.
 ///
 /// Nothing is allocated for weights. Errors name the tensor that is missing, unknown or ill-shaped.
-pub fn graph(spec: &Spec, file: &gguf::File, n_ctx: usize) -> Result<Graph> {
+pub fn graph(spec: &Spec, file: &gguf::File) -> Result<Graph> {
     let mut source = FileTensors::new(spec, file);
-    let graph = build(spec, n_ctx, &mut source)?;
+    let graph = build(spec, &mut source)?;
     source.refuse_unknown()?;
     Ok(graph)
 }
@@ -29,14 +28,14 @@ pub fn graph(spec: &Spec, file: &gguf::File, n_ctx: usize) -> Result<Graph> {
 /// file has.
 pub(crate) fn tensors(spec: &Spec, usual: Usual) -> Result<Vec<TensorSpec>> {
     let mut list = TensorList::new(usual);
-    build(spec, spec.n_ctx_train, &mut list)?;
+    build(spec, &mut list)?;
     Ok(list.into_tensors())
 }
 
-fn build(spec: &Spec, n_ctx: usize, source: &mut dyn Source) -> Result<Graph> {
+fn build(spec: &Spec, source: &mut dyn Source) -> Result<Graph> {
     let mut decoder =
         Decoder { spec, source, builder: Builder::new(spec.n_vocab), ropes: Vec::new() };
-    decoder.rope_tables(n_ctx)?;
+    decoder.rope_tables()?;
     let (table, mut stream) = decoder.embedding()?;
     decoder.builder.stream(stream.x);
     for (index, layer) in spec.layers.iter().enumerate() {
@@ -106,20 +105,20 @@ impl Linear<'_> {
 }
 
 impl Decoder<'_> {
-    fn rope_tables(&mut self, n_ctx: usize) -> Result<()> {
+    fn rope_tables(&mut self) -> Result<()> {
         for rope in &self.spec.ropes {
             // The spec holds the values already; asked for, the tensors count as known.
             let names: &[&str] = match rope.factors {
                 RopeFactors::None => &[],
                 RopeFactors::Always(_) => &[tensors::ROPE_FREQS],
-                RopeFactors::ByContext { .. } => &[tensors::ROPE_SHORT, tensors::ROPE_LONG],
+                RopeFactors::ByLength { .. } => &[tensors::ROPE_SHORT, tensors::ROPE_LONG],
             };
             let n = self.spec.rope_factors_dim(rope.n_rot / 2);
             for &name in names {
                 let wanted = TensorSpec::new(name, [n.clone()], Role::RopeFactors);
                 self.source.find(&wanted)?.ok_or_else(|| tensors::missing(&wanted))?;
             }
-            self.ropes.push(self.builder.rope_table(rope.table(n_ctx)));
+            self.ropes.push(self.builder.rope_table(rope.table()));
         }
         Ok(())
     }

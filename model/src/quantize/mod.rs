@@ -162,7 +162,33 @@ impl Piece {
             let found = format!("weights too large for {to}");
             return Err(bad_weights(planned.info, first, block * to.block_len(), &found));
         }
+        if let Some(at) = self.first_lost(to) {
+            let found = format!("weights too large for {to}");
+            return Err(bad_weights(planned.info, first, at, &found));
+        }
         Ok(n as u64)
+    }
+
+    /// Where the first block begins whose largest weight the format does not hold: with weights beyond every scale some
+    /// encoders write a block of zeros, which has nothing wrong about it but its numbers.
+    fn first_lost(&self, to: DType) -> Option<usize> {
+        // The largest f16, of which scales are made: smaller weights never come near what a format holds.
+        let largest = 65_504.0;
+        let len = to.block_len();
+        let blocks = self.weights.chunks(len).zip(self.out.chunks(to.block_bytes()));
+        let mut again = vec![0.0; len];
+        let magnitude = |weights: &[f32]| weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
+        let mut lost = |weights: &[f32], block: &[u8]| {
+            let wanted = magnitude(weights);
+            if wanted <= largest {
+                return false;
+            }
+            to.dequantize(block, &mut again);
+            // The coarsest formats keep the largest weight to a quarter.
+            (magnitude(&again) - wanted).abs() > wanted / 4.0
+        };
+        let found = blocks.enumerate().find(|(_, (weights, block))| lost(weights, block));
+        found.map(|(i, _)| i * len)
     }
 
     /// Dequantises and quantises what is in `source`; each thread takes a share of it.

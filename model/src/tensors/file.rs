@@ -39,7 +39,8 @@ impl<'a> FileTensors<'a> {
 impl Source for FileTensors<'_> {
     fn find(&mut self, wanted: &TensorSpec) -> Result<Option<Found>> {
         let Some(info) = self.file.tensor(&wanted.name) else { return Ok(None) };
-        if !info.dims.iter().copied().eq(wanted.shape.iter().map(|dim| dim.n as u64)) {
+        let shape: Vec<u64> = wanted.shape.iter().map(|dim| dim.n as u64).collect();
+        if without_ones(&info.dims) != without_ones(&shape) {
             return Err(wrong_shape(info, &wanted.shape));
         }
         // A block format there is a mistake of the converter.
@@ -56,7 +57,7 @@ impl Source for FileTensors<'_> {
 /// The values of a rope factor tensor, or `None` where the file has none of that name.
 pub(crate) fn rope_factors(meta: &Meta<'_>, name: &str, n: usize) -> Result<Option<Vec<f32>>> {
     let Some(info) = meta.file.tensor(name) else { return Ok(None) };
-    if info.dims != [n as u64] {
+    if without_ones(&info.dims) != without_ones(&[n as u64]) {
         let from = format!("half of {}", meta.key("rope.dimension_count"));
         return Err(wrong_shape(info, &[Dim { n, from }]));
     }
@@ -72,6 +73,12 @@ pub(crate) fn rope_factors(meta: &Meta<'_>, name: &str, n: usize) -> Result<Opti
         }
         None => Ok(Some(values)),
     }
+}
+
+/// Dimensions without the ones at their end: `[64, 1]` is the shape of `[64]`.
+fn without_ones(dims: &[u64]) -> &[u64] {
+    let n = dims.iter().rposition(|&n| n != 1).map_or(0, |last| last + 1);
+    &dims[..n]
 }
 
 /// The error for a tensor that must be there.

@@ -13,9 +13,9 @@ use graph::FileId;
 
 /// Tensor of the factors of `RopeFactors::Always`.
 pub(crate) const ROPE_FREQS: &str = "rope_freqs.weight";
-/// Tensor of the factors of `RopeFactors::ByContext` for long contexts.
+/// Tensor of the factors of `RopeFactors::ByLength` for long contexts.
 pub(crate) const ROPE_LONG: &str = "rope_factors_long.weight";
-/// Tensor of the factors of `RopeFactors::ByContext` for short contexts.
+/// Tensor of the factors of `RopeFactors::ByLength` for short contexts.
 pub(crate) const ROPE_SHORT: &str = "rope_factors_short.weight";
 
 /// A tensor that a model needs or may have.

@@ -194,7 +194,7 @@ impl Tiny {
     pub(crate) fn engine(&self, load: LoadOptions, options: EngineOptions) -> Engine {
         let file = self.file();
         let spec = model::spec(&file).expect("a spec");
-        let graph = Arc::new(model::graph(&spec, &file, options.n_ctx).expect("a graph"));
+        let graph = Arc::new(model::graph(&spec, &file).expect("a graph"));
         let loaded = Reference.load(graph, &[&file], load, &mut |_| {}).expect("a loaded model");
         Engine::new(loaded, options).expect("an engine")
     }

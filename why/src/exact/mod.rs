@@ -142,7 +142,7 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
         Op::Rope { table, head_dim, pairs } => {
             let table = &graph.rope_tables[*table];
             let rotation = rope::Rotation { table, head_dim: *head_dim, pairs: *pairs, cols };
-            rope::rope(input(0), rotation, &step.positions, tolerance)
+            rope::rope(input(0), rotation, step, tolerance)
         }
         Op::MatMul { w } => {
             let tensor = weights::Tensor { weight: graph.weight(*w), bytes: &bytes(*w)? };

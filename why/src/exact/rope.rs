@@ -2,7 +2,7 @@
 
 use crate::Tolerance;
 use crate::bound::{Exact, TINY, U};
-use graph::{RopePairs, RopeTable};
+use graph::{RopePairs, RopeTable, Step};
 
 /// A rotary embedding of rows of `cols` elements.
 #[derive(Clone, Copy)]
@@ -15,18 +15,13 @@ pub(super) struct Rotation<'a> {
 
 /// Rotates the heads of every row; elements past the pairs stay. ggml makes its angles by repeated products in f32: that of
 /// pair i is rounded some i times.
-pub(super) fn rope(
-    x: &[f32],
-    rotation: Rotation<'_>,
-    positions: &[u32],
-    tolerance: Tolerance,
-) -> Exact {
+pub(super) fn rope(x: &[f32], rotation: Rotation<'_>, step: &Step, tolerance: Tolerance) -> Exact {
     let Rotation { table, head_dim, pairs, cols } = rotation;
     let n = table.freqs.len();
     let mut exact =
         Exact { value: x.iter().map(|&v| f64::from(v)).collect(), bound: vec![0.0; x.len()] };
-    for (row, &position) in positions.iter().enumerate() {
-        for (i, &freq) in table.freqs.iter().enumerate() {
+    for (row, &position) in step.positions.iter().enumerate() {
+        for (i, &freq) in table.freqs_of(step, row).iter().enumerate() {
             let angle = f64::from(position) * freq;
             let (sin, cos) = (angle.sin() * table.mscale, angle.cos() * table.mscale);
             let wrong = match tolerance {

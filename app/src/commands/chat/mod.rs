@@ -51,13 +51,14 @@ enum Next {
 
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let params = args.sampling.params()?;
+    args.sampling.check()?;
     // In this order: the last to take SIGINT has it. (rustyline's feature `signal-hook` would leave it alone, but with it
     // what was typed during an answer waits for another key.)
     let mut input = Input::new(config)?;
     interrupt::install()?;
     let name = args.name.as_deref().or(args.model.model.as_deref());
     let model = load::model(name, &args.load.options(), config)?;
+    let params = args.sampling.params(model.recommended_sampling())?;
     let mut chat = model.chat()?.with_sampling(params)?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));

@@ -6,7 +6,7 @@ use super::{PromptArgs, Prompted};
 use crate::exit::{Code, Failure, failure};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
-use graph::{Best, Loaded, Step};
+use graph::{Best, Loaded};
 use karat::Parts;
 use karat::text;
 use serde::Serialize;
@@ -190,9 +190,8 @@ pub(super) fn run(
     if places.is_empty() {
         return Err(server.wrong("", "no log-probabilities in its answer"));
     }
-    let mut steps = vec![Step::single(ids, 0)];
-    let forced = places[..places.len() - 1].iter().zip(ids.len() as u32..);
-    steps.extend(forced.map(|(place, at)| Step::single(&[place.id], at)));
+    let behind: Vec<u32> = places[..places.len() - 1].iter().map(|place| place.id).collect();
+    let steps = why::forced(loaded.graph(), ids, &behind);
     let logits = why::logits(loaded, &steps)?;
     let rows: Vec<Row> = places
         .iter()
