@@ -67,7 +67,7 @@ enum Build {
         product: Option<DType>,
     },
     Conv(Convolution),
-    Map(Op, usize),
+    Map(Map, usize),
 }
 
 /// A convolution of `d_conv` rows.
@@ -84,6 +84,18 @@ struct Rotation {
     pairs: RopePairs,
     /// Of each value.
     cols: Vec<usize>,
+}
+
+/// An op that computes each element by itself, or moves elements.
+#[derive(Clone, Copy)]
+enum Map {
+    Add,
+    Mul,
+    AddBias,
+    Scale { by: f32 },
+    Softcap { cap: f32 },
+    Columns { start: usize },
+    Glu { act: Act },
 }
 
 /// The kind of a node by name; `None` for one that the node before it stands for.
@@ -122,7 +134,8 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
         Op::Attention(a) => attention(graph, i, a),
-        Op::Add | Op::Mul => (format!("{kind} {cols}"), Build::Map(node.op, cols)),
+        Op::Add => (format!("{kind} {cols}"), Build::Map(Map::Add, cols)),
+        Op::Mul => (format!("{kind} {cols}"), Build::Map(Map::Mul, cols)),
         Op::SsmConv { w, .. } => {
             let Weight { dtype, n_in: d_conv, .. } = *graph.weight(*w);
             (
@@ -132,15 +145,19 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         }
         Op::AddBias { b } => {
             let name = format!("{kind} bias {} {cols}", graph.weight(*b).dtype);
-            (name, Build::Map(node.op, cols))
+            (name, Build::Map(Map::AddBias, cols))
         }
-        Op::Scale { by } => (format!("{kind} {cols} by {by}"), Build::Map(node.op, cols)),
-        Op::Glu { act } => (format!("{kind} {act:?} {cols}"), Build::Map(node.op, cols)),
-        Op::Columns { .. } => {
+        &Op::Scale { by } => {
+            (format!("{kind} {cols} by {by}"), Build::Map(Map::Scale { by }, cols))
+        }
+        &Op::Glu { act } => (format!("{kind} {act:?} {cols}"), Build::Map(Map::Glu { act }, cols)),
+        &Op::Columns { start } => {
             let from = graph.value(node.inputs[0]).cols;
-            (format!("{kind} {cols} of {from}"), Build::Map(node.op, from))
+            (format!("{kind} {cols} of {from}"), Build::Map(Map::Columns { start }, from))
         }
-        Op::Softcap { cap } => (format!("{kind} {cap}"), Build::Map(node.op, cols.min(1024))),
+        &Op::Softcap { cap } => {
+            (format!("{kind} {cap}"), Build::Map(Map::Softcap { cap }, cols.min(1024)))
+        }
     })
 }
 
@@ -307,9 +324,9 @@ impl Build {
                 behind(c, x, product)?
             }
             Self::Conv(conv) => convolved(c, &conv, input)?,
-            Self::Map(op, cols) => {
+            Self::Map(of, cols) => {
                 let x = input(c, cols, "x")?;
-                map(c, op, x, input)?
+                map(c, of, x, input)?
             }
         })
     }
@@ -360,44 +377,35 @@ fn behind(c: &mut CaseBuilder, x: ValueId, product: Option<DType>) -> Result<Val
     product.map_or(Ok(x), |dtype| c.product(dtype, x, ROWS[0], "out"))
 }
 
-/// An op that computes element by element, or moves them.
+/// Its op on a value.
 fn map(
     c: &mut CaseBuilder,
-    op: Op,
+    map: Map,
     x: ValueId,
     input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
 ) -> Result<ValueId> {
     let cols = c.builder.cols(x);
-    match op {
-        Op::AddBias { .. } => {
-            let bias = c.weight(DType::F32, cols, 1, 1.0);
-            c.builder.add_bias(bias, x, "out")
+    match map {
+        Map::Add => {
+            let other = input(c, cols, "y")?;
+            c.builder.add(x, other, "out")
         }
-        Op::Scale { by } => Ok(c.builder.scale(by, x, "out")),
-        Op::Softcap { cap } => Ok(c.builder.softcap(cap, x, "out")),
-        Op::Columns { start } => {
-            c.builder.columns(start, (cols - start).min(cols.div_ceil(2)), x, "out")
-        }
-        Op::Glu { act } => {
-            let up = input(c, cols, "up")?;
-            c.builder.glu(act, x, up, "out")
-        }
-        Op::Mul => {
+        Map::Mul => {
             let other = input(c, cols, "y")?;
             c.builder.mul(x, other, "out")
         }
-        Op::Add
-        | Op::Input
-        | Op::SsmConv { .. }
-        | Op::GetRows { .. }
-        | Op::MatMul { .. }
-        | Op::RmsNorm { .. }
-        | Op::Rope { .. }
-        | Op::StoreKv { .. }
-        | Op::Attention(_)
-        | Op::OutputRows => {
-            let other = input(c, cols, "y")?;
-            c.builder.add(x, other, "out")
+        Map::AddBias => {
+            let bias = c.weight(DType::F32, cols, 1, 1.0);
+            c.builder.add_bias(bias, x, "out")
+        }
+        Map::Scale { by } => Ok(c.builder.scale(by, x, "out")),
+        Map::Softcap { cap } => Ok(c.builder.softcap(cap, x, "out")),
+        Map::Columns { start } => {
+            c.builder.columns(start, (cols - start).min(cols.div_ceil(2)), x, "out")
+        }
+        Map::Glu { act } => {
+            let up = input(c, cols, "up")?;
+            c.builder.glu(act, x, up, "out")
         }
     }
 }

@@ -6,8 +6,8 @@ use super::plan::Shape;
 use super::table::Align::{Left, Right};
 use super::table::{Table, number, percent};
 use graph::{
-    Arithmetic, Attention, Graph, Limits, LoadOptions, Node, Op, Rows, Timing, Traffic, Value,
-    WeightId, WeightUse,
+    Arithmetic, Attention, CacheUse, Graph, Limits, LoadOptions, Node, Op, Rows, Timing, Traffic,
+    Value, WeightId, WeightUse,
 };
 
 /// The least that a node has to do in a test. Whole numbers, as f64: sums of them do not overflow, and no file's sizes
@@ -339,43 +339,36 @@ fn format(graph: &Graph, load: LoadOptions, node: &Node) -> String {
     node.op.weights().into_iter().find_map(rows).unwrap_or_else(of_cache).to_owned()
 }
 
-/// Bytes and products of a node in all steps. What the other ops read and write is in the caches.
+/// Bytes and products of a node in all steps: those of its matrices and of the keys and values. Norms, biases and states are
+/// small, and what ops read and write besides is in the caches.
 fn cost(graph: &Graph, load: LoadOptions, node: &Node, shapes: &[Shape]) -> Cost {
     let mut all = Cost::default();
     for shape in shapes {
         let tokens: usize = shape.spans.iter().map(|&(_, n)| n).sum();
-        all.add(match &node.op {
-            Op::GetRows { table } => {
-                let weight = graph.weight(*table);
-                let bytes = weight.dtype.row_bytes(weight.n_in) as f64 * tokens as f64;
+        let rows = match node.output.map(|value| graph.value(value).rows) {
+            Some(Rows::Tokens) => tokens,
+            Some(Rows::Outputs) => shape.outputs,
+            Some(Rows::Sequences) => shape.spans.len(),
+            None => 0,
+        };
+        for (w, usage) in node.op.weights() {
+            let weight = graph.weight(w);
+            all.add(match usage {
+                WeightUse::Table => {
+                    let bytes = weight.dtype.row_bytes(weight.n_in) as f64 * rows as f64;
+                    Cost { bytes, ..Cost::default() }
+                }
+                WeightUse::Matrix => product(weight, load, rows),
+                WeightUse::Vector => Cost::default(),
+            });
+        }
+        all.add(match (node.op.cache(), &node.op) {
+            (Some((_, CacheUse::Reads)), Op::Attention(a)) => attention_cost(graph, load, a, shape),
+            (Some((id, CacheUse::Writes)), _) => {
+                let bytes = graph.kv(id).position_bytes(load.kv) as f64 * tokens as f64;
                 Cost { bytes, ..Cost::default() }
             }
-            Op::MatMul { w } => {
-                let rows = match node.output.map(|value| graph.value(value).rows) {
-                    Some(Rows::Tokens) => tokens,
-                    Some(Rows::Outputs) => shape.outputs,
-                    Some(Rows::Sequences) => shape.spans.len(),
-                    None => 0,
-                };
-                product(graph.weight(*w), load, rows)
-            }
-            Op::StoreKv { cache } => {
-                let bytes = graph.kv(*cache).position_bytes(load.kv) as f64 * tokens as f64;
-                Cost { bytes, ..Cost::default() }
-            }
-            Op::Attention(attention) => attention_cost(graph, load, attention, shape),
-            Op::Input
-            | Op::Add
-            | Op::Mul
-            | Op::SsmConv { .. }
-            | Op::AddBias { .. }
-            | Op::Scale { .. }
-            | Op::RmsNorm { .. }
-            | Op::Rope { .. }
-            | Op::Glu { .. }
-            | Op::Columns { .. }
-            | Op::OutputRows
-            | Op::Softcap { .. } => Cost::default(),
+            (Some((_, CacheUse::Reads | CacheUse::Updates)) | None, _) => Cost::default(),
         });
     }
     all
