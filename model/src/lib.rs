@@ -31,6 +31,7 @@ pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerParams};
 pub use spec::{
-    Attention, Bias, FeedForward, GateUp, Gated, Layer, Mixer, Norms, QkNorm, QueryScale, Spec,
+    Attention, Bias, FeedForward, GateUp, Gated, Layer, Mixer, Norms, OutputNorm, QkNorm,
+    QueryScale, ShortConv, Spec,
 };
 pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

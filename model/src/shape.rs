@@ -60,13 +60,16 @@ pub(crate) struct Usual {
     pub(crate) biases: &'static [Bias],
     /// Queries, keys and values are one tensor.
     pub(crate) fused_qkv: bool,
+    /// Every layer of this number has attention; the others have no key and value heads.
+    pub(crate) attention_every: usize,
     /// Keys beside the dimensions, without the architecture's prefix.
     pub(crate) keys: &'static [(&'static str, u32)],
 }
 
 impl Usual {
     /// An output projection of its own, no biases, queries, keys and values apart, no further keys.
-    pub(crate) const PLAIN: Self = Self { tied: false, biases: &[], fused_qkv: false, keys: &[] };
+    pub(crate) const PLAIN: Self =
+        Self { tied: false, biases: &[], fused_qkv: false, attention_every: 1, keys: &[] };
     /// The embedding is the output projection.
     pub(crate) const TIED: Self = Self { tied: true, ..Self::PLAIN };
 }

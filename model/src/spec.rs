@@ -27,10 +27,21 @@ pub struct Spec {
     pub biases: &'static [Bias],
     /// Factor on the embeddings.
     pub embd_scale: Option<f32>,
+    /// What the file calls the norm before the output projection.
+    pub output_norm: OutputNorm,
     /// `cap · tanh(x / cap)` on the logits.
     pub logit_softcap: Option<f32>,
     /// What is odd about the metadata but no reason to refuse it, a line each.
     pub warnings: Vec<String>,
+}
+
+/// What a file calls the norm before the output projection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputNorm {
+    /// `output_norm`
+    Output,
+    /// `token_embd_norm`: a slip of llama.cpp's first converter that files have kept.
+    TokenEmbd,
 }
 
 /// One block: two branches that add to the residual stream, and the norms around them.
@@ -58,6 +69,16 @@ pub enum Norms {
 pub enum Mixer {
     /// Attention over the positions so far.
     Attention(Attention),
+    /// A gated convolution of the last few rows.
+    ShortConv(ShortConv),
+}
+
+/// A gated convolution (LFM2, arXiv 2511.23404): of a projection's three parts `b`, `c`, `x` it makes `c · conv(b · x)`,
+/// each column by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ShortConv {
+    /// Rows that a token sees, its own included.
+    pub d_conv: usize,
 }
 
 /// Attention with a rotary embedding; groups of query heads share a key and value head.
@@ -162,6 +183,7 @@ impl Spec {
             Mixer::Attention(attention) => {
                 Layer { mixer: Mixer::Attention(change(i, attention)), ..layer }
             }
+            Mixer::ShortConv(_) => layer,
         })
     }
 

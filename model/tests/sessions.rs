@@ -302,3 +302,41 @@ fn memory_is_summed_before_anything_is_allocated() {
     };
     assert!(model::check_memory(&graph, LOADS[0], &absurd, u64::MAX - 1).is_err());
 }
+
+/// Where layers keep a state, a sequence goes on with what was added; one that is cut, for whatever reason, has nothing
+/// left, and gives the same bits when it is read again.
+#[test]
+fn a_state_goes_on_or_is_read_again() {
+    let options = EngineOptions { n_ctx: 256, n_batch: 17, n_seqs: 2, keep: Keep::Seen };
+    let mut engine = Tiny::new("lfm2").engine(LOADS[0], options);
+    let blocks = options.blocks(engine.graph());
+    // Keys and values of two heads of 32, 256 positions of both sequences; two states of three rows of 96 numbers.
+    let expected = 2 * 256 * 2 * (32 + 32) * 2 + 2 * 2 * (3 * 96 * 4);
+    assert_eq!(engine.graph().kv_bytes(graph::KvType::F16, &blocks), expected);
+    let ids = text(80, 1);
+    let read = |engine: &mut Engine, seq, ids: &[u32]| {
+        let logits = engine.prefill(seq, ids, &mut |_| ControlFlow::Continue(())).unwrap();
+        logits.unwrap().into_iter().map(f32::to_bits).collect::<Vec<_>>()
+    };
+    let (a, b) = (engine.add(), engine.add());
+    let whole = read(&mut engine, a, &ids);
+    read(&mut engine, b, &ids[..70]);
+    // The next turn of a chat only adds.
+    assert_eq!(engine.reuse(b, &ids).unwrap(), 70);
+    assert!(read(&mut engine, b, &ids[70..]) == whole);
+    // Another history, the same prompt again, a cut: nothing is left.
+    let other = [&ids[..60], &[3, 4]].concat();
+    assert_eq!(engine.reuse(b, &other).unwrap(), 0);
+    read(&mut engine, b, &other);
+    assert_eq!(engine.reuse(a, &ids).unwrap(), 0);
+    assert!(engine.ids(a).is_empty() && read(&mut engine, a, &ids) == whole);
+    assert_eq!(engine.truncate(a, 64).unwrap(), 0);
+    assert!(read(&mut engine, a, &ids) == whole);
+    // A fork shares nothing; both states are taken, so it cannot begin.
+    let fork = engine.fork(a, 64).unwrap();
+    assert!(engine.ids(fork).is_empty());
+    let error = engine.decode(fork, 1).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::DoesNotFit, "{error}");
+    engine.remove(b).unwrap();
+    assert!(read(&mut engine, fork, &ids) == whole);
+}

@@ -7,8 +7,8 @@ use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
 use crate::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT, rope_factors};
 use crate::{
-    Attention, Bias, Error, ErrorKind, FeedForward, GateUp, Gated, Layer, Mixer, Norms, QkNorm,
-    QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+    Attention, Bias, Error, ErrorKind, FeedForward, GateUp, Gated, Layer, Mixer, Norms, OutputNorm,
+    QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
 };
 use graph::{Act, RopePairs};
 
@@ -120,12 +120,23 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 
 /// The spec with another architecture's defaults, for that architecture to change.
 pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    of_heads(meta, defaults, 1)
+}
+
+/// The same where layers may have no attention. Theirs has no key and value heads, and the architecture puts something
+/// else in its place.
+pub(super) fn hybrid(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    of_heads(meta, defaults, 0)
+}
+
+/// With at least `fewest` key and value heads.
+fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     refuse_experts(meta)?;
     refuse_encoders(meta)?;
-    let heads = heads(meta, n_layer)?;
+    let heads = heads(meta, n_layer, fewest)?;
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
     let dim = |key| head_dim(meta, key, n_embd, heads[0].n_head);
     let (head_dim_k, head_dim_v) = (dim("attention.key_length")?, dim("attention.value_length")?);
@@ -160,6 +171,7 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
         ropes: vec![rope],
         biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
         embd_scale: None,
+        output_norm: OutputNorm::Output,
         logit_softcap: None,
         warnings: Vec::new(),
     })
@@ -206,14 +218,14 @@ struct Heads {
     n_head_kv: usize,
 }
 
-fn heads(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<Heads>> {
+fn heads(meta: &Meta<'_>, n_layer: usize, fewest: usize) -> Result<Vec<Heads>> {
     let n_head = meta.per_layer("attention.head_count", n_layer, 1..=MAX_HEADS)?;
     let kv_key = "attention.head_count_kv";
     let n_head_kv =
-        meta.opt_per_layer(kv_key, n_layer, 1..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
+        meta.opt_per_layer(kv_key, n_layer, fewest..=MAX_HEADS)?.unwrap_or_else(|| n_head.clone());
     let layers = n_head.into_iter().zip(n_head_kv).enumerate();
     let checked = layers.map(|(i, (n_head, n_head_kv))| {
-        if !n_head.is_multiple_of(n_head_kv) {
+        if n_head_kv > 0 && !n_head.is_multiple_of(n_head_kv) {
             let allowed = format!("allowed a divisor of head_count = {n_head}");
             return Err(meta.bad(kv_key, format!("{n_head_kv} in layer {i}, {allowed}")));
         }

@@ -1,6 +1,7 @@
 //! The architectures: one file and one line in [`ARCHS`] for each, a difference from llama's.
 
 mod gemma3;
+mod lfm2;
 mod llama;
 mod phi3;
 mod qwen2;
@@ -35,6 +36,7 @@ impl Arch {
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
     Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
+    Arch { name: "lfm2", spec: lfm2::spec, usual: lfm2::USUAL, presets: lfm2::PRESETS },
     Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
     Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },

@@ -1,17 +1,18 @@
 //! The one builder: a spec becomes a graph. Each tensor is named here, where it is used, and asked of a [`Source`];
 //! values have the names that llama.cpp gives them in its dumps.
 //!
-//! A layer is made of parts that combine: how the norms stand (here), a mixer (`attention.rs`), a feed-forward
-//! (`feed_forward.rs`). A new kind of part is a variant in `spec.rs` and one function here.
+//! A layer is made of parts that combine: how the norms stand (here), a mixer (`attention.rs`, `short_conv.rs`), a
+//! feed-forward (`feed_forward.rs`). A new kind of part is a variant in `spec.rs` and one function here.
 
 mod attention;
 mod feed_forward;
+mod short_conv;
 
 use crate::shape::Usual;
 use crate::tensors::{
     self, Dim, FileTensors, Found, NormPlace, Presence, Role, Source, TensorList, TensorSpec,
 };
-use crate::{Bias, FeedForward, Layer, Mixer, Norms, Result, RopeFactors, Spec};
+use crate::{Bias, FeedForward, Layer, Mixer, Norms, OutputNorm, Result, RopeFactors, Spec};
 use graph::{Builder, Graph, ValueId, Weight, WeightId};
 
 /// The graph of `spec`'s model over the tensors of `file`.
@@ -138,7 +139,11 @@ impl Decoder<'_> {
     fn logits(&mut self, table: WeightId, x: ValueId) -> Result<()> {
         let (spec, embd, vocab) = (self.spec, self.spec.embd_dim(), self.spec.vocab_dim());
         let role = Role::Norm(NormPlace::BeforeOutput);
-        let norm = TensorSpec::new("output_norm.weight", [embd.clone()], role);
+        let name = match spec.output_norm {
+            OutputNorm::Output => "output_norm.weight",
+            OutputNorm::TokenEmbd => "token_embd_norm.weight",
+        };
+        let norm = TensorSpec::new(name, [embd.clone()], role);
         let x = self.norm(&norm, x, "result_norm".into())?; // [outputs, n_embd]
         let output = TensorSpec::new("output.weight", [embd, vocab.clone()], Role::Output);
         let output = self.opt_weight(&output.optional(Presence::UnlessTied))?.unwrap_or(table);
@@ -201,6 +206,7 @@ impl Decoder<'_> {
     fn mixer(&mut self, at: At<'_>, x: ValueId) -> Result<ValueId> {
         match &at.layer.mixer {
             Mixer::Attention(attention) => self.attention(at, attention, x),
+            Mixer::ShortConv(conv) => self.short_conv(at, *conv, x),
         }
     }
 

@@ -515,6 +515,13 @@ mod tests {
             ] {
                 builder = builder.kv(&format!("{}.{key}", arch.name), Value::U32(n));
             }
+            for &(key, n) in arch.usual.keys {
+                builder = builder.kv(&format!("{}.{key}", arch.name), Value::U32(n));
+            }
+            if arch.usual.attention_every > 1 {
+                let heads = Value::Array(gguf::Array::U32(vec![0, 4]));
+                builder = builder.kv(&format!("{}.attention.head_count_kv", arch.name), heads);
+            }
             let file = File::from_bytes(builder.build().unwrap()).unwrap();
             for tensor in arch.tensors(&crate::spec(&file).unwrap()).unwrap() {
                 let (name, role) = (tensor.name.as_str(), tensor.role);
@@ -532,7 +539,12 @@ mod tests {
                 let agrees = match role {
                     Role::Table => category == Category::TokenEmbd,
                     Role::Output => category == Category::Output,
-                    Role::Branch { branch: Branch::Mixer, .. } => category == Category::AttnOutput,
+                    // llama-quantize knows the output projection of attention only.
+                    Role::Branch { branch: Branch::Mixer, .. } => {
+                        let is_attention = name.contains("attn_output");
+                        (category == Category::AttnOutput) == is_attention
+                            && (is_attention || category == Category::Other)
+                    }
                     Role::Branch { branch: Branch::FeedForward, .. } => {
                         category == Category::FfnDown
                     }
@@ -540,7 +552,7 @@ mod tests {
                         category,
                         Category::AttnV | Category::AttnK | Category::FfnIn | Category::Other
                     ),
-                    Role::Norm(_) | Role::Bias | Role::RopeFactors => true,
+                    Role::Norm(_) | Role::Conv | Role::Bias | Role::RopeFactors => true,
                 };
                 assert!(agrees, "{name} is {role:?} and {category:?}");
             }

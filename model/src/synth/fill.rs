@@ -33,7 +33,7 @@ pub(super) enum Fill {
         /// What scales at the ends of f16 there are.
         extremes: Extremes,
     },
-    /// f32, one number for each channel.
+    /// f32, one number for each channel, or a few.
     Vector(VectorFill),
 }
 
@@ -87,6 +87,8 @@ impl Filler {
             }
             Role::Output => self.matrix(LOGITS * unit, Extremes::All),
             Role::Norm(place) => self.norm(place),
+            // The rows of a convolution are as large as what it makes of them.
+            Role::Conv => Fill::Vector(VectorFill { mean: 0.0, std: unit, outliers: false }),
             Role::Bias => Fill::Vector(VectorFill { mean: 0.0, std: BIAS, outliers: false }),
             Role::RopeFactors => Fill::Vector(VectorFill { mean: 1.0, std: 0.0, outliers: false }),
         }

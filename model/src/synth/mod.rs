@@ -17,7 +17,7 @@ use crate::shape::Usual;
 use crate::{Error, ErrorKind, Result, Spec, TensorSpec, arch, decoder};
 use blocks::{Blocks, CHUNK};
 use fill::{Fill, Filler, VectorFill};
-use gguf::{DType, File, TensorInfo, Value, Writer};
+use gguf::{Array, DType, File, TensorInfo, Value, Writer};
 use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -154,6 +154,11 @@ impl Model {
         keys.extend(
             arch.usual.keys.iter().map(|&(key, n)| (format!("{}.{key}", arch.name), n.into())),
         );
+        if arch.usual.attention_every > 1 {
+            let key = format!("{}.attention.head_count_kv", arch.name);
+            keys.retain(|(there, _)| *there != key);
+            keys.push((key, heads_kv(shape, arch.usual.attention_every)));
+        }
         keys.extend(vocab::keys(shape.n_vocab)?);
         // The spec is read back from the keys, so what cannot be loaded is refused here, by the same rules.
         let spec = read_back(&keys)?;
@@ -243,6 +248,12 @@ fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
     keys.push((format!("{arch}.attention.layer_norm_rms_epsilon"), shape.eps.into()));
     keys.push((format!("{arch}.rope.freq_base"), shape.rope_base.into()));
     Ok(keys)
+}
+
+/// The key and value heads of each layer, where only every layer of this number has some.
+fn heads_kv(shape: &Shape, every: usize) -> Value {
+    let heads = |layer: usize| if layer % every == every - 1 { shape.n_head_kv as u32 } else { 0 };
+    Value::Array(Array::U32((0..shape.n_layer).map(heads).collect()))
 }
 
 /// The spec of a file with these keys.

@@ -59,6 +59,8 @@ pub enum Role {
     Output,
     /// The weights of a norm.
     Norm(NormPlace),
+    /// The weights of a convolution of each column by itself.
+    Conv,
     /// Numbers that are added to the outputs of a matrix.
     Bias,
     /// Divisors of a rotary embedding's frequencies.
@@ -119,7 +121,7 @@ impl Role {
     /// Whether the elements are added or multiplied one by one, unlike those of a matrix.
     pub(crate) fn is_elementwise(self) -> bool {
         match self {
-            Self::Norm(_) | Self::Bias | Self::RopeFactors => true,
+            Self::Norm(_) | Self::Conv | Self::Bias | Self::RopeFactors => true,
             Self::Table | Self::Inner | Self::Branch { .. } | Self::Output => false,
         }
     }

@@ -1,7 +1,7 @@
 //! Tiny random models of every architecture, made in memory. All dimensions differ, so that no transposition hides.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use gguf::{DType, File, Value};
+use gguf::{Array, DType, File, Value};
 use graph::reference::Reference;
 use graph::{Arithmetic, Backend, KvType, LoadOptions};
 use model::{Engine, EngineOptions, Role, TensorSpec};
@@ -74,6 +74,7 @@ impl Tiny {
             Role::Table | Role::Inner | Role::Branch { .. } | Role::Output => {
                 self.matrix(&tensor.name, format(self.arch, &tensor.name), &sizes);
             }
+            Role::Conv => self.matrix(&tensor.name, DType::F32, &sizes),
             Role::Norm(_) => self.vector(&tensor.name, sizes[0], 1.0),
             Role::Bias => self.vector(&tensor.name, sizes[0], 0.0),
             Role::RopeFactors => {}
@@ -87,6 +88,12 @@ impl Tiny {
                 self.set("attention.sliding_window", 5u32);
                 self.set("rope.scaling.type", "linear");
                 self.set("rope.scaling.factor", 8.0f32);
+            }
+            "lfm2" => {
+                // Attention between two convolutions.
+                let heads = Array::U32(vec![0, N_HEAD_KV as u32, 0]);
+                self.set("attention.head_count_kv", Value::Array(heads));
+                self.set("shortconv.l_cache", 4u32);
             }
             "llama" => {
                 let factors: Vec<f32> = (0..HEAD_K / 2).map(|i| 1.0 + i as f32 / 4.0).collect();

@@ -13,7 +13,7 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 5] = ["llama", "qwen2", "qwen3", "gemma3", "phi3"];
+const ARCHS: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma3", "phi3", "lfm2"];
 /// Names of programs and formats that contain an architecture's name and are none.
 const NOT_ARCHS: [&str; 4] = ["llama.cpp", "llama-quantize", "llama-server", "llama-cli"];
 
