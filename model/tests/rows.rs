@@ -543,6 +543,30 @@ fn row_95_prompts_around_the_context() {
     }
 }
 
+/// Rows of `output.bias` that are −∞ mask ids which the vocabulary only pads with: they are never drawn, and the logits of
+/// the others are what they were.
+#[test]
+fn masked_ids_are_never_drawn() {
+    let generated = |masked: bool, params: &SamplerParams| {
+        let mut tiny = Tiny::new("qwen2");
+        let allowed = [7, 20, 33];
+        let bias = |id| if masked && !allowed.contains(&id) { f32::NEG_INFINITY } else { 0.0 };
+        let bias: Vec<f32> = (0..N_VOCAB).map(bias).collect();
+        tiny.floats("output.bias", &bias);
+        let mut engine = tiny.engine(LOADS[0], OPTIONS);
+        let stop = StopRules { end_ids: vec![], max_tokens: Some(3) };
+        let request = Request { seq: engine.add(), prompt: &text(17, 1), stop: &stop };
+        let mut sampler = Sampler::new(params.clone()).unwrap();
+        model::generate(&mut engine, request, &mut sampler, &mut go_on).unwrap().ids
+    };
+    let open = SamplerParams { top_k: 0, top_p: 1.0, min_p: 0.0, ..SamplerParams::default() };
+    for params in [SamplerParams::greedy(), SamplerParams::default(), open] {
+        let ids = generated(true, &params);
+        assert!(ids.len() == 3 && ids.iter().all(|id| [7, 20, 33].contains(id)), "{ids:?}");
+        assert_ne!(generated(false, &params), ids);
+    }
+}
+
 #[test]
 fn row_108_non_finite_logits_are_an_error_that_names_the_token() {
     for params in [SamplerParams::greedy(), SamplerParams::default()] {

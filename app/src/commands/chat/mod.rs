@@ -59,6 +59,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let name = args.name.as_deref().or(args.model.model.as_deref());
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
+    let followed = args.sampling.followed(model.recommended_sampling());
+    if args.stats && !followed.is_empty() {
+        say("stats", &format!("from the file: {followed}"));
+    }
     let mut chat = model.chat()?.with_sampling(params)?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
