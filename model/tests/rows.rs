@@ -297,6 +297,9 @@ fn windows_of_every_layer() {
             assert_eq!(windows(&tiny), [wanted; 3], "{arch} {window}");
         }
     }
+    let mut tiny = Tiny::new("lfm2");
+    tiny.set("attention.sliding_window", 8u32);
+    assert_eq!(windows(&tiny), [Some(8)]);
     let mut tiny = Tiny::new("gemma3");
     assert_eq!(windows(&tiny)[4..], [Some(5), None, Some(5)]);
     tiny.set("attention.sliding_window", 0u32);
