@@ -60,7 +60,8 @@ impl Sequence {
     }
 
     /// A sequence that shares the beginning of this one, in whole blocks of 64 positions up to `len`: what they share is
-    /// neither computed nor kept twice.
+    /// neither computed nor kept twice. It is empty where layers of the model keep a state (LFM2's convolutions), which no
+    /// two sequences share.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for more positions than there are.
@@ -69,7 +70,8 @@ impl Sequence {
         Ok(Self::new(self.model.clone(), id))
     }
 
-    /// Forgets the positions from `len` on, and returns how many are left: fewer inside a block that a fork shares.
+    /// Forgets the positions from `len` on, and returns how many are left: fewer inside a block that a fork shares, and none
+    /// where layers of the model keep a state, which cannot go back.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] as for [`Model::engine`].
