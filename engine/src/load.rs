@@ -313,7 +313,7 @@ pub fn check_tensors(file: &gguf::File, listener: Listener<'_>) -> Result<()> {
     let mut done = 0;
     for tensor in file.tensors() {
         let data = file.data(tensor)?;
-        if let Some(block) = gguf::check_tensor(tensor.dtype, &data) {
+        if let Some(block) = gguf::check_named(&tensor.name, tensor.dtype, &data) {
             let what = format!(
                 "{}: tensor \"{}\": block {block} of {} holds NaN or an infinity",
                 text::path(file.path().unwrap_or(Path::new("?"))),

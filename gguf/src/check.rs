@@ -11,6 +11,16 @@ pub fn check_tensor(dtype: DType, data: &[u8]) -> Option<usize> {
     data.chunks_exact(dtype.block_bytes()).position(|block| !scales_are_finite(dtype, block))
 }
 
+/// [`check_tensor`] for a tensor of a name: `output.bias` may be −∞, which keeps an id out of every text.
+pub fn check_named(name: &str, dtype: DType, data: &[u8]) -> Option<usize> {
+    let Kind::Float(_) = dtype.kind() else { return check_tensor(dtype, data) };
+    if name != "output.bias" {
+        return check_tensor(dtype, data);
+    }
+    let is_right = |x: f32| x.is_finite() || x == f32::NEG_INFINITY;
+    data.chunks_exact(dtype.block_bytes()).position(|block| !scales(dtype, block).all(is_right))
+}
+
 /// The first row of `data` whose every block has the scale zero (and so every weight), where a row
 /// has `row_bytes` bytes. A padded vocabulary has such rows rightly, so this is a hint and no error.
 /// MXFP4's scales cannot be zero.
@@ -64,6 +74,21 @@ mod tests {
             DType::Q3_K => &[108],
             DType::Q6_K => &[208],
         }
+    }
+
+    #[test]
+    fn a_mask_is_right_in_the_bias_of_the_output_alone() {
+        let bytes =
+            |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+        let mask = bytes(&[1.0, f32::NEG_INFINITY, 2.0]);
+        assert_eq!(check_named("output.bias", DType::F32, &mask), None);
+        assert_eq!(check_named("blk.0.attn_q.bias", DType::F32, &mask), Some(1));
+        for bad in [f32::NAN, f32::INFINITY] {
+            let data = bytes(&[f32::NEG_INFINITY, 0.0, bad]);
+            assert_eq!(check_named("output.bias", DType::F32, &data), Some(2), "{bad}");
+        }
+        let half = f16::NEG_INFINITY.to_le_bytes();
+        assert_eq!(check_named("output.bias", DType::F16, &half), None);
     }
 
     /// NaN and both infinities as the scale of a block has them.

@@ -21,7 +21,7 @@ mod tensor;
 mod value;
 mod writer;
 
-pub use check::{check_tensor, first_zero_row};
+pub use check::{check_named, check_tensor, first_zero_row};
 pub use dtype::{DType, UnknownName, UnknownType};
 pub use error::{Error, ErrorKind, Result};
 pub use file::{Access, File, Options};

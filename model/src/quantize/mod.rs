@@ -147,7 +147,7 @@ impl Piece {
         self.source.resize(from.row_bytes(n), 0);
         let offset = first / from.block_len() as u64 * from.block_bytes() as u64;
         source.read_into(planned.info, offset, &mut self.source)?;
-        if let Some(block) = gguf::check_tensor(from, &self.source) {
+        if let Some(block) = gguf::check_named(&planned.info.name, from, &self.source) {
             let found = "NaN or infinity";
             return Err(bad_weights(planned.info, first, block * from.block_len(), found));
         }
@@ -158,7 +158,7 @@ impl Piece {
         self.weights.resize(n, 0.0);
         self.out.resize(to.row_bytes(n), 0);
         self.requantize(from, to);
-        if let Some(block) = gguf::check_tensor(to, &self.out) {
+        if let Some(block) = gguf::check_named(&planned.info.name, to, &self.out) {
             let found = format!("weights too large for {to}");
             return Err(bad_weights(planned.info, first, block * to.block_len(), &found));
         }
