@@ -7,6 +7,7 @@ mod completions;
 mod devices;
 mod inspect;
 mod list;
+mod ps;
 mod pull;
 mod quantize;
 mod rm;
@@ -14,6 +15,7 @@ mod run;
 mod synth;
 mod tokenize;
 mod trace;
+mod version;
 mod why;
 
 use crate::interrupt;
@@ -29,13 +31,18 @@ pub(crate) enum Command {
     /// Print the ids of a text
     Tokenize(tokenize::Args),
     /// Print what a GGUF file holds
+    #[command(visible_alias = "show")]
     Inspect(inspect::Args),
     /// Measure tokens a second
     Bench(bench::Args),
     /// Fetch a model into the cache
     Pull(pull::Args),
     /// List the models of the cache and the catalogue
+    #[command(visible_alias = "ls")]
     List(list::Args),
+    /// Not a command of karat: it says why
+    #[command(hide = true)]
+    Ps(ps::Args),
     /// List the GPUs, and what their arithmetic is
     Devices(devices::Args),
     /// Test the kernels that a model will use on a device
@@ -52,6 +59,8 @@ pub(crate) enum Command {
     Trace(trace::Args),
     /// Print completions for a shell
     Completions(completions::Args),
+    /// Print the version
+    Version(version::Args),
 }
 
 impl Command {
@@ -69,6 +78,7 @@ impl Command {
             Self::Bench(args) => bench::run(args, config),
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
+            Self::Ps(args) => ps::run(args),
             Self::Devices(args) => devices::run(args),
             Self::Check(args) => check::run(args, config),
             Self::Rm(args) => rm::run(args, config),
@@ -77,6 +87,7 @@ impl Command {
             Self::Why(args) => why::run(args, config),
             Self::Trace(args) => trace::run(args, config),
             Self::Completions(args) => completions::run(args, config),
+            Self::Version(args) => version::run(args),
         }
     }
 }
