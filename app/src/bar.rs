@@ -25,7 +25,8 @@ impl Screen {
     /// Shows an event.
     pub(crate) fn show(&self, event: Event<'_>) {
         match event {
-            Event::Warning(line) => say("warning", line),
+            Event::Warning(line) => self.line("warning", line),
+            Event::Note(line) => self.line("note", line),
             Event::Pulling(line) => say("pulling", line),
             Event::DoesNotFit { memory, available } => print(&memory, available),
             Event::Progress { task, done, total } => {
@@ -36,6 +37,14 @@ impl Screen {
                 }
             }
             Event::Ended(_) => drop(self.0.take()),
+        }
+    }
+
+    /// A line above the bar, where there is one.
+    fn line(&self, what: &str, line: &str) {
+        match self.0.borrow().as_ref() {
+            Some(Bar::Transfer(bar)) => bar.0.suspend(|| say(what, line)),
+            Some(Bar::Load(_)) | None => say(what, line),
         }
     }
 }

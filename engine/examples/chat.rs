@@ -9,6 +9,7 @@ fn main() -> karat::Result<()> {
         .on_event(|event| match event {
             karat::Event::Pulling(line) => eprintln!("pulling {line}"),
             karat::Event::Warning(line) => eprintln!("warning: {line}"),
+            karat::Event::Note(line) => eprintln!("note: {line}"),
             karat::Event::Progress { .. }
             | karat::Event::Ended(_)
             | karat::Event::DoesNotFit { .. } => {}

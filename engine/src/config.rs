@@ -21,13 +21,63 @@ pub struct Config {
     pub hf_token: Option<String>,
     /// Where `hf auth login` leaves a token: `HF_TOKEN_PATH`, or `token` in `HF_HOME`. The file need not exist.
     pub hf_token_file: Option<PathBuf>,
+    /// Proxies and certificates.
+    pub network: Network,
+}
+
+/// How servers are reached: proxies as curl has them, certificates as OpenSSL has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Network {
+    /// For `https://`: `https_proxy` or `HTTPS_PROXY`.
+    pub https_proxy: Option<Variable>,
+    /// For `http://`: `http_proxy` or `HTTP_PROXY`.
+    pub http_proxy: Option<Variable>,
+    /// For a scheme that has no proxy of its own: `all_proxy` or `ALL_PROXY`.
+    pub all_proxy: Option<Variable>,
+    /// Hosts that are reached without a proxy, with commas between them: `no_proxy` or `NO_PROXY`.
+    pub no_proxy: Option<String>,
+    /// A file of certificates in PEM form that stands in place of the system's store: `SSL_CERT_FILE`.
+    pub cert_file: Option<PathBuf>,
+    /// Folders of such files: `SSL_CERT_DIR`.
+    pub cert_dirs: Vec<PathBuf>,
+}
+
+/// A setting of the environment, with the variable that an error names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variable {
+    /// The variable.
+    pub name: String,
+    /// What it is set to.
+    pub value: String,
+}
+
+impl Network {
+    /// Of two spellings of a variable the one in small letters comes first, as in curl.
+    fn new(var: impl Fn(&str) -> Option<OsString>) -> Self {
+        let setting = |names: [&str; 2]| {
+            names.iter().find_map(|name| {
+                let value = var(name)?.to_string_lossy().into_owned();
+                Some(Variable { name: (*name).to_owned(), value })
+            })
+        };
+        let dirs = var("SSL_CERT_DIR").unwrap_or_default();
+        Self {
+            https_proxy: setting(["https_proxy", "HTTPS_PROXY"]),
+            http_proxy: setting(["http_proxy", "HTTP_PROXY"]),
+            all_proxy: setting(["all_proxy", "ALL_PROXY"]),
+            no_proxy: setting(["no_proxy", "NO_PROXY"]).map(|variable| variable.value),
+            cert_file: var("SSL_CERT_FILE").map(PathBuf::from),
+            cert_dirs: env::split_paths(&dirs).filter(|dir| !dir.as_os_str().is_empty()).collect(),
+        }
+    }
 }
 
 /// The variable that names a user's own folder.
 const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
 
 impl Config {
-    /// Reads the environment: `KARAT_CACHE`, the XDG folders, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH` and `HF_HOME`.
+    /// Reads the environment: `KARAT_CACHE`, the XDG folders, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, and
+    /// the proxies and certificates of [`Network`].
     pub fn from_env() -> Self {
         #[allow(clippy::disallowed_methods, reason = "this is Config::from_env")]
         Self::new(|name| env::var_os(name))
@@ -55,6 +105,7 @@ impl Config {
             hf_token_file: var("HF_TOKEN_PATH")
                 .map(PathBuf::from)
                 .or_else(|| hf_home.map(|dir| dir.join("token"))),
+            network: Network::new(var),
         }
     }
 
@@ -99,6 +150,28 @@ mod tests {
         let own = config(&[("KARAT_CACHE", "c"), ("XDG_CACHE_HOME", "/x")]);
         assert_eq!(own.cache_dir().unwrap(), Path::new("c"));
         assert!(own.user_catalogue.is_none());
+    }
+
+    #[test]
+    fn proxies_and_certificates() {
+        let network = config(&[
+            ("HTTPS_PROXY", "http://big:1"),
+            ("https_proxy", "http://small:1"),
+            ("HTTP_PROXY", ""),
+            ("ALL_PROXY", "socks5://all:1"),
+            ("no_proxy", "a.b"),
+            ("SSL_CERT_FILE", "/c.pem"),
+            ("SSL_CERT_DIR", if cfg!(windows) { "/d;;/e" } else { "/d::/e" }),
+        ])
+        .network;
+        let variable =
+            |name: &str, value: &str| Variable { name: name.to_owned(), value: value.to_owned() };
+        assert_eq!(network.https_proxy, Some(variable("https_proxy", "http://small:1")));
+        assert_eq!(network.http_proxy, None);
+        assert_eq!(network.all_proxy, Some(variable("ALL_PROXY", "socks5://all:1")));
+        assert_eq!(network.no_proxy.as_deref(), Some("a.b"));
+        assert_eq!(network.cert_file.as_deref(), Some(Path::new("/c.pem")));
+        assert_eq!(network.cert_dirs, [Path::new("/d"), Path::new("/e")]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::fmt;
 pub enum Event<'a> {
     /// Something is odd, and the work goes on: one line.
     Warning(&'a str),
+    /// Something worth knowing, with nothing odd about it: one line.
+    Note(&'a str),
     /// A model is about to be fetched: one line that names it, its size and licence where they are known, and its source.
     Pulling(&'a str),
     /// `done` units of a task are done, the first time 0. Tasks do not overlap.
@@ -101,6 +103,11 @@ impl<'l> Progress<'l> {
     /// The total has become known.
     pub(crate) fn total(&self, total: u64) {
         self.total.set(Some(total));
+    }
+
+    /// Something worth knowing about the task.
+    pub(crate) fn note(&self, line: &str) {
+        (self.listener)(Event::Note(line));
     }
 
     /// `done` units so far.

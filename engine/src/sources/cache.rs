@@ -1,31 +1,40 @@
 //! The cache of model files: a file has its final name only when it is whole, checked and on disk.
 //!
-//! A download goes to a temporary file of a unique name in the same folder, which its process keeps locked. A killed
-//! process leaves that file behind, unlocked; the next download removes it. Ctrl-C removes it at once.
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Read, Seek, Write};
+//! What is being fetched has another name (`part.rs`) and is locked by its process. What a killed process leaves is
+//! unlocked: the next download goes on with it or removes it. Ctrl-C removes at once what cannot be gone on with.
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use tempfile::{NamedTempFile, TempDir};
+use tempfile::TempDir;
 
+use super::Fault;
 use crate::error::{Error, ErrorKind};
 use crate::text::path as show_path;
 
-const PARTIAL: &str = ".partial";
+/// How the names of unfinished files end.
+pub(super) const PARTIAL: &str = ".partial";
 const PIP_FOLDER: &str = ".pip-";
 const BUFFER: usize = 1 << 17;
+/// How long the beginning of a file waits for the rest of it.
+const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What Ctrl-C removes: the temporary files and folders of this process.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+/// The program that this process waits for, which is to end with it.
+static HELPER: Mutex<Option<Child>> = Mutex::new(None);
 
 /// Keeps a path in [`UNFINISHED`] while it lives.
-struct Unfinished(PathBuf);
+pub(super) struct Unfinished(PathBuf);
 
 impl Unfinished {
-    fn new(path: &Path) -> Unfinished {
+    /// Ctrl-C removes this path from now on.
+    pub(super) fn new(path: &Path) -> Unfinished {
         UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         Unfinished(path.to_owned())
     }
@@ -37,8 +46,49 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes what unfinished downloads of this process have written: it is about to exit.
+/// A program that works for this process; ended when this is dropped, and by [`remove_unfinished`].
+pub(super) struct Helper(());
+
+impl Helper {
+    /// Watches over a program. There is one at a time.
+    pub(super) fn new(child: Child) -> Helper {
+        *helper() = Some(child);
+        Helper(())
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    /// The system's, as for a program that something else has waited for.
+    pub(super) fn ended(&mut self) -> io::Result<Option<std::process::ExitStatus>> {
+        match helper().as_mut() {
+            Some(child) => child.try_wait(),
+            None => Err(io::Error::other("ended by a signal to karat")),
+        }
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        end_helper();
+    }
+}
+
+fn helper() -> std::sync::MutexGuard<'static, Option<Child>> {
+    HELPER.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn end_helper() {
+    if let Some(mut child) = helper().take() {
+        // It has ended already in the usual case, and then both fail.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Removes what unfinished downloads of this process have written and nothing can go on with: it is about to exit.
 pub fn remove_unfinished() {
+    end_helper();
     for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         // What cannot be removed now is swept by the next download.
         let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
@@ -52,6 +102,21 @@ pub(crate) struct Want {
     pub(crate) size: Option<u64>,
     /// Lower-case hex.
     pub(crate) sha256: Option<String>,
+    /// Whether size and hash are those of the first use of a model that has none in the catalogue.
+    pub(crate) remembered: bool,
+}
+
+impl Want {
+    /// The error of a file that is another one. A catalogue's next source may still have the right one; of a file that
+    /// was known by its first use alone, nothing else is taken.
+    pub(crate) fn differs(&self, line: String) -> Fault {
+        if !self.remembered {
+            return Fault::Source(line);
+        }
+        let what = format!("{line}, as at its first use");
+        let hint = "karat pull --trust MODEL takes the file as it is now";
+        Fault::Here(Error::new(ErrorKind::Damaged, what).with_hint(hint))
+    }
 }
 
 /// What is known of a cached file, kept beside it as `FILE.toml`.
@@ -72,7 +137,8 @@ pub(crate) fn models_dir(cache_dir: &Path) -> PathBuf {
     cache_dir.join("models")
 }
 
-fn receipt_path(file: &Path) -> PathBuf {
+/// Where what is known of a file is written: its receipt, or the note of the beginning of one.
+pub(super) fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".toml");
     PathBuf::from(name)
@@ -80,7 +146,7 @@ fn receipt_path(file: &Path) -> PathBuf {
 
 /// The receipt of a cached file; `None` where there is none that can be read.
 pub(crate) fn receipt(file: &Path) -> Option<Receipt> {
-    toml::from_str(&fs::read_to_string(receipt_path(file)).ok()?).ok()
+    toml::from_str(&fs::read_to_string(beside(file)).ok()?).ok()
 }
 
 /// All `.gguf` files below the models folder, sorted, paths in full. A missing folder is an empty cache.
@@ -118,9 +184,9 @@ pub(crate) fn files(models: &Path) -> Result<Vec<PathBuf>, Error> {
 pub(crate) fn remove(models: &Path, file: &Path) -> Result<(), Error> {
     // The receipt goes last: a crash between the two leaves a receipt without a model, which nothing looks at.
     fs::remove_file(file).map_err(|e| here(file, "cannot be removed", &e))?;
-    match fs::remove_file(receipt_path(file)) {
+    match fs::remove_file(beside(file)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(here(&receipt_path(file), "cannot be removed", &error));
+            return Err(here(&beside(file), "cannot be removed", &error));
         }
         Ok(()) | Err(_) => {}
     }
@@ -162,7 +228,8 @@ pub(crate) fn sha256_hex(bytes: &[u8]) -> String {
     hex(Sha256::new().chain_update(bytes))
 }
 
-fn hex(hasher: Sha256) -> String {
+/// A finished hash in lower-case hex.
+pub(super) fn hex(hasher: Sha256) -> String {
     use std::fmt::Write;
     hasher.finalize().iter().fold(String::with_capacity(64), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -183,161 +250,6 @@ pub(crate) fn here(path: &Path, what: &str, error: &io::Error) -> Error {
     } else {
         failure
     }
-}
-
-/// A file being written: unique name, locked, hashed as it grows, gone when dropped.
-pub(crate) struct Part {
-    temp: NamedTempFile,
-    unfinished: Unfinished,
-    target: PathBuf,
-    hasher: Sha256,
-    len: u64,
-    magic: [u8; 4],
-}
-
-impl Part {
-    /// Starts a file that will become `target`, making its folder.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`]: the folder or the file cannot be made.
-    pub(crate) fn create(target: &Path) -> Result<Part, Error> {
-        let folder = target.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|e| here(folder, "cannot be made", &e))?;
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let prefix = format!(".{}.", name.chars().take(100).collect::<String>());
-        // Between making a file and locking it another process's sweep can take it away: then another name is tried.
-        for _ in 0..100 {
-            let mut builder = tempfile::Builder::new();
-            builder.prefix(&prefix).suffix(PARTIAL).rand_bytes(12);
-            #[cfg(unix)]
-            builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
-            let temp = builder
-                .tempfile_in(folder)
-                .map_err(|e| here(folder, "cannot be written to", &e))?;
-            let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
-            if !taken && temp.path().exists() {
-                let target = target.to_owned();
-                let unfinished = Unfinished::new(temp.path());
-                return Ok(Part {
-                    temp,
-                    unfinished,
-                    target,
-                    hasher: Sha256::new(),
-                    len: 0,
-                    magic: [0; 4],
-                });
-            }
-        }
-        Err(Error::new(
-            ErrorKind::Io,
-            format!("{}: temporary files vanish as soon as they are made", show_path(folder)),
-        ))
-    }
-
-    /// Bytes so far.
-    pub(crate) fn len(&self) -> u64 {
-        self.len
-    }
-
-    /// Where the bytes are for now.
-    pub(crate) fn path(&self) -> &Path {
-        self.temp.path()
-    }
-
-    /// The first four bytes, once there are that many.
-    pub(crate) fn magic(&self) -> Option<[u8; 4]> {
-        (self.len >= 4).then_some(self.magic)
-    }
-
-    /// Appends bytes.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`], as for a full disk.
-    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        self.temp
-            .as_file_mut()
-            .write_all(bytes)
-            .map_err(|e| here(&self.target, "cannot be written", &e))?;
-        for (i, byte) in bytes.iter().enumerate().take(4) {
-            if let Some(slot) =
-                usize::try_from(self.len).ok().and_then(|len| self.magic.get_mut(len + i))
-            {
-                *slot = *byte;
-            }
-        }
-        self.hasher.update(bytes);
-        self.len += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Throws away what has been written.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`] if the file cannot be cut.
-    pub(crate) fn restart(&mut self) -> Result<(), Error> {
-        let file = self.temp.as_file_mut();
-        file.set_len(0)
-            .and_then(|()| file.rewind())
-            .map_err(|e| here(&self.target, "cannot be written", &e))?;
-        self.hasher = Sha256::new();
-        self.len = 0;
-        Ok(())
-    }
-
-    /// Compares size and hash with what is wanted; one line that says what differs.
-    pub(crate) fn check(&self, want: &Want) -> Result<(), String> {
-        if let Some(size) = want.size.filter(|size| *size != self.len) {
-            return Err(format!("{} bytes, expected {size}", self.len));
-        }
-        let found = hex(self.hasher.clone());
-        match &want.sha256 {
-            Some(sha256) if *sha256 != found => Err(format!("sha256 {found}, expected {sha256}")),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// Gives the file its final name, its bytes and its receipt on disk before that. Another process may have done the
-    /// same in the meantime: the later rename wins, both files were checked.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Io`]; nothing of the file is left then.
-    pub(crate) fn commit(self, name: &str, source: &str) -> Result<Receipt, Error> {
-        let Part { temp, unfinished, target, hasher, len, .. } = self;
-        let failed = |error: &io::Error| here(&target, "cannot be written", error);
-        let receipt = Receipt {
-            name: name.to_owned(),
-            source: source.to_owned(),
-            size: len,
-            sha256: hex(hasher),
-        };
-        temp.as_file().sync_all().map_err(|e| failed(&e))?;
-        let text = toml::to_string(&receipt).map_err(|e| {
-            Error::new(
-                ErrorKind::Internal,
-                format!("{}: the receipt cannot be written as TOML: {e}", show_path(&target)),
-            )
-        })?;
-        let mut note = Part::create(&receipt_path(&target))?;
-        note.write(text.as_bytes())?;
-        note.temp.as_file().sync_all().map_err(|e| failed(&e))?;
-        note.temp.persist(receipt_path(&target)).map_err(|e| failed(&e.error))?;
-        // The lock is held through the rename: the handle that holds it comes back from `persist`.
-        let locked = temp.persist(&target).map_err(|e| failed(&e.error))?;
-        drop((locked, unfinished));
-        sync_folder(target.parent().unwrap_or(Path::new("."))).map_err(|e| failed(&e))?;
-        Ok(receipt)
-    }
-}
-
-#[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Windows has no way to flush a folder; NTFS journals the rename.
-#[cfg(not(unix))]
-fn sync_folder(_folder: &Path) -> io::Result<()> {
-    Ok(())
 }
 
 /// A folder inside `folder` for pip's files, with the locked file that marks it as in use.
@@ -380,7 +292,8 @@ pub(crate) fn sweep_all(models: &Path) {
     }
 }
 
-fn sweep(folder: &Path) {
+/// As [`sweep_all`], of one folder.
+pub(super) fn sweep(folder: &Path) {
     let Ok(entries) = fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
@@ -388,14 +301,26 @@ fn sweep(folder: &Path) {
         if !name.starts_with('.') {
             continue;
         }
+        let path = entry.path();
         if name.ends_with(PARTIAL) {
-            if unlocked(&entry.path()) {
-                let _ = fs::remove_file(entry.path());
+            if unlocked(&path) && !(beside(&path).exists() && is_young(&path)) {
+                let _ = fs::remove_file(&path).and_then(|()| fs::remove_file(beside(&path)));
+            }
+        } else if let Some(file) = name.strip_suffix(".toml").filter(|n| n.ends_with(PARTIAL)) {
+            // A note is written after its file is made.
+            if !folder.join(file).exists() {
+                let _ = fs::remove_file(path);
             }
         } else if name.starts_with(PIP_FOLDER) && unlocked(&entry.path().join("lock")) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+fn is_young(path: &Path) -> bool {
+    // A clock that was set back makes everything young.
+    let age = path.metadata().and_then(|meta| meta.modified()).map(|at| at.elapsed());
+    age.is_ok_and(|age| age.map_or(true, |age| age < PATIENCE))
 }
 
 fn unlocked(path: &Path) -> bool {
@@ -405,48 +330,7 @@ fn unlocked(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn want(size: u64, bytes: &[u8]) -> Want {
-        Want { size: Some(size), sha256: Some(sha256_hex(bytes)) }
-    }
-
-    #[test]
-    fn a_part_takes_its_name_at_commit_and_leaves_nothing_when_dropped() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("sub/x.gguf");
-        let mut part = Part::create(&target).unwrap();
-        part.write(b"GG").unwrap();
-        part.write(b"UFx").unwrap();
-        assert_eq!(part.magic(), Some(*b"GGUF"));
-        assert!(!target.exists());
-        assert!(part.check(&want(5, b"GGUFx")).is_ok());
-        assert!(part.check(&want(6, b"GGUFx")).unwrap_err().contains("5 bytes, expected 6"));
-        assert!(part.check(&want(5, b"GGUFy")).unwrap_err().contains("sha256"));
-        let receipt_written = part.commit("x", "test").unwrap();
-        assert_eq!(fs::read(&target).unwrap(), b"GGUFx");
-        assert_eq!(receipt(&target).unwrap().sha256, receipt_written.sha256);
-        assert_eq!(hash_file(&target, |_| ()).unwrap(), (5, sha256_hex(b"GGUFx")));
-        drop(Part::create(&target).unwrap());
-        let mut names: Vec<_> = fs::read_dir(dir.path().join("sub"))
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["x.gguf", "x.gguf.toml"]);
-        remove(dir.path(), &target).unwrap();
-        assert!(!dir.path().join("sub").exists());
-    }
-
-    #[test]
-    fn restart_forgets_the_bytes_and_the_hash() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut part = Part::create(&dir.path().join("x.gguf")).unwrap();
-        part.write(b"something longer").unwrap();
-        part.restart().unwrap();
-        part.write(b"GGUF").unwrap();
-        assert!(part.check(&want(4, b"GGUF")).is_ok());
-        assert_eq!(fs::read(part.path()).unwrap(), b"GGUF");
-    }
+    use crate::sources::part::Part;
 
     #[test]
     fn the_sweep_takes_what_is_unlocked_and_leaves_what_is_in_use() {
@@ -467,6 +351,25 @@ mod tests {
             !dir.path().join(".x.gguf.dead.partial").exists()
                 && !dir.path().join(".pip-dead").exists()
         );
+    }
+
+    #[test]
+    fn the_sweep_keeps_what_can_be_gone_on_with_for_a_week() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = |name: &str, days: u64| {
+            fs::write(dir.path().join(format!("{name}.toml")), "").unwrap();
+            let file = File::create(dir.path().join(name)).unwrap();
+            let then = std::time::SystemTime::now() - Duration::from_secs(days * 24 * 3600);
+            file.set_modified(then).unwrap();
+        };
+        make(".a.gguf.partial", 6);
+        make(".b.gguf.partial", 8);
+        fs::write(dir.path().join(".c.gguf.partial.toml"), "").unwrap();
+        sweep(dir.path());
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".a.gguf.partial", ".a.gguf.partial.toml"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::catalogue::Entry;
 use super::{Found, Remote, cache, catalogue, find};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -20,8 +21,12 @@ pub struct Listed {
     pub licence: Option<String>,
     /// Bytes.
     pub size: u64,
-    /// Whether it is in the cache.
+    /// Whether that is only about its size: it was never fetched, and the catalogue does not know better.
+    pub approximate: bool,
+    /// Whether it is in the cache, whole as far as its size tells.
     pub cached: bool,
+    /// Whether it is in the cache and has another size than it was fetched with, or must have.
+    pub damaged: bool,
     /// The cached file.
     pub path: Option<PathBuf>,
     /// As it must be (catalogue) or as it was when it was fetched.
@@ -43,19 +48,9 @@ pub fn list(config: &Config) -> Result<Vec<Listed>> {
     let mut rows = Vec::new();
     for entry in catalogue::load(config)? {
         let path = models.join(&entry.file);
-        let cached = files.contains(&path);
+        let there = files.contains(&path);
         files.retain(|file| *file != path);
-        rows.push(Listed {
-            name: entry.name,
-            title: Some(entry.title),
-            licence: Some(entry.licence),
-            size: entry.size,
-            cached,
-            source: cached.then(|| cache::receipt(&path)).flatten().map(|r| r.source),
-            path: cached.then_some(path),
-            sha256: Some(entry.sha256),
-            sources: entry.sources.iter().map(ToString::to_string).collect(),
-        });
+        rows.push(of_the_catalogue(&entry, there.then_some(path))?);
     }
     for file in files {
         rows.push(outside_the_catalogue(&models, file)?);
@@ -63,10 +58,37 @@ pub fn list(config: &Config) -> Result<Vec<Listed>> {
     Ok(rows)
 }
 
+/// A model of the catalogue; `path` where there is a cached file of it.
+fn of_the_catalogue(entry: &Entry, path: Option<PathBuf>) -> Result<Listed> {
+    let receipt = path.as_deref().and_then(cache::receipt);
+    let exact = Remote::of(entry.clone()).size(path.as_deref().unwrap_or(Path::new("")));
+    let found = path.as_deref().map(len).transpose()?;
+    let damaged = found.is_some() && exact.is_some() && found != exact;
+    let sha256 = entry.content.sha256().map(str::to_owned);
+    Ok(Listed {
+        name: entry.name.clone(),
+        title: Some(entry.title.clone()),
+        licence: Some(entry.licence.clone()),
+        size: exact.unwrap_or(entry.content.size()),
+        approximate: exact.is_none(),
+        cached: path.is_some() && !damaged,
+        damaged,
+        sha256: sha256.or_else(|| receipt.as_ref().map(|r| r.sha256.clone())),
+        source: receipt.map(|r| r.source),
+        path,
+        sources: entry.sources.iter().map(ToString::to_string).collect(),
+    })
+}
+
+fn len(file: &Path) -> Result<u64> {
+    Ok(file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len())
+}
+
 /// A cached file that no entry of the catalogue stands for.
 fn outside_the_catalogue(models: &Path, file: PathBuf) -> Result<Listed> {
-    let size = file.metadata().map_err(|e| cache::here(&file, "cannot be read", &e))?.len();
+    let size = len(&file)?;
     let receipt = cache::receipt(&file);
+    let damaged = receipt.as_ref().is_some_and(|receipt| receipt.size != size);
     let below = file.strip_prefix(models).unwrap_or(&file).to_string_lossy().into_owned();
     let (name, sha256, source) = match receipt {
         Some(receipt) => (receipt.name, Some(receipt.sha256), Some(receipt.source)),
@@ -77,7 +99,9 @@ fn outside_the_catalogue(models: &Path, file: PathBuf) -> Result<Listed> {
         title: None,
         licence: None,
         size,
-        cached: true,
+        approximate: false,
+        cached: !damaged,
+        damaged,
         path: Some(file),
         sha256,
         source,
@@ -138,8 +162,11 @@ pub fn named(name: &OsStr, config: &Config) -> Result<Vec<PathBuf>> {
     }
     match find(name, config) {
         Ok(Found::Remote(remote)) => match remote.files(config)? {
-            files if files.is_empty() => Err(absent("karat list prints what is")),
-            files => Ok(files),
+            files if !files.is_empty() => Ok(files),
+            _ => match remote.beginnings(config)? {
+                beginnings if beginnings.is_empty() => Err(absent("karat list prints what is")),
+                beginnings => Ok(beginnings),
+            },
         },
         Ok(Found::File(path)) => {
             let real = path.canonicalize().map_err(|e| cache::here(&path, "cannot be read", &e))?;

