@@ -84,7 +84,7 @@ pub struct Sampling {
     pub temperature: Option<f32>,
     /// Only the most likely tokens that together have this probability.
     pub top_p: Option<f32>,
-    /// Only so many of the most likely tokens.
+    /// How many of the most likely tokens are left to draw from.
     pub top_k: Option<usize>,
     /// Only tokens at least this likely beside the most likely one.
     pub min_p: Option<f32>,
