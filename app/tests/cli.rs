@@ -221,6 +221,15 @@ fn assert_quiet(child: Child) {
 }
 
 #[test]
+fn commands_of_other_programs() {
+    let version = output(&["version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(version.stdout, output(&["--version"]).stdout);
+    assert_eq!(output(&["show", "--help"]).stdout, output(&["inspect", "--help"]).stdout);
+    refused(&["ps"], 2, "karat has no server");
+}
+
+#[test]
 fn completions_for_each_shell() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let output = output(&["completions", shell]);

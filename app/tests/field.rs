@@ -98,13 +98,13 @@ fn a_file_s_sampling_stands_where_no_flag_was_given() {
     for seed in ["1", "2", "3"] {
         let ran = hello(&["-s", seed, "--stats"]);
         assert_eq!(ran.text, [50, 132, 89, 124, 197, 15], "seed {seed}");
-        let wanted = "; from the file: temp 0.6, top-k 1, top-p 0.95;";
+        let wanted = "; recommended: temp 0.6, top-k 1, top-p 0.95;";
         assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
     }
     let hot = |seed| hello(&["-s", seed, "--top-k", "0", "--temp", "5", "--stats"]);
     let (one, two) = (hot("1"), hot("2"));
     assert_ne!(one.text, two.text);
-    assert!(one.stderr.contains("; from the file: top-p 0.95;"), "{}", one.stderr);
+    assert!(one.stderr.contains("; recommended: top-p 0.95;"), "{}", one.stderr);
 }
 
 #[test]

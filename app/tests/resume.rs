@@ -260,6 +260,31 @@ fn a_format_behind_a_colon_chooses_the_file() {
     pull("hf:o/r:Q4 K").fails(2, &["hf:owner/repo:Q4_K_M"]);
 }
 
+#[test]
+fn a_model_card_s_sampling_stands_behind_flags_and_file() {
+    let tiny = tempfile::NamedTempFile::new().unwrap();
+    karat::testing::write_tiny_model(tiny.path()).unwrap();
+    let home =
+        Home::with(&fs::read(tiny.path()).unwrap(), &[tiny.path().to_str().unwrap().to_owned()]);
+    let catalogue = home.dir.path().join("config/karat/catalogue.toml");
+    let text = fs::read_to_string(&catalogue).unwrap();
+    fs::write(&catalogue, text + "sampling = { temperature = 0.2, top_p = 0.9 }\n").unwrap();
+    let stats = |more: &[&str]| {
+        let run = ["run", "-m", "t", "--raw", "-n", "1", "-s", "1", "-p", "hello", "--stats"];
+        home.run(&[&run[..], more].concat()).ok().stderr
+    };
+    let card = stats(&[]);
+    assert!(card.contains("; recommended: temp 0.2, top-p 0.9;"), "{card}");
+    let flag = stats(&["--temp", "0.7"]);
+    assert!(flag.contains("; recommended: top-p 0.9;"), "{flag}");
+    // Called by its path, it is a file like any other.
+    let path = home.models().join("t.gguf");
+    let file = home
+        .run(&["run", "-m", path.to_str().unwrap(), "--raw", "-n", "1", "-p", "hello", "--stats"])
+        .ok();
+    assert!(!file.stderr.contains("recommended"), "{}", file.stderr);
+}
+
 /// A pip that writes how often it has breathed, by a module that stands in for pip's own.
 #[test]
 fn pip_ends_with_karat_however_that_ends() {

@@ -55,7 +55,7 @@ impl Model {
         &self.0.info
     }
 
-    /// How the file wants tokens to be chosen: what its sessions and chats begin with.
+    /// How the file wants tokens to be chosen, or its makers in the catalogue: what its sessions and chats begin with.
     pub fn recommended_sampling(&self) -> &Recommended {
         &self.0.sampling
     }

@@ -110,7 +110,7 @@ pub(crate) fn open(
         check_tensors(&file, listener)?;
     }
     let spec = read_spec(&file, &path, listener)?;
-    let sampling = Recommended::of(&file);
+    let sampling = sources::with_card(Recommended::of(&file), source, config);
     warn(&sampling.warnings, listener);
     let plan = Plan::new(options, &spec, &file, listener).map_err(|e| e.at(text::path(&path)))?;
     let subject = Subject { graph: &plan.graph, load: plan.load };

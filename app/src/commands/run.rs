@@ -96,14 +96,11 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.output.stats {
         let Info { load_seconds: load, backend, .. } = model.info();
         let (timings, finish) = (answer.timings(), answer.finish_reason());
-        let from_file = args.sampling.followed(model.recommended_sampling());
-        let from_file =
-            if from_file.is_empty() { from_file } else { format!("; from the file: {from_file}") };
+        let advice = args.sampling.followed(model.recommended_sampling());
+        let advice = if advice.is_empty() { advice } else { format!("; recommended: {advice}") };
         say(
             "stats",
-            &format!(
-                "loaded in {load:.2} s; {timings}; {finish}; seed {seed}{from_file}; {backend}"
-            ),
+            &format!("loaded in {load:.2} s; {timings}; {finish}; seed {seed}{advice}; {backend}"),
         );
     }
     Ok(())

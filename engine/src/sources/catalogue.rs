@@ -1,6 +1,7 @@
 //! The catalogue: names of models, what their files must be, and where to fetch them. Built in, plus the user's own.
 use std::path::Path;
 
+use model::Recommended;
 use serde::Deserialize;
 
 use super::source::{Source, safe_name};
@@ -79,15 +80,24 @@ impl Content {
 /// How a model's makers draw tokens, from its card: for what neither the user nor the file says.
 #[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
-pub struct Sampling {
-    /// Temperature; 0 is greedy.
-    pub temperature: Option<f32>,
-    /// Only the most likely tokens that together have this probability.
-    pub top_p: Option<f32>,
-    /// How many of the most likely tokens are left to draw from.
-    pub top_k: Option<usize>,
-    /// Only tokens at least this likely beside the most likely one.
-    pub min_p: Option<f32>,
+pub(crate) struct Sampling {
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) min_p: Option<f32>,
+}
+
+impl Sampling {
+    /// What a file recommends, and the card's values for what it leaves open.
+    pub(crate) fn behind(self, file: Recommended) -> Recommended {
+        Recommended {
+            temperature: file.temperature.or(self.temperature),
+            top_p: file.top_p.or(self.top_p),
+            top_k: file.top_k.or(self.top_k),
+            min_p: file.min_p.or(self.min_p),
+            ..file
+        }
+    }
 }
 
 impl Entry {
@@ -228,6 +238,9 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
             other @ (Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_)) => other,
         });
     }
+    if let Err(error) = raw.sampling.behind(Recommended::default()).params().check() {
+        return refuse("sampling", &error.to_string(), "what the flags of karat run allow");
+    }
     let title = if raw.title.is_empty() { raw.name.clone() } else { raw.title };
     let TextEntry { name, licence, aliases, file, sampling, .. } = raw;
     Ok(Entry { name, title, licence, aliases, file, content, sampling, sources })
@@ -291,6 +304,15 @@ mod tests {
     }
 
     #[test]
+    fn the_file_goes_before_the_card() {
+        let card = Sampling { temperature: Some(0.2), top_p: Some(0.9), ..Sampling::default() };
+        let file = Recommended { temperature: Some(0.6), top_k: Some(1), ..Recommended::default() };
+        let both = card.behind(file);
+        assert_eq!((both.temperature, both.top_p), (Some(0.6), Some(0.9)));
+        assert_eq!((both.top_k, both.min_p), (Some(1), None));
+    }
+
+    #[test]
     fn a_path_source_is_relative_to_the_catalogue() {
         let entries = parse(&entry("", ""), "x", Path::new("/etc/karat")).unwrap();
         assert_eq!(entries[0].sources, [Source::Path(PathBuf::from("/etc/karat/sub/a.gguf"))]);
@@ -316,6 +338,9 @@ mod tests {
             assert!(error.to_string().contains(field), "{field} {value}: {error}");
             assert_eq!(error.kind(), ErrorKind::Usage);
         }
+        let hot = entry("", "") + "sampling = { temperature = -1.0 }\n";
+        let message = parse(&hot, "cat.toml", Path::new(".")).unwrap_err().to_string();
+        assert!(message.contains("sampling") && message.contains("temp"), "{message}");
         let twice = entry("", "").repeat(2);
         assert!(
             parse(&twice, "cat.toml", Path::new(".")).unwrap_err().to_string().contains("twice")

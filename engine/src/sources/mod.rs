@@ -13,7 +13,7 @@ mod source;
 
 pub use cache::remove_unfinished;
 pub use cached::{Cached, Listed, cached, list, named, remove};
-pub use catalogue::{DEFAULT_MODEL, Sampling};
+pub use catalogue::DEFAULT_MODEL;
 pub use remote::{Files, Remote, State};
 
 use std::ffi::OsStr;
@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Listener;
 use crate::text::{path as show_path, shortened};
+use model::Recommended;
 use source::Source;
 
 /// Why a source did not give the file.
@@ -56,6 +57,16 @@ pub fn resolve(model: Option<&OsStr>, config: &Config, listener: Listener<'_>) -
             State::Whole(path) => Ok(path),
             State::Damaged(error) => Err(error),
         },
+    }
+}
+
+/// What a model's file recommends, and for what it leaves open what its makers say in the catalogue: only for a model that
+/// is called by its name there.
+pub(crate) fn with_card(file: Recommended, model: Option<&OsStr>, config: &Config) -> Recommended {
+    match find(model.unwrap_or(OsStr::new(DEFAULT_MODEL)), config) {
+        Ok(Found::Remote(remote)) => remote.sampling().behind(file),
+        // It was found a moment ago: an error here is that it is there no longer.
+        Ok(Found::File(_)) | Err(_) => file,
     }
 }
 

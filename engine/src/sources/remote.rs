@@ -61,7 +61,7 @@ impl Remote {
     }
 
     /// How its makers draw tokens, as far as the catalogue says.
-    pub fn sampling(&self) -> Sampling {
+    pub(super) fn sampling(&self) -> Sampling {
         self.entry.as_ref().map(|entry| entry.sampling).unwrap_or_default()
     }
 
