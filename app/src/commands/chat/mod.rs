@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let params = args.sampling.params(model.recommended_sampling())?;
     let followed = args.sampling.followed(model.recommended_sampling());
     if args.stats && !followed.is_empty() {
-        say("stats", &format!("from the file: {followed}"));
+        say("stats", &format!("recommended: {followed}"));
     }
     let mut chat = model.chat()?.with_sampling(params)?;
     chat.set_system(args.system.clone());
