@@ -12,6 +12,7 @@ mod pack;
 mod plan;
 mod pool;
 mod simd;
+mod sync;
 mod tiles;
 mod weights;
 

@@ -7,16 +7,15 @@
 )]
 
 use crate::simd::Level;
+use crate::sync::{
+    Arc, AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Builder, Condvar, JoinHandle, Mutex, SPINS,
+    fence, spin_loop, yield_now,
+};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
-
-/// Iterations of the wait loop before a worker parks: some tens of microseconds, longer than the gap between two ops. Few
-/// under Miri (`cargo xtask miri`), where an iteration takes as long as some thousands.
-const SPINS: u32 = if cfg!(miri) { 20 } else { 20_000 };
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 
 /// Parts of a job for each thread: more than one, so that threads with short parts take more of them, and a thread that
 /// the system has suspended delays only the part that it is working on.
@@ -92,28 +91,31 @@ impl Shared {
 
     /// Waits until the epoch is no longer `seen`: first spinning, then parked.
     fn wait(&self, seen: u32) -> u32 {
-        let epoch = || State(self.state.load(Ordering::SeqCst)).epoch();
+        let epoch = || State(self.state.load(Ordering::Acquire)).epoch();
         for _ in 0..SPINS {
             if epoch() != seen {
                 return epoch();
             }
-            std::hint::spin_loop();
+            spin_loop();
         }
         let mut guard = self.park.lock().unwrap_or_else(PoisonError::into_inner);
-        self.parked.fetch_add(1, Ordering::SeqCst);
+        self.parked.fetch_add(1, Ordering::Relaxed);
+        // With the one in `publish`: this thread sees the new epoch, or `publish` sees that it is parked.
+        fence(Ordering::SeqCst);
         while epoch() == seen {
             guard = self.wake.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        self.parked.fetch_sub(1, Ordering::SeqCst);
+        self.parked.fetch_sub(1, Ordering::Relaxed);
         epoch()
     }
 
     /// Begins an epoch and wakes whoever is parked.
     fn publish(&self, parts: u16) {
         let epoch = State(self.state.load(Ordering::Relaxed)).epoch().wrapping_add(1);
-        self.state.store(State::new(epoch, parts).0, Ordering::SeqCst);
+        self.state.store(State::new(epoch, parts).0, Ordering::Release);
         // A worker counts itself as parked before it looks at the epoch for the last time: one of us sees the other.
-        if self.parked.load(Ordering::SeqCst) > 0 {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::Relaxed) > 0 {
             drop(self.park.lock().unwrap_or_else(PoisonError::into_inner));
             self.wake.notify_all();
         }
@@ -169,7 +171,7 @@ impl Pool {
                     seen = shared.wait(seen);
                 }
             };
-            std::thread::Builder::new().name(format!("karat-{index}")).spawn(work).ok()
+            Builder::new().name(format!("karat-{index}")).spawn(work).ok()
         };
         let workers = (1..threads.max(1)).map_while(spawn).collect();
         Self { shared, workers }
@@ -200,7 +202,7 @@ impl Pool {
         let mut spins = 0u32;
         while shared.done.load(Ordering::Acquire) != usize::from(parts) {
             spins = spins.saturating_add(1);
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            if spins < SPINS { spin_loop() } else { yield_now() }
         }
         if shared.panicked.swap(false, Ordering::Relaxed) {
             resume_unwind(Box::new("a part of an op panicked"));

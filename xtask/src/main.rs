@@ -1,4 +1,4 @@
-//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab`, `oracle`, `miri` and
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab`, `oracle`, `miri`, `loom` and
 //! `mutants`.
 //! Nothing that a user of karat needs lives here.
 
@@ -11,6 +11,7 @@
 
 mod built;
 mod hello;
+mod loom;
 mod mesa;
 mod miri;
 mod mutants;
@@ -39,6 +40,7 @@ cargo xtask COMMAND
   faultlab                    switch on some forty faults in every backend and see what `karat why` says of them
   oracle                      compare with llama.cpp's recorded results in ../shared/oracle
   miri                        the thread pool's tests under Miri, in several interleavings; needs a nightly toolchain
+  loom                        the thread pool under loom: every interleaving, up to a bound of preemptions
   mutants [GROUP [FILE…]]     change the code in small ways and list what no test notices: for hours, or for some
                               files of a group (graph sampler tokenizer cpu); docs/mutants.md
 ";
@@ -62,6 +64,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "faultlab" => faultlab(),
         "oracle" => oracle::run(root()),
         "miri" => miri::run_pool(root()),
+        "loom" => loom::run_pool(root()),
         "mutants" => mutants::run_args(root(), rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
