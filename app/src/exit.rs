@@ -7,8 +7,19 @@ use std::io::{ErrorKind as IoKind, Write};
 use std::process::ExitCode;
 
 /// Shown by `--help`.
-pub(crate) const HELP: &str = "Exit codes: 0 ok, 1 internal error, 2 usage, 3 model file rejected, 4 file or network, \
-5 does not fit in memory, 6 device, 7 request rejected, 130 interrupted.";
+pub(crate) const HELP: &str = "\
+Exit codes:
+    0  done
+    1  internal error: a bug, please report it
+    2  usage or configuration
+    3  the model file was rejected: malformed, unsupported, inconsistent
+    4  file, network or integrity: not found, I/O, hash mismatch, disk full
+    5  does not fit: memory or context
+    6  device or backend failure
+    7  the request was rejected: prompt too long, bad template
+  129  the terminal went away
+  130  interrupted (Ctrl-C)
+  143  terminated";
 
 /// Where people report a bug.
 const REPORT: &str = "this is a bug in karat: please report it with the command and this line";

@@ -4,14 +4,27 @@
 mod bar;
 mod commands;
 mod exit;
+mod flags;
 mod interrupt;
 mod load;
 mod out;
 mod sampling;
 
-use clap::Parser;
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use exit::{Code, Failure, say};
 use std::ffi::OsString;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
+
+/// What `karat` alone says in a terminal.
+const WELCOME: &str = "\
+karat run \"Why is the sky blue?\"   answers; the first time, a model of 94 MiB is fetched
+karat chat                         talks with you
+karat run model.gguf               talks, with a model of yours; karat list has the names of others
+karat help                         everything that karat can do
+karat help run                     and all about one of them
+";
 
 /// Runs GGUF language models.
 #[derive(Parser)]
@@ -22,15 +35,63 @@ pub(crate) struct Cli {
     command: commands::Command,
 }
 
-/// llama.cpp's `-ngl` has three letters, which clap would read as `-n gl`.
-fn long_ngl(arg: OsString) -> OsString {
-    if arg == "-ngl" { "--gpu-layers".into() } else { arg }
+/// The program's flags. A negative number is a value, never a flag.
+fn command_line() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        command.mut_args(|arg| {
+            let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+            if takes_value { arg.allow_negative_numbers(true) } else { arg }
+        })
+    })
+}
+
+/// The command, or `None` where help was asked for and has been printed.
+fn parse(words: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
+    let translated = flags::translate(&command_line(), words)?;
+    let parsed = command_line().try_get_matches_from(translated.words);
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => {
+            translated.notes.iter().for_each(|note| say("note", note));
+            Ok(Some(cli))
+        }
+        Err(error) if !error.use_stderr() => {
+            // Whoever closes the pipe has seen enough.
+            let _ = error.print();
+            Ok(None)
+        }
+        Err(error) => Err(usage(&error).into()),
+    }
+}
+
+/// A usage error in one line, as every other error: what clap says before it shows the usage.
+fn usage(error: &clap::Error) -> Failure {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        return Failure::new(Code::Usage, "no command").hint("karat --help");
+    }
+    let text = error.to_string();
+    let said = text.lines().take_while(|line| !line.starts_with("Usage:"));
+    let said: Vec<&str> = said
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+        .collect();
+    let said = said.join(" ");
+    let said = said.strip_prefix("error: ").unwrap_or(&said);
+    match said.split_once(" tip: ") {
+        Some((what, tip)) => Failure::new(Code::Usage, what).hint(tip),
+        None => Failure::new(Code::Usage, said).hint("karat help, and the command, tells more"),
+    }
 }
 
 fn main() -> ExitCode {
     exit::guard(|| {
-        // Usage errors and --help end the process here, with 2 and 0.
-        let cli = Cli::parse_from(std::env::args_os().map(long_ngl));
-        cli.command.run(&karat::Config::from_env())
+        let words: Vec<OsString> = std::env::args_os().collect();
+        let mut stdout = std::io::stdout();
+        if words.len() == 1 && stdout.is_terminal() {
+            return Ok(stdout.write_all(WELCOME.as_bytes())?);
+        }
+        match parse(words)? {
+            Some(cli) => cli.command.run(&karat::Config::from_env()),
+            None => Ok(()),
+        }
     })
 }

@@ -16,8 +16,8 @@ pub(crate) struct SamplingArgs {
     /// Divides the logits; 0 takes the most likely token [default: 0.8]
     #[arg(long, allow_negative_numbers = true)]
     temp: Option<f32>,
-    /// Keep the K most likely tokens; 0 keeps all [default: 40]
-    #[arg(long, value_name = "K")]
+    /// Keep the K most likely tokens; 0 and -1 keep all [default: 40]
+    #[arg(long, value_name = "K", value_parser = top_k)]
     top_k: Option<usize>,
     /// Keep the most likely tokens that reach probability P together; 1 keeps all [default: 0.95]
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
@@ -46,6 +46,14 @@ pub(crate) enum Seed {
     Random,
     /// This one.
     Fixed(u64),
+}
+
+/// As in llama.cpp, what is not positive keeps all.
+pub(crate) fn top_k(text: &str) -> Result<usize, String> {
+    match text.parse::<i64>() {
+        Ok(k) => Ok(usize::try_from(k).unwrap_or(0)),
+        Err(_) => Err("allowed are whole numbers; 0 and less keep all tokens".to_owned()),
+    }
 }
 
 /// Reads a seed: -1, or a number of 64 bits.

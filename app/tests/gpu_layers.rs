@@ -114,8 +114,12 @@ impl Subject {
             path = dir.join(format!("{}.gguf", FORMATS[format]));
             let file = gguf::File::open(model, gguf::Access::Mmap).unwrap();
             let threads = std::num::NonZero::new(threads()).unwrap();
-            let format = FORMATS[format].parse().unwrap();
-            model::quantize::quantize(&file, &path, format, threads, |_| {}).unwrap();
+            let request = model::quantize::Request {
+                file_type: FORMATS[format].parse().unwrap(),
+                existing: model::output::Existing::Replace,
+                threads,
+            };
+            model::quantize::quantize(&file, &path, request, |_| {}).unwrap();
         }
         let file = gguf::File::open(&path, gguf::Access::Mmap).unwrap();
         let spec = model::spec(&file).unwrap();

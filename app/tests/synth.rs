@@ -159,14 +159,14 @@ fn what_is_refused() {
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
-/// Ctrl-C in the middle of 32 GB.
+/// Ctrl-C in the middle of 4 GB.
 #[cfg(unix)]
 #[test]
 fn an_interrupt_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_karat"))
         .current_dir(folder.path())
-        .args(["synth", "big.gguf", "--preset", "llama3-8b", "--format", "F32", "-t", "1"])
+        .args(["synth", "big.gguf", "--preset", "tinyllama-1.1b", "--format", "F32", "-t", "1"])
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();

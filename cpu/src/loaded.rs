@@ -18,7 +18,7 @@ use graph::ints::Q8Format;
 use graph::ops::ssm_conv::Rows;
 use graph::{
     Act, Attention, Blocks, Cache, Contents, Error, ErrorKind, Graph, Kv, KvType, LoadOptions,
-    Loaded, Node, Op, Result, Step, Tap, Timing, ValueId, Weight, WeightId,
+    Loaded, Node, Op, Result, Step, Stop, Tap, Timing, ValueId, Weight, WeightId,
 };
 use std::sync::Arc;
 use std::time::Instant;
@@ -472,6 +472,10 @@ impl Loaded for LoadedCpu {
         for (i, node) in graph.nodes.iter().enumerate() {
             let start = self.profile.as_ref().map(|_| Instant::now());
             self.node(i, step, &mut values, &mut kv.caches);
+            // Asked of the pool and not of the wish, which may be taken back: what was left out is what counts.
+            if self.pool.was_stopped() {
+                return Err(Stop::error());
+            }
             if let (Some(start), Some(profile)) = (start, &mut self.profile) {
                 profile[i] += start.elapsed().as_nanos() as u64;
             }
@@ -492,6 +496,10 @@ impl Loaded for LoadedCpu {
         let logits = values.pop().unwrap_or_default();
         self.work.values = values;
         Ok(logits)
+    }
+
+    fn stop_with(&mut self, stop: Stop) {
+        self.pool.stop_with(stop);
     }
 
     fn profile(&mut self, on: bool) {

@@ -11,6 +11,7 @@ use crate::sync::{
     Arc, AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Builder, Condvar, JoinHandle, Mutex, SPINS,
     fence, spin_loop, yield_now,
 };
+use graph::Stop;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
@@ -147,6 +148,9 @@ pub(crate) struct Steps {
 pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
+    stop: Stop,
+    /// Whether a part was left out since somebody asked: its results are not there.
+    left_out: std::sync::atomic::AtomicBool,
 }
 
 impl Pool {
@@ -174,12 +178,22 @@ impl Pool {
             Builder::new().name(format!("karat-{index}")).spawn(work).ok()
         };
         let workers = (1..threads.max(1)).map_while(spawn).collect();
-        Self { shared, workers }
+        Self { shared, workers, stop: Stop::new(), left_out: Default::default() }
     }
 
     /// Threads, the caller's included.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Parts that begin after `stop` is requested are left out.
+    pub(crate) fn stop_with(&mut self, stop: Stop) {
+        self.stop = stop;
+    }
+
+    /// Whether parts were left out since the last call, so that what was computed cannot be relied on.
+    pub(crate) fn was_stopped(&mut self) -> bool {
+        std::mem::take(self.left_out.get_mut())
     }
 
     /// Calls `f` once for every part and returns when all are done.
@@ -214,14 +228,21 @@ impl Pool {
     pub(crate) fn ranges(&mut self, n: usize, step: usize, f: impl Fn(Range<usize>) + Sync) {
         let parts =
             n.div_ceil(step).min(self.threads() * PARTS_PER_THREAD).min(usize::from(u16::MAX));
+        let (stop, left_out) = (self.stop.clone(), std::mem::take(&mut self.left_out));
+        let f = |i| {
+            if stop.is_requested() {
+                left_out.store(true, Ordering::Relaxed);
+            } else {
+                f(part(n, step, i, parts));
+            }
+        };
         if parts <= 1 || self.workers.is_empty() {
             // Waking the others costs more than it saves.
-            if n > 0 {
-                f(0..n);
-            }
-            return;
+            (0..parts).for_each(&f);
+        } else {
+            self.run(parts as u16, &f);
         }
-        self.run(parts as u16, &|i| f(part(n, step, i, parts)));
+        self.left_out = left_out;
     }
 
     /// Divides the rows of `out`, `cols` elements each, into runs; `f` gets the index of a run's first row and its rows.
@@ -420,6 +441,29 @@ mod tests {
                 assert!(out.iter().zip(round..).all(|(&v, want)| v == want), "{out:?}");
             }
             std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+    }
+
+    /// What was stopped leaves out parts and says so, once; the pool goes on with the next job.
+    #[test]
+    fn a_stop_leaves_out_parts_and_is_told_of() {
+        for threads in [1, 2, 3] {
+            let mut pool = Pool::new(threads);
+            let stop = Stop::new();
+            pool.stop_with(stop.clone());
+            let begun = AtomicUsize::new(0);
+            let count = |_| {
+                begun.fetch_add(1, Ordering::SeqCst);
+                stop.request();
+            };
+            pool.ranges(100, 1, count);
+            let begun = begun.load(Ordering::SeqCst);
+            assert!((1..=threads).contains(&begun), "{begun} parts on {threads} threads");
+            assert!(pool.was_stopped() && !pool.was_stopped());
+            stop.clear();
+            let mut out = [0u8; 9];
+            pool.rows(&mut out, 1, |_, rows| rows.fill(1));
+            assert!(out == [1; 9] && !pool.was_stopped());
         }
     }
 

@@ -17,7 +17,9 @@ fn main() -> karat::Result<()> {
 
     // A run of karat's own, in a file. Another engine's would be held to `Tolerance::Rounding`.
     let trace = std::env::temp_dir().join("karat-example.safetensors");
-    parts.record(&options, &ids, 2, &|_| {})?.write(&parts, &trace)?;
+    let mut file = karat::output::create(&trace, karat::Existing::Replace)?;
+    parts.record(&options, &ids, 2, &|_| {})?.write(&parts, &mut file)?;
+    file.keep()?;
     let recording = parts.read_trace(&trace)?;
     let rows = parts.judge(&recording, Tolerance::Bits, &|_| {})?;
 

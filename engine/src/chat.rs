@@ -2,21 +2,39 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Model;
+use crate::output::{self, Existing};
 use crate::session::{Session, Stream};
 use crate::text;
+use graph::Stop;
 use model::SamplerParams;
 use serde::{Deserialize, Serialize};
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
-use tokenizer::{Chat as Rendered, ChatTemplate, Message};
+use tokenizer::{Chat as Rendered, ChatTemplate, Ends, Message, Special};
 
 /// Largest file that [`Chat::load`] reads.
 const MAX_SAVED_BYTES: u64 = 64 << 20;
 
+/// How a conversation becomes the text that the model reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChatForm {
+    /// The model's own template.
+    Template,
+    /// `User:` and `Assistant:` before each message: for a model without a template.
+    Plain,
+    /// What was said as it is, one message behind the other, without any mark. Names of special tokens are the tokens.
+    Raw,
+}
+
+/// The template of [`ChatForm::Plain`].
+const PLAIN: &str = "{{ bos_token }}{% for message in messages %}{{ message.role | capitalize }}: \
+    {{ message.content }}\n\n{% endfor %}{% if add_generation_prompt %}Assistant:{% endif %}";
+
 /// A conversation with a model. What the model has read already is not computed again.
 pub struct Chat {
     session: Session,
-    template: ChatTemplate,
+    /// `None` for [`ChatForm::Raw`].
+    template: Option<ChatTemplate>,
     messages: Vec<Message>,
     system: Option<String>,
 }
@@ -53,8 +71,19 @@ impl Role {
 }
 
 impl Chat {
-    pub(crate) fn new(model: &Model) -> Result<Self> {
-        let template = model.template()?;
+    pub(crate) fn new(model: &Model, form: ChatForm) -> Result<Self> {
+        let tokenizer = model.tokenizer();
+        let piece = |id: Option<u32>| {
+            id.map_or(String::new(), |id| String::from_utf8_lossy(tokenizer.piece(id)).into_owned())
+        };
+        let template = match form {
+            ChatForm::Template => Some(model.template()?),
+            ChatForm::Plain => {
+                let (bos, eos) = (piece(tokenizer.bos()), piece(tokenizer.eos()));
+                Some(ChatTemplate::new(PLAIN)?.with_tokens(&bos, &eos))
+            }
+            ChatForm::Raw => None,
+        };
         Ok(Self { session: model.session()?, template, messages: Vec::new(), system: None })
     }
 
@@ -81,10 +110,10 @@ impl Chat {
         self
     }
 
-    /// Asked after each step whether the answer shall end where it is: [`Session::stop_when`].
+    /// The answer ends where it is soon after `stop` is requested: [`Session::stop_with`].
     #[must_use]
-    pub fn stop_when(mut self, stopped: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.session = self.session.stop_when(stopped);
+    pub fn stop_with(mut self, stop: Stop) -> Self {
+        self.session = self.session.stop_with(stop);
         self
     }
 
@@ -114,7 +143,14 @@ impl Chat {
         let chat =
             Rendered { messages: &messages, add_generation_prompt: true, ..Rendered::default() };
         let model = self.session.sequence().model();
-        let prompt = self.template.encode(model.tokenizer(), &chat)?;
+        let prompt = match &self.template {
+            Some(template) => template.encode(model.tokenizer(), &chat)?,
+            None => {
+                let text: String =
+                    messages.iter().map(|message| message.content.as_str()).collect();
+                model.tokenizer().encode(&text, Special::Parse, Ends::Default)?
+            }
+        };
         let n_ctx = model.info().n_ctx;
         if prompt.len() > n_ctx {
             let what =
@@ -165,8 +201,9 @@ impl Chat {
     /// Writes what was said to a file, and returns how many messages that are.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where it cannot be written.
-    pub fn save(&self, path: &Path) -> Result<usize> {
+    /// Those of [`output::create`]; [`ErrorKind::Io`] where it cannot be written.
+    pub fn save(&self, path: &Path, existing: Existing) -> Result<usize> {
+        let mut file = output::create(path, existing)?;
         let message = |message: &Message| SavedMessage {
             role: if message.role == "user" { Role::User } else { Role::Assistant },
             content: message.content.clone(),
@@ -177,7 +214,8 @@ impl Chat {
         };
         let json = serde_json::to_vec_pretty(&saved)
             .map_err(|error| Error::new(ErrorKind::Internal, error.to_string()))?;
-        std::fs::write(path, json).map_err(|e| Error::from(e).at(text::path(path)))?;
+        file.write_all(&json).map_err(|e| Error::from(e).at(text::path(path)))?;
+        file.keep()?;
         Ok(saved.messages.len())
     }
 

@@ -4,7 +4,7 @@ use crate::check::{self, Subject};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::{Event, Listener};
-use crate::options::{Backend, Options};
+use crate::options::{Backend, Options, usable_threads};
 use gpu::Adapter;
 pub use gpu::{Api, Gpu};
 use graph::split::Split;
@@ -51,6 +51,7 @@ pub(crate) fn checked_backend(
 /// As [`backend`].
 pub fn gpu(options: &Options, listener: Listener<'_>) -> Result<Option<Gpu>> {
     options.check()?;
+    usable_threads(options.threads, listener);
     // The device is opened even for no layer: who asks for one that is not there hears of it.
     let Some(api) = options.backend.api() else { return Ok(None) };
     open(api, options.device.as_deref(), options.n_threads(), listener).map(Some)

@@ -179,6 +179,7 @@ impl From<graph::ErrorKind> for ErrorKind {
             K::OutOfMemory => Self::DoesNotFit,
             K::Read => Self::Io,
             K::Step => Self::Internal,
+            K::Stopped => Self::Stopped,
         }
     }
 }

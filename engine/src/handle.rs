@@ -1,6 +1,6 @@
 //! [`Model`]: a handle to a loaded model, and how it is opened.
 
-use crate::chat::Chat;
+use crate::chat::{Chat, ChatForm};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
@@ -92,12 +92,25 @@ impl Model {
         template.map_err(|e| Error::from(e).with_hint(hint))
     }
 
-    /// Begins a conversation.
+    /// Whether the file has a chat template.
+    pub fn has_template(&self) -> bool {
+        self.tokenizer().chat_template().is_some()
+    }
+
+    /// Begins a conversation in the model's template.
     ///
     /// # Errors
     /// As [`Model::template`].
     pub fn chat(&self) -> Result<Chat> {
-        Chat::new(self)
+        self.chat_as(ChatForm::Template)
+    }
+
+    /// Begins a conversation in another form, such as one for a model without a template.
+    ///
+    /// # Errors
+    /// As [`Model::template`], for [`ChatForm::Template`].
+    pub fn chat_as(&self, form: ChatForm) -> Result<Chat> {
+        Chat::new(self, form)
     }
 
     /// Begins a session: texts that go on from a prompt.

@@ -129,12 +129,18 @@ impl Parts {
 }
 
 impl Recording {
-    /// Writes the values to a file in safetensors format.
+    /// Writes the values in safetensors format, to an [`crate::Output`] or anything else that takes bytes.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`] where it cannot be written.
-    pub fn write(&self, parts: &Parts, path: &Path) -> Result<()> {
-        Ok(Trace::write(path, &parts.graph, &self.steps, &self.values)?)
+    /// [`ErrorKind::Io`] where they cannot be written.
+    pub fn write(&self, parts: &Parts, out: &mut dyn std::io::Write) -> Result<()> {
+        Ok(Trace::write(out, &parts.graph, &self.steps, &self.values)?)
+    }
+
+    /// Bytes that [`Recording::write`] writes at least.
+    pub fn n_bytes(&self) -> u64 {
+        let numbers = self.values.steps.iter().flatten().flatten().map(Vec::len).sum::<usize>();
+        (numbers * size_of::<f32>()) as u64
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a model is loaded: the options of `karat run`, by the same names.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::{Event, Listener};
 use graph::{Arithmetic, KvType, LoadOptions};
 use std::fmt;
 use std::str::FromStr;
@@ -163,15 +164,16 @@ impl Options {
     fn gpu_option(&self) -> Option<&'static str> {
         let given = [
             ("device", self.device.is_some()),
-            ("gpu_layers", self.gpu_layers.is_some()),
+            // None of them on the GPU is what happens without one.
+            ("gpu_layers", self.gpu_layers.is_some_and(|n| n > 0)),
             ("gpu_memory", self.gpu_memory.is_some()),
         ];
         given.into_iter().find(|(_, given)| *given).map(|(option, _)| option)
     }
 
-    /// Threads: those that were asked for, or the physical cores.
+    /// Threads: those that were asked for, as far as the machine has cores for them, or the physical cores.
     pub fn n_threads(&self) -> usize {
-        self.threads.unwrap_or_else(default_threads)
+        self.threads.map_or_else(default_threads, |n| n.min(most_threads()))
     }
 
     /// Whether one device computes that can time its ops: the CPU, or a GPU with all layers.
@@ -235,6 +237,22 @@ impl Options {
     }
 }
 
+/// The threads to use where `wanted` were asked for: no more than the machine has cores, since they wait for one another
+/// after every op. Where that cuts them, it is told.
+pub fn usable_threads(wanted: Option<usize>, listener: Listener<'_>) -> usize {
+    let used = Options { threads: wanted, ..Options::default() }.n_threads();
+    if let Some(wanted) = wanted.filter(|&wanted| wanted > used) {
+        let what = format!("{wanted} threads on a machine of {used} cores: {used} are used");
+        listener(Event::Warning(&what));
+    }
+    used
+}
+
+/// The cores that this process may use, counting those of two threads twice.
+fn most_threads() -> usize {
+    num_cpus::get().max(1)
+}
+
 /// The physical cores, or fewer where a control group allows fewer: a second thread on a core brings nothing to kernels
 /// that wait for memory.
 pub fn default_threads() -> usize {
@@ -262,6 +280,22 @@ mod tests {
         assert!(refused(device.clone()).starts_with("device: only with"));
         assert!(device.with_backend(Backend::Gpu).check().is_ok());
         assert!(device.with_backend(Backend::Reference).check().is_ok());
+    }
+
+    #[test]
+    fn more_threads_than_cores_are_cut_and_told_of() {
+        let cores = std::thread::available_parallelism().unwrap().get();
+        let heard = std::cell::RefCell::new(String::new());
+        let listener = |event: Event<'_>| {
+            if let Event::Warning(line) = event {
+                heard.borrow_mut().push_str(line);
+            }
+        };
+        assert_eq!(usable_threads(Some(1), &listener), 1);
+        assert_eq!(usable_threads(None, &listener), default_threads());
+        assert_eq!(*heard.borrow(), "");
+        assert!(usable_threads(Some(100_000), &listener) <= cores);
+        assert!(heard.borrow().starts_with("100000 threads on a machine of "));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::Model;
 use crate::sequence::Sequence;
+use graph::Stop;
 use model::{Finish, Generation, Request, Sampler, SamplerParams};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -15,7 +16,7 @@ pub struct Session {
     sequence: Sequence,
     sampler: Sampler,
     max_tokens: Option<usize>,
-    stopped: Box<dyn Fn() -> bool + Send + Sync>,
+    stop: Stop,
 }
 
 impl Session {
@@ -23,7 +24,7 @@ impl Session {
         let sequence = model.sequence()?;
         let params = model.recommended_sampling().params();
         let sampler = Sampler::new(params)?.without(model.tokenizer().suppressed());
-        Ok(Self { sequence, sampler, max_tokens: None, stopped: Box::new(|| false) })
+        Ok(Self { sequence, sampler, max_tokens: None, stop: Stop::new() })
     }
 
     /// How tokens are chosen; the default is what the file recommends, else llama.cpp's, with seed 0: the same prompt gives
@@ -43,10 +44,11 @@ impl Session {
         self
     }
 
-    /// Asked after each step whether the text shall end where it is, such as a flag that Ctrl-C sets.
+    /// The text ends where it is soon after `stop` is requested, by Ctrl-C or from another thread; also while the prompt
+    /// is read. Until it is cleared, other texts end before they begin.
     #[must_use]
-    pub fn stop_when(mut self, stopped: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        self.stopped = Box::new(stopped);
+    pub fn stop_with(mut self, stop: Stop) -> Self {
+        self.stop = stop;
         self
     }
 
@@ -106,17 +108,20 @@ impl Session {
         prompt: &[u32],
         history: Option<&'s mut Vec<Message>>,
     ) -> Result<Stream<'s>> {
-        let Self { sequence, sampler, max_tokens, stopped } = self;
+        let Self { sequence, sampler, max_tokens, stop } = self;
         let model = sequence.model();
-        let stop = model.stop_rules(*max_tokens);
-        let request = Request { seq: sequence.id(), prompt, stop: &stop };
-        let mut go_on =
-            |_| if stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let generation = Generation::begin(&mut *model.engine()?, request, sampler, &mut go_on)?;
+        let rules = model.stop_rules(*max_tokens);
+        let request = Request { seq: sequence.id(), prompt, stop: &rules };
+        let mut go_on = |_| {
+            if stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let generation = model
+            .engine()?
+            .stopping(stop, |engine| Generation::begin(engine, request, sampler, &mut go_on))?;
         Ok(Stream {
             model,
             sampler,
-            stopped: &**stopped,
+            stop,
             generation,
             decoder: Some(model.tokenizer().decoder(Show::Text)),
             answer: Answer { n_prompt: prompt.len(), ..Answer::default() },
@@ -161,7 +166,7 @@ impl fmt::Display for Piece {
 pub struct Stream<'s> {
     model: &'s Model,
     sampler: &'s mut Sampler,
-    stopped: &'s (dyn Fn() -> bool + Send + Sync),
+    stop: &'s Stop,
     generation: Generation,
     /// Until the end of the text.
     decoder: Option<Decoder<'s>>,
@@ -196,7 +201,7 @@ impl Stream<'_> {
     }
 
     fn next_id(&mut self) -> Result<Option<u32>> {
-        if (self.stopped)() {
+        if self.stop.is_requested() {
             self.generation.stop();
         }
         // The end of a text needs no engine.
@@ -204,7 +209,8 @@ impl Stream<'_> {
             return Ok(None);
         }
         let mut engine = self.model.engine()?;
-        Ok(self.generation.next_id(&mut engine, self.sampler)?)
+        let (generation, sampler) = (&mut self.generation, &mut *self.sampler);
+        Ok(engine.stopping(self.stop, |engine| generation.next_id(engine, sampler))?)
     }
 
     /// What is left of the text; the answer is complete then.
@@ -214,6 +220,7 @@ impl Stream<'_> {
         self.answer.text.push_str(&text);
         self.answer.finish = self.generation.finish().unwrap_or(Finish::Stopped);
         self.answer.n_reused = self.generation.n_reused();
+        self.answer.n_steps = self.generation.n_steps();
         self.answer.prompt_time = self.generation.prompt_time();
         self.answer.decode_time = self.generation.decode_time();
         if let Some(history) = self.history.take() {
@@ -266,6 +273,8 @@ pub struct Answer {
     pub ids: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
+    /// Steps of one token that it took: the first id came with the prompt.
+    pub n_steps: usize,
     /// Tokens of the prompt.
     pub n_prompt: usize,
     /// Those that were in the cache already.
@@ -283,6 +292,7 @@ impl Default for Answer {
             text: String::new(),
             ids: Vec::new(),
             finish: Finish::Stopped,
+            n_steps: 0,
             n_prompt: 0,
             n_reused: 0,
             prompt_time: Duration::ZERO,
@@ -306,7 +316,7 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// Seconds for them.
     pub generated_seconds: f64,
-    /// Generated tokens a second.
+    /// Steps a second behind the prompt, which gives the first token; none where there was none.
     pub generated_per_second: Option<f64>,
 }
 
@@ -321,7 +331,7 @@ impl Answer {
             prompt_per_second: rate(n_computed, self.prompt_time),
             generated_tokens: self.ids.len(),
             generated_seconds: self.decode_time.as_secs_f64(),
-            generated_per_second: rate(self.ids.len(), self.decode_time),
+            generated_per_second: rate(self.n_steps, self.decode_time),
         }
     }
 

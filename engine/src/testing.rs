@@ -1,6 +1,7 @@
 //! For tests of programs that use karat: a model that is made in a moment and needs no download.
 
 use crate::error::{Error, ErrorKind, Result};
+use model::output::Existing;
 use model::synth::{self, Request};
 use std::num::NonZero;
 use std::ops::ControlFlow;
@@ -27,7 +28,7 @@ pub fn write_tiny_model(path: &Path) -> Result<()> {
     };
     let format = "Q8_0".parse()?;
     let threads = NonZero::<usize>::MIN;
-    let request = Request { arch, shape, format, seed: 1, overwrite: true, threads };
+    let request = Request { arch, shape, format, seed: 1, existing: Existing::Replace, threads };
     synth::synth(&request, path, |_| ControlFlow::Continue(()))?;
     Ok(())
 }

@@ -69,6 +69,15 @@ pub fn quoted(bytes: &[u8]) -> String {
     shown
 }
 
+/// A word as a POSIX shell reads it back: quoted where it has anything but plain characters.
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 /// Bytes for people: `1.5 GiB`.
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
@@ -93,6 +102,16 @@ mod tests {
         assert_eq!(safe_json("\"\u{9b}é\u{202e}\""), "\"\\u009bé\\u202e\"");
         assert_eq!(shortened("aéb", 2), "aé…");
         assert_eq!(shortened("aé", 2), "aé");
+    }
+
+    /// What `printf '%s\n' WORD` prints in a shell is the word.
+    #[test]
+    fn words_for_a_shell() {
+        assert_eq!(shell_word("--temp=0.5"), "--temp=0.5");
+        assert_eq!(shell_word(""), "''");
+        assert_eq!(shell_word("The capital of $FRANCE"), "'The capital of $FRANCE'");
+        assert_eq!(shell_word("it's"), r"'it'\''s'");
+        assert_eq!(shell_word("~/a b"), "'~/a b'");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The library as a program uses it: streams, chats, several models and threads, and the errors of wrong calls. All on a
 //! tiny random model, so nothing is fetched.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+use karat::Stop;
 use karat::testing::write_tiny_model;
 use karat::{
     Backend, Chat, Config, Error, ErrorKind, Event, Finish, Listener, Message, Model, Options,
@@ -8,8 +9,6 @@ use karat::{
 };
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::TempDir;
 
 const PROMPT: &str = "the capital of";
@@ -153,14 +152,13 @@ fn a_stream_dropped_early_counts_as_said_as_far_as_it_came() {
 #[test]
 fn a_stop_ends_the_text_and_what_got_no_answer_was_not_said() {
     let model = Tiny::new().model();
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    let mut chat = model.chat().unwrap().stop_when(move || flag.load(Ordering::SeqCst));
+    let stop = Stop::new();
+    let mut chat = model.chat().unwrap().stop_with(stop.clone());
     let mut stream = chat.send("hello").unwrap();
     for _ in 0..3 {
         stream.next().unwrap().unwrap();
     }
-    stop.store(true, Ordering::SeqCst);
+    assert!(!stop.request());
     let answer = stream.answer().unwrap();
     assert_eq!((answer.ids.len(), answer.finish), (3, Finish::Stopped));
     assert_eq!(chat.messages().len(), 2);
@@ -169,13 +167,63 @@ fn a_stop_ends_the_text_and_what_got_no_answer_was_not_said() {
     assert_eq!(chat.messages().len(), 2);
 }
 
+/// Worked out by hand: what the model is given is what was said, in the plain form with the names of who said it.
+#[test]
+fn a_model_without_a_template_talks_too() {
+    let model = Tiny::new().model();
+    assert!(model.has_template());
+    let bos = |text: &str| model.tokenize(text).unwrap();
+    let mut chat = model.chat_as(karat::ChatForm::Raw).unwrap().with_max_tokens(2);
+    let first = chat.send("one").unwrap().answer().unwrap();
+    assert_eq!(first.n_prompt, bos("one").len());
+    let second = chat.send("two").unwrap().answer().unwrap();
+    assert_eq!(second.n_prompt, bos(&format!("one{}two", first.text)).len());
+    let mut chat = model.chat_as(karat::ChatForm::Plain).unwrap().with_max_tokens(2);
+    let plain = chat.send("one").unwrap().answer().unwrap();
+    assert_eq!(plain.n_prompt, bos("User: one\n\nAssistant:").len());
+}
+
+/// The first token comes with the prompt: a rate that counted it would divide it by no time at all.
+#[test]
+fn rates_count_steps() {
+    let model = Tiny::new().model();
+    let timings = |n| {
+        let mut session = model.session().unwrap().with_max_tokens(n);
+        let answer = session.complete("hello").unwrap().answer().unwrap();
+        assert_eq!((answer.ids.len(), answer.n_steps), (n, n - 1));
+        answer.timings()
+    };
+    assert_eq!(timings(1).generated_per_second, None);
+    let timings = timings(9);
+    let rate = timings.generated_per_second.unwrap();
+    assert!((rate * timings.generated_seconds - 8.0).abs() < 1e-6, "{timings:?}");
+}
+
+/// While a prompt is read, from another thread: the conversation stays, and goes on.
+#[test]
+fn a_stop_in_a_prompt_keeps_the_conversation() {
+    let model = Tiny::new().model();
+    let stop = Stop::new();
+    let mut chat = model.chat().unwrap().stop_with(stop.clone()).with_max_tokens(3);
+    chat.send("hello").unwrap().answer().unwrap();
+    stop.request();
+    let answer = chat.send("a long one ".repeat(20)).unwrap().answer().unwrap();
+    assert_eq!((answer.ids.len(), answer.finish), (0, Finish::Stopped));
+    stop.clear();
+    assert_eq!(chat.messages().len(), 2);
+    let mut other = model.chat().unwrap().with_max_tokens(3);
+    other.send("hello").unwrap().answer().unwrap();
+    let (a, b) = (chat.send("go on").unwrap().answer(), other.send("go on").unwrap().answer());
+    assert_eq!(a.unwrap().ids, b.unwrap().ids);
+}
+
 #[test]
 fn a_conversation_is_saved_and_loaded() {
     let tiny = Tiny::new();
     let mut chat = tiny.model().chat().unwrap().with_system("Be brief.").with_max_tokens(4);
     let answer = chat.send("hello").unwrap().text().unwrap();
     let file = tiny.path.with_extension("json");
-    assert_eq!(chat.save(&file).unwrap(), 2);
+    assert_eq!(chat.save(&file, karat::Existing::Keep).unwrap(), 2);
     let mut other = tiny.model().chat().unwrap();
     assert_eq!(other.load(&file).unwrap(), 2);
     assert_eq!(other.system(), Some("Be brief."));

@@ -12,7 +12,7 @@ use crate::traffic::Count;
 use crate::watch::Watch;
 use graph::{
     Best, Blocks, Error, ErrorKind, FREED, Graph, GroupId, Kv, Limits, Loaded, NoTap, Node, Op,
-    Result, Step, Tap, Timing, Traffic, ValueId,
+    Result, Step, Stop, Tap, Timing, Traffic, ValueId,
 };
 use std::sync::Arc;
 
@@ -67,6 +67,8 @@ pub(crate) struct LoadedGpu {
     ahead: Option<Ahead>,
     /// The block tables that the plan's buffer holds.
     tables: Vec<u32>,
+    /// Looked at before a step: one that was submitted runs to its end.
+    stop: Stop,
 }
 
 /// A cache that this backend made.
@@ -89,6 +91,7 @@ impl LoadedGpu {
             profiling: false,
             ahead: None,
             tables: Vec::new(),
+            stop: Stop::new(),
         }
     }
 
@@ -287,6 +290,7 @@ impl LoadedGpu {
         wants: Wants,
         tap: &mut dyn Tap,
     ) -> Result<Vec<f32>> {
+        self.stop.check()?;
         let (kv, graph) = (cache_of(kv)?, Arc::clone(&self.model.graph));
         kv.contents.begin(&graph, step)?;
         let Some(plan) = self.prepare(step, kv)? else { return Ok(Vec::new()) };
@@ -416,6 +420,10 @@ impl Loaded for LoadedGpu {
     fn new_kv(&self, blocks: &Blocks) -> Result<Kv> {
         let Model { graph, options, .. } = &self.model;
         Ok(Kv(Box::new(GpuKv::new(&self.device, graph, options.kv, blocks)?)))
+    }
+
+    fn stop_with(&mut self, stop: Stop) {
+        self.stop = stop;
     }
 
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {

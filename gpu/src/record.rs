@@ -178,6 +178,10 @@ impl Loaded for Recorder {
         self.loaded.new_kv(blocks)
     }
 
+    fn stop_with(&mut self, stop: graph::Stop) {
+        self.loaded.stop_with(stop);
+    }
+
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         self.record(step, kv, false)?;
         self.loaded.run(step, kv, tap)

@@ -106,7 +106,8 @@ pub(crate) fn load(
         | ErrorKind::Unsupported
         | ErrorKind::Read
         | ErrorKind::DeviceLost
-        | ErrorKind::Step => e,
+        | ErrorKind::Step
+        | ErrorKind::Stopped => e,
     };
     let mut all: Vec<Resident> = graph.weights.iter().map(|_| Resident::default()).collect();
     let mut read = 0;

@@ -1,6 +1,6 @@
 //! The seam between the graph and whatever runs it.
 
-use crate::{Blocks, Error, ErrorKind, Graph, Node, Result, Step, Value};
+use crate::{Blocks, Error, ErrorKind, Graph, Node, Result, Step, Stop, Value};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -107,6 +107,10 @@ pub trait Loaded: Send {
         let logits = self.run(step, kv, &mut NoTap)?;
         Ok(logits.chunks(n_vocab.max(1)).map(Best::of).collect())
     }
+
+    /// Steps from now on end with [`ErrorKind::Stopped`] soon after `stop` is requested, also in the middle, with nothing of
+    /// the step to be relied on. A backend that cannot give up a step that has begun looks at it before each.
+    fn stop_with(&mut self, stop: Stop);
 
     /// What the device can do at most, measured now; `None` from a backend that does not know.
     ///

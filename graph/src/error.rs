@@ -17,6 +17,8 @@ pub enum ErrorKind {
     DeviceLost,
     /// A step that does not agree with the graph or the cache.
     Step,
+    /// Somebody wished that the step ends ([`crate::Stop`]).
+    Stopped,
 }
 
 /// Why a graph could not be built, loaded or run: one line for people, a kind for programs.

@@ -19,6 +19,7 @@ pub mod seams;
 pub mod selftest;
 pub mod split;
 mod step;
+mod stop;
 mod tapped;
 
 pub use backend::{
@@ -38,3 +39,4 @@ pub use op::{
     Act, Attention, CacheUse, Description, Mask, Node, Op, OpCache, OpWeight, RopePairs, WeightUse,
 };
 pub use step::{KV_BLOCK, Span, Step};
+pub use stop::Stop;

@@ -3,7 +3,8 @@
 use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope, ssm_conv};
 use crate::{
     Backend, Blocks, Cache, CacheId, Contents, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType,
-    LoadOptions, Loaded, Node, Op, Result, Span, StateCache, Step, Tap, ValueId, WeightId, math,
+    LoadOptions, Loaded, Node, Op, Result, Span, StateCache, Step, Stop, Tap, ValueId, WeightId,
+    math,
 };
 use std::sync::Arc;
 
@@ -35,7 +36,7 @@ impl Backend for Reference {
             progress(read);
             weights.push(bytes);
         }
-        Ok(Box::new(LoadedReference { graph, weights, options }))
+        Ok(Box::new(LoadedReference { graph, weights, options, stop: Stop::new() }))
     }
 }
 
@@ -43,6 +44,7 @@ struct LoadedReference {
     graph: Arc<Graph>,
     weights: Vec<Vec<u8>>,
     options: LoadOptions,
+    stop: Stop,
 }
 
 struct RefKv {
@@ -264,6 +266,10 @@ impl Loaded for LoadedReference {
         Ok(Kv(Box::new(RefKv { contents: Contents::new(blocks), caches })))
     }
 
+    fn stop_with(&mut self, stop: Stop) {
+        self.stop = stop;
+    }
+
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let kv: &mut RefKv = kv.0.downcast_mut().ok_or_else(|| {
             Error::new(ErrorKind::Step, "KV cache: made by another backend, not by `reference`")
@@ -272,6 +278,7 @@ impl Loaded for LoadedReference {
         kv.contents.begin(&graph, step)?;
         let mut values: Vec<Vec<f32>> = vec![Vec::new(); graph.values.len()];
         for node in &graph.nodes {
+            self.stop.check()?;
             let Some(id) = node.output else {
                 self.compute(node, step, &values, kv, &mut []);
                 continue;

@@ -2,7 +2,7 @@
 
 use crate::{
     Backend, Blocks, CacheId, Error, ErrorKind, Graph, Kv, LoadOptions, Loaded, Node, Op, Result,
-    Step, Tap, Timing, Value, ValueId,
+    Step, Stop, Tap, Timing, Value, ValueId,
 };
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -220,6 +220,11 @@ impl Loaded for LoadedSplit {
         let step = Step { inputs, ..step.clone() };
         let mut back_tap = PartTap { tap, graph, makers, first: self.first };
         self.back.run(&step, back_kv, &mut back_tap)
+    }
+
+    fn stop_with(&mut self, stop: Stop) {
+        self.front.stop_with(stop.clone());
+        self.back.stop_with(stop);
     }
 
     fn profile(&mut self, on: bool) {

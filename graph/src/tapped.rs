@@ -58,6 +58,10 @@ impl<F: FnMut(&Node, bool, &mut [f32]) + Send> Loaded for Tapped<F> {
         self.inner.new_kv(blocks)
     }
 
+    fn stop_with(&mut self, stop: crate::Stop) {
+        self.inner.stop_with(stop);
+    }
+
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let mut tap = Altering { inner: tap, alter: &mut self.alter, alone: self.alone };
         self.inner.run(step, kv, &mut tap)

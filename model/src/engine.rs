@@ -4,7 +4,7 @@
 use crate::kv::{Pages, SeqId};
 use crate::{Error, ErrorKind, Result};
 use graph::{
-    Best, Blocks, CacheGroup, KV_BLOCK, Kv, Limits, Loaded, NoTap, Output, Step, Tap, Timing,
+    Best, Blocks, CacheGroup, KV_BLOCK, Kv, Limits, Loaded, NoTap, Output, Step, Stop, Tap, Timing,
     Traffic,
 };
 use std::collections::BTreeMap;
@@ -152,6 +152,15 @@ impl Engine {
     /// Whether the steps from now on are timed, node by node.
     pub fn profile(&mut self, on: bool) {
         self.loaded.profile(on);
+    }
+
+    /// Calls `f`, whose steps end with `Stopped` soon after `stop` is requested: [`Loaded::stop_with`]. A step that was
+    /// given up leaves every sequence as it was.
+    pub fn stopping<T>(&mut self, stop: &Stop, f: impl FnOnce(&mut Self) -> T) -> T {
+        self.loaded.stop_with(stop.clone());
+        let result = f(self);
+        self.loaded.stop_with(Stop::new());
+        result
     }
 
     /// What the device can do at most: [`Loaded::limits`].
@@ -406,8 +415,8 @@ impl Engine {
 
     /// Adds `ids` in steps of up to `n_batch` tokens, and returns the logits after the last.
     ///
-    /// `progress` hears after each step how many are done; where it breaks, the sequence keeps what was computed and
-    /// the result is `None`. An empty prompt, ids out of the vocabulary, and a prompt over the context are refused
+    /// `progress` hears after each step how many are done; where it breaks, or a step is given up
+    /// ([`Engine::stopping`]), the sequence keeps what was computed and the result is `None`. An empty prompt, ids out of the vocabulary, and a prompt over the context are refused
     /// before anything is computed.
     pub fn prefill(
         &mut self,
@@ -441,8 +450,11 @@ impl Engine {
         loop {
             let n = (ids.len() - done).min(self.options.n_batch);
             let wanted = if done + n == ids.len() { Wanted::Last } else { Wanted::None };
-            let mut rows =
-                self.step(&[Work { seq, tokens: &ids[done..done + n], wanted }], &mut NoTap)?;
+            let work = [Work { seq, tokens: &ids[done..done + n], wanted }];
+            let mut rows = match self.step(&work, &mut NoTap) {
+                Err(error) if error.kind() == ErrorKind::Stopped => return Ok(None),
+                rows => rows?,
+            };
             done += n;
             let go_on = progress(done);
             match wanted {

@@ -75,6 +75,7 @@ impl From<graph::Error> for Error {
             graph::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
             graph::ErrorKind::Read => ErrorKind::Read,
             graph::ErrorKind::Step => ErrorKind::Usage,
+            graph::ErrorKind::Stopped => ErrorKind::Stopped,
         };
         Self::new(kind, error.to_string())
     }

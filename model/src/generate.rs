@@ -115,6 +115,7 @@ pub struct Generation {
     stop: StopRules,
     state: State,
     n_generated: usize,
+    n_steps: usize,
     n_reused: usize,
     prompt_time: Duration,
     decode_time: Duration,
@@ -162,13 +163,26 @@ impl Generation {
             }
         };
         let (stop, decode_time) = (stop.clone(), Duration::ZERO);
-        Ok(Self { seq, stop, state, n_generated: 0, n_reused, prompt_time, decode_time })
+        Ok(Self {
+            seq,
+            stop,
+            state,
+            n_generated: 0,
+            n_steps: 0,
+            n_reused,
+            prompt_time,
+            decode_time,
+        })
     }
 
     /// The next id of the text; `None` once it has ended, and after an error.
     pub fn next_id(&mut self, engine: &mut Engine, sampler: &mut Sampler) -> Result<Option<u32>> {
         let start = Instant::now();
-        let id = self.advance(engine, sampler);
+        let id = match self.advance(engine, sampler) {
+            // The step was given up: the text ends before its token.
+            Err(error) if error.kind() == ErrorKind::Stopped => Ok(self.end(Finish::Stopped)),
+            id => id,
+        };
         self.decode_time += start.elapsed();
         id
     }
@@ -185,10 +199,14 @@ impl Generation {
             State::After(_) if engine.ids(self.seq).len() >= engine.options().n_ctx => {
                 return Ok(self.end(Finish::ContextFull));
             }
-            State::After(id) if sampler.is_argmax() => {
-                Next::Argmax(engine.decode_greedy(self.seq, id)?)
+            State::After(id) => {
+                self.n_steps += 1;
+                if sampler.is_argmax() {
+                    Next::Argmax(engine.decode_greedy(self.seq, id)?)
+                } else {
+                    Next::Logits(engine.decode(self.seq, id)?)
+                }
             }
-            State::After(id) => Next::Logits(engine.decode(self.seq, id)?),
             State::Ended(finish) => return Ok(self.end(finish)),
         };
         let len = engine.ids(self.seq).len();
@@ -223,6 +241,11 @@ impl Generation {
             State::Ended(finish) => Some(finish),
             State::Logits(_) | State::After(_) => None,
         }
+    }
+
+    /// Steps of one token behind the prompt. The first id needs none, and what ends the text may have needed one.
+    pub fn n_steps(&self) -> usize {
+        self.n_steps
     }
 
     /// Prompt tokens that were in the cache already.

@@ -10,7 +10,7 @@ mod engine;
 mod generate;
 pub mod kv;
 mod memory;
-mod output;
+pub mod output;
 pub mod quantize;
 mod recommended;
 mod rope;

@@ -7,14 +7,18 @@
 
 use gguf::{Access, Builder, DType, File};
 use model::ErrorKind;
-use model::quantize::{FileType, Progress, quantize};
+use model::output::Existing;
+use model::quantize::{FileType, Progress, Request, quantize};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::io::Write as _;
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 
-const TWO: NonZero<usize> = NonZero::new(2).unwrap();
+/// In place of what is there, on two threads.
+fn to(file_type: FileType) -> Request {
+    Request { file_type, existing: Existing::Replace, threads: NonZero::new(2).unwrap() }
+}
 
 fn model_path() -> Option<PathBuf> {
     #[allow(clippy::disallowed_methods, reason = "a test has no karat::Config")]
@@ -66,7 +70,7 @@ fn default_model_as_llama_quantize_writes_it() {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let f32_path = folder.path().join("F32.gguf");
     let original = File::open(&path, Access::Pread).unwrap();
-    quantize(&original, &f32_path, FileType::F32, TWO, |_| ()).unwrap();
+    quantize(&original, &f32_path, to(FileType::F32), |_| ()).unwrap();
     let source = File::open(&f32_path, Access::Pread).unwrap();
     let hashes = oracle["sha256_first16"].as_object().unwrap();
     assert_eq!(hashes.len(), 6);
@@ -76,7 +80,7 @@ fn default_model_as_llama_quantize_writes_it() {
         let ours = if file_type == FileType::F32 {
             File::open(&f32_path, Access::Pread).unwrap()
         } else {
-            quantize(&source, &output, file_type, TWO, |_| ()).unwrap();
+            quantize(&source, &output, to(file_type), |_| ()).unwrap();
             File::open(&output, Access::Pread).unwrap()
         };
         let (same, all) = agreeing(&ours, wanted.as_object().unwrap());
@@ -86,7 +90,7 @@ fn default_model_as_llama_quantize_writes_it() {
 
     // The oracle has no Q4_1, but the default model is one: back from F32 it must be what it was.
     let output = folder.path().join("out.gguf");
-    quantize(&source, &output, FileType::Q4_1, TWO, |_| ()).unwrap();
+    quantize(&source, &output, to(FileType::Q4_1), |_| ()).unwrap();
     let again = File::open(&output, Access::Pread).unwrap();
     for info in original.tensors() {
         let ours = again.tensor(&info.name).unwrap();
@@ -129,8 +133,8 @@ fn any_number_of_threads_writes_the_same_file() {
             assert!(progress.done > last && progress.done <= progress.total);
             (last, calls) = (progress.done, calls + 1);
         };
-        let report =
-            quantize(&source, &output, FileType::Q8_0, threads.try_into().unwrap(), count).unwrap();
+        let request = Request { threads: threads.try_into().unwrap(), ..to(FileType::Q8_0) };
+        let report = quantize(&source, &output, request, count).unwrap();
         assert_eq!(report.weights, last);
         assert_eq!(calls, 4, "two pieces and two small tensors");
         files.push(fs::read(&output).unwrap());
@@ -170,7 +174,7 @@ fn a_failed_run_leaves_nothing_and_keeps_what_was_there() {
         ),
     ] {
         let source = source(|i| if i == row_9000 { bad } else { wavy(i) });
-        let error = quantize(&source, &output, FileType::Q4_0, TWO, |_| ()).unwrap_err();
+        let error = quantize(&source, &output, to(FileType::Q4_0), |_| ()).unwrap_err();
         assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::BadTensor, expected));
     }
     assert_eq!(fs::read(&output).unwrap(), b"precious");
@@ -189,7 +193,7 @@ fn weights_beyond_a_format_are_refused_not_lost() {
                 (0..1024).map(|i| if i == 700 { big } else { wavy(i) }).collect();
             let source = Builder::new().f32("blk.0.ffn_down.weight", &[512, 2], &weights);
             let source = File::from_bytes(source.build().unwrap()).unwrap();
-            match quantize(&source, &output, file_type, TWO, |_| ()) {
+            match quantize(&source, &output, to(file_type), |_| ()) {
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::BadTensor);
                     assert!(error.to_string().contains("weights too large for "), "{error}");
@@ -218,20 +222,24 @@ fn outputs_that_cannot_be() {
         .unwrap();
     let source = File::open(&path, Access::Pread).unwrap();
     let try_at = |output: &Path| {
-        let error = quantize(&source, output, FileType::Q8_0, TWO, |_| ()).unwrap_err();
+        let error = quantize(&source, output, to(FileType::Q8_0), |_| ()).unwrap_err();
         assert!(!error.to_string().contains('\n'));
         (error.kind(), error.to_string())
     };
     let (kind, text) = try_at(&folder.path().join("./in.gguf"));
     assert_eq!(kind, ErrorKind::BadRequest);
     assert!(text.ends_with("in.gguf: is the source, write to another file"), "{text}");
+    fs::write(folder.path().join("precious.txt"), "x").unwrap();
+    let keep = Request { existing: Existing::Keep, ..to(FileType::Q8_0) };
+    let error = quantize(&source, &folder.path().join("precious.txt"), keep, |_| ()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BadRequest);
     let (kind, text) = try_at(folder.path());
     assert_eq!(kind, ErrorKind::BadRequest);
     assert!(text.ends_with(": is a folder, wanted the name of a file"), "{text}");
     assert_eq!(try_at(&folder.path().join("no/such/folder.gguf")).0, ErrorKind::Write);
     // A file without metadata or of an unknown architecture can be quantised all the same.
     let output = folder.path().join("out.gguf");
-    quantize(&source, &output, FileType::Q8_0, TWO, |_| ()).unwrap();
+    quantize(&source, &output, to(FileType::Q8_0), |_| ()).unwrap();
     assert_eq!(File::open(&output, Access::Pread).unwrap().tensors()[0].dtype, DType::Q8_0);
     #[cfg(unix)]
     {

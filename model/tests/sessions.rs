@@ -246,6 +246,10 @@ impl Loaded for Flaky {
         self.inner.new_kv(blocks)
     }
 
+    fn stop_with(&mut self, stop: graph::Stop) {
+        self.inner.stop_with(stop);
+    }
+
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> graph::Result<Vec<f32>> {
         self.n += 1;
         if self.n.is_multiple_of(2) {

@@ -7,6 +7,7 @@ use common::{LOADS, archs};
 use gguf::{Access, File};
 use graph::reference::Reference;
 use graph::{Backend, Node, Tap, Value};
+use model::output::Existing;
 use model::synth::{Format, Numbers, Preset, Progress, Request, Shape, synth};
 use model::{Engine, EngineOptions, ErrorKind, Wanted, Work};
 use sha2::{Digest, Sha256};
@@ -26,7 +27,7 @@ fn request<'a>(arch: &'a str, format: &str) -> Request<'a> {
         shape,
         format: format.parse().unwrap(),
         seed: 1,
-        overwrite: false,
+        existing: Existing::Keep,
         threads: NonZero::new(2).unwrap(),
     }
 }
@@ -213,16 +214,16 @@ fn no_two_dimensions_of_the_adversarial_preset_are_the_same() {
     assert_eq!(shape.numbers, Numbers::Adversarial);
 }
 
-/// A file of 32 GB, of which the first pieces are written.
+/// A file of 4 GB, of which the first pieces are written.
 #[test]
 fn a_stopped_run_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.gguf");
-    let (arch, preset) = preset("llama3-8b");
+    let (arch, preset) = preset("tinyllama-1.1b");
     let request = Request { shape: preset.shape, ..request(arch, "F32") };
     let mut pieces = 0;
     let error = synth(&request, &path, |now| {
-        assert_eq!(now.total, 8_030_261_248);
+        assert_eq!(now.total, 1_100_048_384);
         pieces += 1;
         if pieces == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -271,7 +272,7 @@ fn what_is_refused() {
     }
     assert!(!out.exists());
     assert_eq!(std::fs::read(&there).unwrap(), b"x");
-    synth(&Request { overwrite: true, ..llama }, &there, GO_ON).unwrap();
+    synth(&Request { existing: Existing::Replace, ..llama }, &there, GO_ON).unwrap();
     File::open(&there, Access::Pread).unwrap();
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }

@@ -17,7 +17,17 @@ pub fn html(report: &Report, again: &str) -> Result<String> {
         value.map(|json| safe(&json)).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))
     };
     let page = PAGE.replace(AGAIN, &json(serde_json::to_string(again))?);
-    Ok(page.replace(MARK, &json(serde_json::to_string(report))?))
+    let mut value =
+        serde_json::to_value(report).map_err(|e| Error::new(ErrorKind::Io, e.to_string()))?;
+    // What the page says of a fault is what the terminal says.
+    value["summary"] = report.summary().into();
+    let rows = value["rows"].as_array_mut().into_iter().flatten();
+    for (row, of) in rows.zip(&report.rows) {
+        if let Some(wrong) = &of.wrong {
+            row["said"] = wrong.to_string().into();
+        }
+    }
+    Ok(page.replace(MARK, &json(serde_json::to_string(&value))?))
 }
 
 /// JSON that cannot end its script, whatever a tensor is called.

@@ -49,6 +49,13 @@ pub struct Wrong {
     pub sureness: Sureness,
 }
 
+impl std::fmt::Display for Wrong {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { kind, sureness, elements, max_error, nmse, .. } = self;
+        write!(f, "{kind} ({sureness}), {elements} wrong, most {max_error:.3e}, NMSE {nmse:.1e}")
+    }
+}
+
 /// One op of one step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measured {

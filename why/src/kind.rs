@@ -163,6 +163,16 @@ pub enum Sureness {
     Guess,
 }
 
+impl std::fmt::Display for Sureness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Certain => "certain",
+            Self::Likely => "likely",
+            Self::Guess => "a guess",
+        })
+    }
+}
+
 /// Everything that hypotheses about a wrong op need.
 #[derive(Clone)]
 pub(crate) struct Scene<'a> {

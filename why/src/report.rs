@@ -121,6 +121,25 @@ impl Report {
         let blamed = |row: &&Row| matches!(row.verdict, Verdict::WrongHere | Verdict::ReferenceOff);
         self.rows.iter().filter(blamed)
     }
+
+    /// What is wrong, in one line; `None` where all is right.
+    pub fn summary(&self) -> Option<String> {
+        if self.all_right() {
+            return None;
+        }
+        Some(match (self.faults().next(), self.remarks.first()) {
+            (Some(row), _) => format!(
+                "{} of {} ops wrong, the first {}:{} in step {}",
+                self.faults().count(),
+                self.rows.len(),
+                row.name,
+                row.op,
+                row.step
+            ),
+            (None, Some(remark)) => remark.clone(),
+            (None, None) => format!("{} values unmeasured", self.count(Verdict::Unmeasured)),
+        })
+    }
 }
 
 /// The verdicts on B, from what was measured of both sides; A's may be empty.

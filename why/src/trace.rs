@@ -3,8 +3,10 @@
 use crate::{Error, ErrorKind, Result, Values};
 use graph::{Graph, Node, Step};
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
+use safetensors::tensor::Dtype;
+use serde_json::json;
 use std::collections::HashMap;
+use std::io::Write;
 use std::path::Path;
 
 /// A larger file is no trace that anyone can look at.
@@ -102,35 +104,54 @@ impl Trace {
         Values { steps: steps.iter().enumerate().map(of).collect() }
     }
 
-    /// Writes values as a trace, by way of a file beside it.
+    /// Writes values as a trace, each straight from where it lies: of gigabytes there should not be two copies.
     ///
     /// # Errors
-    /// [`ErrorKind::Io`].
-    pub fn write(path: &Path, graph: &Graph, steps: &[Step], values: &Values) -> Result<()> {
-        let mut bytes: Vec<(String, Vec<usize>, Vec<u8>)> = Vec::new();
-        for (s, nodes) in values.steps.iter().enumerate() {
-            for (i, (node, data)) in graph.nodes.iter().zip(nodes).enumerate() {
-                let (Some(v), Some(data)) = (node.output, data) else { continue };
-                let value = graph.value(v);
-                let step = if s == 0 { String::new() } else { format!("{s:05}/") };
-                let name = format!("{step}{i:05}/{}#0:{}", value.name, node.op.kind());
-                let shape = vec![data.len() / value.cols.max(1), value.cols];
-                bytes.push((name, shape, data.iter().flat_map(|v| v.to_le_bytes()).collect()));
+    /// Those of `out`.
+    pub fn write(
+        out: &mut dyn Write,
+        graph: &Graph,
+        steps: &[Step],
+        values: &Values,
+    ) -> std::io::Result<()> {
+        let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
+        let mut header = serde_json::Map::new();
+        header.insert("__metadata__".to_owned(), json!({ TOKENS: serde_json::to_string(&ids)? }));
+        let mut end = 0;
+        for (name, cols, data) in named(graph, values) {
+            let (start, shape) = (end, [data.len() / cols.max(1), cols]);
+            end += size_of_val(data);
+            let tensor = json!({"dtype": "F32", "shape": shape, "data_offsets": [start, end]});
+            header.insert(name, tensor);
+        }
+        let mut header = serde_json::to_vec(&header)?;
+        // The numbers behind it begin at a multiple of 8.
+        header.resize(header.len().next_multiple_of(8), b' ');
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for (_, _, data) in named(graph, values) {
+            for chunk in data.chunks(1 << 14) {
+                let bytes: Vec<u8> = chunk.iter().flat_map(|v| v.to_le_bytes()).collect();
+                out.write_all(&bytes)?;
             }
         }
-        let mut views = Vec::with_capacity(bytes.len());
-        for (name, shape, data) in &bytes {
-            let view = TensorView::new(Dtype::F32, shape.clone(), data);
-            views.push((name.as_str(), view.map_err(|e| bad(path, e))?));
-        }
-        let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
-        let ids = serde_json::to_string(&ids).map_err(|e| bad(path, e))?;
-        let about = HashMap::from([(TOKENS.to_owned(), ids)]);
-        let part = path.with_extension("safetensors.part");
-        let written = safetensors::serialize_to_file(views, Some(about), &part);
-        written.map_err(|e| Error::new(ErrorKind::Io, format!("{}: {e}", part.display())))?;
-        std::fs::rename(&part, path).map_err(|e| io(path, &e))
+        Ok(())
     }
+}
+
+/// Each recorded value with its name in the file and its columns.
+fn named<'v>(
+    graph: &'v Graph,
+    values: &'v Values,
+) -> impl Iterator<Item = (String, usize, &'v [f32])> {
+    values.steps.iter().enumerate().flat_map(move |(s, nodes)| {
+        let step = if s == 0 { String::new() } else { format!("{s:05}/") };
+        graph.nodes.iter().zip(nodes).enumerate().filter_map(move |(i, (node, data))| {
+            let (value, data) = (graph.value(node.output?), data.as_ref()?);
+            let name = format!("{step}{i:05}/{}#0:{}", value.name, node.op.kind());
+            Some((name, value.cols, data.as_slice()))
+        })
+    })
 }
 
 /// Step, name and op of `[STEP/]INDEX/NAME#N:OP`.
@@ -149,6 +170,7 @@ fn parse(tensor: &str) -> Option<(usize, &str, &str)> {
 #[allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 mod tests {
     use super::*;
+    use safetensors::tensor::TensorView;
 
     #[test]
     fn names_are_taken_apart() {

@@ -273,7 +273,8 @@ fn a_trace_keeps_every_value() {
     let case = &cases::decoders().unwrap()[0];
     let steps = steps(case);
     let values = capture(&mut *load(case), &steps, None).unwrap();
-    why::Trace::write(&path, &case.graph, &steps, &values).unwrap();
+    let mut file = std::fs::File::create(&path).unwrap();
+    why::Trace::write(&mut file, &case.graph, &steps, &values).unwrap();
     let trace = why::Trace::open(&path).unwrap();
     assert_eq!(trace.n_steps(), 3);
     assert_eq!(trace.tokens().unwrap().len(), steps.iter().map(|s| s.tokens.len()).sum::<usize>());

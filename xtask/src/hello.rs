@@ -25,7 +25,7 @@ pub(crate) fn run_hello(root: &Path, from: &str) -> Result<bool> {
         if file.exists() {
             std::fs::remove_file(&file)?;
         }
-        ask(&karat, &["quantize", from, &file.to_string_lossy(), format])?;
+        ask(&karat, &["quantize", "--force", from, &file.to_string_lossy(), format])?;
         let ids = hello(&karat, &file, &["--tokens"])?;
         let mut row = vec![format!("`{format}`"), shown(&hello(&karat, &file, &[])?)];
         for device in &devices {

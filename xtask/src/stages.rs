@@ -256,6 +256,7 @@ fn model(cx: &Context) -> Result<Outcome> {
 fn tests(cx: &Context) -> Result<Outcome> {
     // Where there is none, the test that needs it says so.
     tools::ensure_clang(cx.root);
+    tools::ensure_tmux(cx.root);
     // Stage `oracle` prints its figures.
     let twice = cx.wanted.contains(&"oracle") && oracle::data_dir(cx.root).is_some();
     let programs = &cx.built()?.tests;

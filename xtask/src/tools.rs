@@ -73,6 +73,13 @@ pub(crate) fn ensure_pip(root: &Path) -> Result<bool> {
     Ok(apt_install(root, &["python3-pip"])? && present())
 }
 
+/// A terminal for the tests of `karat chat`, where one can be had; those tests say so where it cannot.
+pub(crate) fn ensure_tmux(root: &Path) {
+    if answer("tmux", &["-V"]).is_none() {
+        let _ = apt_install(root, &["tmux"]);
+    }
+}
+
 /// Makes the aarch64 target, its linker and qemu available, or says why that is not possible.
 pub(crate) fn ensure_aarch64(root: &Path, target: &str) -> Result<(), String> {
     if !cfg!(target_os = "linux") {

@@ -66,10 +66,7 @@ pub(crate) enum Command {
 impl Command {
     /// Runs it.
     pub(crate) fn run(&self, config: &Config) -> anyhow::Result<()> {
-        // The line editor takes SIGINT for itself when it is made; `karat chat` takes it back.
-        if !matches!(self, Self::Chat(_)) {
-            interrupt::install()?;
-        }
+        interrupt::install()?;
         match self {
             Self::Run(args) => run::run(args, config),
             Self::Chat(args) => chat::run(args, config),

@@ -5,17 +5,18 @@ use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
 use anyhow::{Context as _, Result};
-use karat::{Answer, Config, Info, Model, Piece, Timings, text};
-use std::ffi::{OsStr, OsString};
+use karat::{Answer, Config, Finish, Info, Model, Piece, Timings, sources, text};
+use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, Ends, MAX_TEXT_BYTES, Message, Special, Tokenizer};
 
 /// What `karat run` takes.
 #[derive(clap::Args)]
-#[command(override_usage = "karat run [OPTIONS] [MODEL] PROMPT")]
+#[command(override_usage = "karat run [OPTIONS] [MODEL] [PROMPT]")]
 pub(crate) struct Args {
-    /// The prompt; with two arguments the first is the model, as for -m
+    /// The prompt; with two arguments the first is the model, as for -m, and a lone one that is a .gguf file, a source or
+    /// a name of `karat list` is. Without a prompt a pipe is read, or a chat begins; behind a prompt a pipe is added
     #[arg(value_name = "PROMPT", num_args = 0..=2)]
     texts: Vec<OsString>,
     #[command(flatten)]
@@ -23,7 +24,7 @@ pub(crate) struct Args {
     /// The prompt
     #[arg(short, long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Read the prompt from a file; `-` and a pipe without any prompt are standard input
+    /// Read the prompt from a file; `-` is standard input, as PROMPT too
     #[arg(short, long, value_name = "FILE", conflicts_with = "prompt")]
     file: Option<PathBuf>,
     /// What the model shall be or do
@@ -36,6 +37,9 @@ pub(crate) struct Args {
     /// The prompt as it is, without the chat template; names of special tokens in it are the tokens
     #[arg(long)]
     raw: bool,
+    /// \n, \t, \r, \", \', \\ and \xHH in the prompt are the characters that they stand for
+    #[arg(short, long)]
+    escape: bool,
     #[command(flatten)]
     output: OutputArgs,
     #[command(flatten)]
@@ -75,9 +79,10 @@ struct Report<'a> {
 
 /// Generates and prints an answer.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let (model, prompt) = args.model_and_prompt()?;
+    let Wanted { model, prompt } = args.wanted(config)?;
+    let Some(prompt) = prompt else { return args.chat(model, config) };
     args.sampling.check()?;
-    let model = load::model(model, &args.load.options(), config)?;
+    let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
     let seed = params.seed;
     let prompt = args.encode(&model, &prompt)?;
@@ -93,6 +98,13 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     }
     let answer = stream.answer()?;
     printer.end(model.info(), &prompt, &answer, seed)?;
+    if answer.finish == Finish::ContextFull {
+        let n_ctx = model.info().n_ctx;
+        say(
+            "warning",
+            &format!("the answer ends here: the context of {n_ctx} is full; -c takes more"),
+        );
+    }
     if args.output.stats {
         let Info { load_seconds: load, backend, .. } = model.info();
         let (timings, finish) = (answer.timings(), answer.finish_reason());
@@ -120,15 +132,18 @@ pub(crate) fn max_tokens(n_predict: i64) -> Option<usize> {
 
 impl Args {
     /// The model and the prompt, from wherever they were given.
-    fn model_and_prompt(&self) -> Result<(Option<&OsStr>, String)> {
-        let named = self.model.model.as_deref();
+    fn wanted(&self, config: &Config) -> Result<Wanted> {
+        let named = self.model.model.clone();
         let given = self.prompt.is_some() || self.file.is_some();
         let (model, text) = match (self.texts.as_slice(), named, given) {
             ([], named, _) => (named, None),
+            ([model], None, false) if sources::is_model(model, config)? => {
+                (Some(model.clone()), None)
+            }
             ([text], named, false) => (named, Some(text)),
             // `karat run MODEL -p PROMPT`
-            ([model], None, true) => (Some(model.as_os_str()), None),
-            ([model, text], None, false) => (Some(model.as_os_str()), Some(text)),
+            ([model], None, true) => (Some(model.clone()), None),
+            ([model, text], None, false) => (Some(model.clone()), Some(text)),
             (texts, ..) => {
                 let what = format!(
                     "{} arguments beside flags that say the same: which is the prompt?",
@@ -137,15 +152,48 @@ impl Args {
                 return Err(Failure::new(Code::Usage, what).hint("see karat run --help").into());
             }
         };
-        let prompt = match (text, &self.prompt, &self.file) {
+        Ok(Wanted { model, prompt: self.prompt(text)? })
+    }
+
+    /// The prompt, and behind it what comes by a pipe; `None` where a person is there to be asked.
+    fn prompt(&self, text: Option<&OsString>) -> Result<Option<String>> {
+        let typed = match (text, &self.prompt, &self.file) {
+            (Some(text), ..) if text == "-" => return read_stdin().map(Some),
             (Some(text), ..) => {
                 text.to_str().ok_or_else(|| failure(Code::Usage, "prompt: not UTF-8"))?.to_owned()
             }
             (None, Some(prompt), _) => prompt.clone(),
-            (None, None, Some(file)) if file.as_os_str() != "-" => read_file(file)?,
-            (None, None, file) => read_stdin(file.is_some())?,
+            (None, None, Some(file)) if file.as_os_str() == "-" => return read_stdin().map(Some),
+            (None, None, Some(file)) => read_file(file)?,
+            (None, None, None) if std::io::stdin().is_terminal() => return Ok(None),
+            (None, None, None) => return read_stdin().map(Some),
         };
-        Ok((model, prompt))
+        let typed = if self.escape { unescape(&typed)? } else { typed };
+        if !is_piped() {
+            return Ok(Some(typed));
+        }
+        let piped = read_stdin()?;
+        Ok(Some(if piped.is_empty() { typed } else { format!("{typed}\n\n{piped}") }))
+    }
+
+    /// Talks, with the same flags.
+    fn chat(&self, model: Option<OsString>, config: &Config) -> Result<()> {
+        if self.output.tokens || self.output.json {
+            let failure = Failure::new(Code::Usage, "no prompt");
+            return Err(failure.hint("karat run \"your prompt\"").into());
+        }
+        let args = super::chat::Args {
+            name: None,
+            model: ModelArgs { model },
+            system: self.system.clone(),
+            n_predict: self.n_predict,
+            stats: self.output.stats,
+            raw: self.raw,
+            raw_output: self.output.raw_output,
+            load: self.load.clone(),
+            sampling: self.sampling.clone(),
+        };
+        super::chat::run(&args, config)
     }
 
     fn encode(&self, model: &Model, prompt: &str) -> Result<Vec<u32>> {
@@ -162,21 +210,66 @@ impl Args {
     }
 }
 
-/// The text of a file, bounded by what can be encoded.
+/// The model that was named, and the prompt, or none for a chat.
+struct Wanted {
+    model: Option<OsString>,
+    prompt: Option<String>,
+}
+
+/// The text of a file, bounded by what can be encoded; `-` is standard input.
 pub(crate) fn read_file(path: &Path) -> Result<String> {
+    if path.as_os_str() == "-" {
+        return read_stdin();
+    }
     let shown = text::path(path);
     let file = std::fs::File::open(path).with_context(|| shown.clone())?;
     read_text(file).context(shown)
 }
 
-/// Standard input, unless nobody but a person could give it.
-pub(crate) fn read_stdin(asked_for: bool) -> Result<String> {
-    let stdin = std::io::stdin();
-    if stdin.is_terminal() && !asked_for {
-        let hint = "karat run \"your prompt\", or karat chat";
-        return Err(Failure::new(Code::Usage, "no prompt").hint(hint).into());
+/// Standard input to its end.
+pub(crate) fn read_stdin() -> Result<String> {
+    read_text(std::io::stdin().lock()).context("standard input")
+}
+
+/// Whether standard input is a pipe or a file, and no terminal, device or connection, on which nobody may ever write.
+#[cfg(unix)]
+fn is_piped() -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(stdin) = std::io::stdin().as_fd().try_clone_to_owned() else { return false };
+    let kind = std::fs::File::from(stdin).metadata().map(|there| there.file_type());
+    kind.is_ok_and(|kind| kind.is_fifo() || kind.is_file())
+}
+
+#[cfg(not(unix))]
+fn is_piped() -> bool {
+    !std::io::stdin().is_terminal()
+}
+
+/// What `-e` makes of a text; other backslashes stay, as in llama.cpp.
+fn unescape(text: &str) -> Result<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let (plain, left): (u8, &[u8]) = match (byte, after) {
+            (b'\\', [b'n', left @ ..]) => (b'\n', left),
+            (b'\\', [b't', left @ ..]) => (b'\t', left),
+            (b'\\', [b'r', left @ ..]) => (b'\r', left),
+            (b'\\', [mark @ (b'"' | b'\'' | b'\\'), left @ ..]) => (*mark, left),
+            (b'\\', [b'x', high, low, left @ ..]) => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => (high << 4 | low, left),
+                (Some(_) | None, _) => (*byte, after),
+            },
+            (byte, after) => (*byte, after),
+        };
+        bytes.push(plain);
+        rest = left;
     }
-    read_text(stdin.lock()).context("standard input")
+    String::from_utf8(bytes).map_err(|_| failure(Code::Usage, "-e: the prompt is not UTF-8 then"))
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    char::from(digit).to_digit(16).map(|digit| digit as u8)
 }
 
 fn read_text(from: impl Read) -> Result<String> {
@@ -264,5 +357,18 @@ impl Printer {
                 timings: answer.timings(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_of_a_prompt() {
+        let plain = |text| unescape(text).map_err(|error| error.to_string());
+        assert_eq!(plain(r#"a\nb\tc\\n\"\'"#).as_deref(), Ok("a\nb\tc\\n\"'"));
+        assert_eq!(plain(r"\x41\xc3\xa9\xg1\q\").as_deref(), Ok("Aé\\xg1\\q\\"));
+        assert!(plain(r"\xff").is_err());
     }
 }

@@ -1,12 +1,12 @@
 //! `karat synth`: a random model of any shape and format, for benchmarks and tests.
 
-use crate::bar::{LoadBar, Unit};
+use crate::bar::{LoadBar, Screen, Unit};
 use crate::exit::{Code, failure, say};
 use crate::interrupt::Answering;
 use crate::load::positive;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
-use karat::text;
+use karat::{Existing, text};
 use model::synth::{Format, Progress, Report, Request, Shape, synth};
 use std::num::NonZero;
 use std::ops::ControlFlow;
@@ -135,14 +135,15 @@ fn usage(error: model::Error) -> anyhow::Error {
 /// Writes the file and says on stderr what it is.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let (arch, shape) = shape(args)?;
+    let screen = Screen::default();
+    let threads = karat::usable_threads(args.threads, &|event| screen.show(event));
     let request = Request {
         arch: &arch,
         shape,
         format: if args.pure { args.format.pure() } else { args.format },
         seed: args.seed,
-        overwrite: args.force,
-        threads: NonZero::new(args.threads.unwrap_or_else(karat::default_threads))
-            .unwrap_or(NonZero::<usize>::MIN),
+        existing: Existing::replaced_if(args.force),
+        threads: NonZero::new(threads).unwrap_or(NonZero::<usize>::MIN),
     };
     let report = write(&request, args)?;
     if report.fallbacks > 0 {

@@ -1,18 +1,20 @@
 //! `karat tokenize`: the ids of a text and the pieces that they stand for.
 
 use super::run::{read_file, read_stdin, warn_of_doubled_end};
+use crate::exit::{Code, Failure};
 use crate::load::{self, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::Result;
 use karat::Config;
 use karat::text::quoted;
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use tokenizer::{Ends, Special};
 
 /// What `karat tokenize` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The text; without it standard input
+    /// The text; `-`, and a pipe without it, is standard input
     text: Option<String>,
     #[command(flatten)]
     model: ModelArgs,
@@ -49,9 +51,14 @@ enum Piece {
 /// Prints the ids.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let text = match (&args.text, &args.file) {
+        (Some(text), _) if text == "-" => read_stdin()?,
         (Some(text), _) => text.clone(),
         (None, Some(file)) => read_file(file)?,
-        (None, None) => read_stdin(false)?,
+        (None, None) if std::io::stdin().is_terminal() => {
+            let failure = Failure::new(Code::Usage, "no text");
+            return Err(failure.hint("karat tokenize \"your text\", or a pipe").into());
+        }
+        (None, None) => read_stdin()?,
     };
     let path = load::resolve(args.model.model.as_deref(), config)?;
     let file = load::open(&path)?;

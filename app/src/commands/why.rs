@@ -10,10 +10,11 @@ use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use karat::text;
-use karat::{Backend, Config, Options, Parts};
+use karat::{Backend, Config, Existing, Options, Parts};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
-use why::{Report, Source, Thoroughness, Trace, Verdict};
+use why::{Report, Source, Thoroughness, Trace};
 
 /// The prompt and what follows it.
 #[derive(clap::Args, Clone, Debug)]
@@ -85,9 +86,9 @@ pub(crate) struct Args {
     model: ModelArgs,
     #[command(flatten)]
     prompt: PromptArgs,
-    /// The side that is trusted: a backend, or a trace
-    #[arg(long, value_name = "BACKEND|TRACE", default_value = "cpu")]
-    a: String,
+    /// The side that is trusted: a backend, or a trace [default: cpu]
+    #[arg(long, value_name = "BACKEND|TRACE")]
+    a: Option<String>,
     /// The side that is judged: a backend, a trace, or the URL of a running server (llama.cpp's, or another with
     /// OpenAI's completions), of which tokens and log-probabilities are compared [default: that of --backend]
     #[arg(long, value_name = "BACKEND|TRACE|URL")]
@@ -102,7 +103,7 @@ pub(crate) struct Args {
     /// Run side B N times and compare the bits
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = load::positive)]
     repeat: usize,
-    /// Hold --backend against itself instead, layer by layer and bit by bit: one by one, in chunks, batched with
+    /// Hold one backend, that of --a or --backend, against itself instead, layer by layer and bit by bit: one by one, in chunks, batched with
     /// strangers, after prefix reuse, with other numbers of layers on the GPU
     #[arg(long, conflicts_with_all = ["b", "go_on"])]
     laws: bool,
@@ -115,13 +116,19 @@ pub(crate) struct Args {
     /// Write a page with a map of layers and ops, and every value that is wrong
     #[arg(long, value_name = "FILE", conflicts_with = "laws")]
     html: Option<PathBuf>,
+    /// Replace a page of this name
+    #[arg(long, requires = "html")]
+    force: bool,
     #[command(flatten)]
     load: LoadArgs,
 }
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let options = args.load.options();
+    let existing = Existing::replaced_if(args.force);
+    let page =
+        args.html.as_deref().map(|path| karat::output::create(path, existing)).transpose()?;
+    let options = if args.laws { laws::options(args)? } else { args.load.options() };
     let prompted = args.prompt.open(&args.model, &options, config)?;
     let Prompted { parts, ids } = &prompted;
     let mut out = Out::new(Controls::Escaped);
@@ -146,7 +153,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.laws {
         return laws::laws(args, parts, ids);
     }
-    let mut a = source(&args.a, args, parts)?;
+    let mut a = source(args.a.as_deref().unwrap_or("cpu"), args, parts)?;
     let b_name = args.b.clone().unwrap_or_else(|| options.backend.to_string());
     if server::is_url(&b_name) {
         return with_server(&b_name, a, &prompted, args);
@@ -159,10 +166,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let heard = |event: karat::Event<'_>| screen.show(event);
     let mut report = parts.compare([&mut a, &mut b], &steps, thoroughness, &heard)?;
     report.remarks.splice(0..0, remarks);
-    if let Some(path) = &args.html {
-        let again = std::env::args().collect::<Vec<_>>().join(" ");
-        let page = why::html(&report, &text::one_line(&again))?;
-        std::fs::write(path, page).with_context(|| text::path(path))?;
+    if let (Some(mut page), Some(path)) = (page, &args.html) {
+        let html = why::html(&report, &text::one_line(&again()))?;
+        page.write_all(html.as_bytes()).with_context(|| text::path(path))?;
+        page.keep()?;
     }
     if args.json {
         Out::new(Controls::Escaped).json(&report)?;
@@ -184,6 +191,13 @@ fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result
     let server = server::Server::find(url)?;
     let trusted = server::Trusted { name: &name, loaded: &mut *loaded };
     server::run(&server, trusted, &args.prompt, prompted, args.json)
+}
+
+/// The command line, for a shell that reads it again.
+fn again() -> String {
+    let words: Vec<String> =
+        std::env::args_os().map(|word| text::shell_word(&word.to_string_lossy())).collect();
+    words.join(" ")
 }
 
 fn list(ids: &[u32]) -> String {
@@ -247,20 +261,5 @@ fn agreed(sides: [&Source; 2], ids: &[u32], go_on: bool) -> Result<Ids> {
 
 /// Exit 0 only if all is right.
 fn verdict(report: &Report) -> Result<()> {
-    if report.all_right() {
-        return Ok(());
-    }
-    let what = match (report.faults().next(), report.remarks.first()) {
-        (Some(row), _) => format!(
-            "{} of {} ops wrong, the first {}:{} in step {}",
-            report.faults().count(),
-            report.rows.len(),
-            row.name,
-            row.op,
-            row.step
-        ),
-        (None, Some(remark)) => remark.clone(),
-        (None, None) => format!("{} values unmeasured", report.count(Verdict::Unmeasured)),
-    };
-    Err(failure(Code::Device, what))
+    report.summary().map_or(Ok(()), |what| Err(failure(Code::Device, what)))
 }

@@ -53,7 +53,7 @@ pub(crate) fn made_models() -> usize {
                 shape: Shape { n_layer: 2, n_vocab: 300, ..shape },
                 format: format.parse().unwrap(),
                 seed: 1,
-                overwrite: true,
+                existing: model::output::Existing::Replace,
                 threads: NonZero::new(2).unwrap(),
             };
             synth(&request, &path, |_| ControlFlow::Continue(())).unwrap();

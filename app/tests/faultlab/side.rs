@@ -202,6 +202,10 @@ impl Loaded for Wrong {
         self.inner.new_kv(blocks)
     }
 
+    fn stop_with(&mut self, stop: graph::Stop) {
+        self.inner.stop_with(stop);
+    }
+
     fn run(&mut self, step: &Step, kv: &mut Kv, tap: &mut dyn Tap) -> Result<Vec<f32>> {
         let mut step = step.clone();
         for fault in &self.faults {

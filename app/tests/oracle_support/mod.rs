@@ -165,8 +165,12 @@ fn make(from: &Path, to: &Path, name: &str) {
         return;
     }
     let file = gguf::File::open(from, gguf::Access::Mmap).unwrap();
-    let threads = std::num::NonZero::new(2).unwrap();
-    model::quantize::quantize(&file, to, name.parse().unwrap(), threads, |_| {}).unwrap();
+    let request = model::quantize::Request {
+        file_type: name.parse().unwrap(),
+        existing: model::output::Existing::Replace,
+        threads: std::num::NonZero::new(2).unwrap(),
+    };
+    model::quantize::quantize(&file, to, request, |_| {}).unwrap();
 }
 
 /// A model on the CPU backend.

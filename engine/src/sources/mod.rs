@@ -103,6 +103,21 @@ pub fn find(text: &OsStr, config: &Config) -> Result<Found> {
     Err(Error::new(ErrorKind::NotFound, format!("{shown}: {what}")).with_hint(hint))
 }
 
+/// Whether `text` is a model's name and no prompt: a `.gguf` file, a source string, or a name of the catalogue.
+///
+/// # Errors
+/// [`ErrorKind::Usage`] for a malformed catalogue.
+pub fn is_model(text: &OsStr, config: &Config) -> Result<bool> {
+    let Some(text) = text.to_str() else { return Ok(Path::new(text).exists()) };
+    if text.contains(char::is_whitespace) {
+        return Ok(Path::new(text).is_file() && text.to_ascii_lowercase().ends_with(".gguf"));
+    }
+    if text.to_ascii_lowercase().ends_with(".gguf") || source::has_scheme(text) {
+        return Ok(true);
+    }
+    Ok(catalogue::load(config)?.iter().any(|entry| entry.is_called(text)))
+}
+
 /// The names of all files of a split model, from that of one: `x-00001-of-00003.gguf`. `None` for other names.
 fn shards(name: &str) -> Option<Vec<String>> {
     let stem = name.strip_suffix(".gguf")?;

@@ -6,7 +6,7 @@ pub(crate) mod mix;
 
 pub use file_type::FileType;
 
-use crate::output::{self, Output};
+use crate::output::{self, Existing, Output};
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo, Writer};
 use mix::{Plan, Planned};
@@ -42,26 +42,39 @@ pub struct Report {
     pub fallbacks: usize,
 }
 
-/// Writes the model of `source` to `output` as `file_type`; a quantised source goes through f32.
+/// How to write a model again.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// The format.
+    pub file_type: FileType,
+    /// What becomes of a file that has the output's name.
+    pub existing: Existing,
+    /// Threads that share the quantising; the bytes do not depend on them.
+    pub threads: NonZero<usize>,
+}
+
+/// Writes the model of `source` to `output`; a quantised source goes through f32.
 ///
 /// One piece of one tensor is in memory at a time. The file appears under its name when it is whole; a failed run
-/// leaves nothing behind. `threads` share the quantising.
+/// leaves nothing behind.
 ///
 /// # Errors
-/// One line by [`Error::kind`]: `BadRequest` where `output` is a file of the source, `BadTensor` for weights that are
-/// NaN or infinite, `Unsupported` for an architecture with rules that karat does not have, `Read`, `Write`.
+/// One line by [`Error::kind`]: `BadRequest` where `output` is a file of the source, or one that shall stay; `BadTensor`
+/// for weights that are NaN or infinite, `Unsupported` for an architecture with rules that karat does not have, `Read`,
+/// `Write`.
 pub fn quantize(
     source: &File,
     output: &Path,
-    file_type: FileType,
-    threads: NonZero<usize>,
+    request: Request,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Report> {
+    let Request { file_type, existing, threads } = request;
     refuse_source(source, output)?;
+    let sink = Output::create(output, existing)?;
     let plan = mix::plan(source, file_type)?;
     let writer = header(source, file_type, &plan)?;
-    let mut data =
-        writer.start(Output::create(output)?).map_err(|error| output::error(output, &error))?;
+    sink.needs(writer.data_bytes())?;
+    let mut data = writer.start(sink).map_err(|error| output::error(output, &error))?;
 
     let mut report = Report {
         bytes_before: 0,
@@ -89,17 +102,13 @@ pub fn quantize(
         report.bytes_before += planned.info.n_bytes;
     }
     let sink = data.finish().map_err(|error| output::error(output, &error))?;
-    sink.keep(output::Existing::Replace)?;
+    sink.keep()?;
     Ok(report)
 }
 
 fn refuse_source(source: &File, output: &Path) -> Result<()> {
     // A path that does not resolve is no file yet, so it cannot be the source.
     let Ok(resolved) = fs::canonicalize(output) else { return Ok(()) };
-    if resolved.is_dir() {
-        let what = format!("{}: is a folder, wanted the name of a file", output.display());
-        return Err(Error::new(ErrorKind::BadRequest, what));
-    }
     if source.paths().any(|path| fs::canonicalize(path).is_ok_and(|path| path == resolved)) {
         let what = format!("{}: is the source, write to another file", output.display());
         return Err(Error::new(ErrorKind::BadRequest, what));

@@ -60,8 +60,8 @@ pub struct Request<'a> {
     pub format: Format,
     /// Another seed, other weights.
     pub seed: u64,
-    /// Whether a file of the name may be replaced.
-    pub overwrite: bool,
+    /// What becomes of a file that has the output's name.
+    pub existing: Existing,
     /// Threads that make weights; the bytes do not depend on them.
     pub threads: NonZero<usize>,
 }
@@ -97,7 +97,7 @@ pub fn synth(
     output: &Path,
     mut progress: impl FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Report> {
-    refuse_existing(output, request.overwrite)?;
+    let sink = Output::create(output, request.existing)?;
     let model = Model::new(request)?;
     let plan = model.plan(request.format)?;
     let mut writer = model.header(request)?;
@@ -105,7 +105,8 @@ pub fn synth(
         writer.tensor(&planned.info.name, planned.dtype, &planned.info.dims)?;
     }
     let fail = |error: &gguf::Error| output::error(output, error);
-    let mut data = writer.start(Output::create(output)?).map_err(|error| fail(&error))?;
+    sink.needs(writer.data_bytes())?;
+    let mut data = writer.start(sink).map_err(|error| fail(&error))?;
     let total = plan.tensors.iter().map(|planned| planned.info.n_elements()).sum();
     let mut piece = Piece { request: *request, out: Vec::new() };
     let mut done = 0;
@@ -122,19 +123,8 @@ pub fn synth(
             }
         }
     }
-    let existing = if request.overwrite { Existing::Replace } else { Existing::Keep };
-    data.finish().map_err(|error| fail(&error))?.keep(existing)?;
+    data.finish().map_err(|error| fail(&error))?.keep()?;
     Ok(Report { bytes: writer.data_bytes(), weights: total, fallbacks: plan.fallbacks })
-}
-
-/// Said before the work rather than after it; [`Output::keep`] looks again.
-fn refuse_existing(output: &Path, overwrite: bool) -> Result<()> {
-    let what = match output.symlink_metadata() {
-        Ok(there) if there.is_dir() => "is a folder, wanted the name of a file",
-        Ok(_) if !overwrite => "is there already, allowed is a new name; hint: --force replaces it",
-        Ok(_) | Err(_) => return Ok(()),
-    };
-    Err(Error::new(ErrorKind::BadRequest, format!("{}: {what}", output.display())))
 }
 
 /// A model to be: its keys and its tensors.

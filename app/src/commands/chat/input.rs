@@ -4,6 +4,10 @@ use super::slash::COMMANDS;
 use crate::exit::{Code, failure, say};
 use anyhow::{Context as _, Result};
 use karat::Config;
+#[cfg(unix)]
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+#[cfg(unix)]
+use nix::poll::{PollFd, PollFlags, poll};
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
 use rustyline::highlight::Highlighter;
@@ -11,17 +15,22 @@ use rustyline::hint::Hinter;
 use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
-use std::io::{BufRead, IsTerminal, Read};
-use std::path::PathBuf;
+use std::cell::RefCell;
+use std::io::{BufRead, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use tokenizer::MAX_TEXT_BYTES;
 
 /// Opens and closes a message of several lines.
 const QUOTE: &str = "\"\"\"";
 
+/// The line editor.
+type TerminalEditor = Editor<Lines, FileHistory>;
+
 /// Where messages come from.
 pub(super) enum Input {
     /// A person, and the file of what they said before; `None` where there is no place for it.
-    Terminal(Box<Editor<Lines, FileHistory>>, Option<PathBuf>),
+    Terminal(Box<TerminalEditor>, Option<PathBuf>),
     /// A pipe or a file.
     Pipe,
 }
@@ -32,9 +41,8 @@ impl Input {
         if !std::io::stdin().is_terminal() {
             return Ok(Self::Pipe);
         }
-        let broken = |error: ReadlineError| failure(Code::Io, format!("terminal: {error}"));
         let mut editor = Editor::new().map_err(broken)?;
-        editor.set_helper(Some(Lines));
+        editor.set_helper(Some(Lines::default()));
         let history = history_file(config);
         if let Some(path) = history.as_deref().filter(|path| path.exists())
             && let Err(error) = editor.load_history(path)
@@ -51,32 +59,138 @@ impl Input {
 
     /// The next message; `None` at the end of the input.
     pub(super) fn read(&mut self) -> Result<Option<String>> {
-        let Self::Terminal(editor, _) = self else {
+        let Self::Terminal(editor, history) = self else {
             return read_pipe(&mut std::io::stdin().lock());
         };
+        let mut draft = String::new();
         loop {
-            match editor.readline("> ") {
-                Ok(text) => {
-                    // A history that cannot take a line is no reason to stop.
-                    let _ = editor.add_history_entry(text.as_str());
-                    return Ok(Some(unquote(&text)));
+            match editor.readline_with_initial("> ", (&draft, "")) {
+                Ok(first) => match pasted(editor, first)? {
+                    Pasted::Whole(text) => {
+                        remember(editor, history.as_deref(), &text);
+                        return Ok(Some(unquote(&text)));
+                    }
+                    Pasted::Draft(text) => draft = text,
+                },
+                Err(ReadlineError::Interrupted) => {
+                    draft.clear();
+                    say("karat", "Ctrl-D or /exit leaves");
                 }
-                Err(ReadlineError::Interrupted) => say("karat", "Ctrl-D or /exit leaves"),
                 Err(ReadlineError::Eof) => return Ok(None),
-                Err(ReadlineError::Io(error)) => return Err(error).context("terminal"),
-                Err(error) => return Err(failure(Code::Io, format!("terminal: {error}"))),
+                Err(error) => return Err(broken(error)),
             }
         }
     }
+}
 
-    /// Keeps what was said for the next time.
-    pub(super) fn save(&mut self) {
-        if let Self::Terminal(editor, Some(path)) = self
-            && let Err(error) = editor.save_history(path)
-        {
-            say("warning", &format!("history {}: {error}", karat::text::path(path)));
+fn broken(error: ReadlineError) -> anyhow::Error {
+    if let ReadlineError::Io(error) = error {
+        return anyhow::Error::from(error).context("terminal");
+    }
+    failure(Code::Io, format!("terminal: {error}"))
+}
+
+/// Keeps what was said, at once: a chat may end in many ways. A history that cannot take it is no reason to stop.
+fn remember(editor: &mut TerminalEditor, file: Option<&Path>, text: &str) {
+    if editor.add_history_entry(text).is_ok_and(|added| added)
+        && let Some(file) = file
+        && let Err(error) = editor.append_history(file)
+    {
+        say("warning", &format!("history {}: {error}", karat::text::path(file)));
+    }
+}
+
+/// A message, with what came behind its first line at once.
+enum Pasted {
+    Whole(String),
+    /// The last line was not ended: the person goes on with it.
+    Draft(String),
+}
+
+/// Lines that are there already are of the same message: a terminal that does not mark what is pasted (bracketed paste)
+/// gives several lines as if they were typed. A command is a line by itself.
+#[cfg(unix)]
+fn pasted(editor: &mut TerminalEditor, first: String) -> Result<Pasted> {
+    let typed = editor.helper().map(|lines| Rc::clone(&lines.typed)).unwrap_or_default();
+    // On a terminal that cannot move its cursor the editor takes lines as they are, and shows us none.
+    if first.starts_with('/') || typed.borrow().is_empty() {
+        return Ok(Pasted::Whole(first));
+    }
+    let mut text = first;
+    let mut rest = String::new();
+    loop {
+        typed.borrow_mut().clone_from(&rest);
+        let line = {
+            let _no_wait = NoWait::begin()?;
+            editor.readline_with_initial("", (&rest, ""))
+        };
+        match line {
+            Ok(line) => {
+                text = format!("{text}\n{line}");
+                rest.clear();
+            }
+            // Nothing more is there; the rest of a long paste may be on its way.
+            Err(error) if is_dry(&error) => {
+                rest = typed.borrow().clone();
+                // The editor begins a new row when it ends, also for a line that has nothing.
+                if rest.is_empty() {
+                    let mut stdout = std::io::stdout().lock();
+                    write!(stdout, "\x1b[1A").and_then(|()| stdout.flush())?;
+                }
+                if !more_comes()? {
+                    break;
+                }
+            }
+            Err(ReadlineError::Eof | ReadlineError::Interrupted) => break,
+            Err(error) => return Err(broken(error)),
         }
     }
+    if rest.is_empty() {
+        return Ok(Pasted::Whole(text));
+    }
+    Ok(Pasted::Draft(format!("{text}\n{rest}")))
+}
+
+#[cfg(not(unix))]
+fn pasted(_: &mut TerminalEditor, first: String) -> Result<Pasted> {
+    Ok(Pasted::Whole(first))
+}
+
+/// While it lives, reading from the terminal does not wait.
+#[cfg(unix)]
+struct NoWait(OFlag);
+
+#[cfg(unix)]
+impl NoWait {
+    fn begin() -> Result<Self> {
+        let flags = OFlag::from_bits_truncate(fcntl(std::io::stdin(), FcntlArg::F_GETFL)?);
+        fcntl(std::io::stdin(), FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(Self(flags))
+    }
+}
+
+#[cfg(unix)]
+impl Drop for NoWait {
+    fn drop(&mut self) {
+        let _ = fcntl(std::io::stdin(), FcntlArg::F_SETFL(self.0));
+    }
+}
+
+#[cfg(unix)]
+fn is_dry(error: &ReadlineError) -> bool {
+    if let ReadlineError::Io(error) = error {
+        return error.kind() == std::io::ErrorKind::WouldBlock;
+    }
+    error.to_string().contains("EAGAIN")
+}
+
+/// Whether more is typed within a moment that no person would notice.
+#[cfg(unix)]
+fn more_comes() -> Result<bool> {
+    use std::os::fd::AsFd;
+    let stdin = std::io::stdin();
+    let mut fds = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+    Ok(poll(&mut fds, 25u8)? > 0)
 }
 
 fn history_file(config: &Config) -> Option<PathBuf> {
@@ -136,7 +250,11 @@ fn unquote(text: &str) -> String {
 }
 
 /// Tells the editor when a message is complete, and completes the names of commands.
-pub(super) struct Lines;
+#[derive(Default)]
+pub(super) struct Lines {
+    /// The line as it is now, which the editor does not give back when reading fails.
+    typed: Rc<RefCell<String>>,
+}
 
 impl Validator for Lines {
     fn validate(&self, context: &mut ValidationContext<'_>) -> rustyline::Result<ValidationResult> {
@@ -166,6 +284,11 @@ impl Completer for Lines {
 
 impl Hinter for Lines {
     type Hint = String;
+
+    fn hint(&self, line: &str, _: usize, _: &rustyline::Context<'_>) -> Option<String> {
+        line.clone_into(&mut self.typed.borrow_mut());
+        None
+    }
 }
 impl Highlighter for Lines {}
 impl Helper for Lines {}

@@ -5,14 +5,13 @@ mod slash;
 mod talk;
 
 use crate::exit::{Code, code, say};
-use crate::interrupt;
 use crate::load::{self, LoadArgs, ModelArgs};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
 use anyhow::Result;
 use input::Input;
-use karat::Config;
 use karat::text;
+use karat::{ChatForm, Config};
 use std::ffi::OsString;
 use talk::Talk;
 
@@ -21,26 +20,29 @@ use talk::Talk;
 pub(crate) struct Args {
     /// The model, as for -m
     #[arg(value_name = "MODEL", conflicts_with = "model")]
-    name: Option<OsString>,
+    pub(super) name: Option<OsString>,
     #[command(flatten)]
-    model: ModelArgs,
+    pub(super) model: ModelArgs,
     /// What the model shall be or do
     #[arg(long, value_name = "TEXT")]
-    system: Option<String>,
+    pub(super) system: Option<String>,
     /// Most tokens of an answer; -1 goes on until the model ends or the context is full
     #[arg(short = 'n', long, visible_alias = "predict", value_name = "N", default_value_t = -1,
           allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
-    n_predict: i64,
+    pub(super) n_predict: i64,
+    /// What is said as it is, without the chat template; names of special tokens in it are the tokens
+    #[arg(long, conflicts_with = "system")]
+    pub(super) raw: bool,
     /// Print times on stderr after each answer
     #[arg(long)]
-    stats: bool,
+    pub(super) stats: bool,
     /// Do not escape the model's control characters on a terminal
     #[arg(long)]
-    raw_output: bool,
+    pub(super) raw_output: bool,
     #[command(flatten)]
-    load: LoadArgs,
+    pub(super) load: LoadArgs,
     #[command(flatten)]
-    sampling: SamplingArgs,
+    pub(super) sampling: SamplingArgs,
 }
 
 /// What to do after a line of input.
@@ -52,10 +54,7 @@ enum Next {
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     args.sampling.check()?;
-    // In this order: the last to take SIGINT has it. (rustyline's feature `signal-hook` would leave it alone, but with it
-    // what was typed during an answer waits for another key.)
     let mut input = Input::new(config)?;
-    interrupt::install()?;
     let name = args.name.as_deref().or(args.model.model.as_deref());
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
@@ -63,7 +62,16 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.stats && !followed.is_empty() {
         say("stats", &format!("recommended: {followed}"));
     }
-    let mut chat = model.chat()?.with_sampling(params)?;
+    let form = match (args.raw, model.has_template()) {
+        (true, _) => ChatForm::Raw,
+        (false, true) => ChatForm::Template,
+        (false, false) => {
+            let how = "each message begins with `User:` or `Assistant:`; --raw adds nothing";
+            say("warning", &format!("the model has no chat template: {how}"));
+            ChatForm::Plain
+        }
+    };
+    let mut chat = model.chat_as(form)?.with_sampling(params)?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
     let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
@@ -74,9 +82,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     }
     let mut talk = Talk::new(chat, args.stats);
     let mut out = Out::new(controls);
-    let ended = converse(&mut talk, &mut input, &mut out);
-    input.save();
-    ended
+    converse(&mut talk, &mut input, &mut out)
 }
 
 fn converse(talk: &mut Talk, input: &mut Input, out: &mut Out) -> Result<()> {

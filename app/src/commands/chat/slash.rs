@@ -6,6 +6,7 @@ use crate::exit::{Code, Failure, failure, say};
 use crate::out::Out;
 use crate::sampling;
 use anyhow::Result;
+use karat::Existing;
 use model::SamplerParams;
 use std::path::Path;
 
@@ -13,7 +14,10 @@ use std::path::Path;
 pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("/help", "this list"),
     ("/clear", "forget the conversation"),
-    ("/save", "FILE: write the conversation to a file"),
+    (
+        "/save",
+        "[--force] FILE: write the conversation to a file; --force replaces one of another conversation",
+    ),
     ("/load", "FILE: go on with a saved conversation"),
     ("/system", "[TEXT]: show or set what the model shall be; `-` removes it"),
     ("/stats", "times of the last answer, and how full the context is"),
@@ -37,11 +41,11 @@ pub(super) fn run(talk: &mut Talk, line: &str, out: &mut Out) -> Result<Next> {
             say("karat", "the conversation is forgotten");
         }
         ("/save", file) if !file.is_empty() => {
-            let n = talk.chat.save(Path::new(file))?;
-            say("karat", &format!("{n} messages saved to {file}"));
+            save(talk, file)?;
         }
         ("/load", file) if !file.is_empty() => {
             let n = talk.chat.load(Path::new(file))?;
+            talk.file = Some(file.into());
             say("karat", &format!("{n} messages loaded from {file}"));
         }
         ("/system", "") => out.line(talk.chat.system().unwrap_or("(none)"))?,
@@ -56,6 +60,17 @@ pub(super) fn run(talk: &mut Talk, line: &str, out: &mut Out) -> Result<Next> {
         }
     }
     Ok(Next::Read)
+}
+
+/// A file that holds this conversation already is replaced; another one only by `--force`.
+fn save(talk: &mut Talk, words: &str) -> Result<()> {
+    let forced = words.strip_prefix("--force").filter(|file| file.starts_with(char::is_whitespace));
+    let file = Path::new(forced.unwrap_or(words).trim());
+    let existing = Existing::replaced_if(forced.is_some() || talk.file.as_deref() == Some(file));
+    let n = talk.chat.save(file, existing)?;
+    say("karat", &format!("{n} messages saved to {}", karat::text::path(file)));
+    talk.file = Some(file.to_owned());
+    Ok(())
 }
 
 fn help(out: &mut Out) -> Result<()> {
@@ -97,7 +112,10 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
     let mut params = talk.chat.session().sampling().clone();
     match name {
         "temp" => params.temperature = parse(name, value)?,
-        "top-k" => params.top_k = parse(name, value)?,
+        "top-k" => {
+            params.top_k = sampling::top_k(value)
+                .map_err(|what| failure(Code::Usage, format!("top-k: {what}")))?;
+        }
         "top-p" => params.top_p = parse(name, value)?,
         "min-p" => params.min_p = parse(name, value)?,
         "seed" => {

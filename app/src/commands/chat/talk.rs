@@ -5,11 +5,14 @@ use crate::interrupt::{self, Answering};
 use crate::out::Out;
 use anyhow::Result;
 use karat::{Chat, Finish, Timings};
+use std::path::PathBuf;
 
 /// A conversation with a model.
 pub(super) struct Talk {
     /// What was said, and its settings.
     pub(super) chat: Chat,
+    /// Where the conversation was saved or loaded last.
+    pub(super) file: Option<PathBuf>,
     last: Option<Timings>,
     /// Whether times are printed after each answer.
     stats: bool,
@@ -18,7 +21,7 @@ pub(super) struct Talk {
 impl Talk {
     /// Nothing was said yet.
     pub(super) fn new(chat: Chat, stats: bool) -> Self {
-        Self { chat: chat.stop_when(interrupt::stopped), last: None, stats }
+        Self { chat: chat.stop_with(interrupt::stop()), file: None, last: None, stats }
     }
 
     /// Says `text` and prints the answer as it comes. Ctrl-C stops the answer; what there is of it counts as said.

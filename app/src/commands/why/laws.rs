@@ -5,17 +5,20 @@ use crate::exit::{Code, failure, say};
 use crate::load;
 use crate::out::{Controls, Out};
 use anyhow::Result;
-use karat::Parts;
 use karat::text;
+use karat::{Backend, Options, Parts};
 use why::Law;
 
 /// `--laws`.
 pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
     let n_layer = parts.graph.n_layers();
-    let options = args.load.options();
+    let options = options(args)?;
     let backend = load::backend(&options, n_layer)?;
     let mut loaded = load::weights(parts, &*backend)?;
     let mut out = Out::new(Controls::Escaped);
+    if !args.json {
+        out.line(&format!("backend  {}", text::one_line(&backend.name())))?;
+    }
     let mut rows: Vec<(String, bool)> = Vec::new();
     let mut hear = |law: Law, holds: bool| {
         if !args.json {
@@ -56,6 +59,16 @@ pub(super) fn laws(args: &Args, parts: &Parts, ids: &[u32]) -> Result<()> {
             Err(failure(Code::Device, what))
         }
     }
+}
+
+/// The backend that is tested: that of `--a`, or of `--backend`.
+pub(super) fn options(args: &Args) -> Result<Options> {
+    let options = args.load.options();
+    let Some(name) = &args.a else { return Ok(options) };
+    let backend = name.parse::<Backend>().map_err(|error| {
+        failure(Code::Usage, format!("--laws: --a is a backend there, not a trace: {error}"))
+    })?;
+    Ok(options.with_backend(backend))
 }
 
 fn word(holds: bool) -> &'static str {

@@ -126,30 +126,13 @@ fn ids(out: &mut Out, report: &Report, parts: &Parts) -> Result<()> {
 }
 
 fn line(row: &Row, paint: Paint) -> String {
-    let what = row.wrong.as_ref().map_or_else(String::new, |wrong| {
-        format!(
-            "  {} ({}), {} wrong, most {:.3e}, NMSE {:.1e}",
-            wrong.kind,
-            sureness(wrong),
-            wrong.elements,
-            wrong.max_error,
-            wrong.nmse
-        )
-    });
+    let what = row.wrong.as_ref().map_or_else(String::new, |wrong| format!("  {wrong}"));
     let name = format!("{}:{}", text::one_line(&row.name), row.op);
     format!("  step {:<3} {name:<28} {}{what}", row.step, paint.verdict(row.verdict))
 }
 
-fn sureness(wrong: &Wrong) -> &'static str {
-    match wrong.sureness {
-        why::Sureness::Certain => "certain",
-        why::Sureness::Likely => "likely",
-        why::Sureness::Guess => "a guess",
-    }
-}
-
 fn detail(out: &mut Out, wrong: &Wrong) -> Result<()> {
-    out.line(&format!("  kind       {} ({})", wrong.kind, sureness(wrong)))?;
+    out.line(&format!("  kind       {} ({})", wrong.kind, wrong.sureness))?;
     out.line(&format!("  elements   {} wrong, {} not finite", wrong.elements, wrong.not_finite))?;
     for worst in &wrong.worst {
         out.line(&format!(

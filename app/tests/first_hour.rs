@@ -1,0 +1,228 @@
+//! What a person who knows ollama, llama.cpp and cargo types first: it works, or says in one line what to type.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
+use serde_json::Value as Json;
+use std::fs;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+use tempfile::TempDir;
+
+/// A folder with a model of 0.3 MB, and the same without its chat template.
+struct Place(TempDir);
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        karat::testing::write_tiny_model(&path).unwrap();
+        let mut bytes = fs::read(path).unwrap();
+        let key = b"tokenizer.chat_template";
+        let at = bytes.windows(key.len()).position(|part| part == key).unwrap();
+        bytes[at + key.len() - 1] = b'X';
+        fs::write(folder.path().join("bare.gguf"), bytes).unwrap();
+        Self(folder)
+    }
+
+    /// Runs karat with a pipe that holds `input`, or no input at all.
+    fn run(&self, words: &[&str], input: Option<&str>) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.current_dir(self.0.path()).args(words).stdout(Stdio::piped());
+        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command.stdin(stdin).stderr(Stdio::piped()).spawn().unwrap();
+        if let Some(input) = input {
+            // A command that is refused reads nothing.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        }
+        child.wait_with_output().unwrap()
+    }
+
+    fn ok(&self, words: &[&str], input: Option<&str>) -> (String, String) {
+        let output = self.run(words, input);
+        let (stdout, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(0), "{words:?}: {stderr}");
+        (stdout, stderr)
+    }
+
+    /// The ids of the prompt that a command makes of its words and its input.
+    fn prompt(&self, words: &[&str], input: Option<&str>) -> Json {
+        let common = ["--temp", "0", "-n", "1", "--raw", "--json"];
+        let (stdout, _) = self.ok(&[&["run"], words, &common].concat(), input);
+        let report: Json = serde_json::from_str(&stdout).unwrap();
+        report["prompt_ids"].clone()
+    }
+
+    /// One line on stderr, which names `part`, and nothing on stdout.
+    fn refused(&self, words: &[&str], part: &str) {
+        let output = self.run(words, None);
+        let (stdout, stderr) = texts(&output);
+        assert_eq!((output.status.code(), stdout.as_str()), (Some(2), ""), "{words:?}: {stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(part), "{words:?}: {stderr}");
+        assert_eq!(stderr.matches('\n').count(), 1, "{words:?}: {stderr}");
+    }
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn a_prompt_comes_from_wherever_it_is_given() {
+    let place = Place::new();
+    let hello = place.prompt(&["-m", "m.gguf", "hello"], None);
+    assert!(hello.as_array().unwrap().len() > 1);
+    for (words, input) in [
+        (&["m.gguf", "hello"][..], None),
+        (&["m.gguf", "-p", "hello"], None),
+        // A lone model is never a prompt, and `-` is standard input.
+        (&["m.gguf"], Some("hello\n")),
+        (&["m.gguf", "-"], Some("hello\n")),
+        (&["-m", "m.gguf", "-"], Some("hello\n")),
+        (&["m.gguf", "-f", "-"], Some("hello")),
+        (&["-m", "m.gguf"], Some("hello")),
+        // A pipe that holds nothing adds nothing.
+        (&["m.gguf", "hello"], Some("")),
+    ] {
+        assert_eq!(place.prompt(words, input), hello, "{words:?}");
+    }
+    let both = place.prompt(&["m.gguf", "hello\n\nfn main() {}"], None);
+    assert_eq!(place.prompt(&["m.gguf", "hello"], Some("fn main() {}\n")), both);
+    assert_eq!(place.prompt(&["m.gguf", "-p", "hello"], Some("fn main() {}\n")), both);
+    let lines = place.prompt(&["m.gguf", "a\nb\tc"], None);
+    assert_eq!(place.prompt(&["m.gguf", "-e", r"a\nb\tc"], None), lines);
+    assert_ne!(place.prompt(&["m.gguf", r"a\nb\tc"], None), lines);
+    let ids = |words: &[&str], input| {
+        place.ok(&[&["tokenize", "-m", "m.gguf", "--ids"], words].concat(), input).0
+    };
+    assert_eq!(ids(&["-"], Some("hello")), ids(&["hello"], None));
+    assert_eq!(ids(&["-f", "-"], Some("hello")), ids(&["hello"], None));
+}
+
+#[test]
+fn a_model_without_a_template_can_be_talked_with() {
+    let place = Place::new();
+    let talk =
+        |words: &[&str]| place.ok(&[&["chat"], words, &["-n", "3"]].concat(), Some("hi\nand?\n"));
+    let (said, warned) = talk(&["bare.gguf"]);
+    assert!(warned.contains("warning: the model has no chat template: "), "{warned}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+    assert!(!talk(&["bare.gguf", "--raw"]).1.contains("no chat template"));
+    assert!(!talk(&["m.gguf"]).1.contains("no chat template"));
+}
+
+/// From outside; the table itself has tests beside it.
+#[test]
+fn flags_of_llama_cpp() {
+    let place = Place::new();
+    let run = |flags: &[&str]| {
+        place.ok(&[&["run", "m.gguf", "hi", "-n", "1", "-s", "1"], flags].concat(), None)
+    };
+    let (plain, _) = run(&[]);
+    for (flags, note) in [
+        (&["-fa", "on"][..], "note: -fa changes nothing"),
+        (&["-st"], "note: -st changes nothing"),
+        (&["-tb", "2"], "note: -tb changes nothing"),
+        (&["--no-mmap", "--mlock", "--color"], "note: --mlock changes nothing"),
+        (&["-ngl", "0"], ""),
+        (&["--n-gpu-layers", "0"], ""),
+        (&["-ctk", "f16", "-ctv", "f16"], ""),
+        (&["-ub", "64", "-b", "512"], "note: -b and -ub are one here: 64"),
+    ] {
+        let (said, stderr) = run(flags);
+        assert_eq!(said, plain, "{flags:?}");
+        assert!(stderr.contains(note), "{flags:?}: {stderr}");
+    }
+    run(&["--top-k", "-1"]);
+    for (words, part) in [
+        (&["run", "m.gguf", "hi", "-ngl99"][..], "--gpu-layers"),
+        (&["run", "m.gguf", "hi", "-cnv"], "karat chat"),
+        (&["chat", "m.gguf", "-st"], "karat run"),
+        (&["run", "m.gguf", "hi", "-j", "{}"], "no grammars"),
+        (&["run", "m.gguf", "hi", "-xyz"], "-xyz: unknown flag"),
+        (&["run", "m.gguf", "hi", "--top-p", "-1"], "top_p"),
+        (&["run", "m.gguf", "hi", "-c", "-5"], "-5"),
+        (&["run", "-hf", "no-owner", "hi"], "hf:"),
+    ] {
+        place.refused(words, part);
+    }
+}
+
+#[test]
+fn usage_errors_are_one_line() {
+    let place = Place::new();
+    for (words, part) in [
+        (&["run", "--no-such-flag"][..], "'--no-such-flag'"),
+        (&["run", "--tem", "0", "hi"], "--temp"),
+        (&["runn"], "run"),
+        (&["quantize", "a"], "<OUT> <TYPE>"),
+        (&["run", "--backend", "abacus", "hi"], "hybrid-f32"),
+        (&["synth", "out"], "--preset"),
+        (&["run", "-n", "x", "hi"], "'x'"),
+        (&[], "karat --help"),
+        (&["tokenize", "-m", "m.gguf", "--json", "--ids", "x"], "cannot be used with"),
+    ] {
+        place.refused(words, part);
+    }
+}
+
+#[test]
+fn more_threads_than_cores_are_cut() {
+    let place = Place::new();
+    for n in ["1000", "100000"] {
+        let (_, stderr) = place.ok(&["run", "m.gguf", "hi", "-n", "2", "-t", n], None);
+        assert!(stderr.contains(&format!("warning: {n} threads on a machine of ")), "{stderr}");
+        let (_, stderr) =
+            place.ok(&["quantize", "m.gguf", "q.gguf", "Q8_0", "-t", n, "--force"], None);
+        assert!(stderr.contains(&format!("warning: {n} threads on a machine of ")), "{stderr}");
+    }
+}
+
+#[test]
+fn what_is_printed_is_true() {
+    let place = Place::new();
+    let run = |flags: &[&str]| {
+        place.ok(&[&["run", "m.gguf", "hi", "--temp", "0", "--stats"], flags].concat(), None).1
+    };
+    // The first token comes with the prompt: there was no step to divide by its time.
+    let one = run(&["-n", "1"]);
+    assert!(one.contains("generated 1 tokens in ") && one.contains(" s, - tok/s; length"), "{one}");
+    let full = run(&["-c", "64"]);
+    assert!(
+        full.contains("warning: the answer ends here: the context of 64 is full")
+            || full.contains("; stop;"),
+        "{full}"
+    );
+    let laws = |flags: &[&str]| {
+        place.ok(&[&["why", "-m", "m.gguf", "-n", "0", "--laws"], flags].concat(), None).0
+    };
+    assert!(laws(&["--a", "reference"]).contains("\nbackend  reference\n"));
+    assert!(laws(&[]).contains("\nbackend  cpu ("));
+    place.refused(&["why", "-m", "m.gguf", "--laws", "--a", "trace.safetensors"], "--a");
+    let help = place.ok(&["--help"], None).0;
+    for code in ["0", "1", "2", "3", "4", "5", "6", "7", "129", "130", "143"] {
+        assert!(help.contains(&format!("\n{code:>5}  ")), "{code}: {help}");
+    }
+}
+
+/// The command on the page, given to a shell, is the command that made it.
+#[cfg(unix)]
+#[test]
+fn the_page_of_why_says_how_to_make_it_again() {
+    let place = Place::new();
+    let prompt = "it's $HOME & a \"test\"";
+    place.ok(
+        &["why", "-m", "m.gguf", "-n", "0", "--repeat", "1", "-p", prompt, "--html", "a b.html"],
+        None,
+    );
+    let page = fs::read_to_string(place.0.path().join("a b.html")).unwrap();
+    let line = page.lines().find(|line| line.starts_with("const report = ")).unwrap();
+    let again = line.rsplit_once(", again = ").unwrap().1.trim_end_matches(';');
+    let again: String = serde_json::from_str(again).unwrap();
+    let script = format!("set -- {again}; printf '%s\\n' \"$@\"");
+    let words = Command::new("sh").args(["-c", &script]).output().unwrap();
+    let words = String::from_utf8(words.stdout).unwrap();
+    assert_eq!(
+        words.lines().skip(1).collect::<Vec<_>>(),
+        ["why", "-m", "m.gguf", "-n", "0", "--repeat", "1", "-p", prompt, "--html", "a b.html"]
+    );
+}
