@@ -200,7 +200,12 @@ fn usable(variable: &Variable) -> Result<Proxy> {
         return Err(refused());
     }
     let proxy = Proxy::new(value).map_err(|_| refused())?;
-    if proxy.host().is_empty() { Err(refused()) } else { Ok(proxy) }
+    // The rest behind the host can only be a port; one that is no number would count as left out.
+    let bad_port = proxy.uri().authority().is_some_and(|authority| {
+        let address = authority.as_str().rsplit('@').next().unwrap_or("");
+        address.len() > proxy.host().len() && authority.port_u16().is_none()
+    });
+    if bad_port || proxy.host().is_empty() { Err(refused()) } else { Ok(proxy) }
 }
 
 #[cfg(test)]
