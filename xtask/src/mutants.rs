@@ -4,7 +4,7 @@
 use crate::proc::{cargo, run};
 use crate::tools::ensure_cargo_mutants;
 use anyhow::{Result, bail};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Code whose mutants the tests of one package are to notice.
@@ -72,9 +72,15 @@ pub(crate) fn run_args(root: &Path, args: &[String]) -> Result<bool> {
         } else {
             files.iter().map(|file| file.as_str()).collect()
         };
+        std::fs::create_dir_all(lists(root, group))?;
         all_noticed &= run(root, &mut command(root, &program, group, &files))?.ok();
     }
     Ok(all_noticed)
+}
+
+/// Where the lists of a group's mutants go.
+fn lists(root: &Path, group: &Group) -> PathBuf {
+    root.join("target/mutants").join(group.name)
 }
 
 fn command(root: &Path, program: &Path, group: &Group, files: &[&str]) -> Command {
@@ -82,7 +88,7 @@ fn command(root: &Path, program: &Path, group: &Group, files: &[&str]) -> Comman
     command.args(["mutants", "--profile", "mutants", "--package", group.package]);
     command.args(["--test-package", group.package, "--no-shuffle", "--colors", "never"]);
     command.arg("--timeout").arg(group.timeout.to_string());
-    command.arg("--output").arg(root.join("target/mutants").join(group.name));
+    command.arg("--output").arg(lists(root, group));
     files.iter().for_each(|file| {
         command.args(["--file", file]);
     });
