@@ -66,7 +66,7 @@ fn a_device_that_is_not_there_is_6() {
     let other = if cfg!(target_os = "windows") { "metal" } else { "dx12" };
     refused(&["--backend", other], "no ", 6);
     refused(&["--device", "0"], "--device", 2);
-    refused(&["-ngl", "3"], "--gpu-layers: only with", 2);
+    refused(&["-ngl", "3"], "gpu_layers: only with", 2);
     if !devices().is_empty() {
         refused(
             &["--backend", "gpu", "--device", "no such thing"],

@@ -1,6 +1,6 @@
 //! For tests of programs that use karat: a model that is made in a moment and needs no download.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use model::output::Existing;
 use model::synth::{self, Request};
 use std::num::NonZero;
@@ -11,9 +11,9 @@ use std::path::Path;
 /// says means nothing, but it is the same on every machine. A file of the name is replaced.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] where the file cannot be written.
+/// [`Io`](crate::ErrorKind::Io) where the file cannot be written.
 pub fn write_tiny_model(path: &Path) -> Result<()> {
-    let (arch, _) = synth::presets().next().ok_or_else(no_presets)?;
+    let arch = synth::base();
     let shape = synth::Shape {
         n_layer: 2,
         n_embd: 64,
@@ -31,8 +31,4 @@ pub fn write_tiny_model(path: &Path) -> Result<()> {
     let request = Request { arch, shape, format, seed: 1, existing: Existing::Replace, threads };
     synth::synth(&request, path, |_| ControlFlow::Continue(()))?;
     Ok(())
-}
-
-fn no_presets() -> Error {
-    Error::new(ErrorKind::Internal, "no architecture has a preset")
 }

@@ -137,6 +137,19 @@ fn cannot(name: &str, why: impl std::fmt::Display) -> Error {
 impl Device {
     /// Opens an adapter; nothing is known of its arithmetic yet.
     pub(crate) fn connect(adapter: &wgpu::Adapter) -> Result<Self> {
+        Self::connect_with(adapter, wgpu::Features::empty())
+    }
+
+    /// The same with doubles and 64-bit integers in shaders; `None` where the adapter has none.
+    pub(crate) fn connect_wide(adapter: &wgpu::Adapter) -> Result<Option<Self>> {
+        let info = adapter.get_info();
+        // Metal has no doubles, and naga writes none of their bits for DirectX. The device of the tests takes all.
+        let takes = matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Noop)
+            && adapter.features().contains(WIDE_FEATURES);
+        takes.then(|| Self::connect_with(adapter, WIDE_FEATURES)).transpose()
+    }
+
+    fn connect_with(adapter: &wgpu::Adapter, more: wgpu::Features) -> Result<Self> {
         let info = adapter.get_info();
         let name = format!("{} ({})", info.name, crate::backend_name(info.backend));
         let limits = adapter.limits();
@@ -160,12 +173,8 @@ impl Device {
                 ),
             ));
         }
-        let mut features = wgpu::Features::TIMESTAMP_QUERY;
+        let mut features = wgpu::Features::TIMESTAMP_QUERY | more;
         let mut experimental = wgpu::ExperimentalFeatures::disabled();
-        // Metal has no doubles, and naga writes none of their bits for DirectX. The device of the tests takes all.
-        if matches!(info.backend, wgpu::Backend::Vulkan | wgpu::Backend::Noop) {
-            features |= WIDE_FEATURES;
-        }
         if offered_matrix(adapter).is_some() {
             features |= MATRIX_FEATURES;
             experimental = trust::experimental();
@@ -239,11 +248,6 @@ impl Device {
     pub(crate) fn trust(&mut self, probes: Probes) {
         self.probes = probes;
         self.pipelines = Mutex::default();
-    }
-
-    /// Whether shaders may compute in doubles.
-    pub(crate) fn has_doubles(&self) -> bool {
-        self.device.features().contains(WIDE_FEATURES)
     }
 
     /// Whether the device was opened with what shaders for a matrix unit want.

@@ -158,7 +158,11 @@ impl Adapter {
     /// # Errors
     /// The first pipeline that the device refuses.
     pub fn compile_all(&self, probes: probes::Probes) -> Result<usize> {
-        let mut device = device::Device::connect(&self.adapter)?;
+        let wide = device::Device::connect_wide(&self.adapter)?;
+        let mut device = match wide {
+            Some(device) if probes.wide => device,
+            Some(_) | None => device::Device::connect(&self.adapter)?,
+        };
         device.trust(probes);
         let mut all = shaders::all();
         all.retain(|shader| shader.matrix.is_none() || device.can_ask_for_matrices());

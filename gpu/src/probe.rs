@@ -48,27 +48,28 @@ fn is_tiny(x: f32) -> bool {
 /// Opens an adapter and probes its arithmetic.
 pub(crate) fn open(adapter: &wgpu::Adapter) -> Result<Device> {
     let mut device = Device::connect(adapter)?;
-    // An fma of doubles takes a device without fma a fraction of the time of one of integers.
-    let probed = match device.has_doubles() {
-        true => {
-            device.trust(Probes { wide: true, ..Probes::worst() });
-            run(&device)
-        }
-        false => Err(Error::new(ErrorKind::Unsupported, "no doubles")),
-    };
-    let probes = match probed {
-        Ok(probes) => probes,
-        Err(_) => {
-            device.trust(Probes::worst());
-            run(&device)?
-        }
-    };
+    let probes = run(&device)?;
     device.trust(probes);
+    if !probes.fma
+        && let Some(wide) = open_wide(adapter)?
+    {
+        device = wide;
+    }
     if let Some(matrix) = offered_matrix(adapter) {
         // A unit that is not exact, or a driver that does not take the shader, is done without.
         device.matrix = is_exact(&device, matrix).unwrap_or(false).then_some(matrix);
     }
     Ok(device)
+}
+
+/// A device without fma of its own, with one of doubles, which takes a fraction of the time of one of integers; `None` where
+/// it has no doubles, or they are not exact. Others are not even asked for doubles.
+fn open_wide(adapter: &wgpu::Adapter) -> Result<Option<Device>> {
+    let Some(mut device) = Device::connect_wide(adapter)? else { return Ok(None) };
+    device.trust(Probes { wide: true, ..Probes::worst() });
+    let Ok(probes) = run(&device) else { return Ok(None) };
+    device.trust(probes);
+    Ok(probes.wide.then_some(device))
 }
 
 /// Runs a shader of a probe over `groups` workgroups, which give `outputs` words.

@@ -40,11 +40,11 @@ impl KvType {
         }
     }
 
-    /// As it is printed.
+    /// As it is printed and, after `--cache-type`, given.
     pub fn name(self) -> &'static str {
         match self {
-            Self::F16 => "F16",
-            Self::F32 => "F32",
+            Self::F16 => "f16",
+            Self::F32 => "f32",
         }
     }
 }

@@ -43,6 +43,9 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
 ];
 
+/// The one that the others differ from.
+pub(crate) const BASE: &str = "llama";
+
 /// The architecture called `name`.
 pub(crate) fn find(name: &str) -> Result<&'static Arch> {
     ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {

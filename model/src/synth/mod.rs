@@ -27,6 +27,11 @@ pub fn presets() -> impl Iterator<Item = (&'static str, Preset)> {
     arch::ARCHS.iter().flat_map(|arch| arch.presets.iter().map(|&preset| (arch.name, preset)))
 }
 
+/// The architecture that the others differ from: where any will do, the plainest.
+pub fn base() -> &'static str {
+    arch::BASE
+}
+
 /// A small shape of the architecture `name`, to be changed where something else is wanted.
 ///
 /// # Errors
