@@ -493,16 +493,22 @@ fn weights(dtype: DType) -> Defines {
         .set("BLOCK_WORDS", &q.block_words())
 }
 
-/// A number that changes with the text of any kernel and with the layout of its parameters: FNV-1a, 64 bits.
+/// A number that changes with the text of any kernel, with what the shaders are made with, and with the layout of their
+/// parameters: FNV-1a, 64 bits. The templates and what goes into them stand for all shaders, whose text takes a second to
+/// make; one shader of each file stands for how they are put together.
 pub fn version() -> u64 {
     let all = all();
     let worst = Probes::worst();
     let devices = [worst, Probes { wide: true, ..worst }, Probes::best()];
-    let sources =
-        devices.iter().flat_map(|probes| all.iter().map(|shader| source(shader, *probes)));
+    let first = |(i, shader): (usize, &Shader)| {
+        let known = all[..i].iter().any(|other| other.file == shader.file);
+        (!known).then(|| source(shader, worst).unwrap_or_default())
+    };
+    let texts = kernels::NAMES.iter().filter_map(|name| kernels::text(name)).map(str::to_owned);
+    let made = [format!("{all:?} {:?} {:?}", constants(), devices.map(Probes::defines))];
     let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let mut bytes = sources.flat_map(|source| source.unwrap_or_default().into_bytes());
-    bytes.by_ref().fold(0xcbf2_9ce4_8422_2325, fnv)
+    let parts = texts.chain(made).chain(all.iter().enumerate().filter_map(first));
+    parts.flat_map(String::into_bytes).fold(0xcbf2_9ce4_8422_2325, fnv)
 }
 
 /// The WGSL of a shader on a device with these probes.
