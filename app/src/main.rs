@@ -47,8 +47,9 @@ fn command_line() -> clap::Command {
 
 /// The command, or `None` where help was asked for and has been printed.
 fn parse(words: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
-    let translated = flags::translate(&command_line(), words)?;
-    let parsed = command_line().try_get_matches_from(translated.words);
+    let command = command_line();
+    let translated = flags::translate(&command, words)?;
+    let parsed = command.try_get_matches_from(translated.words);
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             translated.notes.iter().for_each(|note| say("note", note));

@@ -238,10 +238,10 @@ impl Device {
         }
     }
 
-    /// Compiles every shader with naga's checks from now on.
+    /// Compiles every shader with naga's checks, and without doubles, from now on.
     pub(crate) fn check_shaders(&mut self) {
         self.checked = true;
-        self.trust(self.probes);
+        self.trust(Probes { wide: false, ..self.probes });
     }
 
     /// Makes shaders for such arithmetic from now on.

@@ -237,7 +237,6 @@ impl Adapter {
     pub fn open_checked(&self, threads: usize) -> Result<Gpu> {
         let mut device = probe::open(&self.adapter)?;
         device.check_shaders();
-        device.trust(probes::Probes { wide: false, ..device.probes });
         Ok(self.gpu(device, threads))
     }
 

@@ -100,7 +100,6 @@ impl Recorder {
     fn record(&mut self, step: &Step, kv: &mut Kv, greedy: bool) -> Result<()> {
         let kv = &*cache_of(kv)?;
         let Some(plan) = self.loaded.prepare(step, kv)? else { return Ok(()) };
-        let states = self.states(kv)?;
         let argmax = if greedy { &plan.argmax[..] } else { &[] };
         let size = StepSize::of(step);
         let dispatches: Vec<Launched<'_>> = plan
@@ -115,12 +114,21 @@ impl Recorder {
             .collect();
         // The step as usual follows anyway.
         let any = dispatches.iter().any(|launched| launched.wanted);
-        let recorded = if any {
-            dispatches.into_iter().try_for_each(|launched| self.dispatch(launched, size, kv))
-        } else {
-            Ok(())
-        };
+        let recorded = if any { self.dispatch_all(dispatches, size, kv) } else { Ok(()) };
         self.loaded.keep(plan);
+        recorded
+    }
+
+    /// Runs the dispatches of a step one by one, and puts the states back that they have changed.
+    fn dispatch_all(
+        &mut self,
+        dispatches: Vec<Launched<'_>>,
+        size: StepSize,
+        kv: &GpuKv,
+    ) -> Result<()> {
+        let states = self.states(kv)?;
+        let recorded =
+            dispatches.into_iter().try_for_each(|launched| self.dispatch(launched, size, kv));
         for (range, words) in states {
             self.loaded.device().write(&range.buffer, range.offset, &words);
         }
