@@ -24,6 +24,7 @@ pub fn create(path: &Path, existing: Existing) -> Result<Output> {
 /// Removes what this process has written and not finished, downloads too: for a program that was asked to end, just before
 /// it does. What a killed process left is swept by the next that writes in the same folder.
 pub fn remove_unfinished() {
+    // It would go on writing to what is removed.
+    sources::end_helper();
     model::output::remove_unfinished();
-    sources::remove_unfinished();
 }

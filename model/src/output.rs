@@ -14,7 +14,7 @@ use tempfile::NamedTempFile;
 const PREFIX: &str = ".karat-";
 const SUFFIX: &str = ".part";
 
-/// Temporary files of this process.
+/// Temporary files and folders of this process.
 static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 /// What becomes of a file that has the name already.
@@ -51,12 +51,13 @@ enum Sink {
     Stream(BufWriter<File>),
 }
 
-/// Keeps a path in [`UNFINISHED`] while it lives.
+/// While it lives, [`remove_unfinished`] removes its path.
 #[derive(Debug)]
-struct Unfinished(PathBuf);
+pub struct Unfinished(PathBuf);
 
 impl Unfinished {
-    fn new(path: &Path) -> Self {
+    /// The path is that of a file or folder of this process alone.
+    pub fn new(path: &Path) -> Self {
         UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
         Self(path.to_owned())
     }
@@ -68,11 +69,11 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes the temporary files of this process, which is about to exit.
+/// Removes the temporary files and folders of this process, which is about to exit.
 pub fn remove_unfinished() {
     for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        // What cannot be removed now is swept by the next file in the folder.
-        let _ = fs::remove_file(path);
+        // What cannot be removed now is swept by the next that writes in the folder.
+        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
     }
 }
 

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use super::Fault;
 use crate::error::{Error, ErrorKind};
 use crate::text::path as show_path;
+use model::output::Unfinished;
 
 /// How the names of unfinished files end.
 pub(super) const PARTIAL: &str = ".partial";
@@ -24,29 +25,10 @@ const BUFFER: usize = 1 << 17;
 /// How long the beginning of a file waits for the rest of it.
 const PATIENCE: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// What Ctrl-C removes: the temporary files and folders of this process.
-static UNFINISHED: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 /// The program that this process waits for, which is to end with it.
 static HELPER: Mutex<Option<Child>> = Mutex::new(None);
 
-/// Keeps a path in [`UNFINISHED`] while it lives.
-pub(super) struct Unfinished(PathBuf);
-
-impl Unfinished {
-    /// Ctrl-C removes this path from now on.
-    pub(super) fn new(path: &Path) -> Unfinished {
-        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
-        Unfinished(path.to_owned())
-    }
-}
-
-impl Drop for Unfinished {
-    fn drop(&mut self) {
-        UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).retain(|path| *path != self.0);
-    }
-}
-
-/// A program that works for this process; ended when this is dropped, and by [`remove_unfinished`].
+/// A program that works for this process; ended when this is dropped, and by [`end_helper`].
 pub(super) struct Helper(());
 
 impl Helper {
@@ -78,20 +60,12 @@ fn helper() -> std::sync::MutexGuard<'static, Option<Child>> {
     HELPER.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn end_helper() {
+/// Ends the program that works for this process, which is about to exit.
+pub(crate) fn end_helper() {
     if let Some(mut child) = helper().take() {
         // It has ended already in the usual case, and then both fail.
         let _ = child.kill();
         let _ = child.wait();
-    }
-}
-
-/// Removes what unfinished downloads of this process have written and nothing can go on with: it is about to exit.
-pub fn remove_unfinished() {
-    end_helper();
-    for path in UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        // What cannot be removed now is swept by the next download.
-        let _ = fs::remove_file(path).or_else(|_| fs::remove_dir_all(path));
     }
 }
 

@@ -11,7 +11,7 @@ mod pypi;
 mod remote;
 mod source;
 
-pub use cache::remove_unfinished;
+pub(crate) use cache::end_helper;
 pub use cached::{Cached, Listed, cached, list, named, remove};
 pub use catalogue::DEFAULT_MODEL;
 pub use remote::{Files, Remote, State};

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use super::cache::{PARTIAL, Receipt, Unfinished, Want, beside, here, hex};
+use model::output::Unfinished;
+
+use super::cache::{PARTIAL, Receipt, Want, beside, here, hex};
 use crate::error::{Error, ErrorKind};
 use crate::text::{bytes, path as show_path};
 
