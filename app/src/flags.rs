@@ -20,7 +20,7 @@ pub(crate) struct Translated {
 enum Meaning {
     /// This flag of karat's; a value follows it as it does there.
     Is(&'static str),
-    /// The model, whose name is the value behind this prefix.
+    /// The model, whose name is the value behind this prefix; the first word where a command has no flag for it.
     Model(&'static str),
     /// Accepted: nothing changes, because of this.
     NoEffect(Value, &'static str),
@@ -60,6 +60,8 @@ const fn only(
 
 const RUN: &[&str] = &["run"];
 const CHAT: &[&str] = &["chat"];
+/// Commands whose first word is a model, and which have no flag for it.
+const FIRST: &[&str] = &["pull", "rm", "quantize"];
 const ALWAYS: &str = "that is how karat does it";
 
 const FOREIGN: &[Foreign] = &[
@@ -140,11 +142,13 @@ const FOREIGN: &[Foreign] = &[
         &["-r", "--reverse-prompt"],
         Refused("Ctrl-C: karat ends at the model's own end or at a length"),
     ),
+    only(FIRST, &["-m", "--model"], Model("")),
     foreign(&["--ignore-eos"], Refused("karat bench, where lengths are what counts")),
 ];
 
 /// Commands that take a model and the flags above.
-const COMMANDS: &[&str] = &["run", "chat", "bench", "tokenize", "why", "trace", "check"];
+const COMMANDS: &[&str] =
+    &["run", "chat", "bench", "tokenize", "detokenize", "inspect", "why", "trace", "check"];
 
 /// The command line in karat's own flags.
 ///
@@ -159,7 +163,8 @@ pub(crate) fn translate(cli: &Command, words: Vec<OsString>) -> Result<Translate
     let mut translated = Translated::default();
     translated.words.extend(rest.by_ref().take(at + 2));
     let Some(command) = translated.words.last().and_then(named) else { return Ok(translated) };
-    let mut translator = Translator { command, translated };
+    let start = translated.words.len();
+    let mut translator = Translator { command, translated, start };
     let rest: Vec<OsString> = rest.collect();
     let mut rest = rest.as_slice();
     while let [word, after @ ..] = rest {
@@ -194,6 +199,8 @@ impl<'w> Follows<'w> {
 struct Translator<'c> {
     command: &'c Command,
     translated: Translated,
+    /// Where the command's own words begin.
+    start: usize,
 }
 
 impl Translator<'_> {
@@ -292,9 +299,10 @@ impl Translator<'_> {
                 let mut source = OsString::from(prefix);
                 source.push(value);
                 if self.own("--model").is_some() {
-                    self.translated.words.push("--model".into());
+                    self.translated.words.extend(["--model".into(), source]);
+                } else {
+                    self.translated.words.insert(self.start, source);
                 }
-                self.translated.words.push(source);
                 Ok(after)
             }
             NoEffect(value, why) => {
@@ -392,6 +400,10 @@ mod tests {
         becomes("karat run -hf a/b hi", "karat run --model hf:a/b hi");
         becomes("karat run --hf-repo=a/b hi", "karat run --model hf:a/b hi");
         becomes("karat pull -hf a/b", "karat pull hf:a/b");
+        becomes("karat pull --force -m a", "karat pull a --force");
+        becomes("karat rm --yes --model=a", "karat rm a --yes");
+        becomes("karat quantize out.gguf Q8_0 -m in.gguf", "karat quantize in.gguf out.gguf Q8_0");
+        becomes("karat inspect -m a", "karat inspect -m a");
         becomes("karat chat -mu https://x/y.gguf", "karat chat --model https://x/y.gguf");
         becomes("karat run -ngl99 hi", "karat run --gpu-layers 99 hi");
         becomes("karat run -ngl 99 hi", "karat run --gpu-layers 99 hi");

@@ -1,6 +1,7 @@
 //! The flags that choose a model and how it is loaded, by llama.cpp's names; the library does the rest.
 
 use crate::bar::Screen;
+use crate::exit::{Code, Failure};
 use anyhow::Result;
 use karat::{Arithmetic, Backend, Config, KvType, Model, Options, Parts};
 use std::ffi::{OsStr, OsString};
@@ -13,6 +14,49 @@ pub(crate) struct ModelArgs {
     /// The model: a GGUF file, a name of `karat list`, or a source as for `karat pull`
     #[arg(short, long, value_name = "MODEL")]
     pub(crate) model: Option<OsString>,
+}
+
+/// Which model, by its name alone or behind -m.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct NamedModel {
+    /// The model, as for -m
+    #[arg(value_name = "MODEL")]
+    name: Option<OsString>,
+    #[command(flatten)]
+    flag: ModelArgs,
+}
+
+impl NamedModel {
+    /// A model that was found out otherwise.
+    pub(crate) fn new(name: Option<OsString>) -> Self {
+        Self { name, flag: ModelArgs { model: None } }
+    }
+
+    /// The model; `None` is the default one.
+    ///
+    /// # Errors
+    /// Exit 2 where two were named.
+    pub(crate) fn name(&self) -> Result<Option<&OsStr>, Failure> {
+        one_model(self.name.as_deref(), self.flag.model.as_deref())
+    }
+}
+
+/// The one model of a name among the words of the command line and a name behind -m.
+///
+/// # Errors
+/// Exit 2 where the two are not the same.
+pub(crate) fn one_model<'m>(
+    word: Option<&'m OsStr>,
+    flag: Option<&'m OsStr>,
+) -> Result<Option<&'m OsStr>, Failure> {
+    if let (Some(word), Some(flag)) = (word, flag)
+        && word != flag
+    {
+        let shown = |name: &OsStr| karat::text::path(Path::new(name));
+        let what = format!("two models: {}, and -m {}", shown(word), shown(flag));
+        return Err(Failure::new(Code::Usage, what).hint("leave one of them out"));
+    }
+    Ok(word.or(flag))
 }
 
 /// How to load it.
@@ -175,8 +219,10 @@ pub(crate) fn open(path: &Path) -> Result<gguf::File> {
     Ok(karat::open_file(path, gguf::Access::Pread, &|event| screen.show(event))?)
 }
 
-/// The tokenizer of a file; what is odd about it is said.
-pub(crate) fn tokenizer(file: &gguf::File, path: &Path) -> Result<Tokenizer> {
+/// The tokenizer of a model; what is odd about it is said.
+pub(crate) fn tokenizer_of(name: Option<&OsStr>, config: &Config) -> Result<Tokenizer> {
+    let path = resolve(name, config)?;
+    let file = open(&path)?;
     let screen = Screen::default();
-    Ok(karat::read_tokenizer(file, path, &|event| screen.show(event))?)
+    Ok(karat::read_tokenizer(&file, &path, &|event| screen.show(event))?)
 }

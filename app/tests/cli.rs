@@ -95,7 +95,7 @@ fn usage_is_2() {
     refused(&["run", "-s", "-2", "hi"], 2, "-2");
     refused(&["run", "--temp", "nan", "hi"], 2, "temp");
     refused(&["run", "--top-p", "1.5", "hi"], 2, "top_p");
-    refused(&["run", "one", "two", "-p", "three"], 2, "prompt");
+    refused(&["run", "one", "two", "-p", "three"], 2, "two texts");
     refused(&["quantize", "a", "b", "Q9_9"], 2, "Q9_9");
     refused(&["run", "--tokens", "--json", "hi"], 2, "--json");
 }
@@ -183,6 +183,13 @@ fn tokenize_needs_no_weights() {
     assert_eq!(run(&[]), "1\t\"<s>\"\n3\t\" a\"\n");
     let json: Json = serde_json::from_str(&run(&["--json"])).unwrap();
     assert_eq!(json, serde_json::json!({"ids": [1, 3], "pieces": ["<s>", " a"]}));
+    let text_of = |flags: &[&str]| {
+        let output = karat().arg("detokenize").arg(&path).args(flags).output().unwrap();
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    assert_eq!(text_of(&["1", "3"]), "a\n");
+    assert_eq!(text_of(&["1", "3", "--special"]), "<s> a\n");
 }
 
 #[test]

@@ -98,6 +98,78 @@ fn a_prompt_comes_from_wherever_it_is_given() {
     assert_eq!(ids(&["-f", "-"], Some("hello")), ids(&["hello"], None));
 }
 
+/// Wherever a command takes a model, it takes it by its name alone and behind -m; two that are not the same are refused.
+#[test]
+fn a_model_is_named_with_a_flag_or_without() {
+    let place = Place::new();
+    fs::copy(place.0.path().join("m.gguf"), place.0.path().join("n.gguf")).unwrap();
+    for (command, rest) in [
+        ("run", &["hi", "-n", "2", "--temp", "0"][..]),
+        ("chat", &["-n", "2", "--temp", "0"]),
+        ("tokenize", &["hello"]),
+        ("detokenize", &["72,105"]),
+        ("inspect", &[]),
+        ("check", &["--json"]),
+        ("why", &["-n", "0", "--repeat", "1", "--json"]),
+        ("trace", &["-n", "0", "-o", "t.safetensors", "--force"]),
+        ("bench", &["-p", "2", "-n", "0", "-r", "1", "--json"]),
+    ] {
+        let with = |model: &[&str]| {
+            let words = [&[command], model, rest].concat();
+            let (said, _) = place.ok(&words, if command == "chat" { Some("hi\n") } else { None });
+            // Times differ.
+            if said.starts_with('{') { String::new() } else { said }
+        };
+        let named = with(&["m.gguf"]);
+        assert_eq!(with(&["-m", "m.gguf"]), named, "{command}");
+        assert_eq!(with(&["m.gguf", "-m", "m.gguf"]), named, "{command}");
+        let both = [&[command, "n.gguf", "-m", "m.gguf"], rest].concat();
+        place.refused(&both, "n.gguf, and -m m.gguf; hint: ");
+    }
+    place.ok(&["pull", "-m", "m.gguf"], None);
+    place.ok(&["quantize", "q.gguf", "Q8_0", "-m", "m.gguf"], None);
+    place.refused(&["run", "m.gguf", "hi", "-p", "ho"], "two texts: \"hi\", and that of -p or -f");
+    place.refused(&["inspect"], "no model; hint: karat inspect model.gguf");
+    let two =
+        place.ok(&["bench", "m.gguf", "n.gguf", "-p", "2", "-n", "0", "-r", "1", "--csv"], None);
+    assert_eq!(two.0.lines().count(), 3, "{}", two.0);
+}
+
+/// What `karat tokenize` took apart is put together again, whatever is between the two.
+#[test]
+fn ids_become_the_text_that_they_were() {
+    let place = Place::new();
+    for text in ["hello world", "Zoë\tfn main() {\n    π\n}", "🌱", " two  spaces "] {
+        let (ids, _) = place.ok(&["tokenize", "m.gguf", "--ids", "-p", text], None);
+        let (json, _) = place.ok(&["tokenize", "m.gguf", "--json", "-p", text], None);
+        let plain = ids.trim().trim_matches(['[', ']']);
+        let spaced = plain.replace(',', "");
+        let line = format!("{text}\n");
+        let words: Vec<&str> = spaced.split(' ').collect();
+        for (words, input) in [
+            (&[&["m.gguf"], &words[..]].concat()[..], None),
+            (&[&["-m", "m.gguf"], &words[..]].concat(), None),
+            (&["m.gguf", plain], None),
+            (&["m.gguf", "-"], Some(spaced.as_str())),
+            (&["m.gguf"], Some(ids.as_str())),
+            (&["m.gguf"], Some(json.as_str())),
+        ] {
+            let (said, _) = place.ok(&[&["detokenize"], words].concat(), input);
+            assert_eq!(said, line, "{words:?}");
+        }
+        let (said, _) = place.ok(&["detokenize", "m.gguf", "--json"], Some(&ids));
+        let report: Json = serde_json::from_str(&said).unwrap();
+        let tokenized: Json = serde_json::from_str(&json).unwrap();
+        assert_eq!(report["text"], text);
+        assert_eq!((&report["ids"], &report["pieces"]), (&tokenized["ids"], &tokenized["pieces"]));
+    }
+    place.refused(&["detokenize", "m.gguf", "1", "x", "3"], "ids[1]: x: no id");
+    let beyond = place.run(&["detokenize", "m.gguf", "4000000000"], None);
+    let (_, stderr) = texts(&beyond);
+    assert_eq!(beyond.status.code(), Some(7), "{stderr}");
+    assert!(stderr.contains("id 4000000000 is outside of the vocabulary"), "{stderr}");
+}
+
 #[test]
 fn a_model_without_a_template_can_be_talked_with() {
     let place = Place::new();

@@ -11,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The commands that are run, in their order; the others need a GPU, a terminal, minutes or the network.
-const CHECKED: [&str; 10] = [
+const CHECKED: [&str; 11] = [
     "karat run --temp 0 -n 40 ",
     "karat run --temp 0 --raw ",
     "karat pull smollm2:135m",
     "karat list",
     "karat tokenize ",
+    "karat detokenize ",
     "karat inspect model.gguf",
     "karat quantize smollm2:135m ",
     "karat synth small.gguf ",

@@ -185,6 +185,7 @@ pub mod devices;
 mod error;
 mod event;
 mod handle;
+pub mod ids;
 mod judge;
 mod load;
 pub mod memory;

@@ -238,6 +238,19 @@ impl Tokenizer {
         Ok(text)
     }
 
+    /// The text of which [`Tokenizer::encode`] made `ids`: without control tokens, such as those at the ends, and without
+    /// the space that some tokenizers put before a text.
+    ///
+    /// # Errors
+    /// An id is outside of the vocabulary.
+    pub fn text_of(&self, ids: &[u32]) -> Result<String> {
+        let mut text = self.decode(ids, Show::Text)?;
+        if self.adds_space_prefix() && text.starts_with(' ') {
+            text.remove(0);
+        }
+        Ok(text)
+    }
+
     /// A decoder for ids that come one by one.
     #[must_use]
     pub fn decoder(&self, show: Show) -> Decoder<'_> {

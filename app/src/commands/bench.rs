@@ -18,12 +18,16 @@ use anyhow::Result;
 use karat::{Backend, Config, Info, text};
 use limit::Probe;
 use std::ffi::{OsStr, OsString};
+use std::path::Path;
 use table::Align::{Left, Right};
 use table::{Table, number};
 
 /// What `karat bench` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
+    /// The models, as for -m
+    #[arg(value_name = "MODEL")]
+    names: Vec<OsString>,
     /// The model: a GGUF file, a name of `karat list`, or a source as for `karat pull`; given more than once, each is
     /// measured
     #[arg(short, long = "model", value_name = "MODEL")]
@@ -50,7 +54,7 @@ pub(crate) struct Args {
     /// Measure instead one matrix product in each format, or in those named; -p sets the tokens beside the one token
     #[arg(
         long, value_name = "FORMAT,…", value_delimiter = ',', num_args = 0..=1, require_equals = true,
-        value_parser = formats::format, conflicts_with_all = ["models", "ops", "load_time"]
+        value_parser = formats::format, conflicts_with_all = ["names", "models", "ops", "load_time"]
     )]
     formats: Option<Vec<gguf::DType>>,
     /// Columns and rows of that matrix
@@ -123,11 +127,22 @@ impl Args {
     }
 
     /// The default model where none is named.
-    fn models(&self) -> Vec<Option<&OsStr>> {
-        match self.models.as_slice() {
-            [] => vec![None],
-            models => models.iter().map(|model| Some(model.as_os_str())).collect(),
+    ///
+    /// # Errors
+    /// Exit 2 where some are named with -m and others without.
+    fn models(&self) -> Result<Vec<Option<&OsStr>>, Failure> {
+        let (names, flags) = (&self.names, &self.models);
+        if !names.is_empty() && !flags.is_empty() && names != flags {
+            let all = |names: &[OsString]| {
+                let names: Vec<String> = names.iter().map(|n| text::path(Path::new(n))).collect();
+                names.join(" ")
+            };
+            let what = format!("two lists of models: {}, and -m {}", all(names), all(flags));
+            return Err(Failure::new(Code::Usage, what).hint("name all of them in one way"));
         }
+        let named = if names.is_empty() { flags } else { names };
+        let named: Vec<_> = named.iter().map(|model| Some(model.as_os_str())).collect();
+        Ok(if named.is_empty() { vec![None] } else { named })
     }
 }
 
@@ -137,6 +152,7 @@ fn finish(interrupt: &Answering) -> Result<()> {
 }
 
 fn run_tests(args: &Args, config: &Config) -> Result<()> {
+    let models = args.models()?;
     let tests = plan::tests(args)?;
     let plan::Needs { n_ctx, n_seqs } = plan::needs(&tests);
     let mut options = args.load.options();
@@ -147,7 +163,7 @@ fn run_tests(args: &Args, config: &Config) -> Result<()> {
         plan::check(&tests, n_ctx, options.batch_size)?;
     }
     let mut reports = Vec::new();
-    for model in args.models() {
+    for model in models {
         let model = load::model(model, &options, config)?;
         plan::check(&tests, model.info().n_ctx, options.batch_size)?;
         // From here on Ctrl-C ends the tests, and what was measured is printed.
@@ -328,7 +344,7 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
 
 fn run_loads(args: &Args, config: &Config) -> Result<()> {
     let mut out = Out::new(Controls::Escaped);
-    for (i, model) in args.models().into_iter().enumerate() {
+    for (i, model) in args.models()?.into_iter().enumerate() {
         let loading = loading::run(model, &args.load.options(), args.repetitions, config)?;
         match args.output() {
             Output::Json => out.json(&loading)?,

@@ -2,7 +2,7 @@
 
 use crate::bar::Screen;
 use crate::exit::{Code, failure};
-use crate::load::{self, LoadArgs, ModelArgs};
+use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use anyhow::Result;
 use karat::check::{self, Kernel, Subject};
@@ -16,7 +16,7 @@ use std::time::Instant;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,7 +34,7 @@ struct Report<'a> {
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let options = args.load.options();
-    let parts = load::parts(args.model.model.as_deref(), &options, config)?;
+    let parts = load::parts(args.model.name()?, &options, config)?;
     let screen = Screen::default();
     let listener = |event: karat::Event<'_>| screen.show(event);
     let gpu = devices::gpu(&options, &listener)?;

@@ -1,13 +1,13 @@
 //! `karat inspect`: metadata and tensors of a GGUF file, without its weights.
 
-use crate::load;
+use crate::exit::{Code, Failure};
+use crate::load::{self, NamedModel};
 use crate::out::{Controls, Out};
 use anyhow::Result;
 use gguf::{Array, DType, TensorInfo, Value};
 use karat::Config;
 use karat::text;
 use serde_json::{Map, Value as Json, json};
-use std::ffi::OsString;
 use std::fmt::Write as _;
 
 /// Characters of a text, and elements of an array, that are shown without `--all`.
@@ -17,8 +17,8 @@ const MAX_ELEMENTS: usize = 4;
 /// What `karat inspect` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// A GGUF file, or a name of `karat list`
-    file: OsString,
+    #[command(flatten)]
+    model: NamedModel,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -29,7 +29,10 @@ pub(crate) struct Args {
 
 /// Prints what a file holds.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let path = load::resolve(Some(&args.file), config)?;
+    let Some(model) = args.model.name()? else {
+        return Err(Failure::new(Code::Usage, "no model").hint("karat inspect model.gguf").into());
+    };
+    let path = load::resolve(Some(model), config)?;
     let file = load::open(&path)?;
     let max =
         if args.all { Max { chars: usize::MAX, elements: usize::MAX } } else { Max::default() };

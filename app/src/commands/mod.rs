@@ -4,6 +4,7 @@ mod bench;
 mod chat;
 mod check;
 mod completions;
+mod detokenize;
 mod devices;
 mod inspect;
 mod list;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Chat(chat::Args),
     /// Print the ids of a text
     Tokenize(tokenize::Args),
+    /// Print the text of ids
+    Detokenize(detokenize::Args),
     /// Print what a GGUF file holds
     #[command(visible_alias = "show")]
     Inspect(inspect::Args),
@@ -71,6 +74,7 @@ impl Command {
             Self::Run(args) => run::run(args, config),
             Self::Chat(args) => chat::run(args, config),
             Self::Tokenize(args) => tokenize::run(args, config),
+            Self::Detokenize(args) => detokenize::run(args, config),
             Self::Inspect(args) => inspect::run(args, config),
             Self::Bench(args) => bench::run(args, config),
             Self::Pull(args) => pull::run(args, config),

@@ -1,11 +1,12 @@
 //! `karat run`: one prompt, one answer.
 
 use crate::exit::{Code, Failure, failure, say};
-use crate::load::{self, LoadArgs, ModelArgs};
+use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
+use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
-use karat::{Answer, Config, Finish, Info, Model, Piece, Timings, sources, text};
+use karat::{Answer, Config, Finish, Info, Model, Piece, Timings, text};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -79,8 +80,10 @@ struct Report<'a> {
 
 /// Generates and prints an answer.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let Wanted { model, prompt } = args.wanted(config)?;
-    let Some(prompt) = prompt else { return args.chat(model, config) };
+    let given = args.prompt.is_some() || args.file.is_some();
+    let flags = Flags { model: args.model.model.as_ref(), text: given };
+    let Wanted { model, text } = words::sort_out(&args.texts, flags, config)?;
+    let Some(prompt) = args.prompt(text.as_ref())? else { return args.chat(model, config) };
     args.sampling.check()?;
     let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
@@ -131,30 +134,6 @@ pub(crate) fn max_tokens(n_predict: i64) -> Option<usize> {
 }
 
 impl Args {
-    /// The model and the prompt, from wherever they were given.
-    fn wanted(&self, config: &Config) -> Result<Wanted> {
-        let named = self.model.model.clone();
-        let given = self.prompt.is_some() || self.file.is_some();
-        let (model, text) = match (self.texts.as_slice(), named, given) {
-            ([], named, _) => (named, None),
-            ([model], None, false) if sources::is_model(model, config)? => {
-                (Some(model.clone()), None)
-            }
-            ([text], named, false) => (named, Some(text)),
-            // `karat run MODEL -p PROMPT`
-            ([model], None, true) => (Some(model.clone()), None),
-            ([model, text], None, false) => (Some(model.clone()), Some(text)),
-            (texts, ..) => {
-                let what = format!(
-                    "{} arguments beside flags that say the same: which is the prompt?",
-                    texts.len()
-                );
-                return Err(Failure::new(Code::Usage, what).hint("see karat run --help").into());
-            }
-        };
-        Ok(Wanted { model, prompt: self.prompt(text)? })
-    }
-
     /// The prompt, and behind it what comes by a pipe; `None` where a person is there to be asked.
     fn prompt(&self, text: Option<&OsString>) -> Result<Option<String>> {
         let typed = match (text, &self.prompt, &self.file) {
@@ -183,8 +162,7 @@ impl Args {
             return Err(failure.hint("karat run \"your prompt\"").into());
         }
         let args = super::chat::Args {
-            name: None,
-            model: ModelArgs { model },
+            model: NamedModel::new(model),
             system: self.system.clone(),
             n_predict: self.n_predict,
             stats: self.output.stats,
@@ -208,12 +186,6 @@ impl Args {
         let raw = |error: karat::Error| error.with_hint("--raw takes the prompt as it is");
         Ok(model.template().map_err(raw)?.encode(model.tokenizer(), &chat)?)
     }
-}
-
-/// The model that was named, and the prompt, or none for a chat.
-struct Wanted {
-    model: Option<OsString>,
-    prompt: Option<String>,
 }
 
 /// The text of a file, bounded by what can be encoded; `-` is standard input.

@@ -3,7 +3,7 @@
 use super::why::{PromptArgs, Prompted};
 use crate::bar::Screen;
 use crate::exit::say;
-use crate::load::{LoadArgs, ModelArgs};
+use crate::load::{LoadArgs, NamedModel};
 use anyhow::Result;
 use karat::{Config, Existing, Recording, text};
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     #[command(flatten)]
     prompt: PromptArgs,
     /// The file to write, in safetensors format; docs/traces.md tells the layout
@@ -27,9 +27,10 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let model = args.model.name()?;
     let mut output = karat::output::create(&args.output, Existing::replaced_if(args.force))?;
     let options = args.load.options();
-    let Prompted { parts, ids } = args.prompt.open(&args.model, &options, config)?;
+    let Prompted { parts, ids } = args.prompt.open(model, &options, config)?;
     let screen = Screen::default();
     let listener = |event: karat::Event<'_>| screen.show(event);
     let recording = parts.record(&options, &ids, args.prompt.n_predict, &listener)?;

@@ -6,11 +6,12 @@ mod server;
 
 use crate::bar::Screen;
 use crate::exit::{Code, Failure, failure};
-use crate::load::{self, LoadArgs, ModelArgs};
+use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use karat::text;
 use karat::{Backend, Config, Existing, Options, Parts};
+use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use tokenizer::{Chat, ChatTemplate, Ends, Message, Special};
@@ -60,11 +61,11 @@ impl PromptArgs {
     /// Exit 7 for a prompt without tokens, or a template that refuses it.
     pub(crate) fn open(
         &self,
-        model: &ModelArgs,
+        model: Option<&OsStr>,
         options: &Options,
         config: &Config,
     ) -> Result<Prompted> {
-        let parts = load::parts(model.model.as_deref(), options, config)?;
+        let parts = load::parts(model, options, config)?;
         let ids = if self.chat {
             let messages = [Message::new("user", self.prompt.as_str())];
             let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
@@ -83,7 +84,7 @@ impl PromptArgs {
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     #[command(flatten)]
     prompt: PromptArgs,
     /// The side that is trusted: a backend, or a trace [default: cpu]
@@ -125,11 +126,12 @@ pub(crate) struct Args {
 
 /// Runs it.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let model = args.model.name()?;
     let existing = Existing::replaced_if(args.force);
     let page =
         args.html.as_deref().map(|path| karat::output::create(path, existing)).transpose()?;
     let options = if args.laws { laws::options(args)? } else { args.load.options() };
-    let prompted = args.prompt.open(&args.model, &options, config)?;
+    let prompted = args.prompt.open(model, &options, config)?;
     let Prompted { parts, ids } = &prompted;
     let mut out = Out::new(Controls::Escaped);
     let mut walk = |what: &str, line: &str| -> Result<()> {

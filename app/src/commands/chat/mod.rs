@@ -5,24 +5,20 @@ mod slash;
 mod talk;
 
 use crate::exit::{Code, code, say};
-use crate::load::{self, LoadArgs, ModelArgs};
+use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::SamplingArgs;
 use anyhow::Result;
 use input::Input;
 use karat::text;
 use karat::{ChatForm, Config};
-use std::ffi::OsString;
 use talk::Talk;
 
 /// What `karat chat` takes.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// The model, as for -m
-    #[arg(value_name = "MODEL", conflicts_with = "model")]
-    pub(super) name: Option<OsString>,
     #[command(flatten)]
-    pub(super) model: ModelArgs,
+    pub(super) model: NamedModel,
     /// What the model shall be or do
     #[arg(long, value_name = "TEXT")]
     pub(super) system: Option<String>,
@@ -53,9 +49,9 @@ enum Next {
 
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
+    let name = args.model.name()?;
     args.sampling.check()?;
     let mut input = Input::new(config)?;
-    let name = args.name.as_deref().or(args.model.model.as_deref());
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
     let followed = args.sampling.followed(model.recommended_sampling());
