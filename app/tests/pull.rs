@@ -445,6 +445,22 @@ fn a_repository_without_a_file_is_listed_once_and_then_known() {
 }
 
 #[test]
+fn columns_stand_under_one_another() {
+    let home = Home::with(&bytes(9), &["x.gguf".to_owned()]);
+    let table = home.run(&["list"]).ok().stdout;
+    let head = table.lines().next().unwrap();
+    for column in ["CACHED", "LICENCE", "SOURCE"] {
+        let at = head.find(column).unwrap();
+        for line in table.lines() {
+            let cells = (line.chars().nth(at - 1), line.chars().nth(at));
+            let is_start = cells.0 == Some(' ') && cells.1.is_some_and(|c| c != ' ');
+            assert!(is_start, "{column}: {line}\n{table}");
+        }
+    }
+    assert!(table.contains(" ~1010.9 MiB "), "{table}");
+}
+
+#[test]
 fn list_and_rm() {
     let data = bytes(5000);
     let body = data.clone();

@@ -20,11 +20,14 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
     if args.json {
         return out.json(&rows);
     }
+    let size =
+        |row: &Listed| format!("{}{}", if row.approximate { "~" } else { "" }, bytes(row.size));
+    let long = rows.iter().map(|row| size(row).chars().count()).max().unwrap_or(0).max(4);
     let width = rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).clamp(4, 60);
     let licence = |row: &Listed| row.licence.clone().unwrap_or_else(|| "?".to_owned());
     let wide = rows.iter().map(|row| licence(row).chars().count()).max().unwrap_or(0).clamp(7, 24);
     out.line(&format!(
-        "{:width$}  {:>10}  {:7}  {:wide$}  SOURCE",
+        "{:width$}  {:>long$}  {:7}  {:wide$}  SOURCE",
         "NAME", "SIZE", "CACHED", "LICENCE"
     ))?;
     for row in &rows {
@@ -35,11 +38,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> anyhow::Result<()> {
             (false, true) => "damaged",
             (false, false) => "no",
         };
-        let about = if row.approximate { "~" } else { "" };
-        let (name, size) = (one_line(&row.name), format!("{about}{}", bytes(row.size)));
+        let (name, size) = (one_line(&row.name), size(row));
         let licence = one_line(&licence(row));
         out.line(&format!(
-            "{name:width$}  {size:>10}  {cached:7}  {licence:wide$}  {}",
+            "{name:width$}  {size:>long$}  {cached:7}  {licence:wide$}  {}",
             one_line(source)
         ))?;
     }
