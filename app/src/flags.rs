@@ -13,6 +13,27 @@ pub(crate) struct Translated {
     pub(crate) words: Vec<OsString>,
     /// What is to be said of flags without effect.
     pub(crate) notes: Vec<String>,
+    /// Flags that were translated: an error that names ours names the one that was typed, too.
+    pub(crate) renamed: Vec<Renamed>,
+}
+
+/// A flag of llama.cpp's that stands for one of ours.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Renamed {
+    typed: String,
+    ours: &'static str,
+}
+
+/// What an error about our flags adds for somebody who typed others: ` (-ctk is --cache-type here)`.
+pub(crate) fn as_typed(error: &str, renamed: &[Renamed]) -> String {
+    let mut added = String::new();
+    for Renamed { typed, ours } in renamed {
+        let line = format!(" ({typed} is {ours} here)");
+        if error.contains(&format!("'{ours}")) && !added.contains(&line) {
+            added.push_str(&line);
+        }
+    }
+    added
 }
 
 /// What a flag of llama.cpp is here.
@@ -157,7 +178,7 @@ const COMMANDS: &[&str] =
 pub(crate) fn translate(cli: &Command, words: Vec<OsString>) -> Result<Translated, Failure> {
     let named = |word: &OsString| cli.find_subcommand(word.to_str().unwrap_or_default());
     let Some(at) = words.iter().skip(1).position(|word| named(word).is_some()) else {
-        return Ok(Translated { words, notes: Vec::new() });
+        return Ok(Translated { words, ..Translated::default() });
     };
     let mut rest = words.into_iter();
     let mut translated = Translated::default();
@@ -285,6 +306,8 @@ impl Translator<'_> {
                     return Err(refused(format!("karat {command} has no {flag}")));
                 };
                 self.translated.words.push(flag.into());
+                let typed = name.to_owned();
+                self.translated.renamed.push(Renamed { typed, ours: flag });
                 if !takes_value {
                     return Ok(follows.after);
                 }

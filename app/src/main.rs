@@ -14,6 +14,7 @@ mod words;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use exit::{Code, Failure, say};
+use flags::{Renamed, as_typed};
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -51,6 +52,7 @@ fn parse(words: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
     let command = command_line();
     let translated = flags::translate(&command, words)?;
     let parsed = command.try_get_matches_from(translated.words);
+    let renamed = translated.renamed;
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             translated.notes.iter().for_each(|note| say("note", note));
@@ -61,12 +63,13 @@ fn parse(words: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
             let _ = error.print();
             Ok(None)
         }
-        Err(error) => Err(usage(&error).into()),
+        Err(error) => Err(usage(&error, &renamed).into()),
     }
 }
 
-/// A usage error in one line, as every other error: what clap says before it shows the usage.
-fn usage(error: &clap::Error) -> Failure {
+/// A usage error in one line, as every other error: what clap says before it shows the usage. `renamed` are the flags that
+/// were typed in place of ours.
+fn usage(error: &clap::Error, renamed: &[Renamed]) -> Failure {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::new(Code::Usage, "no command").hint("karat --help");
     }
@@ -79,8 +82,11 @@ fn usage(error: &clap::Error) -> Failure {
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
     match said.split_once(" tip: ") {
-        Some((what, tip)) => Failure::new(Code::Usage, what).hint(tip),
-        None => Failure::new(Code::Usage, said).hint("karat help, and the command, tells more"),
+        Some((what, tip)) => {
+            Failure::new(Code::Usage, format!("{what}{}", as_typed(what, renamed))).hint(tip)
+        }
+        None => Failure::new(Code::Usage, format!("{said}{}", as_typed(said, renamed)))
+            .hint("karat help, and the command, tells more"),
     }
 }
 

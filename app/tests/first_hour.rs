@@ -213,6 +213,11 @@ fn flags_of_llama_cpp() {
         (&["run", "m.gguf", "hi", "-xyz"], "-xyz: unknown flag"),
         (&["run", "m.gguf", "hi", "--top-p", "-1"], "top_p"),
         (&["run", "m.gguf", "hi", "-c", "-5"], "-5"),
+        (
+            &["run", "m.gguf", "hi", "-ctk", "q8_0"],
+            "[possible values: f16, f32] (-ctk is --cache-type here)",
+        ),
+        (&["run", "m.gguf", "hi", "-ctk", "q8_0"], "'q8_0'"),
         (&["run", "-hf", "no-owner", "hi"], "hf:"),
     ] {
         place.refused(words, part);
