@@ -2,7 +2,9 @@
 //! (TERM, HUP) ends it with 143 or 129. Nothing unfinished is left in either case.
 
 use crate::exit::{Code, failure, say};
-use karat::Stop;
+use karat::sources::Beginning;
+use karat::{Stop, text};
+use std::io::{IsTerminal, Write};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -27,10 +29,24 @@ fn interrupted() {
 }
 
 fn end(code: i32) -> ! {
+    say_what_is_kept();
     karat::output::remove_unfinished();
     #[cfg(unix)]
     unix::restore_terminal();
     std::process::exit(code);
+}
+
+/// A download that was cut is not lost.
+fn say_what_is_kept() {
+    for Beginning { target, bytes, size } in karat::sources::beginnings() {
+        let of = size.map_or(String::new(), |size| format!(" of {}", text::bytes(size)));
+        let (shown, bytes) = (text::path(&target), text::bytes(bytes));
+        if std::io::stderr().is_terminal() {
+            // The line has a progress bar on it.
+            let _ = writeln!(std::io::stderr());
+        }
+        say("karat", &format!("{shown}: {bytes}{of} are kept, and the next pull goes on there"));
+    }
 }
 
 /// Hears signals from now on.

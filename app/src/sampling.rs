@@ -31,12 +31,12 @@ pub(crate) struct SamplingArgs {
     /// How many tokens the penalties look back; -1 is the whole context [default: 64]
     #[arg(long, value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(i64).range(-1..))]
     repeat_last_n: Option<i64>,
-    /// Subtracted from the logits of tokens that occurred; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    presence_penalty: f32,
-    /// Subtracted from the logits of tokens for each time that they occurred; 0 is off
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    frequency_penalty: f32,
+    /// Subtracted from the logits of tokens that occurred; 0 is off [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    presence_penalty: Option<f32>,
+    /// Subtracted from the logits of tokens for each time that they occurred; 0 is off [default: 0]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    frequency_penalty: Option<f32>,
 }
 
 /// A seed as the user gave it.
@@ -98,8 +98,8 @@ impl SamplingArgs {
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),
             repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
-            frequency_penalty: self.frequency_penalty,
-            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty.unwrap_or(default.frequency_penalty),
+            presence_penalty: self.presence_penalty.unwrap_or(default.presence_penalty),
             penalty_last_n: match self.repeat_last_n {
                 // Only -1 is negative.
                 Some(n) => usize::try_from(n).unwrap_or(usize::MAX),
@@ -111,26 +111,155 @@ impl SamplingArgs {
         Ok(params)
     }
 
-    /// Which settings stand because the model's file recommends them: `top-k 1, temp 0.6`; empty for none.
-    pub(crate) fn followed(&self, file: &Recommended) -> String {
-        let shown = |name: &str, given: bool, value: Option<String>| {
-            value.filter(|_| !given).map(|value| format!("{name} {value}"))
-        };
-        let float = |x: Option<f32>| x.map(|x| x.to_string());
-        let all = [
-            shown("temp", self.temp.is_some(), float(file.temperature)),
-            shown("top-k", self.top_k.is_some(), file.top_k.map(|k| k.to_string())),
-            shown("top-p", self.top_p.is_some(), float(file.top_p)),
-            shown("min-p", self.min_p.is_some(), float(file.min_p)),
-            shown("repeat-penalty", self.repeat_penalty.is_some(), float(file.repeat_penalty)),
-            shown(
-                "repeat-last-n",
-                self.repeat_last_n.is_some(),
-                file.penalty_last_n
-                    .map(|n| if n == usize::MAX { "-1".into() } else { n.to_string() }),
-            ),
+    /// Who says each setting.
+    pub(crate) fn origins(&self, advice: Advice<'_>) -> Origins {
+        let Advice { both, card } = advice;
+        let own = |given: bool| if given { Origin::Flag } else { Origin::Default };
+        Origins([
+            origin(self.temp, both.temperature, card.temperature),
+            origin(self.top_k, both.top_k, card.top_k),
+            origin(self.top_p, both.top_p, card.top_p),
+            origin(self.min_p, both.min_p, card.min_p),
+            origin(self.repeat_penalty, both.repeat_penalty, card.repeat_penalty),
+            origin(self.repeat_last_n, both.penalty_last_n, card.penalty_last_n),
+            own(self.presence_penalty.is_some()),
+            own(self.frequency_penalty.is_some()),
+        ])
+    }
+}
+
+/// What is recommended for a model.
+#[derive(Clone, Copy)]
+pub(crate) struct Advice<'a> {
+    /// By its file and by its card.
+    both: &'a Recommended,
+    /// By its card alone.
+    card: &'a Recommended,
+}
+
+impl<'a> Advice<'a> {
+    /// That for `model`.
+    pub(crate) fn of(model: &'a karat::Model) -> Self {
+        Self { both: model.recommended_sampling(), card: model.card_sampling() }
+    }
+}
+
+/// Who says a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Origin {
+    /// The user, on the command line or by `/set`.
+    Flag,
+    /// The model's file, under `general.sampling`.
+    File,
+    /// The model's card in the catalogue.
+    Card,
+    /// Nobody: llama.cpp's value.
+    Default,
+}
+
+/// What stands: a flag before what is recommended, which is the card's where the card says it.
+fn origin<F, V>(flag: Option<F>, both: Option<V>, card: Option<V>) -> Origin {
+    match (flag, card, both) {
+        (Some(_), ..) => Origin::Flag,
+        (None, Some(_), _) => Origin::Card,
+        (None, None, Some(_)) => Origin::File,
+        (None, None, None) => Origin::Default,
+    }
+}
+
+/// The settings in the order in which they are shown.
+const NAMES: [&str; 8] = [
+    "temp",
+    "top-k",
+    "top-p",
+    "min-p",
+    "repeat-penalty",
+    "repeat-last-n",
+    "presence-penalty",
+    "frequency-penalty",
+];
+
+/// Who says each of the settings.
+#[derive(Clone, Debug)]
+pub(crate) struct Origins([Origin; NAMES.len()]);
+
+/// A setting as it is shown.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub(crate) struct Setting {
+    #[serde(skip)]
+    pub(crate) name: &'static str,
+    pub(crate) value: Value,
+    pub(crate) from: Origin,
+}
+
+/// A setting's value.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+#[serde(untagged)]
+pub(crate) enum Value {
+    Float(f32),
+    /// -1 is all.
+    Count(i64),
+}
+
+impl std::fmt::Display for Value {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Float(x) => x.fmt(f),
+            Self::Count(n) => n.fmt(f),
+        }
+    }
+}
+
+impl Origins {
+    /// The user has set it.
+    pub(crate) fn set(&mut self, name: &str) {
+        if let Some(i) = NAMES.iter().position(|known| *known == name) {
+            self.0[i] = Origin::Flag;
+        }
+    }
+
+    /// The settings as they stand.
+    pub(crate) fn settings(&self, params: &SamplerParams) -> Vec<Setting> {
+        use Value::{Count, Float};
+        // A number that no such type holds is the whole context.
+        let count = |n: usize| Count(i64::try_from(n).unwrap_or(-1));
+        let values = [
+            Float(params.temperature),
+            count(params.top_k),
+            Float(params.top_p),
+            Float(params.min_p),
+            Float(params.repeat_penalty),
+            count(params.penalty_last_n),
+            Float(params.presence_penalty),
+            Float(params.frequency_penalty),
         ];
-        all.into_iter().flatten().collect::<Vec<_>>().join(", ")
+        let all = NAMES.into_iter().zip(values).zip(self.0);
+        all.map(|((name, value), from)| Setting { name, value, from }).collect()
+    }
+
+    /// What stands because it is recommended: `recommended by the file: temp 0.6, top-k 1`; empty for nothing.
+    pub(crate) fn followed(&self, params: &SamplerParams) -> String {
+        let settings = self.settings(params);
+        let by = |from: Origin, who: &str| {
+            let theirs = settings.iter().filter(|setting| setting.from == from);
+            let theirs: Vec<String> = theirs.map(|s| format!("{} {}", s.name, s.value)).collect();
+            (!theirs.is_empty()).then(|| format!("recommended by the {who}: {}", theirs.join(", ")))
+        };
+        let both = [by(Origin::File, "file"), by(Origin::Card, "model card")];
+        both.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Origin {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Flag => "yours",
+            Self::File => "the file's",
+            Self::Card => "the model card's",
+            Self::Default => "the default",
+        }
     }
 }
 

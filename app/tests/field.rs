@@ -98,13 +98,13 @@ fn a_file_s_sampling_stands_where_no_flag_was_given() {
     for seed in ["1", "2", "3"] {
         let ran = hello(&["-s", seed, "--stats"]);
         assert_eq!(ran.text, [50, 132, 89, 124, 197, 15], "seed {seed}");
-        let wanted = "; recommended: temp 0.6, top-k 1, top-p 0.95;";
+        let wanted = "; recommended by the file: temp 0.6, top-k 1, top-p 0.95;";
         assert!(ran.stderr.contains(wanted), "{}", ran.stderr);
     }
     let hot = |seed| hello(&["-s", seed, "--top-k", "0", "--temp", "5", "--stats"]);
     let (one, two) = (hot("1"), hot("2"));
     assert_ne!(one.text, two.text);
-    assert!(one.stderr.contains("; recommended: top-p 0.95;"), "{}", one.stderr);
+    assert!(one.stderr.contains("; recommended by the file: top-p 0.95;"), "{}", one.stderr);
 }
 
 #[test]
@@ -221,6 +221,19 @@ fn two_bos_are_told() {
         [&["--parse-special", "hi"][..], &["<s>hi"], &["--parse-special", "--no-bos", "<s>hi"]]
     {
         assert!(!tokenize(args).stderr.contains(two), "{args:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("t.safetensors");
+    for command in [&["why", "--repeat", "1"][..], &["trace", "-o", trace.to_str().unwrap()]] {
+        for (prompt, told) in [("<s>hi", true), ("hi", false)] {
+            let args = [command, &["-m", name, "-n", "0", "-p", prompt, "--force"]].concat();
+            let args: Vec<&str> = args
+                .into_iter()
+                .filter(|word| command[0] == "trace" || *word != "--force")
+                .collect();
+            let ran = karat(&args, "UTC");
+            assert_eq!(ran.stderr.contains(two), told, "{command:?}: {}", ran.stderr);
+        }
     }
     // The template writes BOS itself: there is one.
     let ran = run(&path, &["-n", "1", "-p", "hi"]);

@@ -58,14 +58,29 @@ fn wait_for(what: &str, done: impl Fn() -> bool) {
     }
 }
 
+/// Bytes as karat writes them.
+fn human(bytes: usize) -> String {
+    format!("{:.1} KiB", bytes as f64 / 1024.0)
+}
+
 /// Pulls `t` and ends that with a signal, once the server has sent what it will.
 fn cut(home: &Home, with: &str) {
-    let mut child = home.karat(&["pull", "t"]).stderr(Stdio::null()).spawn().unwrap();
+    let child = home.karat(&["pull", "t"]).stderr(Stdio::piped()).spawn().unwrap();
     let beginning = home.models().join(".t.gguf.partial");
     wait_for("the beginning", || beginning.metadata().is_ok_and(|meta| meta.len() == CUT as u64));
     wait_for("the note", || home.left().len() == 2);
     signal(&child, with);
-    assert!(!child.wait().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert!(!output.status.success());
+    if with != "-KILL" {
+        let said = String::from_utf8(output.stderr).unwrap();
+        let kept = format!(
+            "t.gguf: {} of {} are kept, and the next pull goes on there",
+            human(CUT),
+            human(LEN)
+        );
+        assert!(said.contains(&kept), "{kept}: {said}");
+    }
     assert_eq!(home.left(), [".t.gguf.partial", ".t.gguf.partial.toml"], "{with}");
 }
 
@@ -106,7 +121,8 @@ fn what_a_lost_line_has_left_waits_for_the_next_day() {
         _ => rest(&body, seen, reply),
     });
     let home = Home::with(&data, &[server.url("t.gguf")]);
-    home.run(&["pull", "t"]).fails(4, &["t: "]);
+    home.run(&["pull", "t"])
+        .fails(4, &["t: ", "what has come is kept, and the next pull goes on there"]);
     assert_eq!(home.left(), [".t.gguf.partial", ".t.gguf.partial.toml"]);
     tries.store(1, Ordering::SeqCst);
     home.run(&["pull", "t"]).ok();
@@ -274,9 +290,29 @@ fn a_model_card_s_sampling_stands_behind_flags_and_file() {
         home.run(&[&run[..], more].concat()).ok().stderr
     };
     let card = stats(&[]);
-    assert!(card.contains("; recommended: temp 0.2, top-p 0.9;"), "{card}");
+    assert!(card.contains("; recommended by the model card: temp 0.2, top-p 0.9;"), "{card}");
     let flag = stats(&["--temp", "0.7"]);
-    assert!(flag.contains("; recommended: top-p 0.9;"), "{flag}");
+    assert!(flag.contains("; recommended by the model card: top-p 0.9;"), "{flag}");
+    let json = ["run", "-m", "t", "--raw", "-n", "1", "-p", "hello", "--json", "--top-k", "7"];
+    let json: serde_json::Value = serde_json::from_str(&home.run(&json).ok().stdout).unwrap();
+    let sampling =
+        |name: &str| (json["sampling"][name]["value"].to_string(), &json["sampling"][name]["from"]);
+    assert_eq!(sampling("temp"), ("0.2".to_owned(), &"card".into()));
+    assert_eq!(sampling("top_p"), ("0.9".to_owned(), &"card".into()));
+    assert_eq!(sampling("top_k"), ("7".to_owned(), &"flag".into()));
+    assert_eq!(sampling("min_p"), ("0.05".to_owned(), &"default".into()));
+    let typed = home.dir.path().join("typed");
+    fs::write(&typed, "/stats\n/set temp 0.5\n/stats\n/set\n").unwrap();
+    let mut talk = home.karat(&["chat", "t", "-n", "1"]);
+    let talk = talk.stdin(fs::File::open(&typed).unwrap()).output().unwrap();
+    let talk = String::from_utf8(talk.stdout).unwrap();
+    let lines: Vec<&str> = talk.lines().collect();
+    assert!(lines[0].contains("; recommended by the model card: temp 0.2, top-p 0.9;"), "{talk}");
+    assert!(lines[1].contains("; recommended by the model card: top-p 0.9;"), "{talk}");
+    let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(words(lines[2]), "temp 0.5 yours");
+    assert_eq!(words(lines[4]), "top-p 0.9 the model card's");
+    assert_eq!(words(lines[5]), "min-p 0.05 the default");
     // Called by its path, it is a file like any other.
     let path = home.models().join("t.gguf");
     let file = home

@@ -4,7 +4,7 @@ use crate::chat::{Chat, ChatForm};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
-use crate::load::{self, Info, Opened};
+use crate::load::{self, Info, Opened, Sampling};
 use crate::options::{Backend, Options};
 use crate::sequence::{Sequence, Work};
 use crate::session::Session;
@@ -23,7 +23,7 @@ struct Shared {
     engine: Mutex<Engine>,
     tokenizer: Tokenizer,
     stop: StopRules,
-    sampling: Recommended,
+    sampling: Sampling,
     info: Info,
 }
 
@@ -57,7 +57,12 @@ impl Model {
 
     /// How the file wants tokens to be chosen, or its makers in the catalogue: what its sessions and chats begin with.
     pub fn recommended_sampling(&self) -> &Recommended {
-        &self.0.sampling
+        &self.0.sampling.recommended
+    }
+
+    /// What of [`Model::recommended_sampling`] its makers say in the catalogue, and not the file.
+    pub fn card_sampling(&self) -> &Recommended {
+        &self.0.sampling.card
     }
 
     /// Text to ids and back, with all that can be asked of it.

@@ -83,11 +83,19 @@ impl Laps {
     }
 }
 
+/// How tokens are to be chosen.
+pub(crate) struct Sampling {
+    /// By the file, and by the card for what the file leaves open.
+    pub(crate) recommended: Recommended,
+    /// What of that the card says.
+    pub(crate) card: Recommended,
+}
+
 /// Everything that [`crate::Model`] is made of.
 pub(crate) struct Opened {
     pub(crate) engine: Engine,
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) sampling: Recommended,
+    pub(crate) sampling: Sampling,
     pub(crate) info: Info,
 }
 
@@ -110,8 +118,10 @@ pub(crate) fn open(
         check_tensors(&file, listener)?;
     }
     let spec = read_spec(&file, &path, listener)?;
-    let sampling = sources::with_card(Recommended::of(&file), source, config);
-    warn(&sampling.warnings, listener);
+    let by_file = Recommended::of(&file);
+    warn(&by_file.warnings, listener);
+    let card = sources::card(&by_file, source, config);
+    let sampling = Sampling { recommended: by_file.or(&card), card };
     let plan = Plan::new(options, &spec, &file, listener).map_err(|e| e.at(text::path(&path)))?;
     let subject = Subject { graph: &plan.graph, load: plan.load };
     let backend = devices::checked_backend(options, subject, config, listener)?;

@@ -54,6 +54,20 @@ impl Recommended {
         found
     }
 
+    /// The same, with what somebody else recommends where it leaves a setting open.
+    #[must_use]
+    pub fn or(self, other: &Self) -> Self {
+        Self {
+            temperature: self.temperature.or(other.temperature),
+            top_k: self.top_k.or(other.top_k),
+            top_p: self.top_p.or(other.top_p),
+            min_p: self.min_p.or(other.min_p),
+            repeat_penalty: self.repeat_penalty.or(other.repeat_penalty),
+            penalty_last_n: self.penalty_last_n.or(other.penalty_last_n),
+            warnings: self.warnings,
+        }
+    }
+
     /// llama.cpp's defaults, and what the file says in their place.
     pub fn params(&self) -> SamplerParams {
         let default = SamplerParams::default();

@@ -3,10 +3,11 @@
 use crate::exit::{Code, Failure, failure, say};
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
-use crate::sampling::SamplingArgs;
+use crate::sampling::{Advice, Origins, SamplingArgs, Setting};
 use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
-use karat::{Answer, Config, Finish, Info, Model, Piece, Timings, text};
+use karat::{Answer, Config, Finish, Info, Model, Piece, SamplerParams, Timings, text};
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -75,6 +76,8 @@ struct Report<'a> {
     ids: &'a [u32],
     finish: &'static str,
     seed: u64,
+    /// Each setting by its name, and who says it.
+    sampling: BTreeMap<String, Setting>,
     timings: Timings,
 }
 
@@ -87,7 +90,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     args.sampling.check()?;
     let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
-    let seed = params.seed;
+    let origins = args.sampling.origins(Advice::of(&model));
     let prompt = args.encode(&model, &prompt)?;
     let controls = if args.output.raw_output { Controls::Raw } else { Controls::Escaped };
     let mut printer = Printer { out: Out::new(controls), style: args.output.style(), ended: true };
@@ -100,25 +103,56 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         printer.piece(tokenizer, &piece?)?;
     }
     let answer = stream.answer()?;
-    printer.end(model.info(), &prompt, &answer, seed)?;
+    let (info, params) = (model.info(), session.sampling());
+    let done = Done { info, prompt: &prompt, answer: &answer, params, origins: &origins };
+    printer.end(&done)?;
     if answer.finish == Finish::ContextFull {
-        let n_ctx = model.info().n_ctx;
-        say(
-            "warning",
-            &format!("the answer ends here: the context of {n_ctx} is full; -c takes more"),
-        );
+        let what =
+            format!("the answer ends here: the context of {} is full; -c takes more", info.n_ctx);
+        say("warning", &what);
     }
     if args.output.stats {
-        let Info { load_seconds: load, backend, .. } = model.info();
-        let (timings, finish) = (answer.timings(), answer.finish_reason());
-        let advice = args.sampling.followed(model.recommended_sampling());
-        let advice = if advice.is_empty() { advice } else { format!("; recommended: {advice}") };
-        say(
-            "stats",
-            &format!("loaded in {load:.2} s; {timings}; {finish}; seed {seed}{advice}; {backend}"),
-        );
+        say("stats", &done.stats());
     }
     Ok(())
+}
+
+/// An answer, and all that can be told of it.
+struct Done<'a> {
+    info: &'a Info,
+    prompt: &'a [u32],
+    answer: &'a Answer,
+    params: &'a SamplerParams,
+    origins: &'a Origins,
+}
+
+impl Done<'_> {
+    /// A line for people.
+    fn stats(&self) -> String {
+        let Info { load_seconds, backend, .. } = self.info;
+        let (timings, finish) = (self.answer.timings(), self.answer.finish_reason());
+        let followed = self.origins.followed(self.params);
+        let followed = if followed.is_empty() { followed } else { format!("; {followed}") };
+        let seed = self.params.seed;
+        format!(
+            "loaded in {load_seconds:.2} s; {timings}; {finish}; seed {seed}{followed}; {backend}"
+        )
+    }
+
+    /// An object for programs.
+    fn report(&self) -> Report<'_> {
+        let settings = self.origins.settings(self.params).into_iter();
+        Report {
+            model: self.info,
+            text: &self.answer.text,
+            prompt_ids: self.prompt,
+            ids: &self.answer.ids,
+            finish: self.answer.finish_reason(),
+            seed: self.params.seed,
+            sampling: settings.map(|s| (s.name.replace('-', "_"), s)).collect(),
+            timings: self.answer.timings(),
+        }
+    }
 }
 
 /// Says when a text has a BOS or EOS of its own beside the one that was added.
@@ -314,20 +348,12 @@ impl Printer {
         Ok(())
     }
 
-    fn end(&mut self, info: &Info, prompt: &[u32], answer: &Answer, seed: u64) -> Result<()> {
+    fn end(&mut self, done: &Done<'_>) -> Result<()> {
         match self.style {
             Style::Text if self.ended => Ok(()),
             Style::Text => Ok(self.out.line("")?),
             Style::Tokens => Ok(()),
-            Style::Json => self.out.json(&Report {
-                model: info,
-                text: &answer.text,
-                prompt_ids: prompt,
-                ids: &answer.ids,
-                finish: answer.finish_reason(),
-                seed,
-                timings: answer.timings(),
-            }),
+            Style::Json => self.out.json(&done.report()),
         }
     }
 }

@@ -4,6 +4,7 @@ mod laws;
 mod print;
 mod server;
 
+use super::run::warn_of_doubled_end;
 use crate::bar::Screen;
 use crate::exit::{Code, Failure, failure};
 use crate::load::{self, LoadArgs, NamedModel};
@@ -71,7 +72,9 @@ impl PromptArgs {
             let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
             ChatTemplate::from_tokenizer(&parts.tokenizer)?.encode(&parts.tokenizer, &chat)?
         } else {
-            parts.tokenizer.encode(&self.prompt, Special::Parse, Ends::Default)?
+            let ids = parts.tokenizer.encode(&self.prompt, Special::Parse, Ends::Default)?;
+            warn_of_doubled_end(&parts.tokenizer, &ids);
+            ids
         };
         if ids.is_empty() {
             return Err(failure(Code::Rejected, "prompt: no tokens, allowed 1 and more"));

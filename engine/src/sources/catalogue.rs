@@ -88,14 +88,14 @@ pub(crate) struct Sampling {
 }
 
 impl Sampling {
-    /// What a file recommends, and the card's values for what it leaves open.
-    pub(crate) fn behind(self, file: Recommended) -> Recommended {
+    /// The card's values for what a file leaves open.
+    pub(crate) fn behind(self, file: &Recommended) -> Recommended {
         Recommended {
-            temperature: file.temperature.or(self.temperature),
-            top_p: file.top_p.or(self.top_p),
-            top_k: file.top_k.or(self.top_k),
-            min_p: file.min_p.or(self.min_p),
-            ..file
+            temperature: self.temperature.filter(|_| file.temperature.is_none()),
+            top_p: self.top_p.filter(|_| file.top_p.is_none()),
+            top_k: self.top_k.filter(|_| file.top_k.is_none()),
+            min_p: self.min_p.filter(|_| file.min_p.is_none()),
+            ..Recommended::default()
         }
     }
 }
@@ -238,7 +238,7 @@ fn check(raw: TextEntry, what: &str, folder: &Path) -> Result<Entry, Error> {
             other @ (Source::HuggingFace { .. } | Source::Pypi { .. } | Source::Web(_)) => other,
         });
     }
-    if let Err(error) = raw.sampling.behind(Recommended::default()).params().check() {
+    if let Err(error) = raw.sampling.behind(&Recommended::default()).params().check() {
         return refuse("sampling", &error.to_string(), "what the flags of karat run allow");
     }
     let title = if raw.title.is_empty() { raw.name.clone() } else { raw.title };
@@ -307,7 +307,9 @@ mod tests {
     fn the_file_goes_before_the_card() {
         let card = Sampling { temperature: Some(0.2), top_p: Some(0.9), ..Sampling::default() };
         let file = Recommended { temperature: Some(0.6), top_k: Some(1), ..Recommended::default() };
-        let both = card.behind(file);
+        let card = card.behind(&file);
+        assert_eq!((card.temperature, card.top_p), (None, Some(0.9)));
+        let both = file.or(&card);
         assert_eq!((both.temperature, both.top_p), (Some(0.6), Some(0.9)));
         assert_eq!((both.top_k, both.min_p), (Some(1), None));
     }

@@ -14,6 +14,7 @@ mod source;
 pub(crate) use cache::end_helper;
 pub use cached::{Cached, Listed, cached, list, named, remove};
 pub use catalogue::DEFAULT_MODEL;
+pub use part::{Beginning, beginnings};
 pub use remote::{Files, Remote, State};
 
 use std::ffi::OsStr;
@@ -60,13 +61,13 @@ pub fn resolve(model: Option<&OsStr>, config: &Config, listener: Listener<'_>) -
     }
 }
 
-/// What a model's file recommends, and for what it leaves open what its makers say in the catalogue: only for a model that
-/// is called by its name there.
-pub(crate) fn with_card(file: Recommended, model: Option<&OsStr>, config: &Config) -> Recommended {
+/// What a model's makers say in the catalogue, for what its file leaves open: only for a model that is called by its name
+/// there.
+pub(crate) fn card(file: &Recommended, model: Option<&OsStr>, config: &Config) -> Recommended {
     match find(model.unwrap_or(OsStr::new(DEFAULT_MODEL)), config) {
         Ok(Found::Remote(remote)) => remote.sampling().behind(file),
         // It was found a moment ago: an error here is that it is there no longer.
-        Ok(Found::File(_)) | Err(_) => file,
+        Ok(Found::File(_)) | Err(_) => Recommended::default(),
     }
 }
 

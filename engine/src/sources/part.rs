@@ -6,6 +6,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -30,6 +31,57 @@ pub(crate) struct Note {
     pub(crate) sha256: Option<String>,
 }
 
+/// The beginning of a file that stays on the disk, whatever becomes of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Beginning {
+    /// Where the whole file will be.
+    pub target: PathBuf,
+    /// Bytes that are there.
+    pub bytes: u64,
+    /// Bytes of the whole file, where the server has said it.
+    pub size: Option<u64>,
+}
+
+/// Those of this process.
+static BEGINNINGS: Mutex<Vec<Listed>> = Mutex::new(Vec::new());
+
+/// A beginning by its place, and what is known of the whole.
+#[derive(PartialEq, Eq)]
+struct Listed {
+    path: PathBuf,
+    target: PathBuf,
+    size: Option<u64>,
+}
+
+/// The downloads of this process that are under way, as far as a later one can go on with them: for a program that was
+/// asked to end.
+pub fn beginnings() -> Vec<Beginning> {
+    let listed = BEGINNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+    let found = listed.iter().filter_map(|Listed { path, target, size }| {
+        let bytes = path.metadata().ok()?.len();
+        Some(Beginning { target: target.clone(), bytes, size: *size })
+    });
+    found.collect()
+}
+
+/// While it lives, [`beginnings`] has its path.
+struct Kept(PathBuf);
+
+impl Kept {
+    fn new(listed: Listed) -> Self {
+        let path = listed.path.clone();
+        BEGINNINGS.lock().unwrap_or_else(PoisonError::into_inner).push(listed);
+        Self(path)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let mut all = BEGINNINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|listed| listed.path != self.0);
+    }
+}
+
 /// A file being written: locked, hashed as it grows; gone when dropped, unless it can be gone on with.
 pub(crate) struct Part {
     temp: NamedTempFile,
@@ -39,8 +91,8 @@ pub(crate) struct Part {
     /// Whether a later process finds it.
     findable: bool,
     note: Option<Note>,
-    /// Whether it stays when dropped: the note is on the disk.
-    kept: bool,
+    /// In place where it stays when dropped: the note is on the disk.
+    kept: Option<Kept>,
     /// Whether it holds what came with an earlier request.
     resumed: bool,
     hasher: Sha256,
@@ -90,8 +142,8 @@ impl Part {
         let note = note.and_then(|text| toml::from_str::<Note>(&text).ok());
         match note.filter(|note| note.source == source) {
             Some(note) => {
-                part.keep_on_drop(true);
                 part.note = Some(note);
+                part.keep_on_drop(true);
                 part.read_again(step)?;
                 part.resumed = part.len > 0;
             }
@@ -104,8 +156,8 @@ impl Part {
         let unfinished = Some(Unfinished::new(temp.path()));
         let target = target.to_owned();
         let (hasher, magic) = (Sha256::new(), [0; 4]);
-        let (findable, kept, resumed) = (false, false, false);
-        let note = None;
+        let (findable, resumed) = (false, false);
+        let (note, kept) = (None, None);
         Part { temp, unfinished, target, findable, note, kept, resumed, hasher, len: 0, magic }
     }
 
@@ -159,7 +211,7 @@ impl Part {
 
     /// Writes the note, once there is something that it speaks of.
     fn write_note(&mut self) -> Result<(), Error> {
-        let Some(note) = self.note.as_ref().filter(|_| self.findable && !self.kept) else {
+        let Some(note) = self.note.as_ref().filter(|_| self.findable && self.kept.is_none()) else {
             return Ok(());
         };
         let path = beside(self.path());
@@ -169,9 +221,12 @@ impl Part {
     }
 
     fn keep_on_drop(&mut self, keep: bool) {
-        self.kept = keep;
-        self.temp.disable_cleanup(keep);
+        let (path, target) = (self.temp.path().to_owned(), self.target.clone());
+        let size = self.note.as_ref().and_then(|note| note.size);
         // The old one goes first: it takes its path off the list.
+        self.kept = None;
+        self.kept = keep.then(|| Kept::new(Listed { path, target, size }));
+        self.temp.disable_cleanup(keep);
         self.unfinished = None;
         self.unfinished = (!keep).then(|| Unfinished::new(self.temp.path()));
     }
@@ -277,7 +332,7 @@ impl Part {
             size: self.len,
             sha256: self.sha256(),
         };
-        let Part { mut temp, unfinished, target, findable, .. } = self;
+        let Part { mut temp, unfinished, target, findable, kept, .. } = self;
         temp.disable_cleanup(false);
         let note = findable.then(|| beside(temp.path()));
         let failed = |error: &io::Error| here(&target, "cannot be written", error);
@@ -291,7 +346,7 @@ impl Part {
             // Where that fails or does not come to pass, the next download sweeps it.
             let _ = fs::remove_file(note);
         }
-        drop((locked, unfinished));
+        drop((locked, unfinished, kept));
         sync_folder(target.parent().unwrap_or(Path::new("."))).map_err(|e| failed(&e))?;
         Ok(receipt)
     }

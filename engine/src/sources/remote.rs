@@ -227,9 +227,11 @@ impl Remote {
             n => format!("none of its {n} sources works"),
         };
         let error = Error::new(ErrorKind::Fetch, format!("{}: {why}", self.name));
-        Err(match &self.entry {
-            Some(_) => error.with_hint("a GGUF file at hand can be given instead"),
-            None => error,
+        let begun = self.beginnings(config).is_ok_and(|begun| !begun.is_empty());
+        Err(match (begun, &self.entry) {
+            (true, _) => error.with_hint("what has come is kept, and the next pull goes on there"),
+            (false, Some(_)) => error.with_hint("a GGUF file at hand can be given instead"),
+            (false, None) => error,
         })
     }
 

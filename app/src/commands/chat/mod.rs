@@ -7,7 +7,7 @@ mod talk;
 use crate::exit::{Code, code, say};
 use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
-use crate::sampling::SamplingArgs;
+use crate::sampling::{Advice, SamplingArgs};
 use anyhow::Result;
 use input::Input;
 use karat::text;
@@ -54,9 +54,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut input = Input::new(config)?;
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
-    let followed = args.sampling.followed(model.recommended_sampling());
+    let origins = args.sampling.origins(Advice::of(&model));
+    let followed = origins.followed(&params);
     if args.stats && !followed.is_empty() {
-        say("stats", &format!("recommended: {followed}"));
+        say("stats", &followed);
     }
     let form = match (args.raw, model.has_template()) {
         (true, _) => ChatForm::Raw,
@@ -76,7 +77,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         let (name, backend) = (text::one_line(&info.name), &info.backend);
         say("karat", &format!("{name} on {backend}, {} positions; /help for help", info.n_ctx));
     }
-    let mut talk = Talk::new(chat, args.stats);
+    let mut talk = Talk::new(chat, origins, args.stats);
     let mut out = Out::new(controls);
     converse(&mut talk, &mut input, &mut out)
 }

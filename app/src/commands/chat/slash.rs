@@ -4,10 +4,9 @@ use super::Next;
 use super::talk::Talk;
 use crate::exit::{Code, Failure, failure, say};
 use crate::out::Out;
-use crate::sampling;
+use crate::sampling::{self, Setting};
 use anyhow::Result;
 use karat::Existing;
-use model::SamplerParams;
 use std::path::Path;
 
 /// All commands, for completion and help.
@@ -81,24 +80,16 @@ fn help(out: &mut Out) -> Result<()> {
     Ok(out.line("Ctrl-C stops an answer.")?)
 }
 
+/// Every setting, and who says it.
 fn settings(talk: &Talk) -> String {
-    let SamplerParams {
-        temperature,
-        top_k,
-        top_p,
-        min_p,
-        repeat_penalty,
-        frequency_penalty,
-        presence_penalty,
-        penalty_last_n,
-        seed,
-    } = talk.chat.session().sampling();
+    let params = talk.chat.session().sampling();
+    let mut lines = String::new();
+    for Setting { name, value, from } in talk.origins.settings(params) {
+        lines.push_str(&format!("{name:<18} {value:<6} {}\n", from.name()));
+    }
     let n_predict = talk.chat.session().max_tokens().map_or("-1".to_owned(), |n| n.to_string());
-    format!(
-        "temp {temperature}\ntop-k {top_k}\ntop-p {top_p}\nmin-p {min_p}\nseed {seed}\nn-predict {n_predict}\n\
-         repeat-penalty {repeat_penalty}\nrepeat-last-n {penalty_last_n}\n\
-         presence-penalty {presence_penalty}\nfrequency-penalty {frequency_penalty}\n"
-    )
+    lines.push_str(&format!("{:<18} {}\n{:<18} {n_predict}\n", "seed", params.seed, "n-predict"));
+    lines
 }
 
 fn set(talk: &mut Talk, setting: &str) -> Result<()> {
@@ -133,7 +124,9 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
                 .into());
         }
     }
-    Ok(talk.chat.session_mut().set_sampling(params)?)
+    talk.chat.session_mut().set_sampling(params)?;
+    talk.origins.set(name);
+    Ok(())
 }
 
 fn parse<T: std::str::FromStr>(name: &str, value: &str) -> Result<T> {

@@ -3,6 +3,7 @@
 use crate::exit::say;
 use crate::interrupt::{self, Answering};
 use crate::out::Out;
+use crate::sampling::Origins;
 use anyhow::Result;
 use karat::{Chat, Finish, Timings};
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub(super) struct Talk {
     pub(super) chat: Chat,
     /// Where the conversation was saved or loaded last.
     pub(super) file: Option<PathBuf>,
+    /// Who says how tokens are chosen.
+    pub(super) origins: Origins,
     last: Option<Timings>,
     /// Whether times are printed after each answer.
     stats: bool,
@@ -20,8 +23,8 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Nothing was said yet.
-    pub(super) fn new(chat: Chat, stats: bool) -> Self {
-        Self { chat: chat.stop_with(interrupt::stop()), file: None, last: None, stats }
+    pub(super) fn new(chat: Chat, origins: Origins, stats: bool) -> Self {
+        Self { chat: chat.stop_with(interrupt::stop()), file: None, origins, last: None, stats }
     }
 
     /// Says `text` and prints the answer as it comes. Ctrl-C stops the answer; what there is of it counts as said.
@@ -47,11 +50,13 @@ impl Talk {
         Ok(())
     }
 
-    /// Times of the last answer, and how full the context is.
+    /// Times of the last answer, how full the context is, and which settings are recommended ones.
     pub(super) fn stats(&self) -> Result<String> {
         let sequence = self.chat.session().sequence();
         let (used, info) = (sequence.ids()?.len(), sequence.model().info());
         let last = self.last.map_or("no answer yet".to_owned(), |timings| timings.to_string());
-        Ok(format!("{last}; {used} of {} positions used; {}", info.n_ctx, info.backend))
+        let followed = self.origins.followed(self.chat.session().sampling());
+        let followed = if followed.is_empty() { followed } else { format!("; {followed}") };
+        Ok(format!("{last}; {used} of {} positions used{followed}; {}", info.n_ctx, info.backend))
     }
 }
