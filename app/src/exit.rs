@@ -176,6 +176,8 @@ fn flag_of(error: &anyhow::Error) -> String {
     match ours.and_then(karat::Error::option) {
         None => String::new(),
         Some("ctx_size") => " (-c)".to_owned(),
+        // No flag sets it: a command knows how many sequences it runs.
+        Some("sequences") => String::new(),
         Some(option) => format!(" (--{})", option.replace('_', "-")),
     }
 }

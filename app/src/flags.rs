@@ -81,6 +81,7 @@ const fn only(
 
 const RUN: &[&str] = &["run"];
 const CHAT: &[&str] = &["chat"];
+const BENCH: &[&str] = &["bench"];
 /// Commands whose first word is a model, and which have no flag for it.
 const FIRST: &[&str] = &["pull", "rm", "quantize"];
 const ALWAYS: &str = "that is how karat does it";
@@ -101,6 +102,19 @@ const FOREIGN: &[Foreign] = &[
     foreign(
         &["-tb", "--threads-batch"],
         NoEffect(Value::One, "prompts are read with the threads of -t"),
+    ),
+    only(BENCH, &["-pg"], Refused("-p and -n, which are measured one by one")),
+    only(BENCH, &["-oe", "--output-err"], Refused("-o, and the shell's > for another place")),
+    only(
+        BENCH,
+        &["--progress", "-v", "--verbose"],
+        NoEffect(Value::None, "progress is shown where stderr is a terminal"),
+    ),
+    only(BENCH, &["-mmp"], NoEffect(Value::One, "files are read unless --mmap asks for a map")),
+    only(
+        BENCH,
+        &["-C", "--cpu-mask", "--cpu-strict", "--poll", "--prio", "--delay"],
+        NoEffect(Value::One, "threads are placed and woken by the system"),
     ),
     foreign(
         &["-fa", "--flash-attn"],
@@ -350,6 +364,10 @@ impl Translator<'_> {
             return Err(Failure::new(Code::Usage, what).hint("--cache-type f16, or f32"));
         }
         self.keep_one(&["--cache-type"], types.last().cloned());
+        if self.command.get_name() == "bench" {
+            self.settle_lists();
+            return Ok(self.translated);
+        }
         let sizes = self.values(&["--batch-size", "-b"]);
         let number = |size: &OsString| size.to_str()?.parse::<u64>().ok();
         if let (2.., Some(least)) = (sizes.len(), sizes.iter().filter_map(number).min()) {
@@ -358,6 +376,28 @@ impl Translator<'_> {
             self.translated.notes.push(note);
         }
         Ok(self.translated)
+    }
+
+    /// `karat bench` takes lists: of each pair of a batch and a smaller one the smaller is what counts.
+    fn settle_lists(&mut self) {
+        let list = |values: Vec<OsString>| -> Option<Vec<u64>> {
+            let all = values.iter().map(|value| value.to_str());
+            let all: Option<Vec<&str>> = all.collect();
+            all?.iter().flat_map(|value| value.split(',')).map(|n| n.parse().ok()).collect()
+        };
+        let (batch, ubatch) = (list(self.values(&["-b"])), list(self.values(&["--batch-size"])));
+        let (Some(batch), Some(ubatch)) = (batch, ubatch) else { return };
+        if batch.is_empty() || ubatch.is_empty() {
+            return;
+        }
+        let mut both: Vec<u64> =
+            batch.iter().flat_map(|&b| ubatch.iter().map(move |&ub| b.min(ub))).collect();
+        both.sort_unstable();
+        both.dedup();
+        let both = both.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let note = format!("-b and -ub are one here: {both} tokens of a prompt at once");
+        self.keep_one(&["--batch-size", "-b"], Some(both.into()));
+        self.translated.notes.push(note);
     }
 
     fn values(&self, names: &[&str]) -> Vec<OsString> {
@@ -399,7 +439,9 @@ fn split(text: &str) -> (&str, Option<&str>) {
 }
 
 fn is_switch(word: &OsStr) -> bool {
-    ["on", "off", "auto", "0", "1", "true", "false"].iter().any(|switch| word == *switch)
+    let switches = ["on", "off", "auto", "0", "1", "true", "false"];
+    // llama-bench takes several, with commas.
+    word.to_str().is_some_and(|word| word.split(',').all(|part| switches.contains(&part)))
 }
 
 #[cfg(test)]
@@ -432,6 +474,10 @@ mod tests {
         becomes("karat run -ngl 99 hi", "karat run --gpu-layers 99 hi");
         becomes("karat run --n-gpu-layers 0 hi", "karat run --gpu-layers 0 hi");
         becomes("karat bench -ngl 9", "karat bench --gpu-layers 9");
+        becomes("karat bench -b 8,16 -t 1,2", "karat bench -b 8,16 -t 1,2");
+        becomes("karat bench -b 128,1024 -ub 512 m", "karat bench m --batch-size 128,512");
+        becomes("karat bench -b 128 -b 1024", "karat bench -b 128 -b 1024");
+        becomes("karat bench -fa 0,1 -mmp 0 m", "karat bench m");
         becomes("karat run -sys brief hi", "karat run --system brief hi");
         becomes("karat run -no-cnv hi", "karat run --raw hi");
         becomes("karat run -ctk f32 -ctv f32 hi", "karat run hi --cache-type f32");

@@ -63,16 +63,24 @@ pub(crate) fn one_model<'m>(
 #[derive(clap::Args, Clone, Debug)]
 #[command(next_help_heading = "Model")]
 pub(crate) struct LoadArgs {
-    /// Positions of the context; 0 takes as many as the model was trained on [default: those, up to 4096, and what fits
-    /// in memory]
-    #[arg(short, long, value_name = "N")]
-    ctx_size: Option<usize>,
     /// Tokens of the prompt that are computed at once
     #[arg(short, long, value_name = "N", default_value_t = 512, value_parser = positive)]
     batch_size: usize,
     /// Threads [default: the physical cores]
     #[arg(short, long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// How to load it, but for what `karat bench` takes lists of.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub(crate) struct DeviceArgs {
+    /// Positions of the context; 0 takes as many as the model was trained on [default: those, up to 4096, and what fits
+    /// in memory]
+    #[arg(short, long, value_name = "N")]
+    ctx_size: Option<usize>,
     /// What computes: the fast CPU kernels, a GPU (through any API, or a named one), both in f32 (hybrid-f32), or the
     /// slow reference that defines what is right
     #[arg(long, value_enum, default_value_t = BackendName::Cpu)]
@@ -140,10 +148,15 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 impl LoadArgs {
     /// The flags as the library takes them.
     pub(crate) fn options(&self) -> Options {
+        Options { batch_size: self.batch_size, threads: self.threads, ..self.device.options() }
+    }
+}
+
+impl DeviceArgs {
+    /// The flags as the library takes them.
+    pub(crate) fn options(&self) -> Options {
         Options {
             ctx_size: self.ctx_size,
-            batch_size: self.batch_size,
-            threads: self.threads,
             backend: self.backend.backend(),
             gpu_layers: self.gpu_layers,
             device: self.device.clone(),

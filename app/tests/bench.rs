@@ -6,6 +6,8 @@
     reason = "a test that cannot go on says so, and says what it skips"
 )]
 
+mod skip;
+
 use serde_json::Value as Json;
 use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
@@ -210,6 +212,78 @@ fn several_models_are_measured_one_after_another() {
     let paths: Vec<Json> =
         printed.lines().map(|line| json(line)["model"]["path"].clone()).collect();
     assert_eq!(paths, ["tiny.gguf", "other.gguf"]);
+}
+
+/// Lists of threads and batch sizes: a row for each combination, in llama-bench's form. Others judge that: what reads
+/// llama-bench's output in this project, and SQLite.
+#[test]
+fn rows_are_llama_bench_s() {
+    let folder = folder();
+    let run = |output: &str| {
+        let lists = ["-p", "4,8", "-n", "2", "-b", "8,16", "-t", "1,2", "-r", "3"];
+        let args = [&["bench", "tiny.gguf", "-o", output], &lists[..]].concat();
+        let ran = karat(&folder, &args);
+        assert_eq!(ran.status.code(), Some(0), "{output}: {}", text(&ran.stderr));
+        text(&ran.stdout)
+    };
+    let jsonl = run("jsonl");
+    let rows: Vec<Json> = jsonl.lines().map(json).collect();
+    let of = |row: &Json| {
+        ["n_batch", "n_threads", "n_prompt", "n_gen"].map(|name| row[name].as_u64().unwrap())
+    };
+    let mut expected = Vec::new();
+    for n_batch in [8, 16] {
+        for n_threads in [1, 2] {
+            expected.extend([[4, 0], [8, 0], [0, 2]].map(|[p, n]| [n_batch, n_threads, p, n]));
+        }
+    }
+    assert_eq!(rows.iter().map(of).collect::<Vec<_>>(), expected);
+    for row in &rows {
+        assert_eq!((&row["type_k"], &row["model_filename"]), (&"f16".into(), &"tiny.gguf".into()));
+        let (rates, ns) =
+            (row["samples_ts"].as_array().unwrap(), row["samples_ns"].as_array().unwrap());
+        assert_eq!((rates.len(), ns.len()), (3, 3));
+        let tokens = (of(row)[2] + of(row)[3]) as f64;
+        for (rate, ns) in rates.iter().zip(ns) {
+            let product = positive(rate) * positive(ns);
+            assert!((product / (tokens * 1e9) - 1.0).abs() < 1e-3, "{row}");
+        }
+        let mean = rates.iter().map(positive).sum::<f64>() / 3.0;
+        assert!((positive(&row["avg_ts"]) / mean - 1.0).abs() < 1e-9, "{row}");
+    }
+    let list: Json = json(&run("json"));
+    assert_eq!(list.as_array().unwrap().iter().map(of).collect::<Vec<_>>(), expected);
+    let (csv, table) = (run("csv"), run("md"));
+    assert_eq!(csv.lines().count(), 1 + expected.len(), "{csv}");
+    assert!(table.contains("| threads | n_batch | test "), "{table}");
+    assert_eq!(table.lines().count(), 2 + expected.len(), "{table}");
+    judged_by_others(&jsonl, &list.to_string(), &run("sql"));
+    refused(&folder, &["tiny.gguf", "-t", "1,0"], 2, "whole numbers from 1");
+    refused(&folder, &["tiny.gguf", "-p", "8-4"], 2, "end is before its beginning");
+    refused(&folder, &["--formats", "-o", "sql"], 2, "-o sql");
+}
+
+fn judged_by_others(jsonl: &str, list: &str, sql: &str) {
+    let script = r#"
+import importlib.machinery, importlib.util, sqlite3, sys
+loader = importlib.machinery.SourceFileLoader("peers", sys.argv[1])
+peers = importlib.util.module_from_spec(importlib.util.spec_from_loader("peers", loader))
+loader.exec_module(peers)
+for text in sys.argv[2:4]:
+    assert sorted(peers.parse_llama_bench(text)) == ["pp4", "pp8", "tg2"], text
+db = sqlite3.connect(":memory:")
+db.executescript(sys.argv[4])
+db.executescript(sys.argv[4])
+rows = db.execute("select count(*), min(n_threads), max(n_batch), min(avg_ts) > 0, max(of_limit) from karat_bench")
+assert rows.fetchone() == (24, 1, 16, 1, None)
+"#;
+    let peers = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/peers");
+    let mut python = Command::new("python3");
+    python.arg("-B").args(["-c", script, peers, jsonl, list, sql]);
+    match python.output() {
+        Ok(judged) => assert!(judged.status.success(), "{}", text(&judged.stderr)),
+        Err(error) => skip::say_skipped(&format!("what reads rows of karat bench: {error}")),
+    }
 }
 
 #[test]

@@ -118,6 +118,10 @@ impl From<model::Error> for Error {
         if error.kind() == model::ErrorKind::PromptTooLong {
             return ours.with_option("ctx_size");
         }
+        if error.kind() == model::ErrorKind::CacheFull {
+            let hint = "Options::sequences makes room for more at the same time; dropped ones make room, too";
+            return ours.with_option("sequences").with_hint(hint);
+        }
         ours
     }
 }
@@ -151,7 +155,7 @@ impl From<model::ErrorKind> for ErrorKind {
             }
             K::BadTensor | K::Unsupported | K::NonFinite => Self::ModelFile,
             K::Read | K::Write => Self::Io,
-            K::DoesNotFit | K::OutOfMemory => Self::DoesNotFit,
+            K::DoesNotFit | K::CacheFull | K::OutOfMemory => Self::DoesNotFit,
             K::Backend => Self::Device,
             K::PromptTooLong | K::BadRequest => Self::Rejected,
             K::Stopped => Self::Stopped,

@@ -275,6 +275,8 @@ fn a_fork_goes_its_own_way_and_positions_come_back() {
     // The cache has two blocks of 64 positions, and the first sequence has both.
     let full = fork.feed(&ids[64..]).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::DoesNotFit, "{full}");
+    assert_eq!(full.option(), Some("sequences"), "{full}");
+    assert!(full.hint().unwrap().contains("Options::sequences"), "{full}");
     drop(sequence);
     assert_eq!(bits(&fork.feed(&ids[64..]).unwrap()), last);
 }

@@ -23,6 +23,10 @@ pub struct EngineOptions {
     pub keep: Keep,
 }
 
+/// Sequences with a state that there is room for at least. Sequences share the positions of a cache, however many they are;
+/// a state is one's own, and small beside the positions of a context.
+const LEAST_STATES: usize = 8;
+
 /// What the caches of layers with a window keep of a sequence.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Keep {
@@ -44,7 +48,10 @@ impl EngineOptions {
                     let span = (*window as usize).saturating_sub(1).saturating_add(self.n_batch);
                     all.min(span.div_ceil(KV_BLOCK) + 1)
                 }
-                (Keep::All | Keep::Seen, CacheGroup::Positions { .. } | CacheGroup::States) => all,
+                (Keep::All | Keep::Seen, CacheGroup::Positions { .. }) => all,
+                (Keep::All | Keep::Seen, CacheGroup::States) => {
+                    return all.saturating_mul(self.n_seqs.max(LEAST_STATES));
+                }
             };
             one.saturating_mul(self.n_seqs)
         };

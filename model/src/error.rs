@@ -17,8 +17,10 @@ pub enum ErrorKind {
     BadTensor,
     /// The file is right, but asks for something that karat does not do (experts, a rope scaling type).
     Unsupported,
-    /// Weights, cache and work buffers together exceed the memory that may be used, or the cache is full.
+    /// Weights, cache and work buffers together exceed the memory that may be used.
     DoesNotFit,
+    /// The cache is full: of positions, or of sequences with a state.
+    CacheFull,
     /// A prompt is longer than the context.
     PromptTooLong,
     /// A request that no model could serve: an empty prompt, a token id out of the vocabulary, a bad sampler setting.

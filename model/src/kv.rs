@@ -266,12 +266,12 @@ fn full(n: usize, n_free: usize) -> Error {
     let what = format!(
         "KV cache: {n} more positions do not fit, {n_free} blocks of {KV_BLOCK} positions are free"
     );
-    Error::new(ErrorKind::DoesNotFit, what)
+    Error::new(ErrorKind::CacheFull, what)
 }
 
 fn no_state(n: usize) -> Error {
     let what = format!("KV cache: {n} sequences have a state each, and there is room for no more");
-    Error::new(ErrorKind::DoesNotFit, what)
+    Error::new(ErrorKind::CacheFull, what)
 }
 
 #[cfg(test)]

@@ -307,15 +307,34 @@ fn memory_is_summed_before_anything_is_allocated() {
     assert!(model::check_memory(&graph, LOADS[0], &absurd, u64::MAX - 1).is_err());
 }
 
+/// Sequences share the positions of a cache, also those with a state of their own.
+#[test]
+fn sequences_with_a_state_share_the_positions_of_one() {
+    let options = EngineOptions { n_ctx: 256, n_batch: 17, n_seqs: 1, keep: Keep::All };
+    let tiny = Tiny::new("lfm2");
+    let texts = [text(100, 1), text(90, 2)];
+    let alone = texts.each_ref().map(|ids| {
+        let mut engine = tiny.engine(LOADS[0], options);
+        let seq = engine.add();
+        prefill(&mut engine, seq, ids)
+    });
+    let mut engine = tiny.engine(LOADS[0], options);
+    let (a, b) = (engine.add(), engine.add());
+    prefill(&mut engine, a, &texts[0][..50]);
+    assert_eq!(prefill(&mut engine, b, &texts[1]), alone[1]);
+    assert_eq!(prefill(&mut engine, a, &texts[0][50..]), alone[0]);
+}
+
 /// Where layers keep a state, a sequence goes on with what was added; one that is cut, for whatever reason, has nothing
 /// left, and gives the same bits when it is read again.
 #[test]
 fn a_state_goes_on_or_is_read_again() {
-    let options = EngineOptions { n_ctx: 256, n_batch: 17, n_seqs: 2, keep: Keep::Seen };
+    let options = EngineOptions { n_ctx: 320, n_batch: 17, n_seqs: 2, keep: Keep::Seen };
     let mut engine = Tiny::new("lfm2").engine(LOADS[0], options);
     let blocks = options.blocks(engine.graph());
-    // Keys and values of two heads of 32, 256 positions of both sequences; two states of three rows of 96 numbers.
-    let expected = 2 * 256 * 2 * (32 + 32) * 2 + 2 * 2 * (3 * 96 * 4);
+    // Keys and values of two heads of 32, 320 positions of both sequences; eight times two states of three rows of 96
+    // numbers.
+    let expected = 2 * 320 * 2 * (32 + 32) * 2 + 8 * 2 * (3 * 96 * 4);
     assert_eq!(engine.graph().kv_bytes(graph::KvType::F16, &blocks), expected);
     let ids = text(80, 1);
     let read = |engine: &mut Engine, seq, ids: &[u32]| {
@@ -336,11 +355,15 @@ fn a_state_goes_on_or_is_read_again() {
     assert!(engine.ids(a).is_empty() && read(&mut engine, a, &ids) == whole);
     assert_eq!(engine.truncate(a, 64).unwrap(), 0);
     assert!(read(&mut engine, a, &ids) == whole);
-    // A fork shares nothing; both states are taken, so it cannot begin.
+    // A fork shares nothing. Once all eight states are taken it cannot begin.
+    for _ in 2..8 {
+        let short = engine.add();
+        read(&mut engine, short, &ids[..1]);
+    }
     let fork = engine.fork(a, 64).unwrap();
     assert!(engine.ids(fork).is_empty());
     let error = engine.decode(fork, 1).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::DoesNotFit, "{error}");
+    assert_eq!(error.kind(), ErrorKind::CacheFull, "{error}");
     engine.remove(b).unwrap();
     assert!(read(&mut engine, fork, &ids) == whole);
 }

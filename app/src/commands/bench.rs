@@ -3,20 +3,23 @@
 mod formats;
 mod limit;
 mod loading;
+mod numbers;
 mod ops;
 mod plan;
 mod progress;
+mod rows;
 mod run;
 mod stats;
 mod table;
 
 use crate::exit::{Code, Failure, failure};
 use crate::interrupt::Answering;
-use crate::load::{self, LoadArgs, positive};
+use crate::load::{self, DeviceArgs, positive};
 use crate::out::{Controls, Out};
 use anyhow::Result;
-use karat::{Backend, Config, Info, text};
+use karat::{Backend, Config, Info, Options, text};
 use limit::Probe;
+use numbers::Numbers;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use table::Align::{Left, Right};
@@ -32,18 +35,24 @@ pub(crate) struct Args {
     /// measured
     #[arg(short, long = "model", value_name = "MODEL")]
     models: Vec<OsString>,
-    /// Tokens of the prompt, several with commas; 0 leaves the test out
+    /// Tokens of the prompt, several with commas, or a range (1-4, 16-64+16, 128-1024*2); 0 leaves the test out
     #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
-    n_prompt: Vec<usize>,
+    n_prompt: Vec<Numbers>,
     /// Tokens to generate, several with commas; 0 leaves the test out
     #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
-    n_gen: Vec<usize>,
+    n_gen: Vec<Numbers>,
     /// Positions that are there before, several with commas
     #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
-    n_depth: Vec<usize>,
+    n_depth: Vec<Numbers>,
     /// Sequences that generate together, several with commas; the tokens of all are counted
-    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = positive)]
-    batch: Vec<usize>,
+    #[arg(long, value_name = "N,…", value_delimiter = ',', default_value = "1", value_parser = numbers::positive)]
+    batch: Vec<Numbers>,
+    /// Tokens of a prompt that are computed at once, several with commas: everything is measured with each
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', default_value = "512", value_parser = numbers::positive)]
+    batch_size: Vec<Numbers>,
+    /// Threads, several with commas: everything is measured with each [default: the physical cores]
+    #[arg(short, long, value_name = "N,…", value_delimiter = ',', value_parser = numbers::positive)]
+    threads: Vec<Numbers>,
     /// Runs of each test after one to warm up
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
@@ -63,24 +72,32 @@ pub(crate) struct Args {
     /// Measure instead the time from the flags to the first token, part by part, and the peak of memory
     #[arg(long = "load", conflicts_with = "ops")]
     load_time: bool,
-    /// How the results are printed
+    /// How the results are printed: for people (md), or a row for each test with llama-bench's columns
     #[arg(short, long, value_enum, default_value_t = Output::Md)]
     output: Output,
-    /// The same as -o json: one object on a line for each model
+    /// Print one object on a line for each model with everything: each run, and with --ops each op
     #[arg(long, conflicts_with_all = ["output", "csv"])]
     json: bool,
     /// The same as -o csv
     #[arg(long, conflicts_with = "output")]
     csv: bool,
     #[command(flatten)]
-    load: LoadArgs,
+    load: DeviceArgs,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum Output {
     Md,
     Csv,
+    /// A list.
     Json,
+    /// An object on each line.
+    Jsonl,
+    /// For SQLite.
+    Sql,
+    /// What `--json` prints.
+    #[value(skip)]
+    Whole,
 }
 
 /// One model.
@@ -102,11 +119,15 @@ struct FormatsReport {
 
 /// Runs and prints the tests.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
-    let options = args.load.options();
+    let options = args.options();
     let timed = if args.ops { options.is_one_device() } else { options.backend == Backend::Cpu };
     if (args.ops || args.formats.is_some()) && !timed {
         let what = "--backend: this one does not time its ops";
         return Err(Failure::new(Code::Usage, what).hint("--backend cpu").into());
+    }
+    if args.output() == Output::Sql && (args.load_time || args.formats.is_some()) {
+        let what = "-o sql: not for --load and --formats, allowed are md, csv and json";
+        return Err(failure(Code::Usage, what));
     }
     if args.load_time {
         return run_loads(args, config);
@@ -118,9 +139,36 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 impl Args {
+    /// Those of the first measurement.
+    fn options(&self) -> Options {
+        Options {
+            batch_size: Numbers::all(&self.batch_size).next().unwrap_or(512),
+            threads: Numbers::all(&self.threads).next(),
+            ..self.load.options()
+        }
+    }
+
+    /// Those of every measurement: each batch size with each number of threads.
+    fn all_options(&self) -> Vec<Options> {
+        let mut threads: Vec<Option<usize>> = Numbers::all(&self.threads).map(Some).collect();
+        if threads.is_empty() {
+            threads.push(None);
+        }
+        let mut all = Vec::new();
+        for batch_size in Numbers::all(&self.batch_size) {
+            for &threads in &threads {
+                let options = Options { batch_size, threads, ..self.load.options() };
+                if !all.contains(&options) {
+                    all.push(options);
+                }
+            }
+        }
+        all
+    }
+
     fn output(&self) -> Output {
         match (self.json, self.csv) {
-            (true, _) => Output::Json,
+            (true, _) => Output::Whole,
             (false, true) => Output::Csv,
             (false, false) => self.output,
         }
@@ -154,48 +202,68 @@ fn finish(interrupt: &Answering) -> Result<()> {
 fn run_tests(args: &Args, config: &Config) -> Result<()> {
     let models = args.models()?;
     let tests = plan::tests(args)?;
-    let plan::Needs { n_ctx, n_seqs } = plan::needs(&tests);
-    let mut options = args.load.options();
-    // At least what the tests need, where the user does not say how much.
-    options.ctx_size.get_or_insert(n_ctx);
-    options.sequences = n_seqs;
-    if let Some(n_ctx) = options.ctx_size.filter(|&n_ctx| n_ctx > 0) {
-        plan::check(&tests, n_ctx, options.batch_size)?;
+    let all = args.all_options();
+    for Options { batch_size, ctx_size, .. } in &all {
+        plan::check(&tests, ctx_size.filter(|&n| n > 0).unwrap_or(usize::MAX), *batch_size)?;
     }
     let mut reports = Vec::new();
-    for model in models {
-        let model = load::model(model, &options, config)?;
-        plan::check(&tests, model.info().n_ctx, options.batch_size)?;
-        // From here on Ctrl-C ends the tests, and what was measured is printed.
-        let interrupt = Answering::begin();
-        let mut bench = run::Bench {
-            load: options.load_options(),
-            repetitions: args.repetitions,
-            probe: args.ops.then(|| Probe::new(options.n_threads())),
-            interrupt: &interrupt,
-            model: &model,
-            engine: &mut *model.engine()?,
-        };
-        let tests = bench.run(&tests)?;
-        reports.push(Report { model: model.info().clone(), tests });
-        if interrupt.stopped() {
-            print_reports(args, &reports)?;
-            return finish(&interrupt);
+    let measured = measure_all(args, &Wanted { models, tests, all }, config, &mut reports);
+    // What was measured before a failure is not lost.
+    print_reports(args, &reports)?;
+    measured
+}
+
+/// What is to be measured.
+struct Wanted<'a> {
+    models: Vec<Option<&'a OsStr>>,
+    tests: Vec<plan::Test>,
+    all: Vec<Options>,
+}
+
+/// Every model with all options, until Ctrl-C.
+fn measure_all(
+    args: &Args,
+    wanted: &Wanted<'_>,
+    config: &Config,
+    reports: &mut Vec<Report>,
+) -> Result<()> {
+    let plan::Needs { n_ctx, n_seqs } = plan::needs(&wanted.tests);
+    for model in &wanted.models {
+        for options in &wanted.all {
+            let mut options = options.clone();
+            // At least what the tests need, where the user does not say how much.
+            options.ctx_size.get_or_insert(n_ctx);
+            options.sequences = n_seqs;
+            let model = load::model(*model, &options, config)?;
+            plan::check(&wanted.tests, model.info().n_ctx, options.batch_size)?;
+            // From here on Ctrl-C ends the tests, and what was measured is printed.
+            let interrupt = Answering::begin();
+            let mut bench = run::Bench {
+                load: options.load_options(),
+                repetitions: args.repetitions,
+                probe: args.ops.then(|| Probe::new(options.n_threads())),
+                interrupt: &interrupt,
+                model: &model,
+                engine: &mut *model.engine()?,
+            };
+            let tests = bench.run(&wanted.tests)?;
+            reports.push(Report { model: model.info().clone(), tests });
+            finish(&interrupt)?;
         }
     }
-    print_reports(args, &reports)
+    Ok(())
 }
 
 fn print_reports(args: &Args, reports: &[Report]) -> Result<()> {
     let mut out = Out::new(Controls::Escaped);
     match args.output() {
-        Output::Json => {
-            for report in reports {
-                out.json(report)?;
-            }
-        }
+        Output::Whole => reports.iter().try_for_each(|report| out.json(report))?,
+        Output::Json if reports.is_empty() => {}
+        Output::Json => out.json(&rows::rows(reports))?,
+        Output::Jsonl => rows::rows(reports).iter().try_for_each(|row| out.json(row))?,
+        Output::Sql => out.text(&rows::sql(&rows::rows(reports)))?,
         Output::Csv => {
-            out.text(&csv(reports).csv())?;
+            out.text(&rows::csv(&rows::rows(reports)))?;
             for (_, table) in ops_tables(reports) {
                 out.text(&format!("\n{}", table.csv()))?;
             }
@@ -219,77 +287,40 @@ fn file_stem(info: &Info) -> String {
     text::shortened(&path.file_stem().unwrap_or_default().to_string_lossy(), 40)
 }
 
-/// As llama-bench prints it.
-fn markdown(reports: &[Report]) -> Table {
-    let mut table = Table::new(&[
-        ("model", Left),
-        ("size", Right),
-        ("params", Right),
-        ("backend", Left),
-        ("test", Left),
-        ("tok/s (median)", Right),
-        ("± MAD", Right),
-        ("lowest", Right),
-        ("highest", Right),
-    ]);
-    for Report { model, tests } in reports {
-        for test in tests {
-            table.row([
-                file_stem(model),
-                text::bytes(model.weight_bytes),
-                format!("{:.2} M", model.n_params as f64 / 1e6),
-                model.backend.clone(),
-                test.name.clone(),
-                number(test.spread.median),
-                number(test.spread.mad),
-                number(test.spread.lowest),
-                number(test.spread.highest),
-            ]);
-        }
-    }
-    table
+/// An option that has a column where several values were measured.
+struct VaryingOption {
+    name: &'static str,
+    of: fn(&Info) -> usize,
 }
 
-/// Numbers as they are, for programs.
-fn csv(reports: &[Report]) -> Table {
-    let mut table = Table::new(&[
-        ("model", Left),
-        ("path", Left),
-        ("backend", Left),
-        ("test", Left),
-        ("weight_bytes", Right),
-        ("n_params", Right),
-        ("threads", Right),
-        ("n_prompt", Right),
-        ("n_gen", Right),
-        ("n_depth", Right),
-        ("batch", Right),
-        ("runs", Right),
-        ("median", Right),
-        ("mad", Right),
-        ("lowest", Right),
-        ("highest", Right),
-    ]);
+const VARYING: [VaryingOption; 2] = [
+    VaryingOption { name: "threads", of: |model| model.threads },
+    VaryingOption { name: "n_batch", of: |model| model.n_batch },
+];
+
+/// As llama-bench prints it.
+fn markdown(reports: &[Report]) -> Table {
+    // Columns for what is not the same in all rows.
+    let varies = |option: &&VaryingOption| {
+        reports.windows(2).any(|two| (option.of)(&two[0].model) != (option.of)(&two[1].model))
+    };
+    let varying: Vec<&VaryingOption> = VARYING.iter().filter(varies).collect();
+    let mut columns = vec![("model", Left), ("size", Right), ("params", Right), ("backend", Left)];
+    columns.extend(varying.iter().map(|option| (option.name, Right)));
+    columns.extend([("test", Left), ("tok/s (median)", Right)]);
+    columns.extend([("± MAD", Right), ("lowest", Right), ("highest", Right)]);
+    let mut table = Table::new(&columns);
     for Report { model, tests } in reports {
         for test in tests {
-            table.row([
-                file_stem(model),
-                model.path.clone(),
-                model.backend.clone(),
-                test.name.clone(),
-                model.weight_bytes.to_string(),
-                model.n_params.to_string(),
-                model.threads.to_string(),
-                test.n_prompt.to_string(),
-                test.n_gen.to_string(),
-                test.n_depth.to_string(),
-                test.batch.to_string(),
-                test.per_second.len().to_string(),
-                test.spread.median.to_string(),
-                test.spread.mad.to_string(),
-                test.spread.lowest.to_string(),
-                test.spread.highest.to_string(),
-            ]);
+            let run::Outcome { name, spread, .. } = test;
+            let size = text::bytes(model.weight_bytes);
+            let params = format!("{:.2} M", model.n_params as f64 / 1e6);
+            let mut row = vec![file_stem(model), size, params, model.backend.clone()];
+            row.extend(varying.iter().map(|option| (option.of)(model).to_string()));
+            let numbers = [spread.median, spread.mad, spread.lowest, spread.highest];
+            row.push(name.clone());
+            row.extend(numbers.map(number));
+            table.row(row);
         }
     }
     table
@@ -310,7 +341,8 @@ fn ops_tables(reports: &[Report]) -> Vec<(String, Table)> {
 }
 
 fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
-    let options = args.load.options();
+    let options = args.options();
+    let tokens: Vec<usize> = Numbers::all(&args.n_prompt).collect();
     let backend = load::backend(&options, 0)?;
     let interrupt = Answering::begin();
     let request = formats::Request {
@@ -318,7 +350,7 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
         load: options.load_options(),
         shape: args.shape,
         formats,
-        tokens: &args.n_prompt,
+        tokens: &tokens,
         repetitions: args.repetitions,
     };
     let report = FormatsReport {
@@ -329,8 +361,8 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
     };
     let mut out = Out::new(Controls::Escaped);
     match args.output() {
-        Output::Json => out.json(&report)?,
-        Output::Csv => out.text(&formats::table(&report.formats).csv())?,
+        Output::Whole | Output::Json | Output::Jsonl => out.json(&report)?,
+        Output::Csv | Output::Sql => out.text(&formats::table(&report.formats).csv())?,
         Output::Md => {
             let FormatsReport { backend, shape, arithmetic, formats } = &report;
             let limits: Vec<_> = formats.iter().map(|row| row.limits.clone()).collect();
@@ -345,10 +377,10 @@ fn run_formats(args: &Args, formats: &[gguf::DType]) -> Result<()> {
 fn run_loads(args: &Args, config: &Config) -> Result<()> {
     let mut out = Out::new(Controls::Escaped);
     for (i, model) in args.models()?.into_iter().enumerate() {
-        let loading = loading::run(model, &args.load.options(), args.repetitions, config)?;
+        let loading = loading::run(model, &args.options(), args.repetitions, config)?;
         match args.output() {
-            Output::Json => out.json(&loading)?,
-            Output::Csv => {
+            Output::Whole | Output::Json | Output::Jsonl => out.json(&loading)?,
+            Output::Csv | Output::Sql => {
                 let gap = if i > 0 { "\n" } else { "" };
                 out.text(&format!("{gap}{}", loading::table(&loading).csv()))?;
             }

@@ -1,6 +1,7 @@
 //! Which tests are run, chosen as llama-bench chooses them: every length at every depth, every batch for generation.
 
 use super::Args;
+use super::numbers::Numbers;
 use crate::exit::{Code, Failure};
 
 /// What one test computes.
@@ -118,8 +119,8 @@ pub(super) fn tests(args: &Args) -> anyhow::Result<Vec<Test>> {
 }
 
 /// Ascending, each once.
-fn sorted(values: &[usize]) -> Vec<usize> {
-    let mut sorted = values.to_vec();
+fn sorted(list: &[Numbers]) -> Vec<usize> {
+    let mut sorted: Vec<usize> = Numbers::all(list).collect();
     sorted.sort_unstable();
     sorted.dedup();
     sorted
@@ -191,6 +192,7 @@ mod tests {
             ["pp512", "tg32", "tg32 x4", "pp512 @ d2048", "tg32 @ d2048", "tg32 x4 @ d2048"]
         );
         assert_eq!(names("-p 8 -p 8,16 -n 0"), ["pp8", "pp16"]);
+        assert_eq!(names("-p 128-512*2 -n 1-2"), ["pp128", "pp256", "pp512", "tg1", "tg2"]);
     }
 
     #[test]
