@@ -58,6 +58,7 @@ impl Bar {
             Task::CheckTensors => load("checking", Unit::Bytes),
             Task::CheckKernels => load("checking the kernels", Unit::Ops),
             Task::Judge => load("judging", Unit::Ops),
+            Task::Measure => load("measuring", Unit::Tokens),
         }
     }
 }
@@ -125,6 +126,8 @@ pub(crate) enum Unit {
     Weights,
     /// Ops.
     Ops,
+    /// Tokens.
+    Tokens,
 }
 
 /// A bar on stderr where that is a terminal, once the work takes more than a second.
@@ -151,6 +154,9 @@ impl LoadBar {
                     "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
                 }
                 Unit::Ops => "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} ops {eta}",
+                Unit::Tokens => {
+                    "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} tokens {per_sec} {eta}"
+                }
             };
             let bar = ProgressBar::new(self.total).with_style(style(template));
             self.bar = Some(bar.with_message(self.what));

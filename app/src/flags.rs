@@ -84,6 +84,7 @@ const CHAT: &[&str] = &["chat"];
 const BENCH: &[&str] = &["bench"];
 /// Commands whose first word is a model, and which have no flag for it.
 const FIRST: &[&str] = &["pull", "rm", "quantize"];
+const PERPLEXITY: &[&str] = &["perplexity"];
 const ALWAYS: &str = "that is how karat does it";
 
 const FOREIGN: &[Foreign] = &[
@@ -178,12 +179,38 @@ const FOREIGN: &[Foreign] = &[
         Refused("Ctrl-C: karat ends at the model's own end or at a length"),
     ),
     only(FIRST, &["-m", "--model"], Model("")),
+    only(
+        PERPLEXITY,
+        &["--ppl-output-type"],
+        Refused("--json, which has the estimate after each chunk"),
+    ),
+    only(
+        PERPLEXITY,
+        &["-np", "--parallel"],
+        NoEffect(Value::One, "as many chunks are read together as fit into -b"),
+    ),
+    only(PERPLEXITY, &["-s", "--seed"], NoEffect(Value::One, "nothing is drawn by lot")),
+    only(
+        PERPLEXITY,
+        &["--winogrande", "--winogrande-tasks", "--multiple-choice", "--multiple-choice-tasks"],
+        Refused("--hellaswag, the one set of tasks that karat scores"),
+    ),
     foreign(&["--ignore-eos"], Refused("karat bench, where lengths are what counts")),
 ];
 
 /// Commands that take a model and the flags above.
-const COMMANDS: &[&str] =
-    &["run", "chat", "bench", "tokenize", "detokenize", "inspect", "why", "trace", "check"];
+const COMMANDS: &[&str] = &[
+    "run",
+    "chat",
+    "bench",
+    "perplexity",
+    "tokenize",
+    "detokenize",
+    "inspect",
+    "why",
+    "trace",
+    "check",
+];
 
 /// The command line in karat's own flags.
 ///

@@ -126,7 +126,7 @@ enum BackendName {
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum ArithmeticName {
+pub(crate) enum ArithmeticName {
     Int8,
     F32,
 }
@@ -162,10 +162,7 @@ impl DeviceArgs {
             device: self.device.clone(),
             gpu_memory: self.gpu_memory,
             unchecked: self.unchecked,
-            arithmetic: match self.arithmetic {
-                ArithmeticName::Int8 => Arithmetic::Int8,
-                ArithmeticName::F32 => Arithmetic::F32,
-            },
+            arithmetic: self.arithmetic.arithmetic(),
             cache_type: match self.cache_type {
                 CacheType::F16 => KvType::F16,
                 CacheType::F32 => KvType::F32,
@@ -173,6 +170,15 @@ impl DeviceArgs {
             mmap: self.mmap,
             check_tensors: self.check_tensors,
             ..Options::default()
+        }
+    }
+}
+
+impl ArithmeticName {
+    pub(crate) fn arithmetic(self) -> Arithmetic {
+        match self {
+            Self::Int8 => Arithmetic::Int8,
+            Self::F32 => Arithmetic::F32,
         }
     }
 }

@@ -48,6 +48,8 @@ pub enum Task {
     Load,
     /// The ops of a recorded run are judged.
     Judge,
+    /// The tokens of a text are foretold: [`crate::perplexity`].
+    Measure,
 }
 
 /// What a task counts.
@@ -57,6 +59,8 @@ pub enum Unit {
     Bytes,
     /// Kinds of op.
     Ops,
+    /// Tokens.
+    Tokens,
 }
 
 impl Task {
@@ -65,6 +69,7 @@ impl Task {
         match self {
             Self::Pull | Self::Verify | Self::CheckTensors | Self::Load => Unit::Bytes,
             Self::CheckKernels | Self::Judge => Unit::Ops,
+            Self::Measure => Unit::Tokens,
         }
     }
 }
@@ -78,6 +83,7 @@ impl fmt::Display for Task {
             Self::CheckKernels => "checking the kernels",
             Self::Load => "loading",
             Self::Judge => "judging",
+            Self::Measure => "measuring",
         })
     }
 }

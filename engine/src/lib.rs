@@ -191,6 +191,7 @@ mod load;
 pub mod memory;
 mod options;
 pub mod output;
+pub mod perplexity;
 mod sequence;
 mod session;
 pub mod sources;

@@ -8,6 +8,7 @@ mod detokenize;
 mod devices;
 mod inspect;
 mod list;
+mod perplexity;
 mod ps;
 mod pull;
 mod quantize;
@@ -38,6 +39,8 @@ pub(crate) enum Command {
     Inspect(inspect::Args),
     /// Measure tokens a second
     Bench(bench::Args),
+    /// Measure how well a model foretells a text, and how far it is from another
+    Perplexity(Box<perplexity::Args>),
     /// Fetch a model into the cache
     Pull(pull::Args),
     /// List the models of the cache and the catalogue
@@ -77,6 +80,7 @@ impl Command {
             Self::Detokenize(args) => detokenize::run(args, config),
             Self::Inspect(args) => inspect::run(args, config),
             Self::Bench(args) => bench::run(args, config),
+            Self::Perplexity(args) => perplexity::run(args, config),
             Self::Pull(args) => pull::run(args, config),
             Self::List(args) => list::run(args, config),
             Self::Ps(args) => ps::run(args),
