@@ -229,6 +229,26 @@ fn a_server_of_llama_cpp_is_a_side() {
     assert!(report["rows"].as_array().unwrap().iter().all(near), "{report}");
     let (code, _, stderr) = why(dir.path(), &["-p", "Hullo", "--b", &right]);
     assert!(code == 6 && stderr.contains("another tokenizer"), "{stderr}");
+    // A proxy is for other machines, and an error says that it was one.
+    let server = |url: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.current_dir(dir.path()).args(["why", "-m", "m.gguf", "-n", "2", "-p", "Hello"]);
+        let proxy = ("http_proxy", "http://127.0.0.1:1");
+        let output = command
+            .args(["--b", url])
+            .envs([proxy])
+            .env_remove("no_proxy")
+            .env_remove("NO_PROXY")
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, stderr) = server(&right);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (code, stderr) = server("http://192.0.2.1:8080");
+    let said =
+        "(through the proxy of http_proxy, http://127.0.0.1:1); hint: is the server running?";
+    assert!(code == Some(4) && stderr.contains(said), "{stderr}");
     let off = Server::of(&path, 1.5).start();
     let (code, _, stderr) = why(dir.path(), &["-p", "Hello", "--b", &off]);
     assert!(code == 6 && stderr.contains("log-probabilities differ by 1.5"), "{stderr}");

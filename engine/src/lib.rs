@@ -177,6 +177,7 @@
 //! an [`ErrorKind`] for programs. [`Config::from_env`] is the only place that reads the environment.
 #![forbid(unsafe_code)]
 
+pub mod ask;
 mod budget;
 mod chat;
 pub mod check;
@@ -189,6 +190,7 @@ pub mod ids;
 mod judge;
 mod load;
 pub mod memory;
+mod net;
 mod options;
 pub mod output;
 pub mod perplexity;

@@ -11,7 +11,7 @@ use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use karat::text;
-use karat::{Backend, Config, Existing, Options, Parts};
+use karat::{Backend, Config, Existing, Network, Options, Parts};
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -161,7 +161,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut a = source(args.a.as_deref().unwrap_or("cpu"), args, parts)?;
     let b_name = args.b.clone().unwrap_or_else(|| options.backend.to_string());
     if server::is_url(&b_name) {
-        return with_server(&b_name, a, &prompted, args);
+        return with_server(&b_name, a, &prompted, args, &config.network);
     }
     let mut b = source(&b_name, args, parts)?;
     let Ids { ids, remarks, said } = agreed([&a, &b], ids, args.go_on)?;
@@ -185,7 +185,13 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
 }
 
 /// The walk against a server ends at its log-probabilities: nobody sees its ops.
-fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result<()> {
+fn with_server(
+    url: &str,
+    a: Source,
+    prompted: &Prompted,
+    args: &Args,
+    network: &Network,
+) -> Result<()> {
     let Source::Live { name, mut loaded } = a else {
         return Err(failure(Code::Usage, "--a: with a server as side B a backend, not a trace"));
     };
@@ -193,7 +199,7 @@ fn with_server(url: &str, a: Source, prompted: &Prompted, args: &Args) -> Result
         let what = "--html, --continue, --isolate: not with a server, whose ops nobody sees";
         return Err(failure(Code::Usage, what));
     }
-    let server = server::Server::find(url)?;
+    let server = server::Server::find(url, network)?;
     let trusted = server::Trusted { name: &name, loaded: &mut *loaded };
     server::run(&server, trusted, &args.prompt, prompted, args.json)
 }

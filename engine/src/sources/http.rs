@@ -10,11 +10,11 @@ use ureq::http::{HeaderMap, Response, StatusCode, Uri, header};
 
 use super::Fault;
 use super::cache::Want;
-use super::net::Net;
 use super::part::{Note, Part};
 use super::source::{web, without_query};
 use crate::config::Network;
 use crate::event::Progress;
+use crate::net::Net;
 use crate::text::shortened;
 
 const MAX_REDIRECTS: usize = 10;

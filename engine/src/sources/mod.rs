@@ -5,7 +5,6 @@ mod catalogue;
 mod hf;
 mod http;
 mod known;
-mod net;
 mod part;
 mod pypi;
 mod remote;
@@ -16,6 +15,7 @@ pub use cached::{Cached, Listed, cached, list, named, remove};
 pub use catalogue::DEFAULT_MODEL;
 pub use part::{Beginning, beginnings};
 pub use remote::{Files, Remote, State};
+pub(crate) use source::{is_loopback, without_query};
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -247,7 +247,7 @@ pub(crate) fn web(url: &str) -> Result<WebParts, Error> {
     Ok(WebParts { host, origin, file, rest })
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }

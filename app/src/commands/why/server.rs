@@ -7,16 +7,12 @@ use crate::exit::{Code, Failure, failure};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use graph::{Best, Loaded};
-use karat::Parts;
-use karat::text;
+use karat::ask::Client;
+use karat::{ErrorKind, Network, Parts, text};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::time::Duration;
 
-/// A server that does not answer in this time is not there.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// Answers are shorter than this.
-const MOST_BYTES: u64 = 64 << 20;
+const RUNNING: &str = "is the server running?";
 /// Log-probabilities asked for at each place.
 const TOP: usize = 5;
 /// Two engines are this near in the log-probability of a likely token. Measured between karat and llama.cpp, SmolLM2-135M
@@ -25,10 +21,16 @@ const TOP: usize = 5;
 const NEAR: f64 = 1.0;
 
 /// A server.
-pub(super) struct Server {
+pub(super) struct Server<'n> {
+    client: Client<'n>,
     base: String,
     /// llama.cpp's own interface, which tells the ids of tokens.
     tells_ids: bool,
+}
+
+/// A server that does not answer may not run; a proxy that cannot be used has a hint of its own.
+fn unreached(error: karat::Error) -> karat::Error {
+    if error.kind() == ErrorKind::Fetch { error.with_hint(RUNNING) } else { error }
 }
 
 /// One place of the answer.
@@ -55,14 +57,14 @@ pub(super) fn is_url(side: &str) -> bool {
     side.starts_with("http://") || side.starts_with("https://")
 }
 
-impl Server {
+impl<'n> Server<'n> {
     /// Finds out what answers there.
     ///
     /// # Errors
     /// Exit 4 where nothing does.
-    pub(super) fn find(url: &str) -> Result<Self> {
+    pub(super) fn find(url: &str, network: &'n Network) -> Result<Self> {
         let base = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let mut server = Self { base, tells_ids: false };
+        let mut server = Self { client: Client::new(network), base, tells_ids: false };
         server.tells_ids = server
             .get("/props")
             .is_ok_and(|props| props.get("default_generation_settings").is_some());
@@ -72,35 +74,19 @@ impl Server {
         Ok(server)
     }
 
-    fn agent() -> ureq::Agent {
-        ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().into()
-    }
-
     fn wrong(&self, path: &str, what: impl std::fmt::Display) -> anyhow::Error {
         let what = format!("{}{path}: {what}", text::one_line(&self.base));
-        Failure::new(Code::Io, what).hint("is the server running?").into()
+        Failure::new(Code::Io, what).hint(RUNNING).into()
     }
 
     fn get(&self, path: &str) -> Result<Value> {
-        let answer = Self::agent().get(format!("{}{path}", self.base)).call();
-        self.read(path, answer)
+        let answer = self.client.get(&format!("{}{path}", self.base));
+        answer.map_err(|error| unreached(error).into())
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
-        let request = Self::agent().post(format!("{}{path}", self.base));
-        let answer = request.header("content-type", "application/json").send(body.to_string());
-        self.read(path, answer)
-    }
-
-    fn read(
-        &self,
-        path: &str,
-        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Value> {
-        let mut answer = answer.map_err(|e| self.wrong(path, e))?;
-        let body = answer.body_mut().with_config().limit(MOST_BYTES).read_to_string();
-        serde_json::from_str(&body.map_err(|e| self.wrong(path, e))?)
-            .map_err(|e| self.wrong(path, format!("no JSON: {e}")))
+        let answer = self.client.post(&format!("{}{path}", self.base), body);
+        answer.map_err(|error| unreached(error).into())
     }
 
     /// The prompt's ids, where the server tells them.
@@ -166,7 +152,7 @@ pub(super) struct Trusted<'a> {
 
 /// Runs it: ids of the prompt, then place by place.
 pub(super) fn run(
-    server: &Server,
+    server: &Server<'_>,
     trusted: Trusted<'_>,
     args: &PromptArgs,
     prompted: &Prompted,

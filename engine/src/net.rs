@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
+use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::{Agent, Proxy};
 
-use super::source::{web, without_query};
 use crate::config::{Network, Variable};
 use crate::error::{Error, ErrorKind, Result};
+use crate::sources::{is_loopback, without_query};
 use crate::text::{one_line, path as show_path};
 
 const PROXY_SCHEMES: [&str; 7] =
@@ -21,13 +22,28 @@ const PROXY_SCHEMES: [&str; 7] =
 /// The way to servers.
 pub(crate) struct Net<'n> {
     network: &'n Network,
+    purpose: Purpose,
     roots: OnceCell<RootCerts>,
 }
 
+/// What servers are reached for.
+#[derive(Clone, Copy)]
+enum Purpose {
+    /// Files, which may take long, as long as something comes.
+    Fetch,
+    /// An answer within this time. A server on this machine is reached without a proxy.
+    Ask(Duration),
+}
+
 impl<'n> Net<'n> {
-    /// Reads nothing yet.
+    /// To fetch files; reads nothing yet.
     pub(crate) fn new(network: &'n Network) -> Self {
-        Self { network, roots: OnceCell::new() }
+        Self { network, purpose: Purpose::Fetch, roots: OnceCell::new() }
+    }
+
+    /// To ask a server that has `patience` to answer.
+    pub(crate) fn to_ask(network: &'n Network, patience: Duration) -> Self {
+        Self { network, purpose: Purpose::Ask(patience), roots: OnceCell::new() }
     }
 
     /// A client for one URL.
@@ -35,7 +51,7 @@ impl<'n> Net<'n> {
     /// # Errors
     /// [`ErrorKind::Usage`] for a proxy that cannot be used, [`ErrorKind::Io`] for certificates that cannot be read.
     pub(crate) fn agent(&self, url: &str) -> Result<Agent> {
-        let proxy = match proxy_of(self.network, url)? {
+        let proxy = match self.proxy(url)? {
             Some(variable) => Some(usable(variable)?),
             None => None,
         };
@@ -53,17 +69,27 @@ impl<'n> Net<'n> {
             .http_status_as_error(false)
             .accept_encoding("identity")
             .user_agent(concat!("karat/", env!("CARGO_PKG_VERSION")))
-            .timeout_connect(Some(Duration::from_secs(30)))
-            .timeout_recv_response(Some(Duration::from_secs(60)))
-            // For each read, not for the whole body: a slow line is no error, a dead one is.
-            .timeout_per_read(Some(Duration::from_secs(30)))
-            .build();
-        Ok(config.new_agent())
+            .timeout_connect(Some(Duration::from_secs(30)));
+        let config = match self.purpose {
+            Purpose::Fetch => config
+                .timeout_recv_response(Some(Duration::from_secs(60)))
+                // For each read, not for the whole body: a slow line is no error, a dead one is.
+                .timeout_per_read(Some(Duration::from_secs(30))),
+            Purpose::Ask(patience) => config.timeout_global(Some(patience)),
+        };
+        Ok(config.build().new_agent())
+    }
+
+    fn proxy(&self, url: &str) -> Result<Option<&'n Variable>> {
+        match self.purpose {
+            Purpose::Ask(_) if is_loopback(&host_of(url)?) => Ok(None),
+            Purpose::Ask(_) | Purpose::Fetch => proxy_of(self.network, url),
+        }
     }
 
     /// What a failure adds to its message: the proxy that it went through, without its password.
     pub(crate) fn through(&self, url: &str) -> String {
-        match proxy_of(self.network, url) {
+        match self.proxy(url) {
             Ok(Some(Variable { name, value })) => {
                 format!(" (through the proxy of {name}, {})", without_query(value))
             }
@@ -134,11 +160,20 @@ fn own_certificates(file: Option<&Path>, dirs: &[PathBuf]) -> Result<Vec<Certifi
 /// # Errors
 /// [`ErrorKind::Usage`] for a URL that cannot be.
 fn proxy_of<'n>(network: &'n Network, url: &str) -> Result<Option<&'n Variable>> {
-    let host = web(url)?.host;
+    let host = host_of(url)?;
     let own = if url.starts_with("https:") { &network.https_proxy } else { &network.http_proxy };
     let proxy = own.as_ref().or(network.all_proxy.as_ref());
     let direct = network.no_proxy.as_ref().is_some_and(|list| goes_direct(list, &host));
     Ok(proxy.filter(|_| !direct))
+}
+
+/// The host of a URL in small letters, brackets of an IPv6 address included.
+fn host_of(url: &str) -> Result<String> {
+    let host = url.parse::<Uri>().ok().and_then(|uri| uri.host().map(str::to_ascii_lowercase));
+    host.ok_or_else(|| {
+        let what = format!("{}: no URL with a host", without_query(url));
+        Error::new(ErrorKind::Usage, what)
+    })
 }
 
 /// Whether `no_proxy` names a host: as itself, by a domain that it lies in, by a network in the form `10.0.0.0/8`, by
@@ -234,6 +269,20 @@ mod tests {
         assert_eq!(name(&both, "http://localhost/x").as_deref(), Some("http_proxy"));
         assert_eq!(name(&both, "https://other.org/x").as_deref(), Some("ALL_PROXY"));
         assert_eq!(name(&both, "https://example.org/x"), None);
+    }
+
+    #[test]
+    fn a_server_on_this_machine_is_asked_without_a_proxy() {
+        let network =
+            Network { all_proxy: variable("ALL_PROXY", "http://a:1"), ..Network::default() };
+        let patience = Duration::from_secs(1);
+        let proxied = |net: Net<'_>, url: &str| net.proxy(url).unwrap().is_some();
+        for url in ["http://localhost:8080/x", "http://127.0.0.2/x", "http://[::1]:80/x"] {
+            assert!(!proxied(Net::to_ask(&network, patience), url), "{url}");
+            assert!(proxied(Net::new(&network), url), "{url}: NO_PROXY is for that");
+        }
+        assert!(proxied(Net::to_ask(&network, patience), "http://192.168.0.9:8080/x"));
+        assert!(Net::to_ask(&network, patience).proxy("http://").is_err());
     }
 
     /// What curl 8 does with each, and for the last four what ureq did before.
