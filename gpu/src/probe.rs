@@ -171,7 +171,7 @@ fn run(device: &Device) -> Result<Probes> {
         );
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
-    let fma: Exact = |_, [a, b, c]| a.mul_add(b, c).to_bits();
+    let fma: Exact = |_, [a, b, c]| graph::math::fma(a, b, c).to_bits();
     let div: Exact = |i, [a, b, _]| (if i % 2 == 1 { a / 127.0 } else { a / b }).to_bits();
     let sqrt: Exact = |_, [a, _, _]| a.abs().sqrt().to_bits();
     let half: Exact = |i, _| halves(i);

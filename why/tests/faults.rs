@@ -198,7 +198,7 @@ fn convolved(at: &Place<'_>, past: &[f32], reverse: bool, data: &mut [f32]) {
             let back = d_conv - 1 - k;
             let w = all[c * d_conv + if reverse { back } else { k }];
             let x = if back <= t { rows[(t - back) * cols + c] } else { 0.0 };
-            *y = w.mul_add(x, *y);
+            *y = graph::math::fma(w, x, *y);
         }
     }
 }

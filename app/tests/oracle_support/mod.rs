@@ -366,8 +366,8 @@ pub(crate) fn attention_parts(trace: &Trace, graph: &Graph) -> Vec<Compared> {
                 }
                 for d in 0..dv {
                     let value = |j: usize| v[(j * kv.n_head_kv + h_kv) * dv + d];
-                    let chain =
-                        (0..n).fold(0.0f32, |acc, j| soft_max[row + j].mul_add(value(j), acc));
+                    let chain = (0..n)
+                        .fold(0.0f32, |acc, j| graph::math::fma(soft_max[row + j], value(j), acc));
                     our_kqv[(h * n + t) * dv + d] = chain;
                 }
             }

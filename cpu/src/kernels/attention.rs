@@ -18,7 +18,7 @@ use super::{elementwise::softcap, lanes, lanes_mut};
 use crate::kv::{Elem, Layer};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES, exp};
-use graph::math::DOT_CHUNK;
+use graph::math::{DOT_CHUNK, fma};
 use graph::{Attention, KV_BLOCK};
 use std::cell::RefCell;
 
@@ -420,7 +420,7 @@ fn merge<I: Isa>(isa: I, into: &mut Rows<'_>, row: usize, next: Partial<'_>) {
     (both[0], both[1]) = (ends[0] - max, state.max - max);
     isa.f_store(exp(isa, isa.f_load(&both)), &mut both);
     let (a, b) = (both[0], both[1]);
-    (ends[0], ends[1]) = (max, ends[1].mul_add(a, state.sum * b));
+    (ends[0], ends[1]) = (max, fma(ends[1], a, state.sum * b));
     let (a, b) = (isa.f_splat(a), isa.f_splat(b));
     for i in (0..acc.len()).step_by(LANES) {
         let mut added = isa.f_splat(0.0);

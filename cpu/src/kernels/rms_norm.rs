@@ -2,7 +2,7 @@
 
 use super::{lanes, lanes_mut};
 use crate::simd::{Isa, Kernel, LANES};
-use graph::math::SUM_LANES;
+use graph::math::{SUM_LANES, fma};
 
 /// Vectors that hold the partial sums.
 const SUMS: usize = SUM_LANES / LANES;
@@ -54,7 +54,7 @@ fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
         isa.f_store(sums[v], lanes_mut(&mut partial, v * LANES));
     }
     for (sum, x) in partial.iter_mut().zip(&x[whole..]) {
-        *sum = x.mul_add(*x, *sum);
+        *sum = fma(*x, *x, *sum);
     }
     tree(isa, &partial)
 }

@@ -2,6 +2,7 @@
 
 use crate::simd::{Isa, Kernel};
 use graph::RopePairs;
+use graph::math::fma;
 
 /// One row in place.
 pub(crate) struct Rope<'a> {
@@ -38,5 +39,5 @@ impl Kernel for Rope<'_> {
 
 #[inline(always)]
 fn rotate(x0: f32, x1: f32, cos: f32, sin: f32) -> (f32, f32) {
-    (x0.mul_add(cos, -(x1 * sin)), x0.mul_add(sin, x1 * cos))
+    (fma(x0, cos, -(x1 * sin)), fma(x0, sin, x1 * cos))
 }

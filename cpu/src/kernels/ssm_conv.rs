@@ -2,6 +2,7 @@
 
 use super::{lanes, lanes_mut};
 use crate::simd::{Isa, Kernel, LANES};
+use graph::math::fma;
 use graph::ops::ssm_conv::Rows;
 
 /// The convolution of the rows from `first` on of a sequence's step, `out` being `[n, rows.cols]`.
@@ -35,7 +36,7 @@ impl Kernel for SsmConv<'_> {
                         isa.f_store(isa.f_fma(isa.f_load(&of_k), x, acc), lanes_mut(out, 0));
                     } else {
                         for ((y, w), x) in out.iter_mut().zip(of_k).zip(x) {
-                            *y = w.mul_add(*x, *y);
+                            *y = fma(w, *x, *y);
                         }
                     }
                 }

@@ -1,6 +1,7 @@
 //! The portable instruction set: arrays and loops. Used where nothing better is there, and as a check on the others.
 
 use super::{Isa, Kernel, LANES};
+use graph::math::fma;
 use half::f16;
 
 /// Always present.
@@ -94,7 +95,7 @@ impl Isa for Scalar {
     }
 
     fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        map(|i| (a[i], b[i], c[i]), |(a, b, c)| a.mul_add(b, c))
+        map(|i| (a[i], b[i], c[i]), |(a, b, c)| fma(a, b, c))
     }
 
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {

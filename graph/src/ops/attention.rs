@@ -1,7 +1,7 @@
 //! Grouped attention over cached keys and values, in chunks of [`KV_BLOCK`] positions (the recurrence of
 //! arXiv 1805.02867, as in FlashAttention). Fast version: `cpu/src/kernels/attention.rs`.
 
-use crate::math::{dot_f32, exp, softcap, sum_strided};
+use crate::math::{dot_f32, exp, fma, softcap, sum_strided};
 use crate::{Attention, KV_BLOCK};
 
 /// One chunk's partial softmax for one query head.
@@ -36,7 +36,7 @@ pub fn chunk(a: &Attention, q: &[f32], keys: &[&[f32]], values: &[&[f32]], lane:
     let mut out = vec![0.0f32; values.first().map_or(0, |v| v.len())];
     for (i, v) in values.iter().enumerate() {
         for d in 0..out.len() {
-            out[d] = p[lane + i].mul_add(v[d], out[d]);
+            out[d] = fma(p[lane + i], v[d], out[d]);
         }
     }
     Partial { max, sum, out }
@@ -49,9 +49,9 @@ pub fn chunk(a: &Attention, q: &[f32], keys: &[&[f32]], values: &[&[f32]], lane:
 pub fn merge(acc: &mut Partial, next: &Partial) {
     let max = if next.max > acc.max { next.max } else { acc.max };
     let (a, b) = (exp(acc.max - max), exp(next.max - max));
-    acc.sum = acc.sum.mul_add(a, next.sum * b);
+    acc.sum = fma(acc.sum, a, next.sum * b);
     for (o, n) in acc.out.iter_mut().zip(&next.out) {
-        *o = o.mul_add(a, n * b);
+        *o = fma(*o, a, n * b);
     }
     acc.max = max;
 }

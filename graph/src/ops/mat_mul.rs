@@ -2,7 +2,7 @@
 //! `mat_mul_*.wgsl` and `mat_vec_*.wgsl` in `gpu/src/kernels/`.
 
 use crate::ints::{Form, Ints, MinTerm, form};
-use crate::math::dot_f32;
+use crate::math::{dot_f32, fma};
 use crate::ops::quantize_q8::{Q8Row, quantize_q8};
 use crate::{Arithmetic, Weight};
 use gguf::DType;
@@ -42,10 +42,10 @@ fn step_int8(form: Form, w: &Ints, x: Q8Block<'_>, mut acc: f32) -> f32 {
         isum += i32::from(w.scale[sub]) * dot;
         msum += i32::from(w.min[sub]) * bsum;
     }
-    acc = (w.d * d_a).mul_add(isum as f32, acc);
+    acc = fma(w.d * d_a, isum as f32, acc);
     match (form.min(), s) {
-        (MinTerm::Sum, Some(s)) => w.m.mul_add(s, acc),
-        (MinTerm::Subs, _) => (-(w.m * d_a)).mul_add(msum as f32, acc),
+        (MinTerm::Sum, Some(s)) => fma(w.m, s, acc),
+        (MinTerm::Subs, _) => fma(-(w.m * d_a), msum as f32, acc),
         (MinTerm::None, _) | (MinTerm::Sum, None) => acc,
     }
 }

@@ -1,7 +1,7 @@
 //! Root-mean-square norm (arXiv 1910.07467): `y = x / sqrt(mean(x²) + eps) · w`, over groups of `w.len()`.
 //! Fast version: `cpu/src/kernels/rms_norm.rs`.
 
-use crate::math::sum_strided;
+use crate::math::{fma, sum_strided};
 
 /// Normalises each group of `w.len()` elements of `x` into `out`.
 ///
@@ -9,7 +9,7 @@ use crate::math::sum_strided;
 /// `(x · scale) · w`.
 pub fn rms_norm(x: &[f32], w: &[f32], eps: f32, out: &mut [f32]) {
     for (x, out) in x.chunks(w.len()).zip(out.chunks_mut(w.len())) {
-        let sum = sum_strided(x, |acc, v| v.mul_add(v, acc));
+        let sum = sum_strided(x, |acc, v| fma(v, v, acc));
         let scale = 1.0 / (sum / w.len() as f32 + eps).sqrt();
         for i in 0..w.len() {
             out[i] = (x[i] * scale) * w[i];

@@ -2,7 +2,7 @@
 //! Fast version: `cpu/src/kernels/rope.rs`.
 
 use crate::RopePairs;
-use crate::math::rope_angle;
+use crate::math::{fma, rope_angle};
 
 /// Cosines and sines of one position, one entry for each pair.
 pub fn angles(freqs: &[f64], mscale: f64, position: u32) -> Vec<(f32, f32)> {
@@ -21,8 +21,8 @@ pub fn rope(row: &mut [f32], head_dim: usize, pairs: RopePairs, angles: &[(f32, 
                 RopePairs::Halves => (i, i + n),
             };
             let (x0, x1) = (head[a], head[b]);
-            head[a] = x0.mul_add(cos, -(x1 * sin));
-            head[b] = x0.mul_add(sin, x1 * cos);
+            head[a] = fma(x0, cos, -(x1 * sin));
+            head[b] = fma(x0, sin, x1 * cos);
         }
     }
 }

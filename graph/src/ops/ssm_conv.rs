@@ -2,6 +2,8 @@
 //! it before its state space, LFM2 in place of attention.
 //! Fast versions: `cpu/src/kernels/ssm_conv.rs`, `gpu/src/kernels/ssm/conv.wgsl`.
 
+use crate::math::fma;
+
 /// The rows of one sequence that a step sees: what its state holds, then the step's own.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
@@ -39,7 +41,7 @@ pub fn ssm_conv(w: &[f32], rows: Rows<'_>, out: &mut [f32]) {
     for (t, out) in out.chunks_mut(rows.cols).enumerate() {
         for (c, y) in out.iter_mut().enumerate() {
             let w = &w[c * d_conv..][..d_conv];
-            *y = (0..d_conv).fold(0.0f32, |acc, k| w[k].mul_add(rows.row(t + k)[c], acc));
+            *y = (0..d_conv).fold(0.0f32, |acc, k| fma(w[k], rows.row(t + k)[c], acc));
         }
     }
 }

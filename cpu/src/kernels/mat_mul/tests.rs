@@ -8,6 +8,7 @@ use crate::tiles::{Layout, UNIT, row_codes};
 use gguf::quant::{Bits, Codes, Run, Scale, Shape, half_power};
 use graph::cases::Rng;
 use graph::ints::{Form, MinTerm};
+use graph::math::fma;
 use graph::ops::quantize_q8::{Q8Row, quantize_q8};
 
 static VALUES: [i8; 16] = [-128, -90, -61, -40, -23, -9, -2, 0, 1, 5, 14, 30, 52, 77, 101, 127];
@@ -76,11 +77,11 @@ fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, x: &Q8Row) -> f32 
                 msum += i32::from(block[layout.mins_at() + run]) * a;
             }
         }
-        acc = (d * x.d[b]).mul_add(isum as f32, acc);
+        acc = fma(d * x.d[b], isum as f32, acc);
         acc = match layout.min {
             MinTerm::None => acc,
-            MinTerm::Sum => half(layout.d_bytes + 2 * r).mul_add(x.s[b], acc),
-            MinTerm::Subs => (-(half(layout.d_bytes + 2 * r) * x.d[b])).mul_add(msum as f32, acc),
+            MinTerm::Sum => fma(half(layout.d_bytes + 2 * r), x.s[b], acc),
+            MinTerm::Subs => fma(-(half(layout.d_bytes + 2 * r) * x.d[b]), msum as f32, acc),
         };
     }
     acc
