@@ -133,10 +133,13 @@ fn code_of_kind(kind: ErrorKind) -> Code {
 
 /// Whether the reader of our output went away: no error to speak of.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let kind = |cause: &(dyn std::error::Error + 'static)| {
-        cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    /// Windows has three numbers for it, and the standard library knows two.
+    const PIPE_NOT_CONNECTED: i32 = 233;
+    let is_one = |error: &std::io::Error| {
+        error.kind() == IoKind::BrokenPipe
+            || cfg!(windows) && error.raw_os_error() == Some(PIPE_NOT_CONNECTED)
     };
-    error.chain().any(|cause| kind(cause) == Some(IoKind::BrokenPipe))
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_one)
 }
 
 /// Runs the program: errors and panics become a line on stderr and an exit code.

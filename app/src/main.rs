@@ -30,7 +30,13 @@ karat help run                     and all about one of them
 
 /// Runs GGUF language models.
 #[derive(Parser)]
-#[command(name = "karat", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "karat",
+    bin_name = "karat",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 #[command(after_help = exit::HELP)]
 pub(crate) struct Cli {
     #[command(subcommand)]

@@ -9,6 +9,7 @@ use gpu::Gpu;
 use graph::cases::{Case, Cut};
 use graph::reference::Reference;
 use graph::{Backend, Graph, LoadOptions};
+use model::output::{Existing, any_length, give_name};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::io::Write as _;
@@ -116,10 +117,9 @@ pub fn run_and_remember(
 fn write(path: &Path, receipt: &Receipt) -> std::io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     std::fs::create_dir_all(dir)?;
-    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(any_length(dir))?;
     file.write_all(serde_json::to_string_pretty(receipt)?.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
+    give_name(file, path, Existing::Replace).map(drop)
 }
 
 impl Receipt {

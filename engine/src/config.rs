@@ -72,34 +72,72 @@ impl Network {
     }
 }
 
-/// The variable that names a user's own folder.
-const HOME: &str = if cfg!(windows) { "USERPROFILE" } else { "HOME" };
+/// Where a system has users' files: names of variables, and folders below the user's own.
+#[derive(Clone, Copy, Debug)]
+struct Places {
+    /// Names the user's own folder.
+    home: &'static str,
+    cache: Place,
+    state: Place,
+    config: Place,
+}
+
+/// The folder of one kind of files.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Names it, after XDG's variable.
+    variable: Option<&'static str>,
+    /// Where it is if nothing names it.
+    below_home: &'static str,
+}
+
+const UNIX: Places = Places {
+    home: "HOME",
+    cache: Place { variable: None, below_home: ".cache" },
+    state: Place { variable: None, below_home: ".local/state" },
+    config: Place { variable: None, below_home: ".config" },
+};
+
+/// What stays on the machine and what goes with its user, as Windows tells them apart.
+const WINDOWS: Places = {
+    let local = Place { variable: Some("LOCALAPPDATA"), below_home: "AppData/Local" };
+    let roaming = Place { variable: Some("APPDATA"), below_home: "AppData/Roaming" };
+    Places { home: "USERPROFILE", cache: local, state: local, config: roaming }
+};
+
+const HERE: Places = if cfg!(windows) { WINDOWS } else { UNIX };
 
 impl Config {
-    /// Reads the environment: `KARAT_CACHE`, the XDG folders, `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, and
-    /// the proxies and certificates of [`Network`].
+    /// Reads the environment: `KARAT_CACHE`, the XDG folders, on Windows `LOCALAPPDATA` and `APPDATA`, `HF_ENDPOINT`,
+    /// `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HOME`, and the proxies and certificates of [`Network`].
     pub fn from_env() -> Self {
         #[allow(clippy::disallowed_methods, reason = "this is Config::from_env")]
-        Self::new(|name| env::var_os(name))
+        Self::new(|name| env::var_os(name), HERE)
     }
 
     /// Empty variables count as unset, as XDG and most programs have it.
-    fn new(var: impl Fn(&str) -> Option<OsString>) -> Self {
+    fn new(var: impl Fn(&str) -> Option<OsString>, places: Places) -> Self {
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
-        let dir = |xdg: &str, below_home: &str| {
-            let base = var(xdg).map(PathBuf::from).filter(|path| path.is_absolute());
-            Some(base.or_else(|| Some(PathBuf::from(var(HOME)?).join(below_home)))?.join("karat"))
+        let below_home = |folders: &str| {
+            Some(PathBuf::from(var(places.home)?).join(folders.split('/').collect::<PathBuf>()))
         };
-        let hf_home = var("HF_HOME")
-            .map(PathBuf::from)
-            .or_else(|| Some(PathBuf::from(var(HOME)?).join(".cache/huggingface")));
+        let dir = |xdg: &str, place: Place| {
+            let absolute = |name| var(name).map(PathBuf::from).filter(|path| path.is_absolute());
+            let base = absolute(xdg)
+                .or_else(|| var(place.variable?).map(PathBuf::from))
+                .or_else(|| below_home(place.below_home))?;
+            Some(base.join("karat"))
+        };
+        let hf_home =
+            var("HF_HOME").map(PathBuf::from).or_else(|| below_home(".cache/huggingface"));
         let text = |name: &str| var(name).map(|value| value.to_string_lossy().into_owned());
         Self {
             cache_dir: var("KARAT_CACHE")
                 .map(PathBuf::from)
-                .or_else(|| dir("XDG_CACHE_HOME", ".cache")),
-            state_dir: dir("XDG_STATE_HOME", ".local/state"),
-            user_catalogue: dir("XDG_CONFIG_HOME", ".config").map(|dir| dir.join("catalogue.toml")),
+                .or_else(|| dir("XDG_CACHE_HOME", places.cache)),
+            state_dir: dir("XDG_STATE_HOME", places.state),
+            user_catalogue: dir("XDG_CONFIG_HOME", places.config)
+                .map(|dir| dir.join("catalogue.toml")),
             hf_endpoint: text("HF_ENDPOINT"),
             hf_token: text("HF_TOKEN"),
             hf_token_file: var("HF_TOKEN_PATH")
@@ -109,7 +147,8 @@ impl Config {
         }
     }
 
-    /// The folder for models; from the environment `KARAT_CACHE`, or `karat` in `XDG_CACHE_HOME` or `~/.cache`.
+    /// The folder for models; from the environment `KARAT_CACHE`, or `karat` in `XDG_CACHE_HOME`, or else in `~/.cache`, on
+    /// Windows in `%LOCALAPPDATA%`.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where none is known.
@@ -117,7 +156,8 @@ impl Config {
         self.cache_dir.as_deref().ok_or_else(|| no_home("KARAT_CACHE"))
     }
 
-    /// The folder for what is kept for the user; from the environment `karat` in `XDG_STATE_HOME` or `~/.local/state`.
+    /// The folder for what is kept for the user; from the environment `karat` in `XDG_STATE_HOME`, or else in
+    /// `~/.local/state`, on Windows in `%LOCALAPPDATA%`.
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] where none is known.
@@ -127,22 +167,28 @@ impl Config {
 }
 
 fn no_home(other: &str) -> Error {
+    let home = HERE.home;
     let what =
-        format!("environment variable {HOME}: not set, so there is no folder for karat's files");
-    Error::new(ErrorKind::Usage, what).with_hint(format!("set {HOME} or {other}"))
+        format!("environment variable {home}: not set, so there is no folder for karat's files");
+    Error::new(ErrorKind::Usage, what).with_hint(format!("set {home} or {other}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn on(places: Places, vars: &[(&str, &str)]) -> Config {
+        let var = |name: &str| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into());
+        Config::new(var, places)
+    }
+
     fn config(vars: &[(&str, &str)]) -> Config {
-        Config::new(|name| vars.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into()))
+        on(UNIX, vars)
     }
 
     #[test]
     fn folders() {
-        let home = config(&[(HOME, "/u"), ("XDG_STATE_HOME", "relative"), ("HF_TOKEN", "")]);
+        let home = config(&[("HOME", "/u"), ("XDG_STATE_HOME", "relative"), ("HF_TOKEN", "")]);
         assert_eq!(home.cache_dir().unwrap(), Path::new("/u/.cache/karat"));
         assert_eq!(home.state_dir().unwrap(), Path::new("/u/.local/state/karat"));
         assert_eq!(home.user_catalogue.unwrap(), Path::new("/u/.config/karat/catalogue.toml"));
@@ -150,6 +196,23 @@ mod tests {
         let own = config(&[("KARAT_CACHE", "c"), ("XDG_CACHE_HOME", "/x")]);
         assert_eq!(own.cache_dir().unwrap(), Path::new("c"));
         assert!(own.user_catalogue.is_none());
+    }
+
+    #[test]
+    fn folders_on_windows() {
+        let user = [("USERPROFILE", "/u"), ("LOCALAPPDATA", "/l"), ("APPDATA", "/r")];
+        let usual = on(WINDOWS, &user);
+        assert_eq!(usual.cache_dir().unwrap(), Path::new("/l/karat"));
+        assert_eq!(usual.state_dir().unwrap(), Path::new("/l/karat"));
+        assert_eq!(usual.user_catalogue.unwrap(), Path::new("/r/karat/catalogue.toml"));
+        // As huggingface_hub has it: below the user's own folder on every system.
+        assert_eq!(usual.hf_token_file.unwrap(), Path::new("/u/.cache/huggingface/token"));
+        let bare = on(WINDOWS, &user[..1]);
+        assert_eq!(bare.cache_dir().unwrap(), Path::new("/u/AppData/Local/karat"));
+        assert_eq!(
+            bare.user_catalogue.unwrap(),
+            Path::new("/u/AppData/Roaming/karat/catalogue.toml")
+        );
     }
 
     #[test]
@@ -178,6 +241,6 @@ mod tests {
     fn without_home_the_variable_is_named() {
         let error = config(&[]).cache_dir().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(error.to_string().contains(HOME), "{error}");
+        assert!(error.to_string().contains(HERE.home), "{error}");
     }
 }

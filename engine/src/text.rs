@@ -69,13 +69,29 @@ pub fn quoted(bytes: &[u8]) -> String {
     shown
 }
 
-/// A word as a POSIX shell reads it back: quoted where it has anything but plain characters.
+/// How a shell takes a word as it is.
+struct Shell {
+    /// What needs no quotes, beside letters and digits.
+    plain: &'static str,
+    /// A single quote between single quotes.
+    quote: &'static str,
+}
+
+const POSIX: Shell = Shell { plain: "-_./:=,@+%", quote: r"'\''" };
+const POWERSHELL: Shell = Shell { plain: r"-_./:=+\", quote: "''" };
+
+/// A word as the system's shell reads it back, a POSIX one or PowerShell: quoted where it has anything but plain
+/// characters.
 pub fn shell_word(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+%".contains(c);
+    word_for(if cfg!(windows) { &POWERSHELL } else { &POSIX }, word)
+}
+
+fn word_for(shell: &Shell, word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || shell.plain.contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();
     }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    format!("'{}'", word.replace('\'', shell.quote))
 }
 
 /// Bytes for people: `1.5 GiB`.
@@ -107,11 +123,16 @@ mod tests {
     /// What `printf '%s\n' WORD` prints in a shell is the word.
     #[test]
     fn words_for_a_shell() {
-        assert_eq!(shell_word("--temp=0.5"), "--temp=0.5");
-        assert_eq!(shell_word(""), "''");
-        assert_eq!(shell_word("The capital of $FRANCE"), "'The capital of $FRANCE'");
-        assert_eq!(shell_word("it's"), r"'it'\''s'");
-        assert_eq!(shell_word("~/a b"), "'~/a b'");
+        let posix = |word| word_for(&POSIX, word);
+        assert_eq!(posix("--temp=0.5"), "--temp=0.5");
+        assert_eq!(posix(""), "''");
+        assert_eq!(posix("The capital of $FRANCE"), "'The capital of $FRANCE'");
+        assert_eq!(posix("it's"), r"'it'\''s'");
+        assert_eq!(posix("~/a b"), "'~/a b'");
+        let powershell = |word| word_for(&POWERSHELL, word);
+        assert_eq!(powershell(r"C:\m\x.gguf"), r"C:\m\x.gguf");
+        assert_eq!(powershell("it's $HOME"), "'it''s $HOME'");
+        assert_eq!(powershell("a,b"), "'a,b'");
     }
 
     #[test]

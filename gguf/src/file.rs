@@ -77,7 +77,23 @@ impl File {
     /// # Errors
     /// As [`File::open`].
     pub fn from_bytes_with(bytes: Vec<u8>, options: &Options) -> Result<Self> {
-        let source = Source::memory(bytes);
+        Self::alone(Source::memory(bytes), options)
+    }
+
+    /// Reads a model from a file that is open for reading already. A file of a split model is refused: where the others
+    /// are is not known.
+    ///
+    /// A file that its process holds locked can be read in no other way on Windows: a lock keeps out all handles but its
+    /// own.
+    ///
+    /// # Errors
+    /// As [`File::open`].
+    pub fn from_handle(file: std::fs::File) -> Result<Self> {
+        Self::alone(Source::opened(file, Access::Pread)?, &Options::default())
+    }
+
+    /// The only file of a model.
+    fn alone(source: Source, options: &Options) -> Result<Self> {
         let header = header::parse(&source, options.start, &options.limits)?;
         split::refuse_part(&header)?;
         Self::join(vec![split::Part { source, header }], &options.limits)

@@ -82,6 +82,11 @@ impl Source {
         refuse_special(&fs::metadata(path).map_err(|error| open_error(path, &error))?)?;
         let file = open_options().open(path).map_err(|error| open_error(path, &error))?;
         // After opening too: what the path names may have changed in between.
+        Ok(Self { path: Some(path.to_path_buf()), ..Self::opened(file, access)? })
+    }
+
+    /// A file that is open for reading; anything but a regular one is refused.
+    pub(crate) fn opened(file: fs::File, access: Access) -> Result<Self> {
         let metadata = file.metadata().map_err(|error| io_error("cannot read its size", &error))?;
         refuse_special(&metadata)?;
         let (len, modified) = (metadata.len(), metadata.modified().ok());
@@ -93,7 +98,7 @@ impl Source {
             }
             Access::Mmap | Access::Pread => Store::Disk { file, modified },
         };
-        Ok(Self { store, path: Some(path.to_path_buf()), len })
+        Ok(Self { store, path: None, len })
     }
 
     pub(crate) fn path(&self) -> Option<&Path> {

@@ -84,6 +84,10 @@ impl Output {
     /// `BadRequest` for a folder, a file that shall stay, and what is neither a file, a device nor a pipe; `Write` where
     /// the file cannot be made.
     pub fn create(path: &Path, existing: Existing) -> Result<Self> {
+        if cfg!(windows) && is_device(path) {
+            refuse_port(path)?;
+            return Self::stream(path, existing);
+        }
         let there = match fs::metadata(path) {
             Ok(there) => Some(there),
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
@@ -91,13 +95,14 @@ impl Output {
         };
         if let Some(there) = there.as_ref().filter(|there| !there.is_file()) {
             refuse_kind(path, there)?;
-            let file = OpenOptions::new().write(true).open(path).map_err(|e| error(path, &e))?;
-            let sink = Sink::Stream(BufWriter::new(file));
-            return Ok(Self { path: path.to_owned(), existing, sink });
+            return Self::stream(path, existing);
         }
-        if there.is_some() && existing == Existing::Keep {
-            let what = "is there already, allowed is a new name; hint: --force replaces it";
-            return Err(refused(path, what));
+        if let Some(there) = &there {
+            if existing == Existing::Keep {
+                let what = "is there already, allowed is a new name; hint: --force replaces it";
+                return Err(refused(path, what));
+            }
+            refuse_read_only(path, there)?;
         }
         let place = follow(path).map_err(|e| error(path, &e))?;
         let temp = temporary(&place).map_err(|e| cannot_make(path, &place, &e))?;
@@ -110,13 +115,19 @@ impl Output {
         Ok(Self { path: path.to_owned(), existing, sink })
     }
 
+    /// A device or a pipe.
+    fn stream(path: &Path, existing: Existing) -> Result<Self> {
+        let file = OpenOptions::new().write(true).open(path).map_err(|e| error(path, &e))?;
+        Ok(Self { path: path.to_owned(), existing, sink: Sink::Stream(BufWriter::new(file)) })
+    }
+
     /// Refuses to begin where the disk has fewer than `bytes` free.
     ///
     /// # Errors
     /// `Write`.
     pub fn needs(&self, bytes: u64) -> Result<()> {
         let Sink::Beside { temp, .. } = &self.sink else { return Ok(()) };
-        match free_bytes(temp.get_ref().as_file()) {
+        match free_bytes(temp.get_ref()) {
             Some(free) if free < bytes => {
                 let path = self.path.display();
                 let what = format!("{path}: needs {bytes} bytes, the disk has {free} free");
@@ -138,11 +149,7 @@ impl Output {
                 let temp = temp.into_inner().map_err(|e| error(&path, e.error()))?;
                 temp.as_file().sync_all().map_err(|e| error(&path, &e))?;
                 // The handle holds the lock until the file has its name.
-                let named = match existing {
-                    Existing::Replace => temp.persist(&place),
-                    Existing::Keep => temp.persist_noclobber(&place),
-                };
-                named.map(drop).map_err(|e| error(&path, &e.error))
+                give_name(temp, &place, existing).map(drop).map_err(|e| error(&path, &e))
             }
         }
     }
@@ -184,6 +191,83 @@ fn refuse_kind(path: &Path, there: &Metadata) -> Result<()> {
     Err(refused(path, "is a disk or a socket, allowed are files, pipes and character devices"))
 }
 
+/// Windows does not replace a file that is marked as read-only; elsewhere that is a matter of the folder.
+fn refuse_read_only(path: &Path, there: &Metadata) -> Result<()> {
+    if !cfg!(windows) || !there.permissions().readonly() {
+        return Ok(());
+    }
+    let what = "is read-only, which Windows does not replace; hint: attrib -r takes the mark away";
+    Err(Error::new(ErrorKind::Write, format!("{}: {what}", path.display())))
+}
+
+/// Whether Windows takes this file name for one of its devices, in whichever folder and with whichever ending.
+pub fn is_device_name(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or("").trim_end_matches(' ').to_ascii_uppercase();
+    let numbered = |device: &str| {
+        let number = stem.strip_prefix(device);
+        number.is_some_and(|n| n.len() == 1 && n.chars().all(|c| c.is_ascii_digit()))
+    };
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$"].contains(&stem.as_str())
+        || numbered("COM")
+        || numbered("LPT")
+}
+
+/// Whether the path names a device of Windows.
+fn is_device(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| is_device_name(&name.to_string_lossy()))
+}
+
+/// Of the devices that have names, only nothing and the console take a stream of bytes: a printer or a serial port is never
+/// meant, and opening one may wait for ever.
+fn refuse_port(path: &Path) -> Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_uppercase();
+    if ["NUL", "CON", "CONOUT$"].contains(&name.as_str()) {
+        return Ok(());
+    }
+    Err(refused(path, "is a name that Windows has for a device, allowed is another one"))
+}
+
+/// A folder that is there, as Windows takes it with a path of any length behind it: 260 characters are the most in its
+/// usual form. Other systems know no such difference.
+pub fn any_length(folder: &Path) -> PathBuf {
+    if cfg!(windows)
+        && let Ok(full) = folder.canonicalize()
+    {
+        return full;
+    }
+    folder.to_owned()
+}
+
+/// Gives a temporary file its name in one step; the handle comes back with what it holds locked.
+///
+/// # Errors
+/// The system's, and the temporary file is gone then.
+pub fn give_name(temp: NamedTempFile, place: &Path, existing: Existing) -> io::Result<File> {
+    match existing {
+        Existing::Replace => replace(temp, place),
+        Existing::Keep => {
+            let place = match place.file_name() {
+                Some(name) => any_length(folder_of(place)).join(name),
+                None => place.to_owned(),
+            };
+            temp.persist_noclobber(place).map_err(|e| e.error)
+        }
+    }
+}
+
+#[cfg(not(windows))]
+fn replace(temp: NamedTempFile, place: &Path) -> io::Result<File> {
+    temp.persist(place).map_err(|e| e.error)
+}
+
+/// The standard library's way to rename: it takes the place of a file that a program has open, as other systems do.
+#[cfg(windows)]
+fn replace(temp: NamedTempFile, place: &Path) -> io::Result<File> {
+    let (file, path) = temp.keep().map_err(|e| e.error)?;
+    fs::rename(&path, place).inspect_err(|_| drop(fs::remove_file(&path)))?;
+    Ok(file)
+}
+
 /// Where a file of this name would be made: a link stands for what it links to, there or not.
 fn follow(path: &Path) -> io::Result<PathBuf> {
     /// As many as Linux follows.
@@ -214,7 +298,7 @@ fn temporary(place: &Path) -> io::Result<NamedTempFile> {
         // By default only the user could read the file; a model should have the permissions of any new file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let temp = builder.tempfile_in(folder)?;
+        let temp = builder.tempfile_in(any_length(folder))?;
         let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
         if !taken && temp.path().exists() {
             return Ok(temp);
@@ -243,15 +327,15 @@ fn sweep(folder: &Path) {
 
 /// What the disk of a file has free for this user; `None` where the system does not say.
 #[cfg(unix)]
-fn free_bytes(file: &File) -> Option<u64> {
-    let disk = rustix::fs::fstatvfs(file).ok()?;
+fn free_bytes(file: &NamedTempFile) -> Option<u64> {
+    let disk = rustix::fs::fstatvfs(file.as_file()).ok()?;
     // Some network file systems tell no sizes at all.
     (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 #[cfg(not(unix))]
-fn free_bytes(_: &File) -> Option<u64> {
-    None
+fn free_bytes(file: &NamedTempFile) -> Option<u64> {
+    fs4::available_space(folder_of(file.path())).ok()
 }
 
 /// No file could be made for `path` where it would lie.
@@ -346,13 +430,22 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("no/such/file: there is no folder"), "{text}");
         assert!(!text.contains(PREFIX), "{text}");
-        #[cfg(unix)]
+        let huge = Output::create(&folder.path().join("huge"), Existing::Keep).unwrap();
+        let error = huge.needs(u64::MAX).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("huge: needs 18446744073709551615 bytes"), "{text}");
+        assert_eq!((error.kind(), text.contains(PREFIX)), (ErrorKind::Write, false));
+    }
+
+    /// Microsoft's list, in "Naming Files, Paths, and Namespaces".
+    #[test]
+    fn devices_of_windows() {
+        for name in ["NUL", "nul.gguf", "con", "Aux.tar.gz", "PRN ", "COM1", "lpt9.txt", "CONOUT$"]
         {
-            let huge = Output::create(&folder.path().join("huge"), Existing::Keep).unwrap();
-            let error = huge.needs(u64::MAX).unwrap_err();
-            let text = error.to_string();
-            assert!(text.contains("huge: needs 18446744073709551615 bytes"), "{text}");
-            assert_eq!((error.kind(), text.contains(PREFIX)), (ErrorKind::Write, false));
+            assert!(is_device_name(name), "{name}");
+        }
+        for name in ["nuls", "console.gguf", "COM", "COM10", "COMX", "a.nul", "", "m.gguf"] {
+            assert!(!is_device_name(name), "{name}");
         }
     }
 

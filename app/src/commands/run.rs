@@ -170,6 +170,7 @@ pub(crate) fn max_tokens(n_predict: i64) -> Option<usize> {
 impl Args {
     /// The prompt, and behind it what comes by a pipe; `None` where a person is there to be asked.
     fn prompt(&self, text: Option<&OsString>) -> Result<Option<String>> {
+        let read_stdin = || read_stdin().map(|text| as_prompt(&text));
         let typed = match (text, &self.prompt, &self.file) {
             (Some(text), ..) if text == "-" => return read_stdin().map(Some),
             (Some(text), ..) => {
@@ -177,7 +178,7 @@ impl Args {
             }
             (None, Some(prompt), _) => prompt.clone(),
             (None, None, Some(file)) if file.as_os_str() == "-" => return read_stdin().map(Some),
-            (None, None, Some(file)) => read_file(file)?,
+            (None, None, Some(file)) => as_prompt(&read_file(file)?),
             (None, None, None) if std::io::stdin().is_terminal() => return Ok(None),
             (None, None, None) => return read_stdin().map(Some),
         };
@@ -220,6 +221,12 @@ impl Args {
         let raw = |error: karat::Error| error.with_hint("--raw takes the prompt as it is");
         Ok(model.template().map_err(raw)?.encode(model.tokenizer(), &chat)?)
     }
+}
+
+/// The text of a file or pipe as it is meant: the line ends of Windows, and the mark that its editors begin UTF-8 with, are
+/// no part of a prompt. Every system takes the same file for the same prompt.
+fn as_prompt(text: &str) -> String {
+    text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n")
 }
 
 /// The text of a file, bounded by what can be encoded; `-` is standard input.
@@ -361,6 +368,12 @@ impl Printer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn marks_of_windows_are_no_part_of_a_prompt() {
+        assert_eq!(as_prompt("\u{feff}a\r\n\r\nb"), "a\n\nb");
+        assert_eq!(as_prompt("a\rb\u{feff}\n"), "a\rb\u{feff}\n");
+    }
 
     #[test]
     fn escapes_of_a_prompt() {

@@ -243,8 +243,9 @@ pub(crate) fn scratch(folder: &Path) -> Result<Scratch, Error> {
 
 /// A temporary folder that other processes see to be in use.
 pub(crate) struct Scratch {
-    dir: TempDir,
+    /// Let go of first: Windows removes no folder in which a file is open.
     _lock: File,
+    dir: TempDir,
     _unfinished: Unfinished,
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::cache::{here, sha256_hex};
 use crate::error::{Error, ErrorKind};
 use crate::text::path as show_path;
+use model::output::{Existing, any_length, give_name};
 
 /// What a source gave when it was first used.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
@@ -57,10 +58,9 @@ pub(crate) fn remember(cache_dir: &Path, known: &Known) -> Result<(), Error> {
         let line = format!("{}: cannot be written as TOML: {e}", show_path(&path));
         Error::new(ErrorKind::Internal, line)
     })?;
-    let temp = tempfile::NamedTempFile::new_in(folder).map_err(|e| failed(&e))?;
+    let temp = tempfile::NamedTempFile::new_in(any_length(folder)).map_err(|e| failed(&e))?;
     fs::write(temp.path(), text).map_err(|e| failed(&e))?;
-    temp.persist(&path).map_err(|e| failed(&e.error))?;
-    Ok(())
+    give_name(temp, &path, Existing::Replace).map(drop).map_err(|e| failed(&e))
 }
 
 #[cfg(test)]

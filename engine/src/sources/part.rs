@@ -8,11 +8,12 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use same_file::Handle;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempPath};
 
-use model::output::Unfinished;
+use model::output::{Existing, Unfinished, any_length, give_name};
 
 use super::cache::{PARTIAL, Receipt, Want, beside, here, hex};
 use crate::error::{Error, ErrorKind};
@@ -116,7 +117,7 @@ impl Part {
             #[cfg(unix)]
             builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // less the umask
             let temp = builder
-                .tempfile_in(folder)
+                .tempfile_in(any_length(folder))
                 .map_err(|e| here(folder, "cannot be written to", &e))?;
             let taken = matches!(temp.as_file().try_lock(), Err(TryLockError::WouldBlock));
             if !taken && temp.path().exists() {
@@ -132,8 +133,9 @@ impl Part {
     /// # Errors
     /// As [`Part::create`].
     pub(crate) fn resume(target: &Path, source: &str, step: impl Fn(u64)) -> Result<Part, Error> {
-        make_folder(target)?;
-        let Some(temp) = claim(&partial_of(target))? else {
+        let folder = any_length(make_folder(target)?);
+        let partial = folder.join(partial_of(target).file_name().unwrap_or_default());
+        let Some(temp) = claim(&partial)? else {
             return Part::create(target);
         };
         let mut part = Part::new(temp, target);
@@ -184,6 +186,14 @@ impl Part {
         self.temp.path()
     }
 
+    /// What is written, for reading while it is locked.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Io`] where the system has no more handles.
+    pub(crate) fn handle(&self) -> Result<File, Error> {
+        self.temp.as_file().try_clone().map_err(|e| here(&self.target, "cannot be read", &e))
+    }
+
     /// The first four bytes, once there are that many.
     pub(crate) fn magic(&self) -> Option<[u8; 4]> {
         (self.len >= 4).then_some(self.magic)
@@ -215,7 +225,8 @@ impl Part {
             return Ok(());
         };
         let path = beside(self.path());
-        write_whole(&path, note)?.persist(&path).map_err(|e| self.unwritable(&e.error))?;
+        let named = give_name(write_whole(&path, note)?, &path, Existing::Replace);
+        named.map_err(|e| self.unwritable(&e))?;
         self.keep_on_drop(true);
         Ok(())
     }
@@ -339,9 +350,10 @@ impl Part {
         temp.as_file().sync_all().map_err(|e| failed(&e))?;
         let receipt_file = write_whole(&beside(&target), &receipt)?;
         receipt_file.as_file().sync_all().map_err(|e| failed(&e))?;
-        receipt_file.persist(beside(&target)).map_err(|e| failed(&e.error))?;
-        // The lock is held through the rename: the handle that holds it comes back from `persist`.
-        let locked = temp.persist(&target).map_err(|e| failed(&e.error))?;
+        let name = |temp, place: &Path| give_name(temp, place, Existing::Replace);
+        name(receipt_file, &beside(&target)).map_err(|e| failed(&e))?;
+        // The lock is held through the rename: the handle that holds it comes back.
+        let locked = name(temp, &target).map_err(|e| failed(&e))?;
         if let Some(note) = note {
             // Where that fails or does not come to pass, the next download sweeps it.
             let _ = fs::remove_file(note);
@@ -380,7 +392,7 @@ fn claim(path: &Path) -> Result<Option<NamedTempFile>, Error> {
             return Ok(None);
         }
         // Between opening and locking, the process that held it may have given it its final name, or removed it.
-        if is_still(&file, path) {
+        if is_still(&file, path).unwrap_or(false) {
             file.seek(SeekFrom::Start(0)).map_err(|e| here(path, "cannot be read", &e))?;
             let path = TempPath::try_from_path(path)
                 .map_err(|e| here(folder, "cannot be written to", &e))?;
@@ -391,19 +403,8 @@ fn claim(path: &Path) -> Result<Option<NamedTempFile>, Error> {
 }
 
 /// Whether `path` still names this open file.
-#[cfg(unix)]
-fn is_still(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    match (file.metadata(), path.metadata()) {
-        (Ok(open), Ok(named)) => open.dev() == named.dev() && open.ino() == named.ino(),
-        (Err(_), _) | (_, Err(_)) => false,
-    }
-}
-
-/// Elsewhere there is no number to compare: it is enough that the name was not taken away.
-#[cfg(not(unix))]
-fn is_still(_file: &File, path: &Path) -> bool {
-    path.exists()
+fn is_still(file: &File, path: &Path) -> io::Result<bool> {
+    Ok(Handle::from_file(file.try_clone()?)? == Handle::from_path(path)?)
 }
 
 /// A temporary file with this as TOML, to be renamed to `path`.

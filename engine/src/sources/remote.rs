@@ -341,9 +341,8 @@ fn checked(part: &Part, source: &Source, want: &Want) -> Result<(), Fault> {
     }
     // Without a hash the file's own structure has to show that it is whole. One file of a split model cannot.
     if want.sha256.is_none() && source.shards().len() == 1 {
-        gguf::File::open(part.path(), gguf::Access::Pread).map_err(|e| {
-            at(e.to_string().replace(&*part.path().to_string_lossy(), "what was fetched"))
-        })?;
+        let file = part.handle().map_err(Fault::Here)?;
+        gguf::File::from_handle(file).map_err(|e| at(format!("what was fetched: {e}")))?;
     }
     Ok(())
 }

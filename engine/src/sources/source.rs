@@ -3,6 +3,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::error::{Error, ErrorKind};
+use model::output::is_device_name;
 
 /// One place to fetch a model from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +94,10 @@ impl Source {
     pub(crate) fn cache_name(&self) -> Option<PathBuf> {
         match self {
             Source::HuggingFace { repo, pick } => match pick {
-                Pick::File(file) => Some(PathBuf::from("hf").join(repo).join(file)),
+                // Component by component: Windows takes `/` in a path, but shows it beside its own `\`.
+                Pick::File(file) => {
+                    Some(["hf"].into_iter().chain(repo.split('/')).chain(file.split('/')).collect())
+                }
                 Pick::Format(_) | Pick::Usual => None,
             },
             Source::Pypi { package, version, member } => {
@@ -142,19 +146,13 @@ fn bad(text: &str, form: &str) -> Error {
 
 /// A file or folder name that is safe on every platform: RELIABILITY row 120.
 pub(crate) fn safe_name(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or("").to_ascii_uppercase();
-    let numbered = |p: &str| {
-        stem.len() == 4 && stem.starts_with(p) && stem.ends_with(|c: char| c.is_ascii_digit())
-    };
-    let reserved =
-        ["CON", "PRN", "AUX", "NUL"].contains(&stem.as_str()) || numbered("COM") || numbered("LPT");
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-+=@,()".contains(c);
     !name.is_empty()
         && name.len() <= 200
         && name.chars().all(plain)
         && !name.starts_with(['.', '-'])
         && !name.ends_with('.')
-        && !reserved
+        && !is_device_name(name)
 }
 
 fn hugging_face(rest: &str) -> Option<Source> {

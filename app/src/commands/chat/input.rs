@@ -16,7 +16,7 @@ use rustyline::history::FileHistory;
 use rustyline::validate::{ValidationContext, ValidationResult, Validator};
 use rustyline::{Editor, Helper};
 use std::cell::RefCell;
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use tokenizer::MAX_TEXT_BYTES;
@@ -65,13 +65,16 @@ impl Input {
         let mut draft = String::new();
         loop {
             match editor.readline_with_initial("> ", (&draft, "")) {
-                Ok(first) => match pasted(editor, first)? {
-                    Pasted::Whole(text) => {
-                        remember(editor, history.as_deref(), &text);
-                        return Ok(Some(unquote(&text)));
+                Ok(first) => {
+                    let pasted = pasted(editor, first)?;
+                    // The last line was not ended: the person goes on with it.
+                    if pasted.is_open {
+                        draft = pasted.text;
+                        continue;
                     }
-                    Pasted::Draft(text) => draft = text,
-                },
+                    remember(editor, history.as_deref(), &pasted.text);
+                    return Ok(Some(unquote(&pasted.text)));
+                }
                 Err(ReadlineError::Interrupted) => {
                     draft.clear();
                     say("karat", "Ctrl-D or /exit leaves");
@@ -101,10 +104,16 @@ fn remember(editor: &mut TerminalEditor, file: Option<&Path>, text: &str) {
 }
 
 /// A message, with what came behind its first line at once.
-enum Pasted {
-    Whole(String),
-    /// The last line was not ended: the person goes on with it.
-    Draft(String),
+struct Pasted {
+    text: String,
+    /// Whether its last line was not ended.
+    is_open: bool,
+}
+
+impl Pasted {
+    fn whole(text: String) -> Self {
+        Self { text, is_open: false }
+    }
 }
 
 /// Lines that are there already are of the same message: a terminal that does not mark what is pasted (bracketed paste)
@@ -114,7 +123,7 @@ fn pasted(editor: &mut TerminalEditor, first: String) -> Result<Pasted> {
     let typed = editor.helper().map(|lines| Rc::clone(&lines.typed)).unwrap_or_default();
     // On a terminal that cannot move its cursor the editor takes lines as they are, and shows us none.
     if first.starts_with('/') || typed.borrow().is_empty() {
-        return Ok(Pasted::Whole(first));
+        return Ok(Pasted::whole(first));
     }
     let mut text = first;
     let mut rest = String::new();
@@ -134,6 +143,7 @@ fn pasted(editor: &mut TerminalEditor, first: String) -> Result<Pasted> {
                 rest = typed.borrow().clone();
                 // The editor begins a new row when it ends, also for a line that has nothing.
                 if rest.is_empty() {
+                    use std::io::Write;
                     let mut stdout = std::io::stdout().lock();
                     write!(stdout, "\x1b[1A").and_then(|()| stdout.flush())?;
                 }
@@ -146,14 +156,15 @@ fn pasted(editor: &mut TerminalEditor, first: String) -> Result<Pasted> {
         }
     }
     if rest.is_empty() {
-        return Ok(Pasted::Whole(text));
+        return Ok(Pasted::whole(text));
     }
-    Ok(Pasted::Draft(format!("{text}\n{rest}")))
+    Ok(Pasted { text: format!("{text}\n{rest}"), is_open: true })
 }
 
+/// A console of Windows does not tell a paste from typing: each line is a message.
 #[cfg(not(unix))]
 fn pasted(_: &mut TerminalEditor, first: String) -> Result<Pasted> {
-    Ok(Pasted::Whole(first))
+    Ok(Pasted::whole(first))
 }
 
 /// While it lives, reading from the terminal does not wait.
@@ -219,11 +230,12 @@ fn read_pipe(from: &mut dyn BufRead) -> Result<Option<String>> {
         let text = std::str::from_utf8(&bytes).map_err(|error| {
             failure(Code::Usage, format!("standard input: not UTF-8 ({error})"))
         })?;
-        let text = text.strip_suffix('\n').unwrap_or(text);
-        let text = text.strip_suffix('\r').unwrap_or(text);
         if n == 0 && bytes.is_empty() {
             return Ok(None);
         }
+        // What Windows begins and ends text with is no part of it.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text).replace("\r\n", "\n");
+        let text = text.strip_suffix('\n').unwrap_or(&text);
         if n == 0 || !is_open(text) {
             return Ok(Some(unquote(text)));
         }
@@ -245,7 +257,7 @@ fn unquote(text: &str) -> String {
             let rest = rest.trim_end();
             rest.strip_suffix(QUOTE).unwrap_or(rest).trim_matches('\n').to_owned()
         }
-        None => text.replace("\\\r\n", "\n").replace("\\\n", "\n"),
+        None => text.replace("\\\n", "\n"),
     }
 }
 
@@ -308,6 +320,8 @@ mod tests {
         assert_eq!(messages(b"a\r\n\nb\n"), ["a", "", "b"]);
         assert_eq!(messages(b"one\\\ntwo\nthree\n"), ["one\ntwo", "three"]);
         assert_eq!(messages(b"\"\"\"\na\n\nb\n\"\"\"\nc\n"), ["a\n\nb", "c"]);
+        assert_eq!(messages(b"\"\"\"\r\na\r\n\r\nb\r\n\"\"\"\r\nc\r\n"), ["a\n\nb", "c"]);
+        assert_eq!(messages(b"\xef\xbb\xbfone\\\r\ntwo\r\n"), ["one\ntwo"]);
         assert_eq!(messages(b"\"\"\"one line\"\"\"\nc"), ["one line", "c"]);
         assert_eq!(messages(b"\"\"\"never closed\nb"), ["never closed\nb"]);
     }
