@@ -1,5 +1,5 @@
-//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab`, `oracle`, `miri`, `loom` and
-//! `mutants`.
+//! `cargo xtask`: the developer commands `test`, `tidy`, `size`, `hello`, `faultlab`, `oracle`, `miri`, `loom`,
+//! `mutants` and `wine`.
 //! Nothing that a user of karat needs lives here.
 
 #![forbid(unsafe_code)]
@@ -21,6 +21,7 @@ mod stages;
 mod test;
 mod tidy;
 mod tools;
+mod wine;
 
 use anyhow::{Result, bail};
 use std::path::Path;
@@ -32,7 +33,7 @@ cargo xtask COMMAND
   test [--fast] [--only a,b]  every check of the project, with its set-up; ends with a table
                               --fast: only what needs no network and no second compile
                               --only: the named stages (fmt tidy build model test clippy docs fuzz deny
-                              swiftshader matrix apple neon oracle)
+                              swiftshader matrix apple windows neon oracle)
   tidy                        the rules of ARCHITECTURE.md, checked over the source tree
   size                        lines per crate, largest files and functions against their budgets
   hello [--from FILE]         README's table: what each format answers on each device; from a GGUF file, or the
@@ -43,6 +44,7 @@ cargo xtask COMMAND
   loom                        the thread pool under loom: every interleaving, up to a bound of preemptions
   mutants [GROUP [FILE…]]     change the code in small ways and list what no test notices: for hours, or for some
                               files of a group (graph sampler tokenizer cpu); docs/mutants.md
+  wine [TEST…]                the program for Windows under Wine against the one for this machine; docs/windows.md
 ";
 
 /// The workspace's root folder: the parent of this crate's.
@@ -66,6 +68,7 @@ fn dispatch(args: &[String]) -> Result<bool> {
         "miri" => miri::run_pool(root()),
         "loom" => loom::run_pool(root()),
         "mutants" => mutants::run_args(root(), rest),
+        "wine" => wine::run_args(root(), rest),
         "help" | "--help" | "-h" => {
             print!("{HELP}");
             Ok(true)

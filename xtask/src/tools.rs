@@ -1,10 +1,11 @@
 //! Set-up of the tools that the stages call, where the machine lacks them and lets us install them.
 
-use crate::proc::{answer, cargo, run, say};
+use crate::proc::{End, answer, cargo, run, run_limited, say};
 use crate::stages::target_installed;
 use anyhow::{Result, bail};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 /// Pinned, so that a new release of a tool does not change what CI says.
 const CARGO_DENY: Tool = Tool { name: "cargo-deny", version: "0.20.2" };
@@ -85,12 +86,7 @@ pub(crate) fn ensure_aarch64(root: &Path, target: &str) -> Result<(), String> {
     if !cfg!(target_os = "linux") {
         return Err("qemu user emulation runs on Linux only".to_owned());
     }
-    if !target_installed(target) {
-        let added = run(root, Command::new("rustup").args(["target", "add", target]));
-        if !added.is_ok_and(|end| end.ok()) || !target_installed(target) {
-            return Err(format!("the Rust target {target} is not installed and cannot be added"));
-        }
-    }
+    ensure_target(root, target)?;
     let present = || {
         answer("qemu-aarch64", &["--version"]).is_some()
             && answer("aarch64-linux-gnu-gcc", &["--version"]).is_some()
@@ -105,6 +101,46 @@ pub(crate) fn ensure_aarch64(root: &Path, target: &str) -> Result<(), String> {
         return Err("needs Debian's packages qemu-user and gcc-aarch64-linux-gnu".to_owned());
     }
     Ok(())
+}
+
+/// The C compiler for Windows, which links for Rust's target, too.
+pub(crate) const MINGW: &str = "x86_64-w64-mingw32-gcc";
+
+/// Makes the Windows target, its linker and Wine available, or says why that is not possible; the path of Wine's loader.
+pub(crate) fn ensure_wine(root: &Path, target: &str) -> Result<PathBuf, String> {
+    if !cfg!(all(target_os = "linux", target_arch = "x86_64")) {
+        return Err("Wine runs programs for x86-64 Windows on such a Linux".to_owned());
+    }
+    ensure_target(root, target)?;
+    // Debian's `wine` speaks of packages for 32 bits at every start; its loader does not.
+    let loaders = ["/usr/lib/wine/wine64", "wine64", "wine"];
+    let wine = || loaders.into_iter().find(|wine| answer(wine, &["--version"]).is_some());
+    let present = || wine().filter(|_| answer(MINGW, &["--version"]).is_some());
+    if present().is_none() {
+        let packages = ["gcc-mingw-w64-x86-64", "wine64", "wine", "mesa-vulkan-drivers"];
+        let _ = apt_install(root, &packages);
+    }
+    let missing = "needs Debian's packages gcc-mingw-w64-x86-64 and wine64";
+    present().map(PathBuf::from).ok_or_else(|| missing.to_owned())
+}
+
+/// Whether there is an X server that needs no screen.
+pub(crate) fn ensure_xvfb(root: &Path) -> bool {
+    let present = || answer("Xvfb", &["-help"]).is_some();
+    present() || apt_install(root, &["xvfb"]).is_ok_and(|ok| ok) && present()
+}
+
+/// Makes a target of Rust's available, or says that it is not.
+pub(crate) fn ensure_target(root: &Path, target: &str) -> Result<(), String> {
+    if target_installed(target) {
+        return Ok(());
+    }
+    let minutes = Duration::from_secs(300);
+    let added = run_limited(root, Command::new("rustup").args(["target", "add", target]), minutes);
+    if added.is_ok_and(End::ok) && target_installed(target) {
+        return Ok(());
+    }
+    Err(format!("the Rust target {target} is not installed and cannot be added"))
 }
 
 /// Whether a clang is there that can run Metal's language (16 or newer, with its version in its name).
