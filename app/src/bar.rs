@@ -1,6 +1,7 @@
 //! The progress bars of everything that is fetched, loaded, made or checked.
 
 use crate::exit::say;
+use crate::stderr::Drivers;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use karat::{Event, Task};
 use model::Memory;
@@ -12,7 +13,11 @@ const QUIET: Duration = Duration::from_secs(1);
 
 /// What the library says, on stderr: warnings as lines, tasks as bars.
 #[derive(Default)]
-pub(crate) struct Screen(RefCell<Option<Bar>>);
+pub(crate) struct Screen {
+    bar: RefCell<Option<Bar>>,
+    /// In place while drivers are asked.
+    drivers: RefCell<Option<Drivers>>,
+}
 
 /// The bar of a task of the library.
 enum Bar {
@@ -29,20 +34,24 @@ impl Screen {
             Event::Note(line) => self.line("note", line),
             Event::Pulling(line) => say("pulling", line),
             Event::DoesNotFit { memory, available } => print(&memory, available),
+            Event::Progress { task: Task::FindDevices, .. } => {
+                *self.drivers.borrow_mut() = Some(Drivers::listen());
+            }
+            Event::Ended(Task::FindDevices) => drop(self.drivers.take()),
             Event::Progress { task, done, total } => {
-                let mut bar = self.0.borrow_mut();
+                let mut bar = self.bar.borrow_mut();
                 match bar.get_or_insert_with(|| Bar::new(task, total)) {
                     Bar::Transfer(bar) => bar.at(done, total),
                     Bar::Load(bar) => bar.at(done),
                 }
             }
-            Event::Ended(_) => drop(self.0.take()),
+            Event::Ended(_) => drop(self.bar.take()),
         }
     }
 
     /// A line above the bar, where there is one.
     fn line(&self, what: &str, line: &str) {
-        match self.0.borrow().as_ref() {
+        match self.bar.borrow().as_ref() {
             Some(Bar::Transfer(bar)) => bar.0.suspend(|| say(what, line)),
             Some(Bar::Load(_)) | None => say(what, line),
         }
@@ -58,6 +67,7 @@ impl Bar {
             Task::CheckTensors => load("checking", Unit::Bytes),
             Task::CheckKernels => load("checking the kernels", Unit::Ops),
             Task::Judge => load("judging", Unit::Ops),
+            Task::FindDevices => load("asking the drivers", Unit::Devices),
             Task::Measure => load("measuring", Unit::Tokens),
         }
     }
@@ -128,6 +138,8 @@ pub(crate) enum Unit {
     Ops,
     /// Tokens.
     Tokens,
+    /// Devices.
+    Devices,
 }
 
 /// A bar on stderr where that is a terminal, once the work takes more than a second.
@@ -154,6 +166,7 @@ impl LoadBar {
                     "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} weights {eta}"
                 }
                 Unit::Ops => "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} ops {eta}",
+                Unit::Devices => "{msg}",
                 Unit::Tokens => {
                     "{msg} {bar:30} {percent:>3}% {human_pos}/{human_len} tokens {per_sec} {eta}"
                 }

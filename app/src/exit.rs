@@ -1,9 +1,10 @@
 //! Exit codes: what each error means to a script, and the one line that people see.
 
+use crate::stderr;
 use karat::ErrorKind;
 use karat::text::one_line;
 use std::fmt;
-use std::io::{ErrorKind as IoKind, Write};
+use std::io::ErrorKind as IoKind;
 use std::process::ExitCode;
 
 /// Shown by `--help`.
@@ -187,7 +188,7 @@ fn flag_of(error: &anyhow::Error) -> String {
 
 /// A line for people on stderr, e.g. `warning: …`; nobody may be there to read it.
 pub(crate) fn say(what: &str, message: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{what}: {}", one_line(message));
+    stderr::write(&format!("{what}: {}\n", one_line(message)));
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ mod interrupt;
 mod load;
 mod out;
 mod sampling;
+mod stderr;
 mod words;
 
 use clap::error::ErrorKind;

@@ -12,8 +12,6 @@ use std::process::{Command, Output};
 
 fn karat(args: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
-    // Mesa's device-select layer looks for Wayland and complains on our standard error where there is no desktop.
-    command.env("NODEVICE_SELECT", "1");
     command.env_remove("KARAT_TEST_MODEL").args(args).output().unwrap()
 }
 
@@ -50,6 +48,35 @@ fn devices() -> Vec<String> {
         say_skipped(&format!("{}: no GPU device", test_name()));
     }
     names
+}
+
+/// The Vulkan loader says everything that it does, and Mesa that there is no desktop: none of it looks like karat's.
+#[test]
+fn what_drivers_write_does_not_look_like_karat_s() {
+    if devices().is_empty() {
+        return;
+    }
+    let command = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.env_remove("XDG_RUNTIME_DIR").env_remove("WAYLAND_DISPLAY").args(args);
+        command
+    };
+    let text = |output: Output| String::from_utf8(output.stderr).unwrap();
+    let quiet = text(command(&["devices"]).output().unwrap());
+    assert!(!quiet.contains("XDG_RUNTIME_DIR"), "{quiet}");
+    let missing = ["check", "--backend", "gpu", "--device", "no such GPU"];
+    for args in [&["devices"][..], &missing] {
+        let said = text(command(args).env("VK_LOADER_DEBUG", "all").output().unwrap());
+        let (drivers, own): (Vec<&str>, Vec<&str>) =
+            said.lines().partition(|line| line.starts_with("driver: "));
+        if drivers.is_empty() {
+            say_skipped("what drivers write: no Vulkan loader that tells what it does");
+        }
+        // Without the default model there is another error.
+        let is_own = |line: &&str| line.starts_with("error: ");
+        assert!(own.iter().all(is_own), "{args:?}: {own:?}");
+        assert_eq!(own.len(), usize::from(args.len() > 1), "{said}");
+    }
 }
 
 #[test]

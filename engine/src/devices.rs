@@ -3,7 +3,7 @@
 use crate::check::{self, Subject};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
-use crate::event::{Event, Listener};
+use crate::event::{Event, Listener, Progress, Task};
 use crate::options::{Backend, Options, usable_threads};
 use gpu::Adapter;
 pub use gpu::{Api, Gpu};
@@ -76,6 +76,7 @@ fn assemble(options: &Options, gpu: Option<Gpu>, n_layer: usize) -> Box<dyn grap
 
 /// Opens the GPU that was asked for, or the first.
 fn open(api: Api, wanted: Option<&str>, threads: usize, listener: Listener<'_>) -> Result<Gpu> {
+    let progress = Progress::start(listener, Task::FindDevices, None);
     let found = list(api);
     if found.is_empty() {
         let what = format!("no {} device", api.name());
@@ -111,5 +112,7 @@ fn open(api: Api, wanted: Option<&str>, threads: usize, listener: Listener<'_>) 
         let what = format!("{} is a software device: it computes on the CPU, slowly", info.name);
         listener(Event::Warning(&what));
     }
-    Ok(adapter.open(threads)?)
+    let opened = adapter.open(threads)?;
+    drop(progress);
+    Ok(opened)
 }

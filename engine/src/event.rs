@@ -50,6 +50,8 @@ pub enum Task {
     Judge,
     /// The tokens of a text are foretold: [`crate::perplexity`].
     Measure,
+    /// Drivers are asked for their devices, and one is opened. Some write to standard error at that.
+    FindDevices,
 }
 
 /// What a task counts.
@@ -61,6 +63,8 @@ pub enum Unit {
     Ops,
     /// Tokens.
     Tokens,
+    /// GPUs.
+    Devices,
 }
 
 impl Task {
@@ -69,6 +73,7 @@ impl Task {
         match self {
             Self::Pull | Self::Verify | Self::CheckTensors | Self::Load => Unit::Bytes,
             Self::CheckKernels | Self::Judge => Unit::Ops,
+            Self::FindDevices => Unit::Devices,
             Self::Measure => Unit::Tokens,
         }
     }
@@ -83,6 +88,7 @@ impl fmt::Display for Task {
             Self::CheckKernels => "checking the kernels",
             Self::Load => "loading",
             Self::Judge => "judging",
+            Self::FindDevices => "asking the drivers",
             Self::Measure => "measuring",
         })
     }

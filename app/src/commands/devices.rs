@@ -1,6 +1,7 @@
 //! `karat devices`: the GPUs of the machine, and what the probes say of their arithmetic.
 
 use crate::out::{Controls, Out};
+use crate::stderr::Drivers;
 use gpu::Api;
 use karat::devices;
 use karat::text::{bytes, one_line};
@@ -72,6 +73,7 @@ fn arithmetic(gpu: &gpu::Gpu) -> String {
 
 /// Runs it.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let drivers = Drivers::listen();
     let mut rows = Vec::new();
     for (number, adapter) in devices::list(Api::Any) {
         let info = adapter.info();
@@ -101,6 +103,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             usable: lanes.is_some(),
         });
     }
+    drop(drivers);
     let mut out = Out::new(Controls::Escaped);
     if args.json {
         return out.json(&rows);
