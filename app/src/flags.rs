@@ -150,6 +150,16 @@ const FOREIGN: &[Foreign] = &[
         Refused("a prompt that asks for the form: karat has no grammars"),
     ),
     foreign(&["--temperature"], Is("--temp")),
+    only(RUN, &["--max-tokens", "--n-tokens"], Is("--n-predict")),
+    only(CHAT, &["--max-tokens", "--n-tokens"], Is("--n-predict")),
+    only(RUN, &["-v", "--verbose"], Is("--stats")),
+    only(CHAT, &["-v", "--verbose"], Is("--stats")),
+    foreign(&["--stream"], NoEffect(Value::None, ALWAYS)),
+    foreign(
+        &["--keepalive"],
+        NoEffect(Value::One, "a model is in memory only while a command uses it"),
+    ),
+    foreign(&["--format"], Refused("a prompt that asks for the form: karat has no grammars")),
     only(RUN, &["-sys", "--system-prompt"], Is("--system")),
     only(CHAT, &["-sys", "--system-prompt"], Is("--system")),
     only(
@@ -510,6 +520,7 @@ mod tests {
         becomes("karat run -ctk f32 -ctv f32 hi", "karat run hi --cache-type f32");
         becomes("karat run -b 2048 -ub 512 hi", "karat run hi --batch-size 512");
         becomes("karat run -ub 64 hi", "karat run --batch-size 64 hi");
+        becomes("karat run --verbose --max-tokens 5 hi", "karat run --stats --n-predict 5 hi");
     }
 
     #[test]
@@ -560,6 +571,7 @@ mod tests {
             ("karat run -mfoo.gguf hi", "-m foo.gguf, with a space"),
             ("karat run -xyz hi", "-xyz: unknown flag"),
             ("karat run -hf", "a value is missing"),
+            ("karat run --format json hi", "karat has no grammars"),
         ] {
             let error = words(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");

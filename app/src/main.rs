@@ -12,10 +12,12 @@ mod sampling;
 mod stderr;
 mod words;
 
+use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser};
 use exit::{Code, Failure, say};
 use flags::{Renamed, as_typed};
+use karat::text::distance;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
@@ -58,25 +60,32 @@ fn command_line() -> clap::Command {
 fn parse(words: Vec<OsString>) -> anyhow::Result<Option<Cli>> {
     let command = command_line();
     let translated = flags::translate(&command, words)?;
+    let help = help_of(&command, &translated.words);
+    let typed = Typed { renamed: translated.renamed, help };
     let parsed = command.try_get_matches_from(translated.words);
-    let renamed = translated.renamed;
     match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => {
             translated.notes.iter().for_each(|note| say("note", note));
             Ok(Some(cli))
         }
         Err(error) if !error.use_stderr() => {
-            // Whoever closes the pipe has seen enough.
-            let _ = error.print();
+            error.print().context("standard output")?;
             Ok(None)
         }
-        Err(error) => Err(usage(&error, &renamed).into()),
+        Err(error) => Err(usage(&error, &typed).into()),
     }
 }
 
-/// A usage error in one line, as every other error: what clap says before it shows the usage. `renamed` are the flags that
-/// were typed in place of ours.
-fn usage(error: &clap::Error, renamed: &[Renamed]) -> Failure {
+/// What was typed, for an error about it.
+struct Typed {
+    /// Flags of llama.cpp's in place of ours.
+    renamed: Vec<Renamed>,
+    /// What tells more.
+    help: String,
+}
+
+/// A usage error in one line, as every other error: what clap says before it shows the usage.
+fn usage(error: &clap::Error, typed: &Typed) -> Failure {
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         return Failure::new(Code::Usage, "no command").hint("karat --help");
     }
@@ -88,12 +97,34 @@ fn usage(error: &clap::Error, renamed: &[Renamed]) -> Failure {
         .collect();
     let said = said.join(" ");
     let said = said.strip_prefix("error: ").unwrap_or(&said);
-    match said.split_once(" tip: ") {
-        Some((what, tip)) => {
-            Failure::new(Code::Usage, format!("{what}{}", as_typed(what, renamed))).hint(tip)
+    let (what, tip) = said.split_once(" tip: ").unwrap_or((said, ""));
+    let failure = Failure::new(Code::Usage, format!("{what}{}", as_typed(what, &typed.renamed)));
+    if is_good(tip, what) {
+        return failure.hint(tip);
+    }
+    failure.hint(typed.help.as_str())
+}
+
+/// Whether clap's tip helps: what it thinks of is a slip of the finger away, and not only a word of the same letters.
+fn is_good(tip: &str, what: &str) -> bool {
+    let quoted =
+        |text: &str| text.split('\'').nth(1).map(|word| word.trim_start_matches('-').to_owned());
+    match (quoted(what), quoted(tip)) {
+        (Some(_), Some(meant)) if tip.starts_with("to pass") => meant.contains(' '),
+        (Some(typed), Some(meant)) => {
+            let is_part = meant.starts_with(&typed) || typed.starts_with(&meant);
+            distance(&typed, &meant) <= 2 || (typed.len() > 1 && is_part)
         }
-        None => Failure::new(Code::Usage, format!("{said}{}", as_typed(said, renamed)))
-            .hint("karat help, and the command, tells more"),
+        (_, _) => !tip.is_empty(),
+    }
+}
+
+/// What tells more: `karat run --help`.
+fn help_of(command: &clap::Command, words: &[OsString]) -> String {
+    let found = words.iter().skip(1).find_map(|word| command.find_subcommand(word));
+    match found.filter(|found| found.get_name() != "help") {
+        Some(found) => format!("karat {} --help", found.get_name()),
+        None => "karat help lists the commands".to_owned(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Standard output: written and flushed with errors passed on, terminal escapes made harmless.
 
 use karat::text::{for_terminal, safe_json};
-use std::io::{IsTerminal, Write};
+use std::io::{Error, IsTerminal, Write};
 
 /// Whether control characters of the model reach a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +32,13 @@ impl Out {
             return Ok(());
         }
         let mut stdout = self.stdout.lock();
-        if self.escape {
-            stdout.write_all(for_terminal(text).as_bytes())?;
+        let written = if self.escape {
+            stdout.write_all(for_terminal(text).as_bytes())
         } else {
-            stdout.write_all(text.as_bytes())?;
-        }
-        stdout.flush()
+            stdout.write_all(text.as_bytes())
+        };
+        let named = |e: Error| Error::new(e.kind(), format!("standard output: {e}"));
+        written.and_then(|()| stdout.flush()).map_err(named)
     }
 
     /// Writes a line.

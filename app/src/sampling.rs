@@ -7,7 +7,7 @@ use model::{Recommended, SamplerParams};
 /// Flags of sampling.
 #[derive(clap::Args, Clone, Debug)]
 #[command(
-    next_help_heading = "Sampling (defaults: what the model's file recommends, else llama.cpp's)"
+    next_help_heading = "Sampling (defaults: what the model's file or card recommends, else llama.cpp's)"
 )]
 pub(crate) struct SamplingArgs {
     /// Seed of the draws, 0 to 2^64-1; -1 takes a new one each time

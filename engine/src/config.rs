@@ -23,6 +23,8 @@ pub struct Config {
     pub hf_token_file: Option<PathBuf>,
     /// Proxies and certificates.
     pub network: Network,
+    /// `NO_COLOR` is set, or `TERM` is `dumb`: a program prints no colours. The library prints nothing.
+    pub no_colours: bool,
 }
 
 /// How servers are reached: proxies as curl has them, certificates as OpenSSL has them.
@@ -143,6 +145,7 @@ impl Config {
             hf_token_file: var("HF_TOKEN_PATH")
                 .map(PathBuf::from)
                 .or_else(|| hf_home.map(|dir| dir.join("token"))),
+            no_colours: var("NO_COLOR").is_some() || var("TERM").is_some_and(|term| term == "dumb"),
             network: Network::new(var),
         }
     }
@@ -235,6 +238,19 @@ mod tests {
         assert_eq!(network.no_proxy.as_deref(), Some("a.b"));
         assert_eq!(network.cert_file.as_deref(), Some(Path::new("/c.pem")));
         assert_eq!(network.cert_dirs, [Path::new("/d"), Path::new("/e")]);
+    }
+
+    #[test]
+    fn colours() {
+        for (vars, none) in [
+            (&[][..], false),
+            (&[("NO_COLOR", "")], false),
+            (&[("NO_COLOR", "1")], true),
+            (&[("TERM", "dumb")], true),
+            (&[("TERM", "xterm")], false),
+        ] {
+            assert_eq!(config(vars).no_colours, none, "{vars:?}");
+        }
     }
 
     #[test]

@@ -94,6 +94,22 @@ fn word_for(shell: &Shell, word: &str) -> String {
     format!("'{}'", word.replace('\'', shell.quote))
 }
 
+/// How many characters must be added, left out or changed to make `b` of `a` (Levenshtein's distance).
+pub fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    // The distances of what was read of `a` so far to every beginning of `b`.
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let changed = corner + usize::from(x != *y);
+            corner = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
 /// Bytes for people: `1.5 GiB`.
 pub fn bytes(n: u64) -> String {
     let mut value = n as f64;
@@ -133,6 +149,22 @@ mod tests {
         assert_eq!(powershell(r"C:\m\x.gguf"), r"C:\m\x.gguf");
         assert_eq!(powershell("it's $HOME"), "'it''s $HOME'");
         assert_eq!(powershell("a,b"), "'a,b'");
+    }
+
+    /// Those of the literature, and one letter more or less.
+    #[test]
+    fn distances() {
+        for (a, b, expected) in [
+            ("kitten", "sitting", 3),
+            ("saturday", "sunday", 3),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("same", "same", 0),
+            ("lama3.2", "llama3.2", 1),
+            ("é", "e", 1),
+        ] {
+            assert_eq!(distance(a, b), expected, "{a} {b}");
+        }
     }
 
     #[test]

@@ -54,7 +54,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         let report = Report { backend: backend.name(), seconds, kernels: &kernels };
         Out::new(Controls::Escaped).json(&report)?;
     } else {
-        print(&backend.name(), &kernels, seconds)?;
+        let colours = std::io::stdout().is_terminal() && !config.no_colours;
+        print(&backend.name(), &kernels, seconds, colours)?;
     }
     if n_wrong > 0 {
         let what = format!("{n_wrong} of {} kernels compute wrong numbers", kernels.len());
@@ -63,10 +64,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn print(backend: &str, kernels: &[Kernel], seconds: f64) -> Result<()> {
+fn print(backend: &str, kernels: &[Kernel], seconds: f64, colours: bool) -> Result<()> {
     // Colours are escapes, which `Out` would show; nothing printed here comes from a file.
     let mut out = Out::new(Controls::Raw);
-    let colours = std::io::stdout().is_terminal();
     let width = kernels.iter().map(|kernel| kernel.name.len()).max().unwrap_or(0);
     for kernel in kernels {
         let (verdict, colour) =

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     #[command(visible_alias = "ls")]
     List(list::Args),
     /// Not a command of karat: it says why
-    #[command(hide = true)]
+    #[command(hide = true, aliases = ["serve", "server", "start", "stop"])]
     Ps(ps::Args),
     /// List the GPUs, and what their arithmetic is
     Devices(devices::Args),

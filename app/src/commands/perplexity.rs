@@ -4,7 +4,7 @@
 use super::run::{read_file, read_stdin};
 use crate::bar::Screen;
 use crate::exit::{Code, Failure, say};
-use crate::load::{self, ArithmeticName, LoadArgs, ModelArgs, positive};
+use crate::load::{self, ArithmeticName, LoadArgs, NamedModel, positive};
 use crate::out::{Controls, Out};
 use anyhow::Result;
 use karat::perplexity::{
@@ -28,7 +28,7 @@ const DEFAULT_CTX: usize = 512;
 }))]
 pub(crate) struct Args {
     #[command(flatten)]
-    model: ModelArgs,
+    model: NamedModel,
     #[command(flatten)]
     text: TextArgs,
     /// Let chunks begin N tokens apart, and count the last N of each; a chunk is half of N longer then [default: 0, which
@@ -165,7 +165,7 @@ impl Args {
         let existing = Existing::replaced_if(self.base.force);
         let output = self.base.save_all_logits.as_ref();
         let mut output = output.map(|path| karat::output::create(path, existing)).transpose()?;
-        let model = load::model(self.model.model.as_deref(), &options, config)?;
+        let model = load::model(self.model.name()?, &options, config)?;
         let chunks = Chunks::of_text(&model, &text, &measure)?;
         let base = self.base.model(self, &options, config)?;
         let screen = Screen::default();
@@ -200,7 +200,7 @@ impl Args {
             return Err(Failure::new(Code::Usage, what).hint("leave -c out").into());
         }
         options = Measure { n_ctx, ..Measure::default() }.options(&options);
-        let model = load::model(self.model.model.as_deref(), &options, config)?;
+        let model = load::model(self.model.name()?, &options, config)?;
         let chunks = file.chunks(&model)?.limited(self.chunks.0);
         let screen = Screen::default();
         let (stop, listener) = (Stop::new(), |event: karat::Event<'_>| screen.show(event));
@@ -218,7 +218,7 @@ impl Args {
         questions.truncate(self.hellaswag_tasks);
         let options = self.load.options();
         let options = hellaswag_options(&options, options.ctx_size.unwrap_or(DEFAULT_CTX));
-        let model = load::model(self.model.model.as_deref(), &options, config)?;
+        let model = load::model(self.model.name()?, &options, config)?;
         let screen = Screen::default();
         let (stop, listener) = (Stop::new(), |event: karat::Event<'_>| screen.show(event));
         let found = hellaswag(&model, &questions, Watch { stop: &stop, listener: &listener })?;
@@ -300,7 +300,7 @@ impl BaseArgs {
         if let Some(arithmetic) = self.against_arithmetic {
             options.arithmetic = arithmetic.arithmetic();
         }
-        let name = self.against.as_deref().or(args.model.model.as_deref());
+        let name = self.against.as_deref().or(args.model.name()?);
         Ok(Some(load::model(name, &options, config)?))
     }
 }

