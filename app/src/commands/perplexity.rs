@@ -76,7 +76,10 @@ struct BaseArgs {
     against_arithmetic: Option<ArithmeticName>,
     /// Write the probabilities to a file, for --kl-divergence here or in llama-perplexity: 2 bytes for each id of the
     /// vocabulary and token that is counted
-    #[arg(long, value_name = "FILE", visible_alias = "kl-divergence-base")]
+    #[arg(
+        long, value_name = "FILE", visible_alias = "kl-divergence-base",
+        conflicts_with_all = ["against", "against_arithmetic", "ppl_stride"]
+    )]
     save_all_logits: Option<PathBuf>,
     /// Compare with the probabilities, and on the text, of the file of --kl-divergence-base
     #[arg(long, requires = "save_all_logits", conflicts_with_all = ["against", "against_arithmetic", "file", "prompt"])]
@@ -291,10 +294,6 @@ impl BaseArgs {
     fn model(&self, args: &Args, options: &Options, config: &Config) -> Result<Option<Model>> {
         if self.against.is_none() && self.against_arithmetic.is_none() {
             return Ok(None);
-        }
-        if self.save_all_logits.is_some() {
-            let what = "--save-all-logits: not with --against or --against-arithmetic";
-            return Err(Failure::new(Code::Usage, what).hint("one run for each").into());
         }
         let mut options = options.clone();
         if let Some(arithmetic) = self.against_arithmetic {
