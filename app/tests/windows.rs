@@ -427,3 +427,62 @@ fn a_gpu_gives_the_same_bits() {
     assert!(check.stdout.contains("kernels right, bit for bit"), "{}", check.stdout);
     assert!(!check.stdout.contains("WRONG"), "{}", check.stdout);
 }
+
+/// A terminal of tmux, by its socket.
+struct Console(PathBuf);
+
+impl Console {
+    fn tmux(&self, words: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.arg("-S").arg(&self.0).args(["-f", "/dev/null"]).args(words);
+        let output = command.env_remove("TMUX").stdin(Stdio::null()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+impl Drop for Console {
+    fn drop(&mut self) {
+        self.tmux(&["kill-server"]);
+    }
+}
+
+/// Wine draws a console of Windows in a terminal, here one of tmux, and passes its keys on.
+#[test]
+fn in_a_console_ctrl_c_stops_an_answer_and_ctrl_d_ends_the_chat() {
+    let Some(place) = Place::new() else { return };
+    let has = Command::new("tmux").arg("-V").stdout(Stdio::null()).status();
+    if !has.is_ok_and(|status| status.success()) {
+        skip::say_skipped("a console of Windows: no `tmux` to draw it in");
+        return;
+    }
+    let console = Console(place.path("socket"));
+    let tmux = |words: &[&str]| console.tmux(words);
+    let until = |part: &str| {
+        let start = Instant::now();
+        loop {
+            let screen = tmux(&["capture-pane", "-p"]);
+            if screen.contains(part) {
+                break screen;
+            }
+            assert!(start.elapsed() < PATIENCE, "{part:?} did not come:\n{screen}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    // A context that takes seconds to fill; the shell lets a Ctrl-C be karat's.
+    let synth = ["synth", "big.gguf", "--arch", "llama", "--layers", "32"];
+    run(place.linux(&synth), "").ok();
+    let (wine, program) = (place.wine.display(), place.program.display());
+    let folder = place.dir.path().display();
+    let line = format!(
+        "trap : INT; cd {folder}; '{wine}' '{program}' chat big.gguf --raw --temp 0; echo exit code $?; sleep 600"
+    );
+    tmux(&["new-session", "-d", "-x", "100", "-y", "40", &line]);
+    until("/help for help");
+    tmux(&["send-keys", "-l", "hello"]);
+    tmux(&["send-keys", "Enter"]);
+    std::thread::sleep(Duration::from_millis(700));
+    tmux(&["send-keys", "C-c"]);
+    until("karat: stopped");
+    tmux(&["send-keys", "C-d"]);
+    until("exit code 0");
+}

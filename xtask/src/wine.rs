@@ -59,6 +59,10 @@ impl Windows {
             bail!("Wine cannot make a Windows in target/wine");
         }
         windows.ensure_random_numbers(root)?;
+        // It would end with its last program, and the next would wait for all of its services to start.
+        let mut stay = Command::new(windows.wine.with_file_name("wineserver"));
+        windows.choose(stay.arg("--persistent"));
+        let _ = stay.stdout(Stdio::null()).stderr(Stdio::null()).status();
         Ok(windows)
     }
 
