@@ -270,7 +270,7 @@ fn usage_errors_are_one_line() {
         (&["run", "--no-such-flag"][..], "'--no-such-flag'"),
         (&["run", "--tem", "0", "hi"], "--temp"),
         (&["runn"], "run"),
-        (&["quantize", "a"], "<OUT> <TYPE>"),
+        (&["quantize", "a"], "<TYPE>"),
         (&["run", "--backend", "abacus", "hi"], "hybrid-f32"),
         (&["synth", "out"], "--preset"),
         (&["run", "-n", "x", "hi"], "'x'"),
@@ -284,6 +284,34 @@ fn usage_errors_are_one_line() {
         (&["tokenize", "-m", "m.gguf", "--json", "--ids", "x"], "cannot be used with"),
     ] {
         place.refused(words, part);
+    }
+}
+
+#[test]
+fn quantize_needs_no_name() {
+    let place = Place::new();
+    fs::create_dir(place.0.path().join("sub")).unwrap();
+    fs::rename(place.0.path().join("bare.gguf"), place.0.path().join("sub/bare-F32.gguf")).unwrap();
+    let (_, said) = place.ok(&["quantize", "sub/bare-F32.gguf", "q8_0"], None);
+    assert!(said.contains("karat: sub/bare-Q8_0.gguf: "), "{said}");
+    place.refused(&["quantize", "sub/bare-F32.gguf", "Q8_0"], "bare-Q8_0.gguf: is there already");
+    let again = ["quantize", "sub/bare-Q8_0.gguf", "q.gguf", "--force", "Q4_0"];
+    let (_, said) = place.ok(&again, None);
+    assert!(said.contains(" tensors were quantised before"), "{said}");
+    let (_, said) = place.ok(&[&again[..], &["--allow-requantize"]].concat(), None);
+    assert!(!said.contains("quantised before"), "{said}");
+    let (_, said) = place.ok(&["quantize", "sub/bare-Q8_0.gguf", "copy", "--pure"], None);
+    assert!(said.contains("karat: sub/bare-COPY.gguf: "), "{said}");
+    let (_, said) = place.ok(&["quantize", "m.gguf", "e.gguf", "MXFP4_MOE"], None);
+    assert!(said.contains("warning: no tensor became MXFP4_MOE"), "{said}");
+    for (words, part) in [
+        (&["Q4_0", "Q8_0"][..], "Q4_0 is a type"),
+        (&["q.gguf", "Q8_0", "4"], "threads are -t N"),
+        (&["q.gguf", "Q9"], "unknown type \"Q9\"; known: F32"),
+        (&["q.gguf", "Q8_0", "--tensor-type", "attn_v"], "wanted PATTERN=TYPE"),
+        (&["q.gguf", "Q8_0", "--output-tensor-type", "Q4_K_M"], "unknown tensor type"),
+    ] {
+        place.refused(&[&["quantize", "m.gguf"], words].concat(), part);
     }
 }
 

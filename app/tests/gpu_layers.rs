@@ -115,7 +115,8 @@ impl Subject {
             let file = gguf::File::open(model, gguf::Access::Mmap).unwrap();
             let threads = std::num::NonZero::new(threads()).unwrap();
             let request = model::quantize::Request {
-                file_type: FORMATS[format].parse().unwrap(),
+                recipe: FORMATS[format].parse::<model::quantize::FileType>().unwrap().into(),
+                matrix: None,
                 existing: model::output::Existing::Replace,
                 threads,
             };

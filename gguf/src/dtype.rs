@@ -192,24 +192,36 @@ impl DType {
         (self.facts().decode)(bytes, out);
     }
 
-    /// Whether [`encode`](Self::encode) can write the format.
-    pub const fn has_encoder(self) -> bool {
-        self.facts().encode.is_some()
-    }
-
     /// Quantises `weights` into `out`, to the bytes that llama-quantize writes without an importance matrix.
     /// Weights that are infinite or NaN give blocks of no meaning, so callers refuse them before.
     ///
     /// # Panics
-    /// Where `out` is not exactly `row_bytes(weights.len())` long, or the format has no encoder.
+    /// Where `out` is not exactly `row_bytes(weights.len())` long.
     pub fn encode(self, weights: &[f32], out: &mut [u8]) {
         assert_eq!(
             Some(out.len()),
             self.checked_row_bytes(weights.len()),
             "{self}: lengths disagree"
         );
-        let Some(encode) = self.facts().encode else { panic!("{self} has no encoder") };
-        encode(weights, out);
+        (self.facts().encode)(weights, out);
+    }
+
+    /// Whether an importance matrix changes its bytes.
+    pub const fn heeds_importance(self) -> bool {
+        self.facts().encode_by.is_some()
+    }
+
+    /// The same for one row, to the bytes that llama-quantize writes with an importance matrix: an error of a weight counts
+    /// by the importance of its column. Formats that do not [heed](Self::heeds_importance) it (floats, Q8_0, MXFP4) get their
+    /// ordinary bytes.
+    ///
+    /// # Panics
+    /// Where `out` is not exactly `row_bytes(row.len())` long, or `importance` is not as long as `row`.
+    pub fn encode_by(self, row: &[f32], importance: &[f32], out: &mut [u8]) {
+        let Some(encode) = self.facts().encode_by else { return self.encode(row, out) };
+        let lengths = (row.len(), self.checked_row_bytes(row.len()));
+        assert_eq!((importance.len(), Some(out.len())), lengths, "{self}: lengths disagree");
+        encode(row, importance, out);
     }
 }
 

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// The architecture, with a small shape where there is no preset
     #[arg(long, value_name = "NAME", value_parser = archs())]
     arch: Option<String>,
-    /// A mix as for `karat quantize`, or Q2_K Q3_K IQ4_NL IQ4_XS MXFP4
+    /// A mix as for `karat quantize`
     #[arg(long, value_name = "FORMAT", value_parser = format, default_value = "Q4_K_M")]
     format: Format,
     /// Every matrix in the format, without its mix

@@ -166,7 +166,8 @@ fn make(from: &Path, to: &Path, name: &str) {
     }
     let file = gguf::File::open(from, gguf::Access::Mmap).unwrap();
     let request = model::quantize::Request {
-        file_type: name.parse().unwrap(),
+        recipe: name.parse::<model::quantize::FileType>().unwrap().into(),
+        matrix: None,
         existing: model::output::Existing::Replace,
         threads: std::num::NonZero::new(2).unwrap(),
     };

@@ -9,6 +9,8 @@ use half::f16;
 pub type Decoder = fn(&[u8], &mut [f32]);
 /// Quantises weights into whole blocks.
 pub type Encoder = fn(&[f32], &mut [u8]);
+/// Quantises the weights of one row by the importance of each.
+pub type EncoderBy = fn(&[f32], &[f32], &mut [u8]);
 
 /// A block of quantised weights as it lies in a file: `w = d · scale · q`, and `+ m` or `- m · min` where the format has
 /// a minimum. Its fields are bytes, so that a block may lie anywhere.
@@ -23,8 +25,10 @@ pub trait Block: Pod {
     const SHORTER: Option<DType> = None;
     /// Writes the weights of whole blocks.
     const DECODE: Decoder;
-    /// Quantises into whole blocks, where karat writes the format.
-    const ENCODE: Option<Encoder> = None;
+    /// Quantises into whole blocks.
+    const ENCODE: Encoder;
+    /// The same by an importance matrix, where the format heeds one.
+    const ENCODE_BY: Option<EncoderBy> = None;
 
     /// The codes of the 32 weights from `32 * unit` on, a byte each: four in a word, the first in the lowest byte.
     fn codes(&self, unit: usize) -> [u32; 8];
@@ -258,7 +262,8 @@ pub(crate) struct Facts {
     pub(crate) kind: Kind,
     pub(crate) shorter: Option<DType>,
     pub(crate) decode: Decoder,
-    pub(crate) encode: Option<Encoder>,
+    pub(crate) encode: Encoder,
+    pub(crate) encode_by: Option<EncoderBy>,
 }
 
 impl Facts {
@@ -272,6 +277,7 @@ impl Facts {
             shorter: B::SHORTER,
             decode: B::DECODE,
             encode: B::ENCODE,
+            encode_by: B::ENCODE_BY,
         }
     }
 }

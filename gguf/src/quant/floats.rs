@@ -12,7 +12,8 @@ pub(crate) const F32: Facts = Facts {
     kind: Kind::Float(Float::F32),
     shorter: None,
     decode: decode_f32,
-    encode: Some(encode_f32),
+    encode: encode_f32,
+    encode_by: None,
 };
 
 pub(crate) const F16: Facts = Facts {
@@ -21,7 +22,7 @@ pub(crate) const F16: Facts = Facts {
     block_bytes: 2,
     kind: Kind::Float(Float::F16),
     decode: decode_f16,
-    encode: Some(encode_f16),
+    encode: encode_f16,
     ..F32
 };
 
@@ -31,7 +32,7 @@ pub(crate) const BF16: Facts = Facts {
     block_bytes: 2,
     kind: Kind::Float(Float::BF16),
     decode: decode_bf16,
-    encode: Some(encode_bf16),
+    encode: encode_bf16,
     ..F32
 };
 

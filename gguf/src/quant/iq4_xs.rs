@@ -1,8 +1,10 @@
 //! IQ4_XS: 256 weights in 136 bytes, eight groups of 32 on IQ4_NL's grid.
 
-use super::facts::{Block, Codes, Decoder, Quant, Run, RunScale, Scale, Shape};
-use super::iq4_nl::IQ4_NL_VALUES;
-use super::{Decode, decode_blocks, f16_to_f32, nibbles, words};
+use super::facts::{Block, Codes, Decoder, Encoder, EncoderBy, Quant, Run, RunScale, Scale, Shape};
+use super::fit::{nearest, squares, sum_of_squares, weighed};
+use super::iq4_nl::{IQ4_NL_VALUES, fit_grid, places};
+use super::{Decode, Encode, EncodeBy, Importance, decode_blocks, encode_blocks, encode_row_by};
+use super::{extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, words};
 use crate::DType;
 use bytemuck::{Pod, Zeroable};
 
@@ -29,6 +31,8 @@ impl Block for BlockIq4Xs {
     };
     const SHORTER: Option<DType> = Some(DType::IQ4_NL);
     const DECODE: Decoder = decode_blocks::<Self, 256>;
+    const ENCODE: Encoder = encode_blocks::<Self, 256>;
+    const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 256>);
 
     #[inline(always)]
     fn codes(&self, unit: usize) -> [u32; 8] {
@@ -56,7 +60,40 @@ impl Decode<256> for BlockIq4Xs {
     }
 }
 
+impl Encode<256> for BlockIq4Xs {
+    fn encode(weights: &[f32; 256]) -> Self {
+        Self::fit(weights, &squares(weights))
+    }
+}
+
+impl EncodeBy<256> for BlockIq4Xs {
+    fn encode_by(weights: &[f32; 256], importance: &Importance<'_, 256>) -> Self {
+        let floor = sum_of_squares(weights) * (2.0 / 256.0);
+        Self::fit(weights, &weighed(weights, importance.of, floor))
+    }
+}
+
 impl BlockIq4Xs {
+    fn fit(weights: &[f32; 256], importance: &[f32; 256]) -> Self {
+        let (groups, importance) = (weights.as_chunks::<32>().0, importance.as_chunks::<32>().0);
+        let fitted: [f32; 8] = std::array::from_fn(|j| fit_grid(&groups[j], &importance[j]));
+        // The largest scale becomes −32, the number that six bits have one more of.
+        let d = -extreme(&fitted) / 32.0;
+        let mut block =
+            Self { d: f32_to_f16(d), scales_high: [0; 2], scales_low: [0; 4], qs: [0; 128] };
+        let mut high = 0u16;
+        for (j, qs) in block.qs.as_chunks_mut().0.iter_mut().enumerate() {
+            let scale = nearest(inverse(d) * fitted[j]).clamp(-32, 31);
+            // Of d before it is rounded to f16, as in llama.cpp.
+            *qs = pack_nibbles(&places(&groups[j], inverse(d * scale as f32)));
+            let code = (scale + 32) as u8;
+            block.scales_low[j / 2] |= (code & 15) << (4 * (j % 2));
+            high |= u16::from(code >> 4) << (2 * j);
+        }
+        block.scales_high = high.to_le_bytes();
+        block
+    }
+
     fn scale(&self, group: usize) -> i8 {
         let low = self.scales_low[group / 2] >> (4 * (group % 2)) & 15;
         let high = u16::from_le_bytes(self.scales_high) >> (2 * group) & 3;

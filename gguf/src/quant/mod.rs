@@ -1,6 +1,6 @@
-//! The block formats: one file each, with the layout in words, what others ask about it ([`Block`]), the decoder and,
-//! where karat writes the format, the encoder. A line in `dtype.rs` registers it. What they share is here (halves,
-//! walking over blocks), in `words.rs`, `scale_min.rs` and `fit.rs`.
+//! The block formats: one file each, with the layout in words, what others ask about it ([`Block`]), the decoder and the
+//! encoder. A line in `dtype.rs` registers it. What they share is here (halves, walking over blocks), in `words.rs`,
+//! `scale_min.rs` and `fit.rs`.
 //!
 //! Decoders give the bits that the PyPI package `gguf` gives, encoders the bytes that llama-quantize writes. Both
 //! follow from the order of the f32 steps, so no step here may be fused or reordered.
@@ -30,7 +30,8 @@ mod words;
 
 pub(crate) use facts::Facts;
 pub use facts::{
-    Bits, Block, Codes, Decoder, Encoder, Float, Kind, Quant, Run, RunScale, Scale, Shape, Visit,
+    Bits, Block, Codes, Decoder, Encoder, EncoderBy, Float, Kind, Quant, Run, RunScale, Scale,
+    Shape, Visit,
 };
 pub use mxfp4::half_power;
 
@@ -41,9 +42,22 @@ trait Decode<const N: usize>: Pod {
     fn decode(&self, out: &mut [f32; N]);
 }
 
-/// A block that karat can write.
+/// A block made of its weights.
 trait Encode<const N: usize>: Decode<N> {
     fn encode(weights: &[f32; N]) -> Self;
+}
+
+/// A block made of its weights by an importance matrix.
+trait EncodeBy<const N: usize>: Encode<N> {
+    fn encode_by(weights: &[f32; N], importance: &Importance<'_, N>) -> Self;
+}
+
+/// How much the errors of a block's weights count.
+struct Importance<'a, const N: usize> {
+    /// That of each weight.
+    of: &'a [f32; N],
+    /// The mean square of the row's weights, beside which the short blocks see their own.
+    row: f32,
 }
 
 fn decode_blocks<B: Decode<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
@@ -57,6 +71,16 @@ fn encode_blocks<B: Encode<N>, const N: usize>(weights: &[f32], out: &mut [u8]) 
     let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
     for (block, weights) in blocks.iter_mut().zip(weights.as_chunks().0) {
         *block = B::encode(weights);
+    }
+}
+
+/// The blocks of one row.
+fn encode_row_by<B: EncodeBy<N>, const N: usize>(row: &[f32], importance: &[f32], out: &mut [u8]) {
+    let mean_square = fit::sum_of_squares(row) / row.len() as f32;
+    let blocks: &mut [B] = bytemuck::cast_slice_mut(out);
+    let weights = row.as_chunks().0.iter().zip(importance.as_chunks().0);
+    for (block, (weights, of)) in blocks.iter_mut().zip(weights) {
+        *block = B::encode_by(weights, &Importance { of, row: mean_square });
     }
 }
 
@@ -90,8 +114,17 @@ fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
 }
 
 /// The weight of largest magnitude with its sign, the first of equals; 0 where all are 0.
-fn extreme(weights: &[f32; 32]) -> f32 {
+fn extreme<const N: usize>(weights: &[f32; N]) -> f32 {
     weights.iter().fold(0.0, |max: f32, &w| if max.abs() < w.abs() { w } else { max })
+}
+
+/// Numbers of two bits as Q2_K and Q3_K lay them: byte l of the n-th 32 has those of the weights 128n + l, + 32, + 64 and
+/// + 96, the first in its lowest bits.
+fn pack_twos(q: &[u8; 256]) -> [u8; 64] {
+    std::array::from_fn(|i| {
+        let at = i / 32 * 128 + i % 32;
+        (0..4).fold(0, |bits, k| bits | (q[at + 32 * k] & 3) << (2 * k))
+    })
 }
 
 /// Least and greatest weight.
@@ -102,6 +135,12 @@ fn range(weights: &[f32; 32]) -> (f32, f32) {
         max = if w > max { w } else { max };
     }
     (min, max)
+}
+
+/// A float as a signed byte, as C on x86 makes one: the low byte of the whole number, and 0 where that fits no i32. Only
+/// blocks whose weights are all below 1e-37 have such floats, as the inverse of their scale is infinite.
+fn byte(x: f32) -> i8 {
+    if x.abs() < 2_147_483_648.0 { x as i32 as i8 } else { 0 }
 }
 
 /// `1 / d`, or 0 for 0: the weights of a block without spread all get the quant 0.

@@ -1,8 +1,9 @@
 //! Q5_0: 32 weights in 22 bytes.
 
-use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
-use super::{Decode, Encode, decode_blocks, encode_blocks, extreme};
-use super::{f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, words};
+use super::facts::{Bits, Block, Codes, Decoder, Encoder, EncoderBy, Quant, Scale, Shape};
+use super::fit::{fit_scale, weighed};
+use super::{Decode, Encode, EncodeBy, Importance, decode_blocks, encode_blocks, encode_row_by};
+use super::{byte, extreme, f16_to_f32, f32_to_f16, inverse, nibbles, pack_nibbles, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 22 bytes (5.5 bits each): w = d·(q − 16).
@@ -26,7 +27,8 @@ impl Block for BlockQ5_0 {
         scale: Scale::F16 { at: 0 },
     };
     const DECODE: Decoder = decode_blocks::<Self, 32>;
-    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+    const ENCODE: Encoder = encode_blocks::<Self, 32>;
+    const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 32>);
 
     #[inline(always)]
     fn codes(&self, _: usize) -> [u32; 8] {
@@ -45,12 +47,21 @@ impl Decode<32> for BlockQ5_0 {
     }
 }
 
+impl EncodeBy<32> for BlockQ5_0 {
+    fn encode_by(weights: &[f32; 32], importance: &Importance<'_, 32>) -> Self {
+        let importance = weighed(weights, importance.of, importance.row);
+        let mut q = [0; 32];
+        let d = fit_scale(weights, &importance, 16, &mut q);
+        Self { d: f32_to_f16(d), qh: upper_bits(&q), qs: pack_nibbles(&q) }
+    }
+}
+
 impl Encode<32> for BlockQ5_0 {
     /// The weight of largest magnitude becomes exactly q = 0, so that it keeps its full size.
     fn encode(weights: &[f32; 32]) -> Self {
         let d = extreme(weights) / -16.0;
         let inverse = inverse(d);
-        let q = weights.map(|w| ((w * inverse + 16.5) as i8).min(31) as u8);
+        let q = weights.map(|w| byte(w * inverse + 16.5).min(31) as u8);
         Self { d: f32_to_f16(d), qh: upper_bits(&q), qs: pack_nibbles(&q) }
     }
 }

@@ -1,9 +1,11 @@
 //! Q6_K: 256 weights in 210 bytes, sixteen groups of 16.
 
-use super::facts::{Bits, Block, Codes, Decoder, Encoder, Quant, Run, RunScale, Scale, Shape};
-use super::fit::{TINY, fit_scale, nearest};
-use super::{Decode, Encode, decode_blocks, encode_blocks};
-use super::{f16_to_f32, f32_to_f16, words};
+use super::facts::{
+    Bits, Block, Codes, Decoder, Encoder, EncoderBy, Quant, Run, RunScale, Scale, Shape,
+};
+use super::fit::{TINY, fit_scale, nearest, round, squares};
+use super::{Decode, Encode, EncodeBy, Importance, decode_blocks, encode_blocks, encode_row_by};
+use super::{extreme, f16_to_f32, f32_to_f16, words};
 use crate::DType;
 use bytemuck::{Pod, Zeroable};
 
@@ -30,7 +32,8 @@ impl Block for BlockQ6K {
     };
     const SHORTER: Option<DType> = Some(DType::Q8_0);
     const DECODE: Decoder = decode_blocks::<Self, 256>;
-    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 256>);
+    const ENCODE: Encoder = encode_blocks::<Self, 256>;
+    const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 256>);
 
     #[inline(always)]
     fn codes(&self, unit: usize) -> [u32; 8] {
@@ -61,12 +64,26 @@ impl Decode<256> for BlockQ6K {
 
 impl Encode<256> for BlockQ6K {
     fn encode(weights: &[f32; 256]) -> Self {
+        Self::fit(weights, &squares(weights))
+    }
+}
+
+impl EncodeBy<256> for BlockQ6K {
+    /// The matrix alone says how much an error counts.
+    fn encode_by(weights: &[f32; 256], importance: &Importance<'_, 256>) -> Self {
+        Self::fit(weights, importance.of)
+    }
+}
+
+impl BlockQ6K {
+    fn fit(weights: &[f32; 256], importance: &[f32; 256]) -> Self {
         let (mut fitted, mut q) = ([0.0; 16], [0; 256]);
         let groups = weights.as_chunks::<16>().0;
+        let importance = importance.as_chunks::<16>().0;
         for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-            fitted[j] = fit_scale(&groups[j], q);
+            fitted[j] = fit_scale(&groups[j], &importance[j], 32, q);
         }
-        let max = fitted.iter().fold(0.0, |max: f32, &s| if s.abs() > max.abs() { s } else { max });
+        let max = extreme(&fitted);
         if max.abs() < TINY {
             return Self::zeroed();
         }
@@ -74,15 +91,8 @@ impl Encode<256> for BlockQ6K {
         let inverse = -128.0 / max;
         let d = f32_to_f16(1.0 / inverse);
         let scales = fitted.map(|s| nearest(inverse * s).min(127) as i8);
-        for (j, q) in q.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-            let scale = f16_to_f32(d) * f32::from(scales[j]);
-            // A group whose scale was rounded to 0 keeps the quants of the search, as in llama.cpp.
-            if scale == 0.0 {
-                continue;
-            }
-            for l in 0..16 {
-                q[l] = (nearest(groups[j][l] / scale).clamp(-32, 31) + 32) as u8;
-            }
+        for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
+            round(&groups[j], f16_to_f32(d) * f32::from(scales[j]), 32, q);
         }
         let weight = |n: usize, k: usize, l: usize| q[128 * n + 32 * k + l];
         let ql = std::array::from_fn(|i| {

@@ -2,7 +2,7 @@
 
 use super::facts::{Block, Codes, Decoder, Encoder, Quant, Scale, Shape};
 use super::{Decode, Encode, decode_blocks, encode_blocks};
-use super::{f16_to_f32, f32_to_f16, inverse, words};
+use super::{byte, f16_to_f32, f32_to_f16, inverse, words};
 use bytemuck::{Pod, Zeroable};
 
 /// 32 weights in 34 bytes (8.5 bits each): w = d·q. `d` is an f16.
@@ -23,7 +23,7 @@ impl Block for BlockQ8_0 {
         scale: Scale::F16 { at: 0 },
     };
     const DECODE: Decoder = decode_blocks::<Self, 32>;
-    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
+    const ENCODE: Encoder = encode_blocks::<Self, 32>;
 
     #[inline(always)]
     fn codes(&self, _: usize) -> [u32; 8] {
@@ -52,6 +52,6 @@ impl Encode<32> for BlockQ8_0 {
         let d = max / 127.0;
         let inverse = inverse(d);
         // Ties away from zero, as C's roundf.
-        Self { d: f32_to_f16(d), qs: weights.map(|w| (w * inverse).round() as i8) }
+        Self { d: f32_to_f16(d), qs: weights.map(|w| byte((w * inverse).round())) }
     }
 }

@@ -1,7 +1,10 @@
 //! The 6-bit scales and minima that Q4_K and Q5_K share, and how a block of both is fitted.
 
 use super::facts::RunScale;
-use super::fit::{Search, fit_scale_min, nearest};
+use super::fit::{
+    Line, Search, fit_positive, fit_scale_min, nearest, round_from_min, sum_of_squares, total,
+    weighed,
+};
 use super::{f16_to_f32, f32_to_f16};
 use bytemuck::{Pod, Zeroable};
 
@@ -18,9 +21,10 @@ const _: () = assert!(size_of::<ScaleMin>() == 16);
 
 impl ScaleMin {
     /// d·scale and dmin·min of a group.
-    pub(super) fn of_group(&self, group: usize) -> (f32, f32) {
+    pub(super) fn of_group(&self, group: usize) -> Line {
         let (scale, min) = scale_min_k4(group, &self.packed);
-        (f16_to_f32(self.d) * f32::from(scale), f16_to_f32(self.dmin) * f32::from(min))
+        let (d, dmin) = (f16_to_f32(self.d), f16_to_f32(self.dmin));
+        Line { scale: d * f32::from(scale), min: dmin * f32::from(min) }
     }
 
     /// The integers of a group.
@@ -85,25 +89,70 @@ fn scale_min_k4(group: usize, p: &[u8; 12]) -> (u8, u8) {
     }
 }
 
+/// What the eight groups of a block were fitted to.
+struct Groups {
+    scales: [f32; 8],
+    mins: [f32; 8],
+    q: [u8; 256],
+}
+
+impl Groups {
+    /// Fits each group by the importance of its weights.
+    fn fit(weights: &[f32; 256], importance: &[f32; 256], search: &Search) -> Self {
+        let (mut scales, mut mins, mut q) = ([0.0; 8], [0.0; 8], [0; 256]);
+        let (groups, importance) = (weights.as_chunks::<32>().0, importance.as_chunks::<32>().0);
+        for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
+            let line = fit_scale_min(&groups[j], &importance[j], search, q);
+            (scales[j], mins[j]) = (line.scale, line.min);
+        }
+        Self { scales, mins, q }
+    }
+
+    /// Rounds the weights to scales and minima as they are packed.
+    fn round(self, weights: &[f32; 256], packed: &ScaleMin, max: u8) -> [u8; 256] {
+        let Self { mut q, .. } = self;
+        let groups = weights.as_chunks::<32>().0;
+        for (j, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            round_from_min(&groups[j], packed.of_group(j), max, q);
+        }
+        q
+    }
+}
+
 /// Finds scales and minima of a block, then rounds its weights to them: the quants are 0 to `search.max`.
+///
+/// An error counts by |w| plus the root mean square of its group.
 pub(super) fn quantise(weights: &[f32; 256], search: &Search) -> (ScaleMin, [u8; 256]) {
-    let (mut scales, mut mins, mut q) = ([0.0; 8], [0.0; 8], [0; 256]);
-    let groups = weights.as_chunks::<32>().0;
-    for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-        (scales[j], mins[j]) = fit_scale_min(&groups[j], q, search);
+    let mut importance = [0.0; 256];
+    let groups = weights.as_chunks::<32>().0.iter();
+    for (group, importance) in groups.zip(importance.as_chunks_mut::<32>().0) {
+        let mean = (sum_of_squares(group) / 32.0).sqrt();
+        *importance = group.map(|w| mean + w.abs());
     }
-    let packed = ScaleMin::pack(&scales, &mins);
-    for (j, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-        let (d, min) = packed.of_group(j);
-        // A group whose scale was rounded to 0 keeps the quants of the search, as in llama.cpp.
-        if d == 0.0 {
-            continue;
-        }
-        for l in 0..32 {
-            q[l] = nearest((groups[j][l] + min) / d).clamp(0, search.max) as u8;
-        }
+    let groups = Groups::fit(weights, &importance, search);
+    let packed = ScaleMin::pack(&groups.scales, &groups.mins);
+    (packed, groups.round(weights, &packed, search.max))
+}
+
+/// The same by an importance matrix, for quants of 0 to `max`. Scales and minima of groups are at most `limit`.
+pub(super) fn quantise_by(
+    weights: &[f32; 256],
+    importance: &[f32; 256],
+    max: u8,
+    limit: u8,
+) -> (ScaleMin, [u8; 256]) {
+    let floor = 2.0 * sum_of_squares(weights) / 256.0;
+    let importance = weighed(weights, importance, floor);
+    let groups = Groups::fit(weights, &importance, &Search::by_matrix(max));
+    let of_groups: [f32; 8] = std::array::from_fn(|j| total(&importance.as_chunks::<32>().0[j]));
+    let (mut scales, mut mins) = ([0; 8], [0; 8]);
+    let d = fit_positive(&groups.scales, &of_groups, 63, &mut scales);
+    let dmin = fit_positive(&groups.mins, &of_groups, 63, &mut mins);
+    let mut packed = ScaleMin { d: f32_to_f16(d), dmin: f32_to_f16(dmin), packed: [0; 12] };
+    for j in 0..8 {
+        packed.put(j, scales[j].min(limit), mins[j].min(limit));
     }
-    (packed, q)
+    (packed, groups.round(weights, &packed, max))
 }
 
 /// A scale of `least` and up to `mask` more, and a minimum of the same size or, in a quarter of the cases, one off.

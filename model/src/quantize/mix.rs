@@ -1,6 +1,8 @@
 //! Which format each tensor gets: the mixes of llama-quantize, and its fallbacks for rows that fit no block.
 
 use super::file_type::FileType;
+use super::recipe::{Mixing, OutputMatrix, Recipe, Target};
+use super::rules::{self, Place};
 use crate::arch::is_70b;
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo};
@@ -18,41 +20,66 @@ pub(crate) struct Plan<'a> {
     pub(crate) fallbacks: usize,
 }
 
+impl Planned<'_> {
+    /// Whether it is quantised for a second time.
+    pub(super) fn is_requantised(&self) -> bool {
+        self.dtype != self.info.dtype && !is_float(self.info.dtype) && !is_float(self.dtype)
+    }
+}
+
+impl Plan<'_> {
+    /// Whether a tensor has the format that a file of this type is named for.
+    pub(super) fn has_type(&self, target: Target) -> bool {
+        match target {
+            Target::Type(file_type) => {
+                self.tensors.iter().any(|planned| planned.dtype == file_type.dtype())
+            }
+            Target::Copy => true,
+        }
+    }
+}
+
 /// What the mixes ask about a model as a whole.
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
-    pub(crate) arch: String,
-    pub(crate) n_layer: u64,
-    pub(crate) n_expert: u64,
-    /// Fewer key heads than query heads.
-    pub(crate) grouped_heads: bool,
+    arch: String,
+    n_layer: u64,
+    n_expert: u64,
+    /// Query heads of the first layer.
+    n_head: u64,
+    /// Its key heads.
+    n_head_kv: u64,
 }
 
-/// Chooses the formats of a file.
-pub(super) fn plan(source: &File, file_type: FileType) -> Result<Plan<'_>> {
-    plan_of(&Facts::of(source)?, source.tensors(), file_type)
-}
-
-/// Chooses the formats of the tensors of a model.
-pub(crate) fn plan_of<'a>(
+/// Chooses the formats of the tensors of a model. `has_matrix` says whether an importance matrix is given.
+pub(crate) fn plan<'a>(
     facts: &Facts,
     tensors: &'a [TensorInfo],
-    file_type: FileType,
+    recipe: Recipe<'_>,
+    has_matrix: bool,
 ) -> Result<Plan<'a>> {
     let tensors = in_order(tensors);
-    let mut mixer = Mixer::new(facts, file_type, &tensors);
+    let plain = match recipe.target {
+        Target::Type(file_type) => file_type,
+        Target::Copy => {
+            let tensors = tensors.into_iter().map(|info| Planned { info, dtype: info.dtype });
+            return Ok(Plan { tensors: tensors.collect(), fallbacks: 0 });
+        }
+    };
+    let mut mixer = Mixer::new(facts, plain, &tensors);
+    mixer.has_matrix = has_matrix;
     let mut plan = Plan { tensors: Vec::with_capacity(tensors.len()), fallbacks: 0 };
     for info in tensors {
-        let dtype = if !is_quantised(info) {
-            info.dtype
-        } else if is_float(file_type.dtype()) {
-            file_type.dtype()
+        let wanted = if is_kept(info, recipe.output) {
+            Wanted::Exactly(info.dtype)
         } else {
-            let wanted = mixer.wanted(info)?;
-            let dtype = fitting(wanted, info);
-            plan.fallbacks += usize::from(dtype != wanted);
-            dtype
+            mixer.choose(info, recipe)?
         };
+        let dtype = match wanted {
+            Wanted::Exactly(dtype) => dtype,
+            Wanted::Fitting(dtype) => fitting(dtype, info),
+        };
+        plan.fallbacks += usize::from(dtype != wanted.dtype());
         plan.tensors.push(Planned { info, dtype });
     }
     Ok(plan)
@@ -67,6 +94,23 @@ pub(crate) fn plan_pure(wanted: DType, tensors: &[TensorInfo]) -> Plan<'_> {
         plan.tensors.push(Planned { info, dtype });
     }
     plan
+}
+
+/// A format that was chosen for a tensor.
+#[derive(Clone, Copy)]
+enum Wanted {
+    /// It, or a related one where the rows are no whole blocks of it.
+    Fitting(DType),
+    /// It or nothing.
+    Exactly(DType),
+}
+
+impl Wanted {
+    fn dtype(self) -> DType {
+        match self {
+            Self::Fitting(dtype) | Self::Exactly(dtype) => dtype,
+        }
+    }
 }
 
 fn in_order(tensors: &[TensorInfo]) -> Vec<&TensorInfo> {
@@ -129,6 +173,11 @@ const KEPT: [&str; 35] = [
     "mm.a.code_embd",
 ];
 
+/// Whether a tensor stays as it is.
+fn is_kept(info: &TensorInfo, output: OutputMatrix) -> bool {
+    !is_quantised(info) || (output == OutputMatrix::Kept && info.name == "output.weight")
+}
+
 /// Whether a tensor is converted at all: matrices named `….weight`, save the [`KEPT`] ones and learnt positions.
 fn is_quantised(info: &TensorInfo) -> bool {
     let name = info.name.as_str();
@@ -179,11 +228,9 @@ impl Category {
 /// The rules of a mix. Some go by the number of tensors of a category that came before, which is counted here.
 struct Mixer {
     file_type: FileType,
-    n_layer: u64,
-    n_expert: u64,
-    is_70b: bool,
-    /// Falcon's mixes differ in several places.
-    is_falcon: bool,
+    facts: Facts,
+    has_matrix: bool,
+    /// Whether the embedding is the output matrix.
     tied: bool,
     n_attn_v: u64,
     seen_attn_v: u64,
@@ -191,7 +238,7 @@ struct Mixer {
 }
 
 impl Facts {
-    fn of(source: &File) -> Result<Self> {
+    pub(crate) fn of(source: &File) -> Result<Self> {
         let arch = source.str("general.architecture")?.unwrap_or_default();
         // It alone has a list of its own of tensors that are kept or never go below Q8_0.
         if arch == "glm5-next" {
@@ -199,13 +246,30 @@ impl Facts {
             return Err(Error::new(ErrorKind::Unsupported, what));
         }
         let get = |key: &str| source.u64(&format!("{arch}.{key}"));
-        let n_layer = get("block_count")?.unwrap_or(0);
-        // Some architectures give the heads layer by layer; none of them is a 70B.
-        let heads = |key: &str| source.u64(&format!("{arch}.attention.{key}")).ok().flatten();
-        let n_head = heads("head_count");
-        let n_head_kv = heads("head_count_kv").or(n_head);
-        let n_expert = get("expert_count")?.unwrap_or(0);
-        Ok(Self { n_layer, n_expert, grouped_heads: n_head != n_head_kv, arch: arch.into_owned() })
+        // Some architectures give the heads layer by layer; the first layer's count.
+        let heads = |key: &str| {
+            let key = format!("{arch}.attention.{key}");
+            let all = source.u32s(&key).ok().flatten();
+            let first = all.and_then(|all| all.first().copied()).map(u64::from);
+            first.or_else(|| source.u64(&key).ok().flatten())
+        };
+        let n_head = heads("head_count").unwrap_or(0);
+        Ok(Self {
+            n_layer: get("block_count")?.unwrap_or(0),
+            n_expert: get("expert_count")?.unwrap_or(0),
+            n_head,
+            n_head_kv: heads("head_count_kv").unwrap_or(n_head),
+            arch: arch.into_owned(),
+        })
+    }
+
+    /// Whether llama-quantize takes it for a 70B, whose value projections get more bits.
+    fn is_70b(&self) -> bool {
+        is_70b(&self.arch, self.n_layer, self.n_head != self.n_head_kv)
+    }
+
+    fn is_falcon(&self) -> bool {
+        self.arch == "falcon"
     }
 }
 
@@ -216,10 +280,8 @@ impl Mixer {
         };
         Self {
             file_type,
-            n_layer: facts.n_layer,
-            n_expert: facts.n_expert,
-            is_70b: is_70b(&facts.arch, facts.n_layer, facts.grouped_heads),
-            is_falcon: facts.arch == "falcon",
+            facts: facts.clone(),
+            has_matrix: false,
             tied: count(Category::Output) == 0,
             n_attn_v: count(Category::AttnV) as u64,
             seen_attn_v: 0,
@@ -227,18 +289,49 @@ impl Mixer {
         }
     }
 
-    /// The format that the mix gives a tensor, whether or not its rows fit.
-    fn wanted(&mut self, info: &TensorInfo) -> Result<DType> {
-        let plain = self.file_type.dtype();
-        Ok(match Category::of(&info.name) {
-            Category::Output => self.output(info),
+    /// The format of a tensor that is quantised: what flags say of it, else what the file type says.
+    fn choose(&mut self, info: &TensorInfo, recipe: Recipe<'_>) -> Result<Wanted> {
+        let (plain, category) = (self.file_type.dtype(), Category::of(&info.name));
+        let named = recipe.named.iter().find(|named| named.fits(&info.name));
+        // The flag for the embedding is for gemma's table per layer, too, unless that is named.
+        let is_embedding = category == Category::TokenEmbd
+            && (info.name == "token_embd.weight" || named.is_none());
+        if let Some(dtype) = recipe.token_embedding.filter(|_| is_embedding) {
+            return exactly(dtype, info);
+        }
+        if let Some(dtype) = recipe.output.dtype().filter(|_| category == Category::Output) {
+            return exactly(dtype, info);
+        }
+        if is_float(plain) {
+            return Ok(Wanted::Exactly(plain));
+        }
+        let pure = recipe.mixing == Mixing::Pure || self.file_type == FileType::MXFP4;
+        Ok(Wanted::Fitting(match named {
+            Some(named) => named.dtype,
+            None if pure => plain,
             // Without an output matrix the embedding is it.
-            Category::TokenEmbd if self.tied => self.output(info),
-            Category::TokenEmbd | Category::Other => plain,
+            None if category == Category::Output => self.output(info),
+            None if category == Category::TokenEmbd && self.tied => {
+                recipe.output.dtype().unwrap_or_else(|| self.output(info))
+            }
+            None => self.mixed(info, category)?,
+        }))
+    }
+
+    /// The format that the mix gives a tensor that is no output matrix.
+    fn mixed(&mut self, info: &TensorInfo, category: Category) -> Result<DType> {
+        let plain = self.file_type.dtype();
+        if self.file_type == FileType::MXFP4_MOE {
+            return Ok(self.mxfp4_moe(info, category));
+        }
+        Ok(match category {
+            Category::Output | Category::TokenEmbd | Category::Other => plain,
             Category::AttnV => self.attn_v(),
-            Category::AttnK if self.n_expert == 8 => DType::Q8_0,
+            Category::AttnK if self.facts.n_expert == 8 => DType::Q8_0,
             Category::AttnK => plain,
-            Category::AttnOutput => self.attn_output(),
+            Category::AttnOutput => {
+                rules::attn_output(self.file_type, &self.place(0, 0)).unwrap_or(plain)
+            }
             Category::FfnDown => self.ffn_down(info)?,
             Category::FfnIn => {
                 self.expert_layer(info)?;
@@ -250,73 +343,77 @@ impl Mixer {
     fn output(&self, info: &TensorInfo) -> DType {
         let plain = self.file_type.dtype();
         let fits = info.row_len().is_multiple_of(plain.block_len() as u64);
-        if self.is_falcon || !fits || plain == DType::Q8_0 { DType::Q8_0 } else { DType::Q6_K }
+        let large = matches!(self.file_type, FileType::Q8_0 | FileType::MXFP4_MOE);
+        if large || self.facts.is_falcon() || !fits { DType::Q8_0 } else { DType::Q6_K }
+    }
+
+    /// Experts lie one behind the other in a third dimension. In Ling 3.0, matrices of attention do so, too.
+    fn mxfp4_moe(&self, info: &TensorInfo, category: Category) -> DType {
+        let is_deep = info.dims.get(2).is_some_and(|&n| n > 1);
+        let is_ffn = matches!(category, Category::FfnIn | Category::FfnDown);
+        let is_expert = is_deep && (self.facts.arch != "bailingmoe3" || is_ffn);
+        if is_expert { DType::MXFP4 } else { DType::Q8_0 }
+    }
+
+    fn place(&self, layer: u64, n_layers: u64) -> Place {
+        Place {
+            layer,
+            n_layers,
+            heads_per_key: self.facts.n_head.checked_div(self.facts.n_head_kv).unwrap_or(0),
+            n_expert: self.facts.n_expert,
+            is_falcon: self.facts.is_falcon(),
+            has_matrix: self.has_matrix,
+        }
     }
 
     fn attn_v(&mut self) -> DType {
-        let layer = self.seen_attn_v;
+        let place = self.place(self.seen_attn_v, self.n_attn_v);
         self.seen_attn_v += 1;
         // With eight experts the attention is a small part of the model.
-        if self.n_expert == 8 {
+        if self.facts.n_expert == 8 {
             return DType::Q8_0;
         }
-        let more = self.is_k_mix() && more_bits(layer, self.n_attn_v);
-        let dtype = if more { DType::Q6_K } else { self.file_type.dtype() };
-        if self.is_70b && dtype == DType::Q4_K { DType::Q5_K } else { dtype }
-    }
-
-    fn attn_output(&self) -> DType {
-        let eight = self.n_expert == 8 && !self.is_falcon;
-        if eight && self.file_type == FileType::Q4_K_M {
-            DType::Q5_K
-        } else {
-            self.file_type.dtype()
-        }
+        let dtype = rules::attn_v(self.file_type, &place).unwrap_or(self.file_type.dtype());
+        let small = matches!(dtype, DType::Q3_K | DType::Q4_K);
+        if small && self.facts.is_70b() { DType::Q5_K } else { dtype }
     }
 
     fn ffn_down(&mut self, info: &TensorInfo) -> Result<DType> {
         let layer = self.expert_layer(info)?.unwrap_or(self.seen_ffn_down);
         self.seen_ffn_down += 1;
-        let more = self.is_k_mix() && more_bits(layer, self.n_layer);
-        Ok(if self.is_falcon && self.file_type == FileType::Q4_K_M {
-            match more {
-                _ if layer < self.n_layer / 16 => DType::Q6_K,
-                true => DType::Q5_K,
-                false => DType::Q4_K,
-            }
-        } else if more {
-            DType::Q6_K
-        } else {
-            self.file_type.dtype()
-        })
-    }
-
-    /// Whether the file type gives some layers more bits.
-    fn is_k_mix(&self) -> bool {
-        matches!(self.file_type, FileType::Q4_K_M | FileType::Q5_K_M)
+        let place = self.place(layer, self.facts.n_layer);
+        Ok(rules::ffn_down(self.file_type, &place).unwrap_or(self.file_type.dtype()))
     }
 
     /// In a model with experts, whose tensors are not met in the order of layers, the layer that the name says.
     fn expert_layer(&self, info: &TensorInfo) -> Result<Option<u64>> {
-        if self.n_expert <= 1 {
+        if self.facts.n_expert <= 1 {
             return Ok(None);
         }
+        let n_layer = self.facts.n_layer;
         let bad = |found: String| {
-            let what = format!("tensor {}: {found}, allowed layers 0..{}", info.name, self.n_layer);
+            let what = format!("tensor {}: {found}, allowed layers 0..{n_layer}", info.name);
             Error::new(ErrorKind::BadTensor, what)
         };
         match layer_of(&info.name) {
-            Some(layer) if layer < self.n_layer => Ok(Some(layer)),
+            Some(layer) if layer < n_layer => Ok(Some(layer)),
             Some(layer) => Err(bad(format!("layer {layer}"))),
             None => Err(bad("no layer in the name".to_owned())),
         }
     }
 }
 
-/// The first and the last eighth of the layers, and every third between them.
-fn more_bits(layer: u64, n_layers: u64) -> bool {
-    let eighth = n_layers / 8;
-    layer < eighth || layer >= n_layers.saturating_mul(7) / 8 || (layer - eighth) % 3 == 2
+/// A format that a flag names for one tensor: there is no other where it does not fit.
+fn exactly(dtype: DType, info: &TensorInfo) -> Result<Wanted> {
+    let (row, block) = (info.row_len(), dtype.block_len() as u64);
+    if row.is_multiple_of(block) {
+        return Ok(Wanted::Exactly(dtype));
+    }
+    let name = &info.name;
+    let what = format!(
+        "tensor {name}: rows of {row} are no whole blocks of {dtype}, allowed multiples of {block}"
+    );
+    Err(Error::new(ErrorKind::BadRequest, what))
 }
 
 /// `wanted` where the rows are whole blocks of it, else its stand-in with shorter blocks, else F16.
@@ -332,6 +429,7 @@ fn fitting(wanted: DType, info: &TensorInfo) -> DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantize::rules::more_bits;
     use crate::{Branch, Role};
     use gguf::{Builder, Value};
 
@@ -343,6 +441,9 @@ mod tests {
         for &(key, value) in defaults.iter().chain(keys) {
             builder = builder.kv(&format!("{arch}.{key}"), Value::U32(value));
         }
+        let key = |wanted: &str| keys.iter().find(|(key, _)| *key == wanted).map(|(_, n)| *n);
+        let n_layer = key("block_count").unwrap_or(16);
+        let n_expert = key("expert_count").map_or(1, u64::from);
         let mut names = vec!["token_embd.weight".to_owned(), "output_norm.weight".to_owned()];
         for category in [
             "attn_q",
@@ -356,12 +457,16 @@ mod tests {
         ] {
             // By name, as a converter writes them: layer 10 comes before layer 2.
             let mut layers: Vec<String> =
-                (0..16).map(|layer| format!("blk.{layer}.{category}.weight")).collect();
+                (0..n_layer).map(|layer| format!("blk.{layer}.{category}.weight")).collect();
             layers.sort();
             names.extend(layers);
         }
         for name in &names {
-            let dims: &[u64] = if name.contains("norm") { &[256] } else { &[256, 2] };
+            let dims: &[u64] = match name {
+                _ if name.contains("norm") => &[256],
+                _ if name.contains("ffn") && n_expert > 1 => &[256, 2, n_expert],
+                _ => &[256, 2],
+            };
             let zeros = vec![0; 4 * dims.iter().product::<u64>() as usize];
             builder = builder.tensor(name, DType::F32, dims, &zeros);
         }
@@ -370,6 +475,10 @@ mod tests {
             builder = builder.tensor(name, DType::F32, dims, &zeros);
         }
         File::from_bytes(builder.build().unwrap()).unwrap()
+    }
+
+    fn plan(file: &File, file_type: FileType) -> Result<Plan<'_>> {
+        super::plan(&Facts::of(file)?, file.tensors(), file_type.into(), false)
     }
 
     /// The formats of one category, one letter for a layer: 4, 5 and 6 for K-quants, 8 for Q8_0.
@@ -386,6 +495,52 @@ mod tests {
     fn one(file: &File, file_type: FileType, name: &str) -> DType {
         let plan = plan(file, file_type).unwrap();
         plan.tensors.iter().find(|planned| planned.info.name == name).unwrap().dtype
+    }
+
+    /// The models of `tools/quantize_mixes.py`.
+    fn named_model(name: &str) -> File {
+        let grouped = ("attention.head_count_kv", 2);
+        match name {
+            "plain" => model("llama", &[], &[]),
+            "grouped" => model("llama", &[grouped], &[]),
+            "eight" => model("llama", &[("expert_count", 8)], &[]),
+            "four" => model("llama", &[("expert_count", 4)], &[]),
+            "falcon" => model("falcon", &[], &[]),
+            "70b" => model("llama", &[("block_count", 80), grouped], &[]),
+            other => panic!("{other}"),
+        }
+    }
+
+    fn letter(dtype: DType) -> char {
+        match dtype.name() {
+            "IQ4_NL" => 'n',
+            "IQ4_XS" => 'x',
+            "MXFP4" => 'm',
+            other => other.chars().nth(1).unwrap(),
+        }
+    }
+
+    /// What llama-quantize gives models whose architecture, heads, experts or layers it has rules for.
+    #[test]
+    fn mixes_are_llama_quantize_s() {
+        let mut checked = 0;
+        for line in include_str!("mixes.txt").lines() {
+            let mut words = line.split(' ');
+            let file = named_model(words.next().unwrap());
+            let plan = plan(&file, words.next().unwrap().parse().unwrap()).unwrap();
+            let wanted: Vec<_> = words.map(|word| word.split_once('=').unwrap()).collect();
+            for planned in plan.tensors.iter().filter(|planned| is_quantised(planned.info)) {
+                let name = planned.info.name.as_str();
+                let category = name.split('.').rev().nth(1).unwrap();
+                let layer = layer_of(name).unwrap_or(0) as usize;
+                let of = |category: &str| wanted.iter().find(|(key, _)| *key == category);
+                let (_, letters) = of(category.trim_end_matches("_exps")).or(of("attn_q")).unwrap();
+                let theirs = letters.chars().nth(layer).or(letters.chars().next());
+                assert_eq!(Some(letter(planned.dtype)), theirs, "{line}: {name}");
+                checked += 1;
+            }
+        }
+        assert_eq!(checked, 13 * (5 * (7 * 16 + 1) + 7 * 80 + 1));
     }
 
     #[test]
@@ -459,15 +614,9 @@ mod tests {
 
     #[test]
     fn models_with_rules_of_their_own() {
-        let grouped = ("attention.head_count_kv", 2);
-        let llama70b = model("llama", &[("block_count", 80), grouped], &[]);
-        assert_eq!(layers(&llama70b, FileType::Q4_K_M, "attn_v"), MORE.replace('4', "5"));
+        // As deep as a 70B, but with as many key heads as query heads.
         let llama65b = model("llama", &[("block_count", 80)], &[]);
-        assert_eq!(layers(&llama65b, FileType::Q4_K_M, "attn_v"), MORE);
-        let falcon = model("falcon", &[], &[]);
-        assert_eq!(layers(&falcon, FileType::Q4_K_M, "ffn_down"), "6544544544544555");
-        assert_eq!(layers(&falcon, FileType::Q5_K_M, "ffn_down"), MORE.replace('4', "5"));
-        assert_eq!(one(&falcon, FileType::Q4_K_M, "token_embd.weight"), DType::Q8_0);
+        assert_eq!(layers(&llama65b, FileType::Q4_K_M, "attn_v"), "6666666666446446");
         let error = plan(&model("glm5-next", &[], &[]), FileType::Q4_0).err().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
     }

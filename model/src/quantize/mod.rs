@@ -1,15 +1,24 @@
-//! Writes a model again in another format, with the bytes that llama-quantize gives (without importance matrix).
-//! Which tensor gets which format is in `mix.rs`, how a block is quantised in the gguf crate.
+//! Writes a model again in another format, with the bytes that llama-quantize gives, by an importance matrix or without.
+//! Which tensor gets which format is in `mix.rs` and `rules.rs`, how a block is quantised in the gguf crate.
 
 mod file_type;
+mod matrix;
 pub(crate) mod mix;
+mod name;
+mod piece;
+mod recipe;
+mod rules;
 
 pub use file_type::FileType;
+pub use matrix::ImportanceMatrix;
+pub use name::file_name;
+pub use recipe::{Mixing, Named, OutputMatrix, Recipe, Target};
 
 use crate::output::{self, Existing, Output};
 use crate::{Error, ErrorKind, Result};
-use gguf::{DType, File, TensorInfo, Writer};
-use mix::{Plan, Planned};
+use gguf::{DType, File, Writer};
+use mix::{Facts, Plan, Planned};
+use piece::Piece;
 use std::fs;
 use std::num::NonZero;
 use std::path::Path;
@@ -40,13 +49,21 @@ pub struct Report {
     pub weights: u64,
     /// Tensors whose rows fit no block of the format that the mix wants, and got a related one.
     pub fallbacks: usize,
+    /// Tensors that were quantised before, and have lost something twice.
+    pub requantised: usize,
+    /// Tensors that an importance matrix says nothing of, though their formats heed one.
+    pub unmeasured: usize,
+    /// Whether a tensor has the format that the file is named for: a model without experts has none for MXFP4_MOE.
+    pub has_its_type: bool,
 }
 
 /// How to write a model again.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
-    /// The format.
-    pub file_type: FileType,
+pub struct Request<'a> {
+    /// The formats.
+    pub recipe: Recipe<'a>,
+    /// How much errors count, where it was measured.
+    pub matrix: Option<&'a ImportanceMatrix>,
     /// What becomes of a file that has the output's name.
     pub existing: Existing,
     /// Threads that share the quantising; the bytes do not depend on them.
@@ -65,14 +82,16 @@ pub struct Request {
 pub fn quantize(
     source: &File,
     output: &Path,
-    request: Request,
+    request: Request<'_>,
     mut progress: impl FnMut(Progress<'_>),
 ) -> Result<Report> {
-    let Request { file_type, existing, threads } = request;
+    let Request { recipe, matrix, existing, threads } = request;
     refuse_source(source, output)?;
     let sink = Output::create(output, existing)?;
-    let plan = mix::plan(source, file_type)?;
-    let writer = header(source, file_type, &plan)?;
+    let plan = mix::plan(&Facts::of(source)?, source.tensors(), recipe, matrix.is_some())?;
+    let jobs = jobs(&plan, matrix)?;
+    refuse_without_matrix(&jobs, recipe.target)?;
+    let writer = header(source, request, &plan)?;
     sink.needs(writer.data_bytes())?;
     let mut data = writer.start(sink).map_err(|error| output::error(output, &error))?;
 
@@ -81,13 +100,17 @@ pub fn quantize(
         bytes_after: writer.data_bytes(),
         weights: 0,
         fallbacks: plan.fallbacks,
+        requantised: plan.tensors.iter().filter(|planned| planned.is_requantised()).count(),
+        unmeasured: jobs.iter().filter(|job| matrix.is_some() && job.is_unmeasured()).count(),
+        has_its_type: plan.has_type(recipe.target),
     };
     let total = plan.tensors.iter().map(|planned| planned.info.n_elements()).sum();
     let mut piece = Piece::new(threads);
-    for planned in &plan.tensors {
+    for job in &jobs {
+        let planned = job.planned;
         let (mut done, n) = (0, planned.info.n_elements());
         while done < n {
-            let weights = piece.convert(source, planned, done)?;
+            let weights = piece.convert(source, job, done)?;
             data.write(&piece.out).map_err(|error| output::error(output, &error))?;
             done += weights;
             report.weights += weights;
@@ -116,111 +139,70 @@ fn refuse_source(source: &File, output: &Path) -> Result<()> {
     Ok(())
 }
 
+/// One tensor to be written.
+struct Job<'a> {
+    planned: &'a Planned<'a>,
+    /// The importance of its columns, for each expert.
+    importance: Option<&'a [f32]>,
+}
+
+impl Job<'_> {
+    fn is_converted(&self) -> bool {
+        self.planned.dtype != self.planned.info.dtype
+    }
+
+    fn is_unmeasured(&self) -> bool {
+        self.is_converted() && self.planned.dtype.heeds_importance() && self.importance.is_none()
+    }
+}
+
+fn jobs<'a>(plan: &'a Plan<'a>, matrix: Option<&'a ImportanceMatrix>) -> Result<Vec<Job<'a>>> {
+    let job = |planned: &'a Planned<'a>| {
+        let importance = match matrix {
+            Some(matrix) if planned.dtype != planned.info.dtype => matrix.of(planned.info)?,
+            Some(_) | None => None,
+        };
+        Ok(Job { planned, importance })
+    };
+    plan.tensors.iter().map(job).collect()
+}
+
+/// llama-quantize gives no tensor Q2_K in Q2_K_S without an importance matrix, and nor does karat.
+fn refuse_without_matrix(jobs: &[Job<'_>], target: Target) -> Result<()> {
+    let tables = ["token_embd.weight", "per_layer_token_embd.weight", "output.weight"];
+    let needs = |job: &&Job<'_>| {
+        job.planned.dtype == DType::Q2_K
+            && job.is_unmeasured()
+            && !tables.contains(&job.planned.info.name.as_str())
+    };
+    match jobs.iter().find(needs) {
+        Some(job) if target == Target::Type(FileType::Q2_K_S) => {
+            let name = &job.planned.info.name;
+            let what = format!(
+                "Q2_K_S needs an importance matrix, of tensor {name} too; hint: --imatrix FILE, or Q2_K, which needs none"
+            );
+            Err(Error::new(ErrorKind::BadRequest, what))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
 /// The source's metadata, and its tensors in the planned formats. A split source becomes one file.
-fn header(source: &File, file_type: FileType, plan: &Plan<'_>) -> Result<Writer> {
+fn header(source: &File, request: Request<'_>, plan: &Plan<'_>) -> Result<Writer> {
     const SPLIT_KEYS: [&str; 3] = ["split.no", "split.count", "split.tensors.count"];
     let mut writer = Writer::new();
     for (key, value) in source.keys().filter(|(key, _)| !SPLIT_KEYS.contains(key)) {
         writer.set(key, value.clone())?;
     }
     writer.set("general.quantization_version", 2u32)?;
-    writer.set("general.file_type", file_type.id())?;
+    if let Target::Type(file_type) = request.recipe.target {
+        writer.set("general.file_type", file_type.id())?;
+    }
+    for (key, value) in request.matrix.into_iter().flat_map(ImportanceMatrix::keys) {
+        writer.set(key, value)?;
+    }
     for planned in &plan.tensors {
         writer.tensor(&planned.info.name, planned.dtype, &planned.info.dims)?;
     }
     Ok(writer)
-}
-
-/// Weights converted at once: a multiple of every block, and 16 MiB as f32.
-const PIECE: u64 = 4 << 20;
-
-/// Buffers for a part of a tensor.
-struct Piece {
-    threads: NonZero<usize>,
-    source: Vec<u8>,
-    weights: Vec<f32>,
-    out: Vec<u8>,
-}
-
-impl Piece {
-    fn new(threads: NonZero<usize>) -> Self {
-        Self { threads, source: Vec::new(), weights: Vec::new(), out: Vec::new() }
-    }
-
-    /// Reads the next weights of a tensor, from the one numbered `first`, and leaves them converted in `out`; returns
-    /// how many.
-    fn convert(&mut self, source: &File, planned: &Planned<'_>, first: u64) -> Result<u64> {
-        let (from, to) = (planned.info.dtype, planned.dtype);
-        // A tensor is whole blocks of either format, so it may be cut at any multiple of the longest block.
-        let n = PIECE.min(planned.info.n_elements() - first) as usize;
-        self.source.resize(from.row_bytes(n), 0);
-        let offset = first / from.block_len() as u64 * from.block_bytes() as u64;
-        source.read_into(planned.info, offset, &mut self.source)?;
-        if let Some(block) = gguf::check_named(&planned.info.name, from, &self.source) {
-            let found = "NaN or infinity";
-            return Err(bad_weights(planned.info, first, block * from.block_len(), found));
-        }
-        if from == to {
-            self.out.clone_from(&self.source);
-            return Ok(n as u64);
-        }
-        self.weights.resize(n, 0.0);
-        self.out.resize(to.row_bytes(n), 0);
-        self.requantize(from, to);
-        if let Some(block) = gguf::check_named(&planned.info.name, to, &self.out) {
-            let found = format!("weights too large for {to}");
-            return Err(bad_weights(planned.info, first, block * to.block_len(), &found));
-        }
-        if let Some(at) = self.first_lost(to) {
-            let found = format!("weights too large for {to}");
-            return Err(bad_weights(planned.info, first, at, &found));
-        }
-        Ok(n as u64)
-    }
-
-    /// Where the first block begins whose largest weight the format does not hold: with weights beyond every scale some
-    /// encoders write a block of zeros, which has nothing wrong about it but its numbers.
-    fn first_lost(&self, to: DType) -> Option<usize> {
-        // The largest f16, of which scales are made: smaller weights never come near what a format holds.
-        let largest = 65_504.0;
-        let len = to.block_len();
-        let blocks = self.weights.chunks(len).zip(self.out.chunks(to.block_bytes()));
-        let mut again = vec![0.0; len];
-        let magnitude = |weights: &[f32]| weights.iter().fold(0.0f32, |max, w| max.max(w.abs()));
-        let mut lost = |weights: &[f32], block: &[u8]| {
-            let wanted = magnitude(weights);
-            if wanted <= largest {
-                return false;
-            }
-            to.dequantize(block, &mut again);
-            // The coarsest formats keep the largest weight to a quarter.
-            (magnitude(&again) - wanted).abs() > wanted / 4.0
-        };
-        let found = blocks.enumerate().find(|(_, (weights, block))| lost(weights, block));
-        found.map(|(i, _)| i * len)
-    }
-
-    /// Dequantises and quantises what is in `source`; each thread takes a share of it.
-    fn requantize(&mut self, from: DType, to: DType) {
-        const BLOCK: usize = 256;
-        let share = self.weights.len().div_ceil(BLOCK).div_ceil(self.threads.get()) * BLOCK;
-        let sources = self.source.chunks(from.row_bytes(share));
-        let outs = self.out.chunks_mut(to.row_bytes(share));
-        let shares = self.weights.chunks_mut(share).zip(sources).zip(outs);
-        std::thread::scope(|scope| {
-            for ((weights, source), out) in shares {
-                scope.spawn(move || {
-                    from.dequantize(source, weights);
-                    to.encode(weights, out);
-                });
-            }
-        });
-    }
-}
-
-/// The error about weight number `at` of a piece, whose first weight is number `first` of the tensor.
-fn bad_weights(info: &TensorInfo, first: u64, at: usize, found: &str) -> Error {
-    let row = (first + at as u64) / info.row_len().max(1);
-    let what = format!("tensor {}: {found} in row {row}, which cannot be quantised", info.name);
-    Error::new(ErrorKind::BadTensor, what)
 }

@@ -5,7 +5,7 @@ use crate::{Error, ErrorKind, Result};
 use gguf::DType;
 use std::str::FromStr;
 
-/// A format of whole files, whether or not karat can quantise to it.
+/// A format of whole files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// With better formats for some tensors, as llama-quantize chooses them.
@@ -15,11 +15,10 @@ pub enum Format {
 }
 
 impl Format {
-    /// Every name that [`FromStr`] takes: the mixes, then what has none.
+    /// Every name that [`FromStr`] takes, but for the mix of models with experts, which are not made here.
     pub fn names() -> Vec<&'static str> {
-        let mixes = FileType::ALL.map(FileType::name);
-        let plain = DType::ALL.into_iter().filter(|dtype| !dtype.has_encoder()).map(DType::name);
-        mixes.into_iter().chain(plain).collect()
+        let made = |file_type: &FileType| *file_type != FileType::MXFP4_MOE;
+        FileType::ALL.into_iter().filter(made).map(FileType::name).collect()
     }
 
     /// The same format without a mix: every matrix has it.
@@ -58,10 +57,8 @@ impl FromStr for Format {
 
     /// A name in any case; `Q4_K` stands for its mix, as in llama-quantize.
     fn from_str(name: &str) -> Result<Self> {
-        if let Ok(file_type) = name.parse() {
-            return Ok(Self::Mix(file_type));
-        }
-        DType::from_name(name).map(Self::Plain).ok_or_else(|| {
+        let found = name.parse().ok().filter(|&file_type| file_type != FileType::MXFP4_MOE);
+        found.map(Self::Mix).ok_or_else(|| {
             let known = Self::names().join(" ");
             let what = format!("unknown format \"{}\"; known: {known}", name.escape_debug());
             Error::new(ErrorKind::BadRequest, what)
@@ -85,6 +82,6 @@ mod tests {
         assert_eq!("Q4_K_M".parse::<Format>().unwrap().pure(), Format::Plain(DType::Q4_K));
         let error = "Q9".parse::<Format>().unwrap_err().to_string();
         assert!(error.starts_with("unknown format \"Q9\"; known: F32 F16"), "{error}");
-        assert!(error.ends_with("Q2_K Q3_K IQ4_NL IQ4_XS MXFP4"), "{error}");
+        assert!(error.ends_with("MXFP4 Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S"), "{error}");
     }
 }

@@ -14,7 +14,7 @@ pub use format::Format;
 use crate::output::{self, Existing, Output};
 use crate::quantize::mix::{self, Facts, Plan};
 use crate::shape::Usual;
-use crate::{Error, ErrorKind, Result, Spec, TensorSpec, arch, decoder};
+use crate::{Error, ErrorKind, Result, TensorSpec, arch, decoder};
 use blocks::{Blocks, CHUNK};
 use fill::{Fill, Filler, VectorFill};
 use gguf::{Array, DType, File, TensorInfo, Value, Writer};
@@ -156,7 +156,9 @@ impl Model {
         }
         keys.extend(vocab::keys(shape.n_vocab)?);
         // The spec is read back from the keys, so what cannot be loaded is refused here, by the same rules.
-        let spec = read_back(&keys)?;
+        let file = read_back(&keys)?;
+        let spec = crate::spec(&file)
+            .map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))?;
         let usual = Usual {
             tied: shape.tied,
             // An adversarial model has every bias that its architecture allows.
@@ -169,12 +171,7 @@ impl Model {
         let tensors = decoder::tensors(&spec, usual)
             .map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))?;
         let filler = Filler::new(&spec, shape.tied, shape.numbers);
-        let facts = Facts {
-            arch: arch.name.to_owned(),
-            n_layer: shape.n_layer as u64,
-            n_expert: 0,
-            grouped_heads: shape.n_head != shape.n_head_kv,
-        };
+        let facts = Facts::of(&file)?;
         let infos = tensors.iter().map(info).collect::<Result<_>>()?;
         let fills = tensors.iter().map(|tensor| filler.fill(tensor)).collect();
         Ok(Self { keys, facts, infos, fills })
@@ -182,7 +179,7 @@ impl Model {
 
     fn plan(&self, format: Format) -> Result<Plan<'_>> {
         match format {
-            Format::Mix(file_type) => mix::plan_of(&self.facts, &self.infos, file_type),
+            Format::Mix(file_type) => mix::plan(&self.facts, &self.infos, file_type.into(), false),
             Format::Plain(dtype) => Ok(mix::plan_pure(dtype, &self.infos)),
         }
     }
@@ -251,14 +248,13 @@ fn heads_kv(shape: &Shape, every: usize) -> Value {
     Value::Array(Array::U32((0..shape.n_layer).map(heads).collect()))
 }
 
-/// The spec of a file with these keys.
-fn read_back(keys: &[(String, Value)]) -> Result<Spec> {
+/// A file with these keys.
+fn read_back(keys: &[(String, Value)]) -> Result<File> {
     let mut writer = Writer::new();
     for (key, value) in keys {
         writer.set(key, value.clone())?;
     }
-    let file = File::from_bytes(writer.start(Vec::new())?.finish()?)?;
-    crate::spec(&file).map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))
+    Ok(File::from_bytes(writer.start(Vec::new())?.finish()?)?)
 }
 
 /// Weights made at once: 16 MiB of f32.
