@@ -1,9 +1,10 @@
-//! The integer view of quantised blocks: what the `int8` arithmetic multiplies.
+//! The integer view of quantised blocks: what the `int8` and `int16` arithmetics multiply.
 //!
 //! Every quantised format is `w = d · scale[run] · q − m · min[run]` with small integers q, scale and min; the view
 //! unpacks a block to exactly these. The reference computes from it. What a format's codes are, and which weights share
 //! a scale, stands in the format's own file in `gguf/src/quant/`.
 
+use crate::Arithmetic;
 use gguf::DType;
 use gguf::quant::{Block, Codes, Quant, Run, Scale, Shape, Visit};
 
@@ -34,6 +35,15 @@ pub enum Q8Format {
     Q8x256,
 }
 
+/// What activations are rounded to before they meet a format's quants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// To 8 bits ([`crate::ops::quantize_q8`]).
+    Q8(Q8Format),
+    /// To 15 bits and a sign, blocks of 32 with an f32 scale ([`crate::ops::quantize_q16`]).
+    Q16,
+}
+
 /// What a format adds to the accumulator after `d · isum`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MinTerm {
@@ -45,7 +55,7 @@ pub enum MinTerm {
     Subs,
 }
 
-/// How a format takes part in the `int8` arithmetic.
+/// How a format takes part in the integer arithmetics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Form {
     /// How a stored code becomes a quant.
@@ -56,7 +66,7 @@ pub struct Form {
     pub scale: Scale,
 }
 
-/// The format's part in the `int8` arithmetic, or `None` for float formats, which are computed in f32.
+/// The format's part in the integer arithmetics, or `None` for float formats, which are computed in f32.
 pub fn form(dtype: DType) -> Option<Form> {
     dtype.quant().map(|Quant { codes, shape, scale }| Form { codes, shape, scale })
 }
@@ -67,7 +77,16 @@ impl Form {
         self.shape.block_len()
     }
 
-    /// Rounding of the activations.
+    /// Rounding of the activations, or `None` where they are not rounded.
+    pub fn rounding(&self, arithmetic: Arithmetic) -> Option<Rounding> {
+        match arithmetic {
+            Arithmetic::Int8 => Some(Rounding::Q8(self.q8())),
+            Arithmetic::Int16 => Some(Rounding::Q16),
+            Arithmetic::F32 => None,
+        }
+    }
+
+    /// Rounding of the activations in `int8`.
     pub fn q8(&self) -> Q8Format {
         match self.shape {
             Shape::One { .. } => Q8Format::Q8x32,
@@ -82,6 +101,11 @@ impl Form {
             Shape::One { plus_m: true } => MinTerm::Sum,
             Shape::Runs { minus_min: true, .. } => MinTerm::Subs,
         }
+    }
+
+    /// Elements of one integer sum in `int16`: those that share a scale.
+    pub fn run_len(&self) -> usize {
+        self.run().map_or(self.block_len(), Run::elements)
     }
 
     /// Elements that share an integer scale, where the format has integer scales.
@@ -116,6 +140,32 @@ impl Ints {
     /// leave the block as it is ([`form`] is `None` for them, and callers ask it first).
     pub fn unpack(&mut self, dtype: DType, b: &[u8]) {
         let _ = dtype.visit(Unpack { ints: self, bytes: b });
+    }
+}
+
+/// One run of weights in `int16`: `w = scale · q`, and `+ min` where the format has a minimum.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RunFloats {
+    /// `d`, or `d · scale` where the format has integer scales.
+    pub scale: f32,
+    /// `m`, or `-(m · min)`; `None` where the format has no minimum.
+    pub min: Option<f32>,
+}
+
+impl Ints {
+    /// What the `i`-th run of a block's weights is scaled by: the floats that the format's decoder multiplies with.
+    pub fn run(&self, form: Form, i: usize) -> RunFloats {
+        let at = i * form.run_len() / 16;
+        let scale = match form.shape {
+            Shape::One { .. } => self.d,
+            Shape::Runs { .. } => self.d * f32::from(self.scale[at]),
+        };
+        let min = match form.min() {
+            MinTerm::None => None,
+            MinTerm::Sum => Some(self.m),
+            MinTerm::Subs => Some(-(self.m * f32::from(self.min[at]))),
+        };
+        RunFloats { scale, min }
     }
 }
 

@@ -1,8 +1,9 @@
-//! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in both arithmetics. Fast versions: `cpu/src/kernels/mat_mul/`, and
+//! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in all arithmetics. Fast versions: `cpu/src/kernels/mat_mul/`, and
 //! `mat_mul_*.wgsl` and `mat_vec_*.wgsl` in `gpu/src/kernels/`.
 
-use crate::ints::{Form, Ints, MinTerm, form};
+use crate::ints::{Form, Ints, MinTerm, Rounding, RunFloats, form};
 use crate::math::{dot_f32, fma};
+use crate::ops::quantize_q16::{Q16Row, quantize_q16};
 use crate::ops::quantize_q8::{Q8Row, quantize_q8};
 use crate::{Arithmetic, Weight};
 use gguf::DType;
@@ -50,6 +51,31 @@ fn step_int8(form: Form, w: &Ints, x: Q8Block<'_>, mut acc: f32) -> f32 {
     }
 }
 
+/// `int16`: one row of weights (as in the file) times one row of rounded activations.
+///
+/// Run after run (the weights that share a scale), from +0: `acc = fma(scale · d_a, isum, acc)` with the exact integer
+/// `isum = Σ q · q_a`, then, in formats with a minimum, `acc = fma(min, d_a · Σ q_a, acc)`.
+pub fn dot_int16(dtype: DType, form: Form, row: &[u8], x: &Q16Row) -> f32 {
+    let (block_len, run_len) = (form.block_len(), form.run_len());
+    let mut ints = Ints::new();
+    let mut acc = 0.0f32;
+    for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
+        ints.unpack(dtype, bytes);
+        let q_a = x.q[b * block_len..][..block_len].chunks(run_len);
+        for (i, (q, q_a)) in ints.q.chunks(run_len).zip(q_a).enumerate() {
+            let d_a = x.d[(b * block_len + i * run_len) / 32];
+            let isum: i32 = q.iter().zip(q_a).map(|(&q, &a)| i32::from(q) * i32::from(a)).sum();
+            let RunFloats { scale, min } = ints.run(form, i);
+            acc = fma(scale * d_a, isum as f32, acc);
+            if let Some(min) = min {
+                let sum: i32 = q_a.iter().map(|&a| i32::from(a)).sum();
+                acc = fma(min, d_a * sum as f32, acc);
+            }
+        }
+    }
+    acc
+}
+
 /// `x` is `[n, n_in]`, `bytes` holds the rows of `weight` as in the file, `out` is `[n, n_out]`.
 ///
 /// Float formats, and every format in [`Arithmetic::F32`], multiply dequantised weights by f32 activations through
@@ -57,21 +83,33 @@ fn step_int8(form: Form, w: &Ints, x: Q8Block<'_>, mut acc: f32) -> f32 {
 pub fn mat_mul(arithmetic: Arithmetic, weight: &Weight, bytes: &[u8], x: &[f32], out: &mut [f32]) {
     let Weight { dtype, n_in, n_out, .. } = *weight;
     let row_bytes = dtype.row_bytes(n_in);
-    let int8 = form(dtype).filter(|_| arithmetic == Arithmetic::Int8);
-    if let Some(form) = int8 {
-        let q8: Vec<Q8Row> = x.chunks(n_in).map(|x| quantize_q8(form.q8(), x)).collect();
-        for (r, row) in bytes.chunks(row_bytes).enumerate() {
-            for (t, x) in q8.iter().enumerate() {
-                out[t * n_out + r] = dot_int8(dtype, form, row, x);
+    let rounding = form(dtype).and_then(|form| Some((form, form.rounding(arithmetic)?)));
+    let rows = bytes.chunks(row_bytes).enumerate();
+    match rounding {
+        Some((form, Rounding::Q8(format))) => {
+            let q8: Vec<Q8Row> = x.chunks(n_in).map(|x| quantize_q8(format, x)).collect();
+            for (r, row) in rows {
+                for (t, x) in q8.iter().enumerate() {
+                    out[t * n_out + r] = dot_int8(dtype, form, row, x);
+                }
             }
         }
-        return;
-    }
-    let mut dequantised = vec![0.0; n_in];
-    for (r, row) in bytes.chunks(row_bytes).enumerate() {
-        dtype.dequantize(row, &mut dequantised);
-        for (t, x) in x.chunks(n_in).enumerate() {
-            out[t * n_out + r] = dot_f32(&dequantised, x);
+        Some((form, Rounding::Q16)) => {
+            let q16: Vec<Q16Row> = x.chunks(n_in).map(quantize_q16).collect();
+            for (r, row) in rows {
+                for (t, x) in q16.iter().enumerate() {
+                    out[t * n_out + r] = dot_int16(dtype, form, row, x);
+                }
+            }
+        }
+        None => {
+            let mut dequantised = vec![0.0; n_in];
+            for (r, row) in rows {
+                dtype.dequantize(row, &mut dequantised);
+                for (t, x) in x.chunks(n_in).enumerate() {
+                    out[t * n_out + r] = dot_f32(&dequantised, x);
+                }
+            }
         }
     }
 }

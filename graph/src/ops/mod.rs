@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod mat_mul;
+pub mod quantize_q16;
 pub mod quantize_q8;
 pub mod rms_norm;
 pub mod rope;
