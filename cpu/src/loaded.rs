@@ -5,16 +5,16 @@ use crate::attention::{self, Items};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::{self, MatMulF32};
-use crate::kernels::quantize_q8::Q8Rows;
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
+use crate::kernels::rounded::Rounded;
 use crate::kernels::ssm_conv::SsmConv;
 use crate::kv::{Elem, Layer, States};
 use crate::plan::{self, Job, Plan};
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::weights::Weights;
-use graph::ints::Q8Format;
+use graph::ints::Rounding;
 use graph::ops::ssm_conv::Rows;
 use graph::{
     Act, Attention, Blocks, Cache, Contents, Error, ErrorKind, Graph, Kv, KvType, LoadOptions,
@@ -45,9 +45,9 @@ struct Work {
     wanted: Vec<bool>,
     /// Whether it wants each op computed by itself.
     alone: bool,
-    q8: Q8Rows,
-    /// What `q8` holds.
-    q8_of: Option<(ValueId, Q8Format)>,
+    rounded: Rounded,
+    /// What `rounded` holds.
+    rounded_of: Option<(ValueId, Rounding)>,
     /// Which tokens of the step each item of attention has: [`attention::divide`].
     item_bounds: Vec<usize>,
     /// Partial results of attention.
@@ -112,8 +112,7 @@ impl LoadedCpu {
         let workers = Workers { level: cpu.level, pool: &mut pool };
         let weights = Weights::load(&graph, files, options, workers, progress)?;
         // Products of one input go together if they want it rounded alike.
-        let plan =
-            Plan::new(&graph, |w: WeightId| weights.layout(w).map(|layout| layout.form.q8()));
+        let plan = Plan::new(&graph, |w: WeightId| weights.rounding(w));
         let plan = Arc::new(plan);
         Ok(Self {
             graph,
@@ -165,13 +164,13 @@ impl LoadedCpu {
 
     /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
     fn round(&mut self, w: WeightId, x: Input<'_>) {
-        let Some(layout) = self.weights.layout(w) else { return };
-        let wanted = Some((x.id, layout.form.q8()));
-        if self.work.q8_of != wanted {
+        let Some(rounding) = self.weights.rounding(w) else { return };
+        let wanted = Some((x.id, rounding));
+        if self.work.rounded_of != wanted {
             let n_in = self.graph.weight(w).n_in;
             let workers = Workers { level: self.level, pool: &mut self.pool };
-            self.work.q8.quantize(layout.form.q8(), x.data, n_in, workers);
-            self.work.q8_of = wanted;
+            self.work.rounded.round(rounding, x.data, n_in, workers);
+            self.work.rounded_of = wanted;
         }
     }
 
@@ -183,16 +182,16 @@ impl LoadedCpu {
         for (product, &Output { w, .. }) in products.iter_mut().zip(&outs) {
             *product = weights.tiled(w, graph.weight(w).n_in).map(Product::Plain);
         }
-        let q8 = &self.work.q8;
+        let rows = self.work.rounded.rows();
         let matrix =
             |Output { w, out }| Matrix { out, cols: graph.weight(w).n_out, step: 2 * LANES };
         self.pool.grids(
             outs.map(matrix),
-            Steps { n: q8.tokens(), step: mat_mul::PASS },
+            Steps { n: rows.tokens(), step: mat_mul::PASS },
             |i, out| {
                 let Some(product) = products[i] else { return };
                 mat_mul::with_workspace(|workspace| {
-                    level.run(MatMul { product, q8, out, workspace })
+                    level.run(MatMul { product, rows, out, workspace })
                 });
             },
         );
@@ -202,15 +201,17 @@ impl LoadedCpu {
     fn glu(&mut self, act: Act, gate: WeightId, up: WeightId, x: Input<'_>, out: &mut [f32]) {
         self.round(gate, x);
         let Weight { n_in, n_out, .. } = *self.graph.weight(gate);
-        let (weights, level, q8) = (&self.weights, self.level, &self.work.q8);
+        let (weights, level, rows) = (&self.weights, self.level, self.work.rounded.rows());
         let (Some(gate), Some(up)) = (weights.tiled(gate, n_in), weights.tiled(up, n_in)) else {
             return;
         };
         let product = Product::Glu { act, gate, up };
-        let tokens = Steps { n: q8.tokens(), step: mat_mul::PASS };
+        let tokens = Steps { n: rows.tokens(), step: mat_mul::PASS };
         let matrix = Matrix { out, cols: n_out, step: LANES };
         self.pool.grids([matrix], tokens, |_, out| {
-            mat_mul::with_workspace(|workspace| level.run(MatMul { product, q8, out, workspace }));
+            mat_mul::with_workspace(|workspace| {
+                level.run(MatMul { product, rows, out, workspace })
+            });
         });
     }
 
@@ -324,7 +325,7 @@ impl LoadedCpu {
         let x = node.inputs.first().copied().unwrap_or(id);
         let job = if self.work.alone { &Job::Alone } else { &plan.jobs[i] };
         if self.work.alone {
-            self.work.q8_of = None;
+            self.work.rounded_of = None;
         }
         match job {
             Job::Done => {}
@@ -462,7 +463,7 @@ impl Loaded for LoadedCpu {
         let mut values = std::mem::take(&mut self.work.values);
         values.resize(graph.values.len(), Vec::new());
         self.work.free.resize(self.plan.n_slots, Vec::new());
-        self.work.q8_of = None;
+        self.work.rounded_of = None;
         self.work.angles.iter_mut().for_each(Vec::clear);
         self.work.alone = tap.isolates();
         self.work.wanted.clear();

@@ -10,6 +10,7 @@ use crate::pool::{Pool, Workers};
 use crate::simd::LANES;
 use crate::tiles::{Layout, decode_row};
 use graph::backend::Found;
+use graph::ints::Rounding;
 use graph::{Arithmetic, Error, ErrorKind, Graph, LoadOptions, Result, Weight, WeightId};
 use memmap2::MmapMut;
 use std::cell::RefCell;
@@ -26,6 +27,7 @@ pub(crate) struct Weights {
     arena: MmapMut,
     items: Vec<Resident>,
     bias: u8,
+    arithmetic: Arithmetic,
 }
 
 /// One tensor.
@@ -43,7 +45,7 @@ enum Form {
     Absent,
     /// As in the file: weights of f32 products, rows to look up.
     Raw,
-    /// Repacked for `int8` products. Rows are looked up here too.
+    /// Repacked for integer products. Rows are looked up here too.
     Tiles(Layout),
 }
 
@@ -61,11 +63,13 @@ impl Weights {
         progress: &mut dyn FnMut(u64),
     ) -> Result<Self> {
         let Workers { level, pool } = workers;
+        let arithmetic = options.arithmetic;
         let mut items = Vec::with_capacity(graph.weights.len());
         let mut end = 0usize;
         for (weight, forms) in graph.weights.iter().zip(graph.weight_forms()) {
             graph::backend::find_weight(files, weight)?;
-            let tiles = Layout::of(weight.dtype).filter(|_| options.arithmetic == Arithmetic::Int8);
+            let rounded = |layout: &Layout| layout.form.rounding(arithmetic).is_some();
+            let tiles = Layout::of(weight.dtype).filter(rounded);
             let (form, bytes) = match tiles {
                 _ if !forms.matrix => (Form::Absent, 0),
                 Some(layout) => {
@@ -79,7 +83,7 @@ impl Weights {
             items.push(Resident { form, range: end..end + bytes, vector });
             end = (end + bytes).next_multiple_of(ALIGN);
         }
-        let mut weights = Self { arena: arena(end)?, items, bias: level.i8_bias() };
+        let mut weights = Self { arena: arena(end)?, items, bias: level.i8_bias(), arithmetic };
         let mut read = 0;
         for (i, weight) in graph.weights.iter().enumerate() {
             let found = graph::backend::find_weight(files, weight)?;
@@ -97,7 +101,7 @@ impl Weights {
         Found { file, info }: Found<'_>,
         pool: &mut Pool,
     ) -> Result<()> {
-        let Self { arena, items, bias } = self;
+        let Self { arena, items, bias, .. } = self;
         let Resident { form, range, vector } = &mut items[i];
         let out = &mut arena[range.clone()];
         let read = |e: gguf::Error| Error::new(ErrorKind::Read, e.to_string());
@@ -160,6 +164,11 @@ impl Weights {
             Form::Tiles(layout) => Some(layout),
             Form::Raw | Form::Absent => None,
         }
+    }
+
+    /// What a weight wants its activations rounded to; `None` where the product is one of floats.
+    pub(crate) fn rounding(&self, w: WeightId) -> Option<Rounding> {
+        self.layout(w)?.form.rounding(self.arithmetic)
     }
 
     /// A weight's bytes as in the file; empty for one that is in tiles.

@@ -4,9 +4,11 @@ pub(crate) mod attention;
 pub(crate) mod elementwise;
 pub(crate) mod mat_mul;
 pub(crate) mod mat_mul_f32;
+pub(crate) mod quantize_q16;
 pub(crate) mod quantize_q8;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
+pub(crate) mod rounded;
 pub(crate) mod ssm_conv;
 
 use crate::simd::LANES;

@@ -3,8 +3,8 @@
 
 use crate::ints::{Form, Ints, MinTerm, Rounding, RunFloats, form};
 use crate::math::{dot_f32, fma};
-use crate::ops::quantize_q16::{Q16Row, quantize_q16};
 use crate::ops::quantize_q8::{Q8Row, quantize_q8};
+use crate::ops::quantize_q16::{Q16Row, quantize_q16};
 use crate::{Arithmetic, Weight};
 use gguf::DType;
 

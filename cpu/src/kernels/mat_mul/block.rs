@@ -3,11 +3,14 @@
 //! `N` tokens × `T` tiles of integer sums live in registers; per group of four columns they take T operands and N
 //! broadcasts, so that the loads stay behind the products.
 
+use super::block16::{Runs, splats};
 use super::codes;
 use super::workspace::{Floats, Operand, Words, Workspace};
 use crate::kernels::quantize_q8::Q8Group;
+use crate::kernels::quantize_q16::Q16Group;
 use crate::simd::{Isa, Kernel};
 use crate::tiles::Layout;
+use gguf::quant::Run;
 use graph::ints::MinTerm;
 
 /// Bytes of a cache line.
@@ -26,16 +29,70 @@ pub(super) struct At<'a> {
 }
 
 /// What a register tile multiplies: its place, the unpacked weights there, and a group of tokens.
-pub(super) struct Part<'a> {
+pub(super) struct Part<'a, G> {
     pub(super) layout: &'a Layout,
     pub(super) workspace: &'a mut Workspace,
-    pub(super) group: &'a Q8Group,
+    pub(super) group: &'a G,
     pub(super) at: At<'a>,
+}
+
+/// Some tokens' rounded rows, and the kernels that multiply them.
+pub(super) trait Group {
+    /// Whether the workspace is to hold a scale for each run ([`Workspace::run_scales`]).
+    const RUN_SCALES: bool;
+
+    /// Tokens of this group.
+    fn tokens(&self) -> usize;
+
+    /// Multiplies N tokens by T tiles; picks the body for the kind of format.
+    fn multiply<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_, Self>)
+    where
+        Self: Sized;
+}
+
+impl Group for Q8Group {
+    const RUN_SCALES: bool = false;
+
+    #[inline(always)]
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    #[inline(always)]
+    fn multiply<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_, Self>) {
+        match (part.layout.form.run(), part.layout.signed()) {
+            (None, false) => isa.vectorize(Simple::<N, T, false>(part)),
+            (None, true) => isa.vectorize(Simple::<N, T, true>(part)),
+            (Some(Run::Of16), false) => isa.vectorize(SuperBlocks::<N, T, false, 16>(part)),
+            (Some(Run::Of16), true) => isa.vectorize(SuperBlocks::<N, T, true, 16>(part)),
+            (Some(Run::Of32), false) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
+            (Some(Run::Of32), true) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
+        }
+    }
+}
+
+impl Group for Q16Group {
+    const RUN_SCALES: bool = true;
+
+    #[inline(always)]
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    #[inline(always)]
+    fn multiply<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_, Self>) {
+        match (part.layout.form.run(), part.layout.signed()) {
+            (None | Some(Run::Of32), false) => isa.vectorize(Runs::<N, T, false, 32>(part)),
+            (None | Some(Run::Of32), true) => isa.vectorize(Runs::<N, T, true, 32>(part)),
+            (Some(Run::Of16), false) => isa.vectorize(Runs::<N, T, false, 16>(part)),
+            (Some(Run::Of16), true) => isa.vectorize(Runs::<N, T, true, 16>(part)),
+        }
+    }
 }
 
 /// N tokens by T tiles of a format with one scale for 32 columns.
 pub(super) struct Simple<'a, const N: usize, const T: usize, const SIGNED: bool>(
-    pub(super) Part<'a>,
+    pub(super) Part<'a, Q8Group>,
 );
 
 impl<const N: usize, const T: usize, const SIGNED: bool> Kernel for Simple<'_, N, T, SIGNED> {
@@ -54,7 +111,7 @@ pub(super) struct SuperBlocks<
     const T: usize,
     const SIGNED: bool,
     const SUB: usize,
->(pub(super) Part<'a>);
+>(pub(super) Part<'a, Q8Group>);
 
 impl<const N: usize, const T: usize, const SIGNED: bool, const SUB: usize> Kernel
     for SuperBlocks<'_, N, T, SIGNED, SUB>
@@ -69,13 +126,13 @@ impl<const N: usize, const T: usize, const SIGNED: bool, const SUB: usize> Kerne
 
 /// Bytes of each part of `bytes`, divided into `blocks` parts of whole lines.
 #[inline(always)]
-fn step(bytes: [&[u8]; 2], blocks: usize) -> usize {
+pub(super) fn step(bytes: [&[u8]; 2], blocks: usize) -> usize {
     bytes[0].len().max(bytes[1].len()).div_ceil(blocks * LINE) * LINE
 }
 
 /// Prefetches the `b`-th part of `both`.
 #[inline(always)]
-fn prefetch<I: Isa>(isa: I, both: [&[u8]; 2], b: usize, step: usize) {
+pub(super) fn prefetch<I: Isa>(isa: I, both: [&[u8]; 2], b: usize, step: usize) {
     for bytes in both {
         let (mut at, end) = (b * step, bytes.len().min((b + 1) * step));
         while at < end {
@@ -87,28 +144,21 @@ fn prefetch<I: Isa>(isa: I, both: [&[u8]; 2], b: usize, step: usize) {
 
 /// `workspace.starts`, from the sums of a group's quants.
 #[inline(always)]
-fn starts(starts: &mut [i32], sums: &[i32], offset: i32) {
+pub(super) fn starts(starts: &mut [i32], sums: &[i32], offset: i32) {
     for (start, sum) in starts.iter_mut().zip(sums) {
         *start = -offset * sum;
     }
 }
 
-/// Integer sums of some operand groups, from the starts of N tokens.
+/// Integer sums of some operand groups, from where `sum` stands.
 #[inline(always)]
-fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
+pub(super) fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
     isa: I,
     tile: usize,
-    starts: &[i32; N],
+    mut sum: [[I::I; N]; T],
     operands: &[[Operand; 2]],
     q: &[[i32; N]],
 ) -> [[I::I; N]; T] {
-    let mut sum = [[isa.i_splat(0); N]; T];
-    for t in 0..N {
-        let start = isa.i_splat(starts[t]);
-        for i in 0..T {
-            sum[i][t] = start;
-        }
-    }
     for (operand, q) in operands.iter().zip(q) {
         // Loops, not `from_fn`: what a closure in a library function calls is not compiled for the instruction set.
         let mut w = [isa.b_load(&operand[tile].0); T];
@@ -129,7 +179,10 @@ fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
 }
 
 #[inline(always)]
-fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, part: Part<'_>) {
+fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
+    isa: I,
+    part: Part<'_, Q8Group>,
+) {
     let Part { layout, workspace, group, at } = part;
     let (b0, blocks) = (at.start / 32, at.cols / 32);
     let Workspace { operands, d, m, acc, .. } = workspace;
@@ -147,7 +200,8 @@ fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, pa
     let step = step(at.prefetch, blocks);
     for b in 0..blocks {
         prefetch(isa, at.prefetch, b, step);
-        let isum = dot::<I, N, T, SIGNED>(isa, at.tile, &starts[b], &operands[b], &q[b]);
+        let begin = splats::<I, N, T>(isa, &starts[b]);
+        let isum = dot::<I, N, T, SIGNED>(isa, at.tile, begin, &operands[b], &q[b]);
         for i in 0..T {
             let d_w = isa.f_load(&d[b][at.tile + i].0);
             for t in 0..N {
@@ -170,7 +224,7 @@ fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(isa: I, pa
 #[inline(always)]
 fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const SUB: usize>(
     isa: I,
-    part: Part<'_>,
+    part: Part<'_, Q8Group>,
 ) {
     let Part { layout, workspace, group, at } = part;
     let (sums, pairs) =
@@ -192,7 +246,7 @@ fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, cons
             let part = dot::<I, N, T, SIGNED>(
                 isa,
                 at.tile,
-                &starts[sub],
+                splats::<I, N, T>(isa, &starts[sub]),
                 &operands[first..first + len],
                 &q[first..first + len],
             );
@@ -247,7 +301,7 @@ fn mins<I: Isa, const N: usize, const T: usize>(
 }
 
 #[inline(always)]
-fn load<I: Isa, const N: usize, const T: usize>(
+pub(super) fn load<I: Isa, const N: usize, const T: usize>(
     isa: I,
     acc: &[[Floats; 2]],
     at: At<'_>,
@@ -265,7 +319,7 @@ fn load<I: Isa, const N: usize, const T: usize>(
 }
 
 #[inline(always)]
-fn store<I: Isa, const N: usize, const T: usize>(
+pub(super) fn store<I: Isa, const N: usize, const T: usize>(
     isa: I,
     acc: &mut [[Floats; 2]],
     at: At<'_>,

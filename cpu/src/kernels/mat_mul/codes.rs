@@ -4,6 +4,7 @@ use crate::kernels::lanes;
 use crate::simd::{Isa, LANES};
 use crate::tiles::{Layout, UNIT};
 use gguf::quant::{Codes, Scale};
+use graph::ints::MinTerm;
 
 /// f16 bits as they lie in a block.
 #[inline(always)]
@@ -51,6 +52,12 @@ pub(super) fn min_pairs<I: Isa>(isa: I, layout: &Layout, block: &[u8], pair: usi
     isa.i_add(isa.i_load_u8(lanes(block, at)), high)
 }
 
+/// The integer minima of one sub-block.
+#[inline(always)]
+pub(super) fn sub_mins<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
+    isa.i_load_u8(lanes(block, layout.mins_at() + sub * LANES))
+}
+
 /// The planes of the unit of 32 columns that starts at column `from` of the block.
 #[inline(always)]
 pub(super) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
@@ -63,6 +70,46 @@ fn plane<I: Isa>(isa: I, planes: &[u8], i: usize) -> I::B {
     match planes[64 * i..].first_chunk() {
         Some(bytes) => isa.b_load(bytes),
         None => unreachable!("a unit has all its planes"),
+    }
+}
+
+/// The float scales of one block of a tile.
+pub(super) struct BlockScales<I: Isa> {
+    d: I::F,
+    /// `m`, or `-m` where it multiplies integer minima; 0 in formats without.
+    m: I::F,
+}
+
+/// What a run of columns is multiplied with, and what its minimum adds to every weight (0 in formats without).
+pub(super) struct RunScales<I: Isa> {
+    pub(super) scale: I::F,
+    pub(super) min: I::F,
+}
+
+impl<I: Isa> BlockScales<I> {
+    #[inline(always)]
+    pub(super) fn of(isa: I, layout: &Layout, block: &[u8]) -> Self {
+        let d = scale(isa, layout, block);
+        let m = match layout.min {
+            MinTerm::None => isa.f_splat(0.0),
+            MinTerm::Sum => f16s(isa, block, layout.d_bytes),
+            MinTerm::Subs => isa.f_mul(f16s(isa, block, layout.d_bytes), isa.f_splat(-1.0)),
+        };
+        Self { d, m }
+    }
+
+    /// Scale and minimum of run `r` of the block.
+    #[inline(always)]
+    pub(super) fn run(&self, isa: I, layout: &Layout, block: &[u8], r: usize) -> RunScales<I> {
+        if layout.subs == 0 {
+            return RunScales { scale: self.d, min: self.m };
+        }
+        let scale = isa.f_from_i(sub_scales(isa, layout, block, r));
+        let min = match layout.min {
+            MinTerm::None | MinTerm::Sum => self.m,
+            MinTerm::Subs => isa.f_mul(self.m, isa.f_from_i(sub_mins(isa, layout, block, r))),
+        };
+        RunScales { scale: isa.f_mul(self.d, scale), min }
     }
 }
 

@@ -1,4 +1,4 @@
-//! `int8` matrix product over tiles of 16 rows: lanes = rows. Meaning: `graph::ops::mat_mul`.
+//! Integer matrix products over tiles of 16 rows: lanes = rows. Meaning: `graph::ops::mat_mul`.
 //!
 //! Per tile, block and token: integer dot products of the block's groups (four activations broadcast against 16 rows),
 //! times the sub-block's integer scale, then one fma with `d_w · d_a` and the format's minimum step. Nothing is summed
@@ -16,20 +16,21 @@
 //!   sixteen +13 % in Q4_0; prompts the same.
 
 mod block;
+mod block16;
 mod codes;
 mod stream;
+mod stream16;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
 use super::elementwise::{Map, apply};
 use super::lanes_mut;
-use crate::kernels::quantize_q8::{Q8Group, Q8Rows};
+use crate::kernels::rounded::RoundedRows;
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
-use block::{At, Part, Simple, SuperBlocks};
-use gguf::quant::Run;
+use block::{At, Group, Part};
 use graph::Act;
 use std::cell::RefCell;
 use workspace::{CHUNK, MAX_TOKENS};
@@ -101,7 +102,7 @@ pub(crate) use workspace::{PASS, Workspace};
 /// One part of the product: some columns of `out`, for some tokens.
 pub(crate) struct MatMul<'a, 'o> {
     pub(crate) product: Product<'a>,
-    pub(crate) q8: &'a Q8Rows,
+    pub(crate) rows: RoundedRows<'a>,
     pub(crate) out: Columns<'o>,
     pub(crate) workspace: &'a mut Workspace,
 }
@@ -111,8 +112,14 @@ impl Kernel for MatMul<'_, '_> {
 
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
-        if self.q8.tokens() == 1 {
-            return stream::run(isa, self.product, self.q8, &mut self.out);
+        match self.rows {
+            RoundedRows::Q8(rows) if rows.tokens() == 1 => {
+                return stream::run(isa, self.product, rows, &mut self.out);
+            }
+            RoundedRows::Q16(rows) if rows.tokens() == 1 => {
+                return stream16::run(isa, self.product, rows, &mut self.out);
+            }
+            RoundedRows::Q8(_) | RoundedRows::Q16(_) => {}
         }
         let (columns, width) = (self.out.range(), self.product.width());
         for first in columns.clone().step_by(width) {
@@ -120,7 +127,10 @@ impl Kernel for MatMul<'_, '_> {
             let tokens = self.out.row_range();
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
-                self.pass(isa, first, next, self.q8.groups(start, end));
+                match self.rows {
+                    RoundedRows::Q8(rows) => self.pass(isa, first, next, rows.groups(start, end)),
+                    RoundedRows::Q16(rows) => self.pass(isa, first, next, rows.groups(start, end)),
+                }
                 self.finish(isa, first, start..end);
             }
         }
@@ -131,10 +141,10 @@ impl MatMul<'_, '_> {
     /// Fills `workspace.acc` with the products of the two tiles at column `first` and up to [`PASS`] tokens, while the
     /// blocks to be unpacked next come from memory: those of the next columns, or the first of the tiles at column `next`.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, first: usize, next: usize, groups: &[Q8Group]) {
+    fn pass<I: Isa, G: Group>(&mut self, isa: I, first: usize, next: usize, groups: &[G]) {
         let Weight { layout, n_in, .. } = *self.product.weight();
         let (tiles, next) = (self.product.tiles(first), self.product.tiles(next));
-        let tokens: usize = groups.iter().map(|group| group.tokens).sum();
+        let tokens: usize = groups.iter().map(G::tokens).sum();
         for acc in self.workspace.acc[..tokens].as_flattened_mut() {
             acc.0 = [0.0; LANES];
         }
@@ -142,7 +152,8 @@ impl MatMul<'_, '_> {
             let cols = CHUNK.min(n_in - start);
             let block = |col: usize| col / layout.block_len * layout.block_bytes;
             for (i, tile) in tiles.iter().enumerate() {
-                self.workspace.unpack(isa, layout, i, &tile[block(start)..block(start + cols)]);
+                let blocks = &tile[block(start)..block(start + cols)];
+                self.workspace.unpack::<I, G>(isa, layout, i, blocks);
             }
             let (from, end) = (start + cols, n_in.min(start + cols + CHUNK));
             let prefetch = if from < n_in {
@@ -158,13 +169,13 @@ impl MatMul<'_, '_> {
                 let at = At { start, cols, tile: 0, token, prefetch };
                 // `const` in conditions: the arms of other instruction sets are not even compiled.
                 if const { I::TILES == 2 } {
-                    many::<I, 2>(isa, Part { layout, workspace: self.workspace, group, at });
+                    many::<I, G, 2>(isa, Part { layout, workspace: self.workspace, group, at });
                 } else {
-                    many::<I, 1>(isa, Part { layout, workspace: self.workspace, group, at });
+                    many::<I, G, 1>(isa, Part { layout, workspace: self.workspace, group, at });
                     let at = At { tile: 1, prefetch: [&[]; 2], ..at };
-                    many::<I, 1>(isa, Part { layout, workspace: self.workspace, group, at });
+                    many::<I, G, 1>(isa, Part { layout, workspace: self.workspace, group, at });
                 }
-                token += group.tokens;
+                token += group.tokens();
             }
         }
     }
@@ -219,28 +230,15 @@ fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
 
 /// Picks the body for the number of tokens, so that inside it all is constant.
 #[inline(always)]
-fn many<I: Isa, const T: usize>(isa: I, part: Part<'_>) {
+fn many<I: Isa, G: Group, const T: usize>(isa: I, part: Part<'_, G>) {
     const { assert!(MAX_TOKENS == 6) };
-    match part.group.tokens {
-        1 => some::<I, 1, T>(isa, part),
-        2 => some::<I, 2, T>(isa, part),
-        3 if const { I::TOKENS >= 3 } => some::<I, 3, T>(isa, part),
-        4 if const { I::TOKENS >= 4 } => some::<I, 4, T>(isa, part),
-        5 if const { I::TOKENS >= 5 } => some::<I, 5, T>(isa, part),
-        6 if const { I::TOKENS >= 6 } => some::<I, 6, T>(isa, part),
+    match part.group.tokens() {
+        1 => G::multiply::<I, 1, T>(isa, part),
+        2 => G::multiply::<I, 2, T>(isa, part),
+        3 if const { I::TOKENS >= 3 } => G::multiply::<I, 3, T>(isa, part),
+        4 if const { I::TOKENS >= 4 } => G::multiply::<I, 4, T>(isa, part),
+        5 if const { I::TOKENS >= 5 } => G::multiply::<I, 5, T>(isa, part),
+        6 if const { I::TOKENS >= 6 } => G::multiply::<I, 6, T>(isa, part),
         n => unreachable!("a group of {n} tokens, at most {}", I::TOKENS),
-    }
-}
-
-/// Picks the body for the kind of format.
-#[inline(always)]
-fn some<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_>) {
-    match (part.layout.form.run(), part.layout.signed()) {
-        (None, false) => isa.vectorize(Simple::<N, T, false>(part)),
-        (None, true) => isa.vectorize(Simple::<N, T, true>(part)),
-        (Some(Run::Of16), false) => isa.vectorize(SuperBlocks::<N, T, false, 16>(part)),
-        (Some(Run::Of16), true) => isa.vectorize(SuperBlocks::<N, T, true, 16>(part)),
-        (Some(Run::Of32), false) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
-        (Some(Run::Of32), true) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
     }
 }

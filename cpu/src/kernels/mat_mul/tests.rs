@@ -1,15 +1,17 @@
 //! Every kind of codes in every shape against plain loops: what no format combines yet, the next one may.
 
 use super::{MatMul, PASS, Product, Weight, with_workspace};
-use crate::kernels::quantize_q8::Q8Rows;
+use crate::kernels::rounded::Rounded;
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, UNIT, row_codes};
 use gguf::quant::{Bits, Codes, Run, Scale, Shape, half_power};
+use graph::Arithmetic;
 use graph::cases::Rng;
-use graph::ints::{Form, MinTerm};
+use graph::ints::{Form, MinTerm, Rounding};
 use graph::math::fma;
 use graph::ops::quantize_q8::{Q8Row, quantize_q8};
+use graph::ops::quantize_q16::{Q16Row, quantize_q16};
 
 static VALUES: [i8; 16] = [-128, -90, -61, -40, -23, -9, -2, 0, 1, 5, 14, 30, 52, 77, 101, 127];
 
@@ -49,39 +51,115 @@ fn random_tiles(rng: &mut Rng, layout: &Layout, n_in: usize, n_tiles: usize) -> 
     tiles
 }
 
-/// Row `r` of a tile times one token, as `graph::ops::mat_mul` says it.
-fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, x: &Q8Row) -> f32 {
+/// A token's activations, rounded.
+enum Row {
+    Q8(Q8Row),
+    Q16(Q16Row),
+}
+
+impl Row {
+    fn new(rounding: Rounding, x: &[f32]) -> Self {
+        match rounding {
+            Rounding::Q8(format) => Self::Q8(quantize_q8(format, x)),
+            Rounding::Q16 => Self::Q16(quantize_q16(x)),
+        }
+    }
+}
+
+/// One row of a block of a tile, as its bytes say it.
+struct RowOfBlock<'a> {
+    layout: &'a Layout,
+    block: &'a [u8],
+    r: usize,
+    bias: u8,
+}
+
+impl RowOfBlock<'_> {
+    fn half(&self, at: usize) -> f32 {
+        half::f16::from_le_bytes([self.block[at], self.block[at + 1]]).to_f32()
+    }
+
+    fn d(&self) -> f32 {
+        match self.layout.form.scale {
+            Scale::F16 { .. } => self.half(2 * self.r),
+            Scale::E8m0 { .. } => half_power(self.block[self.r]),
+        }
+    }
+
+    fn m(&self) -> f32 {
+        self.half(self.layout.d_bytes + 2 * self.r)
+    }
+
+    fn q(&self, i: usize) -> i32 {
+        let (layout, mut codes) = (self.layout, [0; UNIT]);
+        let unit = layout.planes * 64;
+        let planes = &self.block[layout.quants_at() + i / UNIT * unit..][..unit];
+        row_codes(layout.form.codes, planes, self.r, &mut codes);
+        i32::from(match layout.form.codes {
+            Codes::Plain { offset, .. } => codes[i % UNIT] as i8 - offset,
+            Codes::Bytes => codes[i % UNIT].wrapping_sub(self.bias) as i8,
+            Codes::Table(values) => values[usize::from(codes[i % UNIT])],
+        })
+    }
+
+    /// Integer scale of the sub-block of column `i`.
+    fn scale(&self, i: usize) -> i32 {
+        let at = self.layout.scales_at() + i / self.layout.sub_cols * LANES + self.r;
+        if self.layout.subs > 0 { i32::from(self.block[at] as i8) } else { 1 }
+    }
+
+    /// Integer minimum of the sub-block of column `i`.
+    fn min(&self, i: usize) -> i32 {
+        let at = self.layout.mins_at() + i / self.layout.sub_cols * LANES + self.r;
+        if self.layout.min == MinTerm::Subs { i32::from(self.block[at]) } else { 0 }
+    }
+
+    /// `acc` and this block times block `b` of a token, as `graph::ops::mat_mul` says it.
+    fn int8(&self, x: &Q8Row, b: usize, mut acc: f32) -> f32 {
+        let (mut isum, mut msum) = (0i32, 0i32);
+        for i in 0..self.layout.block_len {
+            let a = i32::from(x.q[b * self.layout.block_len + i]);
+            isum += self.scale(i) * self.q(i) * a;
+            msum += self.min(i) * a;
+        }
+        acc = fma(self.d() * x.d[b], isum as f32, acc);
+        match self.layout.min {
+            MinTerm::None => acc,
+            MinTerm::Sum => fma(self.m(), x.s[b], acc),
+            MinTerm::Subs => fma(-(self.m() * x.d[b]), msum as f32, acc),
+        }
+    }
+
+    fn int16(&self, x: &Q16Row, b: usize, mut acc: f32) -> f32 {
+        for first in (0..self.layout.block_len).step_by(self.layout.sub_cols) {
+            let column = b * self.layout.block_len + first;
+            let (mut isum, mut sum) = (0i32, 0i32);
+            for i in 0..self.layout.sub_cols {
+                let a = i32::from(x.q[column + i]);
+                isum += self.q(first + i) * a;
+                sum += a;
+            }
+            let d_a = x.d[column / 32];
+            acc = fma(self.d() * self.scale(first) as f32 * d_a, isum as f32, acc);
+            let s = d_a * sum as f32;
+            acc = match self.layout.min {
+                MinTerm::None => acc,
+                MinTerm::Sum => fma(self.m(), s, acc),
+                MinTerm::Subs => fma(-(self.m() * self.min(first) as f32), s, acc),
+            };
+        }
+        acc
+    }
+}
+
+/// Row `r` of a tile times one token.
+fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, x: &Row) -> f32 {
     let mut acc = 0.0f32;
     for (b, block) in tile.chunks(layout.block_bytes).enumerate() {
-        let half = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
-        let d = match layout.form.scale {
-            Scale::F16 { .. } => half(2 * r),
-            Scale::E8m0 { .. } => half_power(block[r]),
-        };
-        let (mut isum, mut msum) = (0i32, 0i32);
-        for i in 0..layout.block_len {
-            let mut codes = [0; UNIT];
-            let unit = layout.planes * 64;
-            let planes = &block[layout.quants_at() + i / UNIT * unit..][..unit];
-            row_codes(layout.form.codes, planes, r, &mut codes);
-            let q = match layout.form.codes {
-                Codes::Plain { offset, .. } => codes[i % UNIT] as i8 - offset,
-                Codes::Bytes => codes[i % UNIT].wrapping_sub(bias) as i8,
-                Codes::Table(values) => values[usize::from(codes[i % UNIT])],
-            };
-            let run = i / layout.sub_cols * LANES + r;
-            let scale = if layout.subs > 0 { block[layout.scales_at() + run] as i8 } else { 1 };
-            let a = i32::from(x.q[b * layout.block_len + i]);
-            isum += i32::from(scale) * i32::from(q) * a;
-            if layout.min == MinTerm::Subs {
-                msum += i32::from(block[layout.mins_at() + run]) * a;
-            }
-        }
-        acc = fma(d * x.d[b], isum as f32, acc);
-        acc = match layout.min {
-            MinTerm::None => acc,
-            MinTerm::Sum => fma(half(layout.d_bytes + 2 * r), x.s[b], acc),
-            MinTerm::Subs => fma(-(half(layout.d_bytes + 2 * r) * x.d[b]), msum as f32, acc),
+        let row = RowOfBlock { layout, block, r, bias };
+        acc = match x {
+            Row::Q8(x) => row.int8(x, b, acc),
+            Row::Q16(x) => row.int16(x, b, acc),
         };
     }
     acc
@@ -89,35 +167,43 @@ fn expected(layout: &Layout, tile: &[u8], r: usize, bias: u8, x: &Q8Row) -> f32 
 
 #[test]
 fn every_kind_of_codes_in_every_shape() {
-    let (n_in, n_out, n_tokens) = (768, 2 * LANES, 5);
+    let (n_in, n_out) = (768, 2 * LANES);
     let mut rng = Rng::new(9);
-    let x: Vec<f32> = (0..n_tokens * n_in).map(|_| rng.unit()).collect();
+    let x: Vec<f32> = (0..5 * n_in).map(|_| rng.unit()).collect();
     for form in forms() {
         let layout = Layout::new(form);
         let tiles = random_tiles(&mut rng, &layout, n_in, 2);
-        let rows: Vec<Q8Row> = x.chunks(n_in).map(|x| quantize_q8(form.q8(), x)).collect();
-        for level in Level::all() {
-            for tokens in [1, n_tokens] {
-                let (mut q8, mut pool) = (Q8Rows::default(), Pool::new(1));
-                let workers = Workers { level, pool: &mut pool };
-                q8.quantize(form.q8(), &x[..tokens * n_in], n_in, workers);
-                let mut out = vec![f32::NAN; tokens * n_out];
-                let product = Product::Plain(Weight { layout: &layout, tiles: &tiles, n_in });
-                let matrix = Matrix { out: &mut out, cols: n_out, step: n_out };
-                pool.grids([matrix], Steps { n: tokens, step: PASS }, |_, out| {
-                    with_workspace(|workspace| {
-                        level.run(MatMul { product, q8: &q8, out, workspace })
-                    });
-                });
-                for (i, got) in out.iter().enumerate() {
-                    let (t, row) = (i / n_out, i % n_out);
-                    let tile = &tiles[row / LANES * layout.tile_bytes(n_in)..];
-                    let tile = &tile[..layout.tile_bytes(n_in)];
-                    let want = expected(&layout, tile, row % LANES, level.i8_bias(), &rows[t]);
-                    let what = format!("{form:?} {} token {t} row {row}", level.name());
-                    assert_eq!(got.to_bits(), want.to_bits(), "{what}: {got} {want}");
+        for rounding in Arithmetic::ALL.into_iter().filter_map(|a| form.rounding(a)) {
+            let rows: Vec<Row> = x.chunks(n_in).map(|x| Row::new(rounding, x)).collect();
+            for level in Level::all() {
+                let weight = Weight { layout: &layout, tiles: &tiles, n_in };
+                for tokens in [1, rows.len()] {
+                    let out = product(weight, rounding, &x[..tokens * n_in], level);
+                    for (i, got) in out.iter().enumerate() {
+                        let (t, row) = (i / n_out, i % n_out);
+                        let tile = &tiles[row / LANES * layout.tile_bytes(n_in)..];
+                        let tile = &tile[..layout.tile_bytes(n_in)];
+                        let want = expected(&layout, tile, row % LANES, level.i8_bias(), &rows[t]);
+                        let what = format!("{form:?} {rounding:?} {level:?} token {t} row {row}");
+                        assert_eq!(got.to_bits(), want.to_bits(), "{what}: {got} {want}");
+                    }
                 }
             }
         }
     }
+}
+
+/// The product of two tiles with all tokens of `x`.
+fn product(weight: Weight<'_>, rounding: Rounding, x: &[f32], level: Level) -> Vec<f32> {
+    let (n_in, n_out) = (weight.n_in, 2 * LANES);
+    let (mut rounded, mut pool) = (Rounded::default(), Pool::new(1));
+    rounded.round(rounding, x, n_in, Workers { level, pool: &mut pool });
+    let n = x.len() / n_in;
+    let mut out = vec![f32::NAN; n * n_out];
+    let matrix = Matrix { out: &mut out, cols: n_out, step: n_out };
+    let (product, rows) = (Product::Plain(weight), rounded.rows());
+    pool.grids([matrix], Steps { n, step: PASS }, |_, out| {
+        with_workspace(|workspace| level.run(MatMul { product, rows, out, workspace }));
+    });
+    out
 }

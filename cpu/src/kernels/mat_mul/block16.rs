@@ -1,0 +1,101 @@
+//! The register tile of `int16`: as [`super::block`], with every operand multiplied twice.
+//!
+//! The sum over a run (the columns that share a scale) begins with the high parts of the activations, is shifted by
+//! seven bits, and goes on with the low parts: one register for each sum, as in `int8`.
+
+use super::block::{At, Part, dot, load, prefetch, starts, step, store};
+use super::codes;
+use super::workspace::Workspace;
+use crate::kernels::quantize_q16::Q16Group;
+use crate::simd::{Isa, Kernel};
+use graph::ints::MinTerm;
+
+/// N tokens by T tiles of a format with a scale for each `RUN` columns.
+pub(super) struct Runs<'a, const N: usize, const T: usize, const SIGNED: bool, const RUN: usize>(
+    pub(super) Part<'a, Q16Group>,
+);
+
+impl<const N: usize, const T: usize, const SIGNED: bool, const RUN: usize> Kernel
+    for Runs<'_, N, T, SIGNED, RUN>
+{
+    type Out = ();
+
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        runs::<I, N, T, SIGNED, RUN>(isa, self.0);
+    }
+}
+
+#[inline(always)]
+fn runs<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const RUN: usize>(
+    isa: I,
+    part: Part<'_, Q16Group>,
+) {
+    let Part { layout, workspace, group, at } = part;
+    let At { start, cols, tile, .. } = at;
+    let (first, n_runs, fours) = (start / RUN, cols / RUN, RUN / 4);
+    let (sums, s) =
+        if RUN == 16 { (&group.sums16, &group.s16) } else { (&group.sums32, &group.s32) };
+    let Workspace { operands, run_scales, run_mins, acc, .. } = workspace;
+    // The offset of signed operands is 0 or 128: taken from the high parts' sum, which is shifted by seven bits.
+    let offset = codes::offset::<I>(layout) >> if SIGNED { 7 } else { 0 };
+    starts(&mut workspace.starts, &sums[first * N..][..n_runs * N], offset);
+    let starts = workspace.starts.as_chunks::<N>().0;
+    let quants = start / 4 * N..(start + cols) / 4 * N;
+    let high = group.high[quants.clone()].as_chunks::<N>().0;
+    let low = group.low[quants].as_chunks::<N>().0;
+    let d_a = group.d[start / 32 * N..][..cols / 32 * N].as_chunks::<N>().0;
+    let s = s[first * N..][..n_runs * N].as_chunks::<N>().0;
+    let mut total = load::<I, N, T>(isa, acc, at);
+    let step = step(at.prefetch, n_runs);
+    for r in 0..n_runs {
+        prefetch(isa, at.prefetch, r, step);
+        let columns = r * fours..(r + 1) * fours;
+        let operands = &operands[columns.clone()];
+        let zeros = [[isa.i_splat(0); N]; T];
+        let begin = if SIGNED { splats::<I, N, T>(isa, &starts[r]) } else { zeros };
+        let sum = dot::<I, N, T, SIGNED>(isa, tile, begin, operands, &high[columns.clone()]);
+        let mut shifted = zeros;
+        for i in 0..T {
+            for t in 0..N {
+                shifted[i][t] = isa.i_shl::<7>(sum[i][t]);
+                if !SIGNED {
+                    shifted[i][t] = isa.i_add(shifted[i][t], isa.i_splat(starts[r][t]));
+                }
+            }
+        }
+        let isum = dot::<I, N, T, SIGNED>(isa, tile, shifted, operands, &low[columns]);
+        for i in 0..T {
+            let scale = isa.f_load(&run_scales[r][tile + i].0);
+            for t in 0..N {
+                let d = isa.f_mul(scale, isa.f_splat(d_a[r * RUN / 32][t]));
+                total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
+            }
+        }
+        if layout.min != MinTerm::None {
+            for i in 0..T {
+                let min = isa.f_load(&run_mins[r][tile + i].0);
+                for t in 0..N {
+                    total[i][t] = isa.f_fma(min, isa.f_splat(s[r][t]), total[i][t]);
+                }
+            }
+        }
+    }
+    store::<I, N, T>(isa, acc, at, total);
+}
+
+/// The starts of N tokens, for all tiles.
+#[inline(always)]
+pub(super) fn splats<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    starts: &[i32; N],
+) -> [[I::I; N]; T] {
+    let mut sum = [[isa.i_splat(0); N]; T];
+    for t in 0..N {
+        let start = isa.i_splat(starts[t]);
+        for i in 0..T {
+            sum[i][t] = start;
+        }
+    }
+    sum
+}
