@@ -99,7 +99,7 @@ pub(crate) struct DeviceArgs {
     /// Compute on a GPU although its kernels fail their self-test (`karat check`), or have not passed it
     #[arg(long)]
     unchecked: bool,
-    /// int8 rounds activations as ggml's CPU backend does; f32 dequantises the weights
+    /// int8 rounds activations as ggml's CPU backend does, int16 to 16 bits; f32 dequantises the weights
     #[arg(long, value_enum, default_value_t = ArithmeticName::Int8)]
     arithmetic: ArithmeticName,
     /// Element type of the KV cache
@@ -128,6 +128,7 @@ enum BackendName {
 #[derive(clap::ValueEnum, Clone, Copy, Debug)]
 pub(crate) enum ArithmeticName {
     Int8,
+    Int16,
     F32,
 }
 
@@ -178,6 +179,7 @@ impl ArithmeticName {
     pub(crate) fn arithmetic(self) -> Arithmetic {
         match self {
             Self::Int8 => Arithmetic::Int8,
+            Self::Int16 => Arithmetic::Int16,
             Self::F32 => Arithmetic::F32,
         }
     }

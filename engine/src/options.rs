@@ -228,12 +228,9 @@ impl Options {
         LoadOptions { arithmetic, kv: self.cache_type }
     }
 
-    /// `int8` or `f32`: what [`Options::load_options`] says.
+    /// `int8`, `int16` or `f32`: what [`Options::load_options`] says.
     pub fn arithmetic_name(&self) -> &'static str {
-        match self.load_options().arithmetic {
-            Arithmetic::Int8 => "int8",
-            Arithmetic::F32 => "f32",
-        }
+        self.load_options().arithmetic.name()
     }
 }
 

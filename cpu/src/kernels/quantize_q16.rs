@@ -27,16 +27,36 @@ pub(crate) struct Q16Group {
     pub(crate) high: Vec<i32>,
     /// The low parts.
     pub(crate) low: Vec<i32>,
-    /// Scale of each 32.
+    /// Of each 16 quants.
+    pub(crate) runs16: Runs,
+    /// Of each 32 quants.
+    pub(crate) runs32: Runs,
+}
+
+/// What kernels want to know of a run of quants.
+#[derive(Clone, Default)]
+pub(crate) struct Runs {
+    /// The scale.
     pub(crate) d: Vec<f32>,
-    /// Sums of 16 quants.
-    pub(crate) sums16: Vec<i32>,
-    /// Sums of 32 quants.
-    pub(crate) sums32: Vec<i32>,
-    /// `d · Σq` of 16 quants.
-    pub(crate) s16: Vec<f32>,
-    /// `d · Σq` of 32 quants.
-    pub(crate) s32: Vec<f32>,
+    /// The sum of the quants.
+    pub(crate) sums: Vec<i32>,
+    /// `d · Σq`
+    pub(crate) s: Vec<f32>,
+}
+
+impl Runs {
+    fn resize(&mut self, n: usize) {
+        self.d.resize(n, 0.0);
+        self.sums.resize(n, 0);
+        self.s.resize(n, 0.0);
+    }
+
+    #[inline(always)]
+    fn put(&mut self, at: usize, d: f32, sum: i32) {
+        self.d[at] = d;
+        self.sums[at] = sum;
+        self.s[at] = d * sum as f32;
+    }
 }
 
 impl Q16Rows {
@@ -77,11 +97,8 @@ impl Q16Group {
         self.tokens = tokens;
         self.high.resize(n_in / 4 * tokens, 0);
         self.low.resize(n_in / 4 * tokens, 0);
-        self.d.resize(n_in / 32 * tokens, 0.0);
-        self.sums16.resize(n_in / 16 * tokens, 0);
-        self.sums32.resize(n_in / 32 * tokens, 0);
-        self.s16.resize(n_in / 16 * tokens, 0.0);
-        self.s32.resize(n_in / 32 * tokens, 0.0);
+        self.runs16.resize(n_in / 16 * tokens);
+        self.runs32.resize(n_in / 32 * tokens);
     }
 }
 
@@ -173,13 +190,9 @@ fn row<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Q16Group) {
                     group.high[(8 * b + 4 * h + j) * n + t] = half.high[j];
                     group.low[(8 * b + 4 * h + j) * n + t] = half.low[j];
                 }
-                group.sums16[(2 * b + h) * n + t] = half.sum;
-                group.s16[(2 * b + h) * n + t] = ds[i] * half.sum as f32;
+                group.runs16.put((2 * b + h) * n + t, ds[i], half.sum);
             }
-            let sum = halves[0].sum + halves[1].sum;
-            group.sums32[b * n + t] = sum;
-            group.s32[b * n + t] = ds[i] * sum as f32;
-            group.d[b * n + t] = ds[i];
+            group.runs32.put(b * n + t, ds[i], halves[0].sum + halves[1].sum);
         }
         first += LANES;
     }

@@ -1,13 +1,14 @@
-//! `y = x Wᵀ`: exact integers and scale steps in f64 for `int8`, products of decoded weights otherwise.
+//! `y = x Wᵀ`: exact integers and scale steps in f64 for `int8` and `int16`, products of decoded weights otherwise.
 
 use super::weights::{Tensor, decode};
 use crate::Tolerance;
 use crate::bound::{Exact, TINY, U, U_BF16, U_F16, gamma};
 use gguf::DType;
 use graph::Arithmetic;
-use graph::ints::{Form, Ints, MinTerm, Q8Format, form};
+use graph::ints::{Form, Ints, MinTerm, Q8Format, Rounding, form};
 use graph::math::round_f16;
 use graph::ops::quantize_q8::{Q8Row, quantize_q8};
+use graph::ops::quantize_q16::{BLOCK, MAX, Q16Row, quantize_q16};
 
 /// `x` is `[n, n_in]`.
 pub(super) fn mat_mul(
@@ -16,8 +17,10 @@ pub(super) fn mat_mul(
     x: &[f32],
     tolerance: Tolerance,
 ) -> Exact {
-    match form(tensor.weight.dtype).filter(|_| arithmetic == Arithmetic::Int8) {
-        Some(form) => int8(form, tensor, x, tolerance),
+    let form = form(tensor.weight.dtype);
+    match form.and_then(|form| Some((form, form.rounding(arithmetic)?))) {
+        Some((form, Rounding::Q8(_))) => int8(form, tensor, x, tolerance),
+        Some((form, Rounding::Q16)) => int16(form, tensor, x, tolerance),
         None => floats(tensor, x, tolerance),
     }
 }
@@ -194,5 +197,91 @@ fn product(form: Form, w: &Ints, x: &RoundedRow, b: usize, offset: i32) -> Block
             let added = m.abs() * f64::from(min_sizes);
             Block { value: value - m * f64::from(mins), size: size + added, free }
         }
+    }
+}
+
+/// One token's activations, rounded to 15 bits and a sign.
+struct Row16 {
+    row: Q16Row,
+    /// Elements that another order of the same steps may round to the next integer.
+    ties: Vec<usize>,
+}
+
+impl Row16 {
+    fn new(x: &[f32], tolerance: Tolerance) -> Self {
+        let row = quantize_q16(x);
+        let most = |i: usize| f64::from(row.d[i / BLOCK]) * f64::from(MAX);
+        let place = |i: usize| f64::from(x[i]) * f64::from(MAX) / most(i);
+        // Three roundings of a number up to MAX.
+        let tie = |i: &usize| (place(*i).abs().fract() - 0.5).abs() < f64::from(MAX) * 4.0 * U;
+        let ties = match tolerance {
+            Tolerance::Bits => Vec::new(),
+            Tolerance::Rounding => (0..x.len()).filter(tie).collect(),
+        };
+        Self { row, ties }
+    }
+}
+
+/// Integers inside a run are exact in any order; then each run's steps are rounded.
+fn int16(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exact {
+    let Tensor { weight, bytes } = tensor;
+    let (dtype, n_in) = (weight.dtype, weight.n_in);
+    let all: Vec<Row16> = x.chunks(n_in).map(|x| Row16::new(x, tolerance)).collect();
+    let mut ints = vec![Ints::new(); n_in / form.block_len()];
+    let by = gamma(2 * (n_in / form.run_len()) + 16);
+    let mut rows = Vec::with_capacity(all.len() * weight.n_out);
+    for row in bytes.chunks(dtype.row_bytes(n_in)) {
+        for (ints, block) in ints.iter_mut().zip(row.chunks(dtype.block_bytes())) {
+            ints.unpack(dtype, block);
+        }
+        for x in &all {
+            let (mut value, mut size, mut free) = (0.0, 0.0, 0.0);
+            let q_a = x.row.q.chunks(form.run_len());
+            for (run, q_a) in q_a.enumerate() {
+                let w = WeightsOfRun::new(form, &ints, run * form.run_len());
+                let d_a = f64::from(x.row.d[run * form.run_len() / BLOCK]);
+                let (mut dot, mut dots, mut sum) = (0i64, 0i64, 0i64);
+                for (&a, &q) in q_a.iter().zip(w.q) {
+                    let product = i64::from(a) * i64::from(q);
+                    dot += product;
+                    dots += product.abs();
+                    sum += i64::from(a);
+                }
+                value += d_a * (w.scale * dot as f64 + w.min * sum as f64);
+                size += d_a * ((w.scale * dots as f64).abs() + (w.min * sum as f64).abs());
+            }
+            for &i in &x.ties {
+                let w = WeightsOfRun::new(form, &ints, i);
+                let q = f64::from(w.q[i % form.run_len()]);
+                let d_a = f64::from(x.row.d[i / BLOCK]);
+                free += d_a * ((w.scale * q).abs() + w.min.abs());
+            }
+            rows.push((value, size * by + free + TINY, size));
+        }
+    }
+    transposed(&rows, all.len())
+}
+
+/// The run of weights that holds a column: `w = scale · q + min`.
+struct WeightsOfRun<'a> {
+    q: &'a [i8],
+    scale: f64,
+    /// 0 where the format has no minimum.
+    min: f64,
+}
+
+impl<'a> WeightsOfRun<'a> {
+    fn new(form: Form, blocks: &'a [Ints], column: usize) -> Self {
+        let (ints, in_block) = (&blocks[column / form.block_len()], column % form.block_len());
+        let first = in_block / form.run_len() * form.run_len();
+        let (scale, min) = (f64::from(ints.scale[first / 16]), f64::from(ints.min[first / 16]));
+        let (d, m) = (f64::from(ints.d), f64::from(ints.m));
+        let min = match form.min() {
+            MinTerm::None => 0.0,
+            MinTerm::Sum => m,
+            MinTerm::Subs => -(m * min),
+        };
+        let scale = if form.run().is_some() { d * scale } else { d };
+        Self { q: &ints.q[first..][..form.run_len()], scale, min }
     }
 }

@@ -1,7 +1,7 @@
 //! `karat bench --formats`: one matrix product in every format, against the machine's limits, the slowest first.
 
 use super::limit::{Probe, Shown};
-use super::ops::{is_int8, product};
+use super::ops::{computed_in, product};
 use super::progress::Progress;
 use super::stats::Spread;
 use super::table::Align::{Left, Right};
@@ -150,7 +150,6 @@ pub(super) fn run(
 
 fn row(request: &Request<'_>, probe: &mut Probe, dtype: DType) -> Result<Row> {
     let Shape { n_in, n_out } = request.shape;
-    let int8 = is_int8(dtype, request.load);
     let bytes = dtype.row_bytes(n_in) * n_out;
     // For one token as many matrices as the caches cannot hold, and that memory can in the file, in the making, and
     // repacked.
@@ -161,7 +160,7 @@ fn row(request: &Request<'_>, probe: &mut Probe, dtype: DType) -> Result<Row> {
     for &tokens in request.tokens.iter().filter(|&&tokens| tokens > 1) {
         products.push(measure(request, &limits, dtype, tokens, 1)?);
     }
-    let arithmetic = if int8 { "int8" } else { "f32" };
+    let arithmetic = computed_in(dtype, request.load).name();
     let bits_per_weight = dtype.bits_per_weight();
     Ok(Row {
         format: dtype.name(),
@@ -334,9 +333,9 @@ mod tests {
     }
 
     #[test]
-    fn every_format_is_measured_in_both_arithmetics() {
+    fn every_format_is_measured_in_every_arithmetic() {
         let backend = cpu::Cpu::new(1);
-        for arithmetic in [graph::Arithmetic::Int8, graph::Arithmetic::F32] {
+        for arithmetic in graph::Arithmetic::ALL {
             let load = LoadOptions { arithmetic, ..LoadOptions::default() };
             for dtype in DType::ALL {
                 let (graph, file) = synthetic(Shape { n_in: 256, n_out: 40 }, dtype, 3).unwrap();

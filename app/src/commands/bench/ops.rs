@@ -16,7 +16,7 @@ use graph::{
 pub(super) struct Cost {
     /// Bytes of weights in the file's format, and of the cache.
     pub(super) bytes: f64,
-    /// Products of 8-bit integers.
+    /// Products of 8-bit integers: one for each weight and row in `int8`, two in `int16`.
     pub(super) int8: f64,
     /// Products in f32.
     pub(super) f32: f64,
@@ -381,16 +381,19 @@ pub(super) fn product(weight: &graph::Weight, load: LoadOptions, rows: usize) ->
     }
     let bytes = weight.file_bytes() as f64;
     let macs = weight.n_in as f64 * weight.n_out as f64 * rows as f64;
-    if is_int8(weight.dtype, load) {
-        Cost { bytes, int8: macs, f32: 0.0 }
-    } else {
-        Cost { bytes, int8: 0.0, f32: macs }
+    match computed_in(weight.dtype, load) {
+        Arithmetic::Int8 => Cost { bytes, int8: macs, f32: 0.0 },
+        Arithmetic::Int16 => Cost { bytes, int8: 2.0 * macs, f32: 0.0 },
+        Arithmetic::F32 => Cost { bytes, int8: 0.0, f32: macs },
     }
 }
 
-/// Whether products with this format are made of integers.
-pub(super) fn is_int8(dtype: gguf::DType, load: LoadOptions) -> bool {
-    load.arithmetic == Arithmetic::Int8 && graph::ints::form(dtype).is_some()
+/// The arithmetic of products with this format: formats of floats are multiplied in f32.
+pub(super) fn computed_in(dtype: gguf::DType, load: LoadOptions) -> Arithmetic {
+    match graph::ints::form(dtype) {
+        Some(_) => load.arithmetic,
+        None => Arithmetic::F32,
+    }
 }
 
 /// Each sequence's visible positions are read once in a step; every token and head multiplies those that it sees.

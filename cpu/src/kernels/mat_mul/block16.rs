@@ -34,18 +34,18 @@ fn runs<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const RUN: u
     let Part { layout, workspace, group, at } = part;
     let At { start, cols, tile, .. } = at;
     let (first, n_runs, fours) = (start / RUN, cols / RUN, RUN / 4);
-    let (sums, s) =
-        if RUN == 16 { (&group.sums16, &group.s16) } else { (&group.sums32, &group.s32) };
+    let of_runs = if RUN == 16 { &group.runs16 } else { &group.runs32 };
+    let entries = first * N..(first + n_runs) * N;
     let Workspace { operands, run_scales, run_mins, acc, .. } = workspace;
     // The offset of signed operands is 0 or 128: taken from the high parts' sum, which is shifted by seven bits.
     let offset = codes::offset::<I>(layout) >> if SIGNED { 7 } else { 0 };
-    starts(&mut workspace.starts, &sums[first * N..][..n_runs * N], offset);
+    starts(&mut workspace.starts, &of_runs.sums[entries.clone()], offset);
     let starts = workspace.starts.as_chunks::<N>().0;
     let quants = start / 4 * N..(start + cols) / 4 * N;
     let high = group.high[quants.clone()].as_chunks::<N>().0;
     let low = group.low[quants].as_chunks::<N>().0;
-    let d_a = group.d[start / 32 * N..][..cols / 32 * N].as_chunks::<N>().0;
-    let s = s[first * N..][..n_runs * N].as_chunks::<N>().0;
+    let d_a = of_runs.d[entries.clone()].as_chunks::<N>().0;
+    let s = of_runs.s[entries].as_chunks::<N>().0;
     let mut total = load::<I, N, T>(isa, acc, at);
     let step = step(at.prefetch, n_runs);
     for r in 0..n_runs {
@@ -68,7 +68,7 @@ fn runs<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const RUN: u
         for i in 0..T {
             let scale = isa.f_load(&run_scales[r][tile + i].0);
             for t in 0..N {
-                let d = isa.f_mul(scale, isa.f_splat(d_a[r * RUN / 32][t]));
+                let d = isa.f_mul(scale, isa.f_splat(d_a[r][t]));
                 total[i][t] = isa.f_fma(d, isa.f_from_i(isum[i][t]), total[i][t]);
             }
         }

@@ -4,7 +4,6 @@ use crate::kernels::lanes;
 use crate::simd::{Isa, LANES};
 use crate::tiles::{Layout, UNIT};
 use gguf::quant::{Codes, Scale};
-use graph::ints::MinTerm;
 
 /// f16 bits as they lie in a block.
 #[inline(always)]
@@ -73,43 +72,41 @@ fn plane<I: Isa>(isa: I, planes: &[u8], i: usize) -> I::B {
     }
 }
 
-/// The float scales of one block of a tile.
-pub(super) struct BlockScales<I: Isa> {
+/// What block and run multiply in `int16`: `d`, or `d · scale` of sub-block `sub`.
+#[inline(always)]
+pub(super) fn run_scale<I: Isa>(
+    isa: I,
+    layout: &Layout,
+    block: &[u8],
     d: I::F,
-    /// `m`, or `-m` where it multiplies integer minima; 0 in formats without.
-    m: I::F,
-}
-
-/// What a run of columns is multiplied with, and what its minimum adds to every weight (0 in formats without).
-pub(super) struct RunScales<I: Isa> {
-    pub(super) scale: I::F,
-    pub(super) min: I::F,
-}
-
-impl<I: Isa> BlockScales<I> {
-    #[inline(always)]
-    pub(super) fn of(isa: I, layout: &Layout, block: &[u8]) -> Self {
-        let d = scale(isa, layout, block);
-        let m = match layout.min {
-            MinTerm::None => isa.f_splat(0.0),
-            MinTerm::Sum => f16s(isa, block, layout.d_bytes),
-            MinTerm::Subs => isa.f_mul(f16s(isa, block, layout.d_bytes), isa.f_splat(-1.0)),
-        };
-        Self { d, m }
+    sub: Option<usize>,
+) -> I::F {
+    match sub {
+        None => d,
+        Some(sub) => isa.f_mul(d, isa.f_from_i(sub_scales(isa, layout, block, sub))),
     }
+}
 
-    /// Scale and minimum of run `r` of the block.
-    #[inline(always)]
-    pub(super) fn run(&self, isa: I, layout: &Layout, block: &[u8], r: usize) -> RunScales<I> {
-        if layout.subs == 0 {
-            return RunScales { scale: self.d, min: self.m };
-        }
-        let scale = isa.f_from_i(sub_scales(isa, layout, block, r));
-        let min = match layout.min {
-            MinTerm::None | MinTerm::Sum => self.m,
-            MinTerm::Subs => isa.f_mul(self.m, isa.f_from_i(sub_mins(isa, layout, block, r))),
-        };
-        RunScales { scale: isa.f_mul(self.d, scale), min }
+/// The block's `m`, or `-m` where it multiplies integer minima (`subs`).
+#[inline(always)]
+pub(super) fn block_min<I: Isa>(isa: I, layout: &Layout, block: &[u8], subs: bool) -> I::F {
+    let m = f16s(isa, block, layout.d_bytes);
+    if subs { isa.f_mul(m, isa.f_splat(-1.0)) } else { m }
+}
+
+/// What the minimum adds to the weights of a run in `int16`: `m`, or `-m · min` of sub-block `sub`. `m` is what
+/// [`block_min`] gave.
+#[inline(always)]
+pub(super) fn run_min<I: Isa>(
+    isa: I,
+    layout: &Layout,
+    block: &[u8],
+    m: I::F,
+    sub: Option<usize>,
+) -> I::F {
+    match sub {
+        None => m,
+        Some(sub) => isa.f_mul(m, isa.f_from_i(sub_mins(isa, layout, block, sub))),
     }
 }
 
@@ -117,6 +114,8 @@ impl<I: Isa> BlockScales<I> {
 pub(super) trait Unpack {
     /// Whether its operands are signed bytes.
     const SIGNED: bool;
+    /// Planes of 64 bytes in a unit of 32 columns.
+    const PLANES: usize;
 
     /// The operand of a product for group `g` of a unit: 64 bytes.
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B;
@@ -131,6 +130,7 @@ pub(super) struct Table;
 
 impl<const BITS: usize> Unpack for Plain<BITS> {
     const SIGNED: bool = false;
+    const PLANES: usize = BITS;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
@@ -154,6 +154,7 @@ impl<const BITS: usize> Unpack for Plain<BITS> {
 
 impl Unpack for Bytes {
     const SIGNED: bool = true;
+    const PLANES: usize = 8;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
@@ -163,6 +164,7 @@ impl Unpack for Bytes {
 
 impl Unpack for Table {
     const SIGNED: bool = true;
+    const PLANES: usize = 4;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B {

@@ -103,10 +103,10 @@ fn sums<I: Isa, C: Unpack, const RUNS: bool, const SUM: bool>(
 
 /// One block of a tile, and what is needed to unpack it.
 #[derive(Clone, Copy)]
-pub(super) struct PackedBlock<'a> {
-    pub(super) layout: &'a Layout,
-    pub(super) bytes: &'a [u8],
-    pub(super) table: &'a [u8; 16],
+struct PackedBlock<'a> {
+    layout: &'a Layout,
+    bytes: &'a [u8],
+    table: &'a [u8; 16],
 }
 
 /// The columns of one integer sum.

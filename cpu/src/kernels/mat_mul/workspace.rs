@@ -1,7 +1,7 @@
 //! Where two tiles' columns are unpacked, so that many tokens read them from the first-level cache.
 
 use super::block::Group;
-use super::codes::{self, BlockScales, RunScales, Unpack, with_codes};
+use super::codes::{self, Unpack, with_codes};
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
 use graph::ints::MinTerm;
@@ -154,14 +154,20 @@ impl Workspace {
         i: usize,
         block: PlacedBlock<'_>,
     ) {
-        let scales = BlockScales::of(isa, layout, block.bytes);
-        let runs = layout.block_len / layout.sub_cols;
+        let PlacedBlock { b, bytes: block } = block;
+        let (runs, subs) = (layout.block_len / layout.sub_cols, layout.subs > 0);
+        let d = codes::scale(isa, layout, block);
         for r in 0..runs {
-            let RunScales { scale, min } = scales.run(isa, layout, block.bytes, r);
-            isa.f_store(scale, &mut self.run_scales[block.b * runs + r][i].0);
-            if layout.min != MinTerm::None {
-                isa.f_store(min, &mut self.run_mins[block.b * runs + r][i].0);
-            }
+            let scale = codes::run_scale(isa, layout, block, d, subs.then_some(r));
+            isa.f_store(scale, &mut self.run_scales[b * runs + r][i].0);
+        }
+        if layout.min == MinTerm::None {
+            return;
+        }
+        let m = codes::block_min(isa, layout, block, subs);
+        for r in 0..runs {
+            let min = codes::run_min(isa, layout, block, m, subs.then_some(r));
+            isa.f_store(min, &mut self.run_mins[b * runs + r][i].0);
         }
     }
 
