@@ -88,6 +88,7 @@ fn adversarial_models_give_the_reference_bits() {
     let options = [
         LoadOptions { arithmetic: Arithmetic::Int8, kv: KvType::F16 },
         LoadOptions { arithmetic: Arithmetic::F32, kv: KvType::F32 },
+        LoadOptions { arithmetic: Arithmetic::Int16, kv: KvType::F16 },
     ];
     let archs = archs();
     for (i, format) in FORMATS.into_iter().enumerate() {

@@ -103,7 +103,7 @@ fn awkward_and_tall_rows_give_the_same_bits() {
     let mut runs = 0;
     let cases = cases::awkward().unwrap().into_iter().chain(cases::tall().unwrap());
     for case in share(cases.collect()) {
-        for arithmetic in [Arithmetic::Int8, Arithmetic::F32] {
+        for arithmetic in Arithmetic::ALL {
             let options = LoadOptions { arithmetic, ..LoadOptions::default() };
             let expected = reference(&case, options, Cut::Chunks(1024));
             for (i, level) in Level::all().into_iter().enumerate() {

@@ -192,7 +192,7 @@ fn clean_runs_are_all_right() {
     let mut clean = 0;
     for (name, backend) in backends() {
         for case in cases::decoders().unwrap() {
-            for arithmetic in [Arithmetic::Int8, Arithmetic::F32] {
+            for arithmetic in Arithmetic::ALL {
                 let options = LoadOptions { arithmetic, kv: KvType::F16 };
                 let steps = steps(&case);
                 let mut loaded = backend

@@ -220,10 +220,11 @@ fn head_v(arch: &str) -> u64 {
     if arch == "llama" { 64 } else { HEAD_K }
 }
 
-/// Both arithmetics and both caches.
-pub(crate) const LOADS: [LoadOptions; 2] = [
+/// All arithmetics and both caches.
+pub(crate) const LOADS: [LoadOptions; 3] = [
     LoadOptions { arithmetic: Arithmetic::Int8, kv: KvType::F16 },
     LoadOptions { arithmetic: Arithmetic::F32, kv: KvType::F32 },
+    LoadOptions { arithmetic: Arithmetic::Int16, kv: KvType::F16 },
 ];
 
 /// A text of `n` ids.
