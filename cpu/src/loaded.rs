@@ -4,7 +4,7 @@ use crate::Cpu;
 use crate::attention::{self, Items};
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
-use crate::kernels::mat_mul_f32::{self, MatMulF32};
+use crate::kernels::mat_mul_f32::{self, MatMulF32, Source};
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
 use crate::kernels::rounded::Rounded;
@@ -148,16 +148,20 @@ impl LoadedCpu {
 
     /// One product.
     fn mat_mul(&mut self, w: WeightId, x: Input<'_>, out: &mut [f32]) {
-        if self.weights.layout(w).is_some() {
+        if self.weights.rounding(w).is_some() {
             return self.products(x, [Output { w, out }]);
         }
         let Weight { dtype, n_in, n_out, .. } = *self.graph.weight(w);
-        let (level, rows, x) = (self.level, self.weights.raw(w), x.data);
+        let (level, x) = (self.level, x.data);
+        let weight = match self.weights.tiled(w, n_in) {
+            Some(tiles) => Source::Tiles(tiles),
+            None => Source::Rows { dtype, bytes: self.weights.raw(w) },
+        };
         let tokens = Steps { n: x.len() / n_in, step: mat_mul_f32::PASS };
         let matrix = Matrix { out, cols: n_out, step: mat_mul_f32::STEP };
         self.pool.grids([matrix], tokens, |_, out| {
             mat_mul_f32::with_workspace(|workspace| {
-                level.run(MatMulF32 { dtype, rows, n_in, x, out, workspace });
+                level.run(MatMulF32 { weight, n_in, x, out, workspace });
             });
         });
     }

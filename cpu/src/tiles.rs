@@ -21,6 +21,8 @@ use gguf::quant::{Bits, Codes, Scale, half_power};
 use graph::ints::Ints;
 use graph::ints::{Form, MinTerm, form};
 
+/// What is added to signed bytes in tiles that are decoded to f32, so that they are unsigned on every machine.
+pub(crate) const F32_BIAS: u8 = 128;
 /// Columns in a unit of quants.
 pub(crate) const UNIT: usize = 32;
 

@@ -8,7 +8,7 @@ use crate::kernels::mat_mul;
 use crate::pack::{FileRows, pack_rows};
 use crate::pool::{Pool, Workers};
 use crate::simd::LANES;
-use crate::tiles::{Layout, decode_row};
+use crate::tiles::{F32_BIAS, Layout, decode_row};
 use graph::backend::Found;
 use graph::ints::Rounding;
 use graph::{Arithmetic, Error, ErrorKind, Graph, LoadOptions, Result, Weight, WeightId};
@@ -43,9 +43,9 @@ struct Resident {
 enum Form {
     /// Not at all: it is a vector.
     Absent,
-    /// As in the file: weights of f32 products, rows to look up.
+    /// As in the file: floats.
     Raw,
-    /// Repacked for integer products. Rows are looked up here too.
+    /// Repacked: quants. Rows are looked up here too.
     Tiles(Layout),
 }
 
@@ -68,8 +68,7 @@ impl Weights {
         let mut end = 0usize;
         for (weight, forms) in graph.weights.iter().zip(graph.weight_forms()) {
             graph::backend::find_weight(files, weight)?;
-            let rounded = |layout: &Layout| layout.form.rounding(arithmetic).is_some();
-            let tiles = Layout::of(weight.dtype).filter(rounded);
+            let tiles = Layout::of(weight.dtype);
             let (form, bytes) = match tiles {
                 _ if !forms.matrix => (Form::Absent, 0),
                 Some(layout) => {
@@ -83,7 +82,11 @@ impl Weights {
             items.push(Resident { form, range: end..end + bytes, vector });
             end = (end + bytes).next_multiple_of(ALIGN);
         }
-        let mut weights = Self { arena: arena(end)?, items, bias: level.i8_bias(), arithmetic };
+        let bias = match arithmetic {
+            Arithmetic::Int8 | Arithmetic::Int16 => level.i8_bias(),
+            Arithmetic::F32 => F32_BIAS,
+        };
+        let mut weights = Self { arena: arena(end)?, items, bias, arithmetic };
         let mut read = 0;
         for (i, weight) in graph.weights.iter().enumerate() {
             let found = graph::backend::find_weight(files, weight)?;

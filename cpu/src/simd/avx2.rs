@@ -395,6 +395,25 @@ impl Isa for Avx2 {
         })
     }
 
+    #[inline(always)]
+    fn b_columns(self, a: Self::B) -> [Self::I; 4] {
+        op!({
+            let low = _mm256_set1_epi32(255);
+            [
+                [_mm256_and_si256(a[0], low), _mm256_and_si256(a[1], low)],
+                [
+                    _mm256_and_si256(_mm256_srli_epi32::<8>(a[0]), low),
+                    _mm256_and_si256(_mm256_srli_epi32::<8>(a[1]), low),
+                ],
+                [
+                    _mm256_and_si256(_mm256_srli_epi32::<16>(a[0]), low),
+                    _mm256_and_si256(_mm256_srli_epi32::<16>(a[1]), low),
+                ],
+                [_mm256_srli_epi32::<24>(a[0]), _mm256_srli_epi32::<24>(a[1])],
+            ]
+        })
+    }
+
     // Pairs of products are at most 2 · 127 · 127 < 2^15, so `maddubs` never saturates.
     #[inline(always)]
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {

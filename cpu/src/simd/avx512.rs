@@ -307,6 +307,19 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn b_columns(self, a: Self::B) -> [Self::I; 4] {
+        op!({
+            let low = _mm512_set1_epi32(255);
+            [
+                _mm512_and_si512(a, low),
+                _mm512_and_si512(_mm512_srli_epi32::<8>(a), low),
+                _mm512_and_si512(_mm512_srli_epi32::<16>(a), low),
+                _mm512_srli_epi32::<24>(a),
+            ]
+        })
+    }
+
+    #[inline(always)]
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         op!(_mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(a)))
     }

@@ -112,6 +112,8 @@ pub(crate) trait Isa: Copy + Send + Sync + 'static {
     fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B;
     /// Each byte (below 16) replaced by its entry of the table.
     fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B;
+    /// Byte i of the four of each lane, unsigned, for i from 0 to 3.
+    fn b_columns(self, a: Self::B) -> [Self::I; 4];
     /// Lane r gains `Σ_i w[4r+i] · a[i]` with unsigned w below 128 and the four signed bytes of `a`.
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I;
     /// The same with signed w, [`Isa::I8_BIAS`] added to each byte.

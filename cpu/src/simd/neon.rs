@@ -403,6 +403,21 @@ impl<const DOT: bool> Isa for Neon<DOT> {
     }
 
     #[inline(always)]
+    fn b_columns(self, a: Self::B) -> [Self::I; 4] {
+        let low = op!(vdupq_n_u32(255));
+        let shifted = |right: i32| {
+            each!(
+                i,
+                op!({
+                    let words = vshlq_u32(vreinterpretq_u32_u8(a[i]), vdupq_n_s32(-right));
+                    vreinterpretq_s32_u32(vandq_u32(words, low))
+                })
+            )
+        };
+        [shifted(0), shifted(8), shifted(16), shifted(24)]
+    }
+
+    #[inline(always)]
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         // Below 128 a byte is the same signed or not.
         self.dot_i8(acc, w, a)

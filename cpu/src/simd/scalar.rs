@@ -210,6 +210,10 @@ impl Isa for Scalar {
         map(|i| index[i], |i| table[usize::from(i & 15)])
     }
 
+    fn b_columns(self, a: Self::B) -> [Self::I; 4] {
+        [0, 1, 2, 3].map(|i| std::array::from_fn(|r| i32::from(a[4 * r + i])))
+    }
+
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes();
         map(

@@ -7,7 +7,7 @@ use gguf::quant::{Codes, Scale};
 
 /// f16 bits as they lie in a block.
 #[inline(always)]
-pub(super) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
+pub(crate) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
     let mut bits = [0u16; LANES];
     for (bits, b) in bits.iter_mut().zip(block[at..at + 2 * LANES].chunks_exact(2)) {
         *bits = u16::from_le_bytes([b[0], b[1]]);
@@ -17,7 +17,7 @@ pub(super) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
 
 /// The block's `d`.
 #[inline(always)]
-pub(super) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
+pub(crate) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
     match layout.form.scale {
         Scale::F16 { .. } => f16s(isa, block, 0),
         Scale::E8m0 { .. } => {
@@ -39,13 +39,13 @@ pub(super) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
 
 /// The integer scales of one sub-block.
 #[inline(always)]
-pub(super) fn sub_scales<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
+pub(crate) fn sub_scales<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
     isa.i_load_i8(&lanes(block, layout.scales_at() + sub * LANES).map(|v| v as i8))
 }
 
 /// The integer minima of sub-blocks `2 · pair` and `2 · pair + 1` as the halves of each lane.
 #[inline(always)]
-pub(super) fn min_pairs<I: Isa>(isa: I, layout: &Layout, block: &[u8], pair: usize) -> I::I {
+pub(crate) fn min_pairs<I: Isa>(isa: I, layout: &Layout, block: &[u8], pair: usize) -> I::I {
     let at = layout.mins_at() + 2 * pair * LANES;
     let high = isa.i_shl::<16>(isa.i_load_u8(lanes(block, at + LANES)));
     isa.i_add(isa.i_load_u8(lanes(block, at)), high)
@@ -53,13 +53,13 @@ pub(super) fn min_pairs<I: Isa>(isa: I, layout: &Layout, block: &[u8], pair: usi
 
 /// The integer minima of one sub-block.
 #[inline(always)]
-pub(super) fn sub_mins<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
+pub(crate) fn sub_mins<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize) -> I::I {
     isa.i_load_u8(lanes(block, layout.mins_at() + sub * LANES))
 }
 
 /// The planes of the unit of 32 columns that starts at column `from` of the block.
 #[inline(always)]
-pub(super) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
+pub(crate) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
     &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64]
 }
 
@@ -74,7 +74,7 @@ fn plane<I: Isa>(isa: I, planes: &[u8], i: usize) -> I::B {
 
 /// What block and run multiply in `int16`: `d`, or `d · scale` of sub-block `sub`.
 #[inline(always)]
-pub(super) fn run_scale<I: Isa>(
+pub(crate) fn run_scale<I: Isa>(
     isa: I,
     layout: &Layout,
     block: &[u8],
@@ -89,7 +89,7 @@ pub(super) fn run_scale<I: Isa>(
 
 /// The block's `m`, or `-m` where it multiplies integer minima (`subs`).
 #[inline(always)]
-pub(super) fn block_min<I: Isa>(isa: I, layout: &Layout, block: &[u8], subs: bool) -> I::F {
+pub(crate) fn block_min<I: Isa>(isa: I, layout: &Layout, block: &[u8], subs: bool) -> I::F {
     let m = f16s(isa, block, layout.d_bytes);
     if subs { isa.f_mul(m, isa.f_splat(-1.0)) } else { m }
 }
@@ -97,7 +97,7 @@ pub(super) fn block_min<I: Isa>(isa: I, layout: &Layout, block: &[u8], subs: boo
 /// What the minimum adds to the weights of a run in `int16`: `m`, or `-m · min` of sub-block `sub`. `m` is what
 /// [`block_min`] gave.
 #[inline(always)]
-pub(super) fn run_min<I: Isa>(
+pub(crate) fn run_min<I: Isa>(
     isa: I,
     layout: &Layout,
     block: &[u8],
@@ -111,7 +111,7 @@ pub(super) fn run_min<I: Isa>(
 }
 
 /// One kind of codes, as a type: inside a kernel all about it is constant.
-pub(super) trait Unpack {
+pub(crate) trait Unpack {
     /// Whether its operands are signed bytes.
     const SIGNED: bool;
     /// Planes of 64 bytes in a unit of 32 columns.
@@ -122,11 +122,11 @@ pub(super) trait Unpack {
 }
 
 /// [`Codes::Plain`]
-pub(super) struct Plain<const BITS: usize>;
+pub(crate) struct Plain<const BITS: usize>;
 /// [`Codes::Bytes`]
-pub(super) struct Bytes;
+pub(crate) struct Bytes;
 /// [`Codes::Table`]
-pub(super) struct Table;
+pub(crate) struct Table;
 
 impl<const BITS: usize> Unpack for Plain<BITS> {
     const SIGNED: bool = false;
@@ -193,20 +193,20 @@ macro_rules! with_codes {
         }
     }};
 }
-pub(super) use with_codes;
+pub(crate) use with_codes;
 
-/// The format's table as bytes of the operand.
+/// The format's table as bytes of the operand, `bias` added.
 #[inline(always)]
-pub(super) fn table<I: Isa>(layout: &Layout) -> [u8; 16] {
+pub(crate) fn table(layout: &Layout, bias: u8) -> [u8; 16] {
     match layout.form.codes {
-        Codes::Table(values) => values.map(|v| (v as u8).wrapping_add(I::I8_BIAS)),
+        Codes::Table(values) => values.map(|v| (v as u8).wrapping_add(bias)),
         Codes::Plain { .. } | Codes::Bytes => [0; 16],
     }
 }
 
 /// What was added to every quant in its operand.
 #[inline(always)]
-pub(super) fn offset<I: Isa>(layout: &Layout) -> i32 {
+pub(crate) fn offset<I: Isa>(layout: &Layout) -> i32 {
     match layout.form.codes {
         Codes::Plain { offset, .. } => i32::from(offset),
         Codes::Bytes | Codes::Table(_) => i32::from(I::I8_BIAS),

@@ -17,7 +17,7 @@
 
 mod block;
 mod block16;
-mod codes;
+pub(crate) mod codes;
 mod stream;
 mod stream16;
 #[cfg(test)]
@@ -46,7 +46,7 @@ pub(crate) struct Weight<'a> {
 impl<'a> Weight<'a> {
     /// The `i`-th tile, or the last one where `i` is behind it.
     #[inline(always)]
-    fn tile(&self, i: usize) -> &'a [u8] {
+    pub(crate) fn tile(&self, i: usize) -> &'a [u8] {
         let bytes = self.layout.tile_bytes(self.n_in);
         let i = i.min(self.tiles.len() / bytes - 1);
         &self.tiles[i * bytes..][..bytes]
@@ -218,7 +218,7 @@ fn share(bytes: &[u8], i: usize, groups: usize) -> &[u8] {
 
 /// Stores a vector, or as much of it as `out` takes.
 #[inline(always)]
-fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
+pub(crate) fn put<I: Isa>(isa: I, x: I::F, out: &mut [f32]) {
     if out.len() == LANES {
         return isa.f_store(x, lanes_mut(out, 0));
     }

@@ -74,7 +74,7 @@ fn sums<I: Isa, C: Unpack, const RUNS: bool, const SUM: bool>(
     tile: &[u8],
     q8: &Q8Group,
 ) -> I::F {
-    let table = codes::table::<I>(layout);
+    let table = codes::table(layout, I::I8_BIAS);
     let mut acc = isa.f_splat(0.0);
     for (b, block) in tile.chunks_exact(layout.block_bytes).enumerate() {
         let packed = PackedBlock { layout, bytes: block, table: &table };

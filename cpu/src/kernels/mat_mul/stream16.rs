@@ -114,7 +114,7 @@ fn sums<
     tiles: [&[u8]; T],
     group: &Q16Group,
 ) -> [I::F; T] {
-    let table = codes::table::<I>(layout);
+    let table = codes::table(layout, I::I8_BIAS);
     let offset = codes::offset::<I>(layout);
     let runs = if FOURS == 4 { &group.runs16 } else { &group.runs32 };
     let (high, low) = (group.high.as_chunks::<FOURS>().0, group.low.as_chunks::<FOURS>().0);

@@ -179,7 +179,7 @@ impl Workspace {
         i: usize,
         blocks: &[u8],
     ) {
-        let table = codes::table::<I>(layout);
+        let table = codes::table(layout, I::I8_BIAS);
         let units = layout.block_len / UNIT;
         for (b, block) in blocks.chunks_exact(layout.block_bytes).enumerate() {
             for u in 0..units {

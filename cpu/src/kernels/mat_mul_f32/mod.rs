@@ -1,8 +1,8 @@
 //! Matrix product in f32: float formats, and every format in the `f32` arithmetic. Meaning: `graph::ops::mat_mul` and
 //! `graph::math::dot_f32`.
 //!
-//! The weight lies as in the file. Two tiles of 16 rows and a chunk of 256 columns are decoded and transposed so that
-//! lanes = rows (`transpose`); then groups of up to six tokens run their fma chains down the chunk, sums in registers. The
+//! Floats lie as in the file, quants in tiles of 16 rows. Two tiles and a chunk of 256 columns are decoded, lanes = rows
+//! (`tiles`; `transpose` for floats); then groups of up to six tokens run their fma chains down the chunk, sums in registers. The
 //! chunk's sums are added to the totals, which is the contract's order. Few tokens and a float format: transposed in
 //! registers and multiplied at once.
 //!
@@ -15,9 +15,10 @@
 //! elsewhere: so only there). 4 and 6 tokens straight from the bytes give 1.4 times what they give through `transposed`,
 //! but unrolled for each number of tokens they made the crate's compilation many times longer: so only 1 and 2.
 
+mod tiles;
 mod transpose;
 
-use super::lanes_mut;
+use super::{lanes_mut, mat_mul};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use gguf::DType;
@@ -69,16 +70,34 @@ pub(crate) fn with_workspace(f: impl FnOnce(&mut Workspace)) {
     WORKSPACE.with_borrow_mut(|workspace| f(workspace));
 }
 
+/// A weight of a product in f32.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// Floats as in the file.
+    Rows { dtype: DType, bytes: &'a [u8] },
+    /// Quants in tiles.
+    Tiles(mat_mul::Weight<'a>),
+}
+
 /// One part of the product: some columns of `out`, which are rows of the weight, for some tokens.
 pub(crate) struct MatMulF32<'a, 'o> {
-    pub(crate) dtype: DType,
-    /// The weight as in the file.
-    pub(crate) rows: &'a [u8],
+    pub(crate) weight: Source<'a>,
     pub(crate) n_in: usize,
     /// `[tokens, n_in]`
     pub(crate) x: &'a [f32],
     pub(crate) out: Columns<'o>,
     pub(crate) workspace: &'a mut Workspace,
+}
+
+/// Two tiles of a weight.
+#[derive(Clone, Copy)]
+enum Pair<'a> {
+    Rows(&'a Rows<'a>),
+    /// The tiles `first` and `first + 1`.
+    Tiles {
+        weight: mat_mul::Weight<'a>,
+        first: usize,
+    },
 }
 
 impl Kernel for MatMulF32<'_, '_> {
@@ -87,22 +106,30 @@ impl Kernel for MatMulF32<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         let tokens = self.out.row_range();
+        if let (Source::Tiles(weight), 1) = (self.weight, tokens.len()) {
+            let x = &self.x[tokens.start * self.n_in..][..self.n_in];
+            return tiles::stream(isa, weight, x, &mut self.out);
+        }
         for first in self.out.range().step_by(STEP) {
             for start in tokens.clone().step_by(PASS) {
                 let end = tokens.end.min(start + PASS);
                 for totals in &mut self.workspace.totals[..end - start] {
                     *totals = [Floats([0.0; LANES]); 2];
                 }
-                let rows = Rows {
-                    dtype: self.dtype,
-                    bytes: self.rows,
-                    row_bytes: self.dtype.row_bytes(self.n_in),
-                    first,
-                };
-                if const { I::TILES == 2 } && end - start <= FEW {
-                    self.few(isa, &rows, start..end);
-                } else {
-                    self.pass(isa, &rows, start..end);
+                match self.weight {
+                    Source::Rows { dtype, bytes } => {
+                        let row_bytes = dtype.row_bytes(self.n_in);
+                        let rows = Rows { dtype, bytes, row_bytes, first };
+                        if const { I::TILES == 2 } && end - start <= FEW {
+                            self.few(isa, &rows, start..end);
+                        } else {
+                            self.pass(isa, Pair::Rows(&rows), start..end);
+                        }
+                    }
+                    Source::Tiles(weight) => {
+                        let pair = Pair::Tiles { weight, first: first / LANES };
+                        self.pass(isa, pair, start..end);
+                    }
                 }
                 self.finish(first, start..end);
             }
@@ -113,11 +140,19 @@ impl Kernel for MatMulF32<'_, '_> {
 impl MatMulF32<'_, '_> {
     /// Totals of several tokens.
     #[inline(always)]
-    fn pass<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: Range<usize>) {
+    fn pass<I: Isa>(&mut self, isa: I, pair: Pair<'_>, tokens: Range<usize>) {
         let (start, end) = (tokens.start, tokens.end);
         for from in (0..self.n_in).step_by(DOT_CHUNK) {
             let cols = Cols { from, n: DOT_CHUNK.min(self.n_in - from) };
-            isa.vectorize(Transpose { workspace: self.workspace, rows, cols });
+            match pair {
+                Pair::Rows(rows) => {
+                    isa.vectorize(Transpose { workspace: self.workspace, rows, cols });
+                }
+                Pair::Tiles { weight, first } => {
+                    let Cols { from, n } = cols;
+                    tiles::unpack(isa, self.workspace, weight, tiles::Chunk { first, from, n });
+                }
+            }
             let groups = (end - start).div_ceil(TOKENS);
             for group in 0..groups {
                 // Even groups: seven tokens are four and three.
@@ -138,11 +173,11 @@ impl MatMulF32<'_, '_> {
     /// Totals of few tokens, with registers for a whole square of weights.
     #[inline(always)]
     fn few<I: Isa>(&mut self, isa: I, rows: &Rows<'_>, tokens: Range<usize>) {
-        match self.dtype.kind() {
+        match rows.dtype.kind() {
             Kind::Float(quant::Float::F32) => self.streams::<I, F32>(isa, rows, tokens),
             Kind::Float(quant::Float::F16) => self.streams::<I, F16>(isa, rows, tokens),
             Kind::Float(quant::Float::BF16) => self.streams::<I, Bf16>(isa, rows, tokens),
-            Kind::Quant(_) => self.pass(isa, rows, tokens),
+            Kind::Quant(_) => self.pass(isa, Pair::Rows(rows), tokens),
         }
     }
 
