@@ -3,11 +3,11 @@
 
 mod run;
 
-use crate::ints::Ints;
+use crate::ints::{Ints, form};
 pub use crate::tapped::Tapped;
 use crate::{
-    Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, LongFreqs, Mask, Result,
-    RopePairs, RopeTable, ValueId, WeightId,
+    Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, LongFreqs, Mask, Node, Op,
+    Result, RopePairs, RopeTable, ValueId, WeightId,
 };
 use gguf::DType;
 use gguf::quant::{Float, Kind, Quant, Scale};
@@ -665,4 +665,23 @@ pub fn options() -> Vec<LoadOptions> {
     }
     all.push(LoadOptions { arithmetic: Arithmetic::Int16, kv: KvType::F16 });
     all
+}
+
+impl Case {
+    /// Those of [`options`] that can change a bit of the case: both caches where it has one, and more than one arithmetic
+    /// where it has a product with quantised weights.
+    pub fn options(&self) -> Vec<LoadOptions> {
+        let mut all = options();
+        let [first, ..] = all[..] else { unreachable!("the contract holds under some options") };
+        let quantised = |node: &Node| {
+            let Op::MatMul { w } = node.op else { return false };
+            form(self.graph.weight(w).dtype).is_some()
+        };
+        let arithmetic_matters = self.graph.nodes.iter().any(quantised);
+        all.retain(|options| {
+            (!self.graph.caches.is_empty() || options.kv == first.kv)
+                && (arithmetic_matters || options.arithmetic == first.arithmetic)
+        });
+        all
+    }
 }
