@@ -2,7 +2,7 @@
 
 use crate::device::Device;
 use crate::fuse::Fusions;
-use crate::layout::{q8_of, q8_words};
+use crate::layout::{quantized_words, rounding_of};
 use crate::model::Model;
 use graph::{Error, Graph, GroupId, Node, Op, Result, Rows, ValueId};
 
@@ -74,9 +74,9 @@ impl Capacity {
         let graph = &model.graph;
         let bytes = |node: &Node| {
             let Op::MatMul { w } = &node.op else { return 0 };
-            q8_of(graph, model.options, *w).map_or(0, |format| {
+            rounding_of(graph, model.options, *w).map_or(0, |rounding| {
                 let rows = self.rows(graph.value(node.inputs[0]).rows);
-                (q8_words(format, graph.weight(*w).n_in) * rows) as u64 * 4
+                (quantized_words(rounding, graph.weight(*w).n_in) * rows) as u64 * 4
             })
         };
         graph.nodes.iter().map(bytes).max().unwrap_or(0)

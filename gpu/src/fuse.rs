@@ -3,7 +3,7 @@
 //! after the other. What is computed stays the same: every value is still written, and the kernels that compute a node by
 //! itself stay too, for a tap that changes a value in between or wants each op alone.
 
-use crate::layout::{Layout, ROWS, q8_of};
+use crate::layout::{Layout, ROWS, rounding_of};
 use graph::{Graph, LoadOptions, Op, ValueId, WeightId};
 use std::collections::HashMap;
 
@@ -116,7 +116,7 @@ fn chain(graph: &Graph, options: LoadOptions, first: usize) -> Option<Chain> {
     };
     // Whether that is a product that wants this value quantised.
     let quantizes = |i: usize| match reader(i) {
-        Some(Op::MatMul { w }) => q8_of(graph, options, *w).is_some(),
+        Some(Op::MatMul { w }) => rounding_of(graph, options, *w).is_some(),
         Some(_) | None => false,
     };
     let whole_rows = |w: WeightId, out: Option<ValueId>| {
@@ -152,7 +152,7 @@ fn products(graph: &Graph, options: LoadOptions, max_binding: u64) -> Vec<Vec<us
     }
     let weight_of = |i: usize| {
         let Op::MatMul { w } = graph.nodes[i].op else { return None };
-        (uses[w.0] == 1 && q8_of(graph, options, w).is_some()).then_some(w)
+        (uses[w.0] == 1 && rounding_of(graph, options, w).is_some()).then_some(w)
     };
     let mut taken = vec![false; graph.nodes.len()];
     let mut groups = Vec::new();

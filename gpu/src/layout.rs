@@ -8,8 +8,9 @@
 
 use gguf::DType;
 use gguf::quant::{Bits, Block, Codes, Float, Kind, RunScale, Scale, Visit};
-use graph::ints::{Form, MinTerm, Q8Format, form};
-use graph::{Arithmetic, Graph, LoadOptions, WeightId};
+use graph::ints::{Form, MinTerm, Q8Format, Rounding, form};
+use graph::ops::quantize_q16::BLOCK;
+use graph::{Graph, LoadOptions, WeightId};
 
 /// Rows in a tile.
 pub(crate) const ROWS: usize = 32;
@@ -218,19 +219,22 @@ fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
     }
 }
 
-/// The format in which a product wants its activations quantised, or `None` for products in f32.
-pub(crate) fn q8_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<Q8Format> {
-    let int8 = options.arithmetic == Arithmetic::Int8;
-    form(graph.weight(w).dtype).filter(|_| int8).map(|form| form.q8())
+/// How a product wants its activations quantised, or `None` for products in f32.
+pub(crate) fn rounding_of(graph: &Graph, options: LoadOptions, w: WeightId) -> Option<Rounding> {
+    form(graph.weight(w).dtype)?.rounding(options.arithmetic)
 }
 
-/// Words of one row of `n` activations quantised to `format`.
-pub(crate) fn q8_words(format: Q8Format, n: usize) -> usize {
-    let scales = match format {
-        Q8Format::Q8x32 => n / 32 * 2,
-        Q8Format::Q8x256 => n / 256,
+/// Words of 32 activations rounded to 15 bits and a sign: their high bytes, their low bytes, two sums, a scale, and the
+/// scaled sum. `quantize/blocks_q16.wgsl` writes them.
+const Q16_UNIT: usize = 8 + 8 + 4;
+
+/// Words of one row of `n` quantised activations. Whole fours, so that every row's can be read four words at a time.
+pub(crate) fn quantized_words(rounding: Rounding, n: usize) -> usize {
+    let scales = match rounding {
+        Rounding::Q8(Q8Format::Q8x32) => n / 32 * 2,
+        Rounding::Q8(Q8Format::Q8x256) => n / 256,
+        Rounding::Q16 => return n / BLOCK * Q16_UNIT,
     };
-    // Whole fours, so that every row's quants can be read four words at a time.
     (n / 4 + n / 16 + scales).next_multiple_of(4)
 }
 

@@ -35,6 +35,8 @@ pub(crate) struct Tile {
 const SUB: u32 = 32;
 /// The largest activation.
 const ACT_MOST: u32 = 127;
+/// The same in `int16`, as far as 128 times a high byte and the low byte may be apart: 127 · 128 and 64.
+const ACT16_MOST: u32 = 127 * 128 + 64;
 /// The integers that f16 and f32 hold without a gap.
 const F16_WHOLE: u32 = 1 << 11;
 const F32_WHOLE: u32 = 1 << 24;
@@ -55,14 +57,20 @@ impl Matrix {
         [count.div_ceil(tile.rows()), rows.div_ceil(tile.tokens()), 1]
     }
 
-    /// Bytes of a workgroup's memory that `mat_mul_coop.wgsl` takes at most: a stage of weights, split, or with minimums,
-    /// a stage of activations, a fragment for each subgroup, and scales.
+    /// Threads of a workgroup.
+    fn threads(self) -> u32 {
+        self.tile().subgroups() * self.subgroup
+    }
+
+    /// Bytes of a workgroup's memory that `mat_mul/coop.wgsl` and `mat_mul/coop_int16.wgsl` take at most: a fragment for
+    /// each subgroup; in one a stage of weights, split, or with minimums, a stage of activations, and scales; in the other a
+    /// stage of weights, two of activations, and scales of two runs.
     pub(crate) fn shared_memory(self) -> u32 {
         let tile = self.tile();
         let (rows, tokens) = (tile.rows(), tile.tokens());
-        let subgroups = tile.sub_rows * tile.sub_tokens;
-        let stage = (rows + tokens) * 80 + (rows * 80).max((rows + tokens) * 48);
-        stage + subgroups * self.size * (self.size + 4) * 4 + (rows + tokens) * 16
+        let int8 = (rows + tokens) * (80 + 16) + (rows * 80).max((rows + tokens) * 48);
+        let int16 = (rows + 2 * tokens) * 80 + 2 * (4 * rows + 3 * tokens) * 4;
+        tile.subgroups() * self.size * (self.size + 4) * 4 + int8.max(int16)
     }
 }
 
@@ -73,6 +81,10 @@ impl Tile {
 
     pub(crate) fn tokens(self) -> u32 {
         self.sub_tokens * SUB
+    }
+
+    fn subgroups(self) -> u32 {
+        self.sub_rows * self.sub_tokens
     }
 }
 
@@ -89,10 +101,7 @@ struct Exact {
 
 impl Exact {
     fn of(form: &Form) -> Self {
-        let bias = match form.codes {
-            Codes::Plain { offset, .. } => offset as u32,
-            Codes::Bytes | Codes::Table(_) => 128,
-        };
+        let bias = bias_of(form);
         let stored = |q: i8| (i32::from(q) + bias as i32) as u32;
         let (least, most) = form.codes.values().fold((stored(0), stored(0)), |(least, most), q| {
             (least.min(stored(q)), most.max(stored(q)))
@@ -124,35 +133,78 @@ impl Exact {
     }
 }
 
-/// The constants of `mat_mul_coop.wgsl` beside the format's.
+/// What is taken from a byte, made unsigned, to get the quant.
+fn bias_of(form: &Form) -> u32 {
+    match form.codes {
+        Codes::Plain { offset, .. } => offset as u32,
+        Codes::Bytes | Codes::Table(_) => 128,
+    }
+}
+
+/// What makes bytes unsigned.
+fn to_unsigned(form: &Form) -> &'static str {
+    match form.codes {
+        Codes::Plain { .. } => "",
+        Codes::Bytes | Codes::Table(_) => " ^ 0x80808080u",
+    }
+}
+
+/// Whether, in `int16`, 128 times the high bytes and the low ones cannot be summed together over a run of weights.
+fn sums_apart(form: &Form) -> bool {
+    let most = form.codes.values().map(|q| u32::from(q.unsigned_abs())).max().unwrap_or(0);
+    most * ACT16_MOST * form.run_len() as u32 > F32_WHOLE
+}
+
+/// The constants of `mat_mul/coop.wgsl` beside the format's.
 pub(crate) fn defines(dtype: DType, matrix: Matrix) -> Defines {
     let Some(form) = form(dtype) else { return Defines::new() };
     let tile = matrix.tile();
     let (size, rows, tokens) = (matrix.size, tile.rows(), tile.tokens());
-    let subgroups = tile.sub_rows * tile.sub_tokens;
-    let threads = subgroups * matrix.subgroup;
-    let each = size * size / matrix.subgroup;
-    // Fragments begin at every `size`-th number, counted in fours.
-    let starts = |n: u32| -> String {
-        let fours = (0..n).step_by(size as usize).map(|k| (k / 4).to_string());
-        fours.collect::<Vec<_>>().join(" ")
-    };
+    let threads = matrix.threads();
     by_format(&form)
+        .with(&by_unit(matrix))
+        .set("TOKEN_EACH", &tokens.div_ceil(threads))
+        .set("MIN_EACH", &(min_words(&form) as u32 * rows).div_ceil(threads))
+        .set("SUM_EACH", &(4 * tokens).div_ceil(threads))
+        .set("K_STEPS", &starts(size, 32))
+        .set("SUM_K_STEPS", &starts(size, 16))
+}
+
+/// The constants of `mat_mul/coop_int16.wgsl` beside the format's.
+pub(crate) fn defines_int16(dtype: DType, matrix: Matrix) -> Defines {
+    let Some(form) = form(dtype) else { return Defines::new() };
+    let (apart, runs) = (sums_apart(&form), 32 / form.run_len());
+    let bias = bias_of(&form);
+    by_unit(matrix)
+        .flag("APART", apart)
+        .set("PARTS", &if apart { 2 } else { runs })
+        .set("PART_OF", if apart { "{{P}}" } else { "{{H}}" })
+        .set("K_STEPS", &starts(matrix.size, form.run_len() as u32))
+        .set("TO_UNSIGNED", to_unsigned(&form))
+        .set("LESS", &format!("{}.0h", 1024 + bias))
+}
+
+/// Where the fragments of `n` elements begin, counted in fours.
+fn starts(size: u32, n: u32) -> String {
+    let fours = (0..n).step_by(size as usize).map(|k| (k / 4).to_string());
+    fours.collect::<Vec<_>>().join(" ")
+}
+
+/// The constants that depend on the unit alone.
+fn by_unit(matrix: Matrix) -> Defines {
+    let tile = matrix.tile();
+    let (size, rows, tokens, threads) = (matrix.size, tile.rows(), tile.tokens(), matrix.threads());
+    Defines::new()
         .set("SIZE", &size)
         .set("ROWS", &rows)
         .set("TOKENS", &tokens)
         .set("THREADS", &threads)
-        .set("SUBGROUPS", &subgroups)
+        .set("SUBGROUPS", &tile.subgroups())
         .set("A_EACH", &(2 * rows).div_ceil(threads))
         .set("X_EACH", &(2 * tokens).div_ceil(threads))
-        .set("TOKEN_EACH", &tokens.div_ceil(threads))
-        .set("MIN_EACH", &(min_words(&form) as u32 * rows).div_ceil(threads))
-        .set("SUM_EACH", &(4 * tokens).div_ceil(threads))
         .set("SUB_ROWS", &tile.sub_rows)
         .set("FRAGMENTS", &(SUB / size))
-        .set("EACH", &each)
-        .set("K_STEPS", &starts(32))
-        .set("SUM_K_STEPS", &starts(16))
+        .set("EACH", &(size * size / matrix.subgroup))
 }
 
 /// Words of one row's integer minimums in a block, where the format has them.
@@ -163,10 +215,6 @@ fn min_words(form: &Form) -> usize {
 fn by_format(form: &Form) -> Defines {
     let Exact { bias, shift, span } = Exact::of(form);
     let split = shift > 0;
-    let to_unsigned = match form.codes {
-        Codes::Plain { .. } => "",
-        Codes::Bytes | Codes::Table(_) => " ^ 0x80808080u",
-    };
     let by_sixteen = by_sixteen(form);
     let mask = |byte: u32| format!("0x{:08x}u", byte * 0x0101_0101);
     Defines::new()
@@ -175,7 +223,7 @@ fn by_format(form: &Form) -> Defines {
         .set("SPAN_UNITS", &(span / 32))
         // Two sums below 2^24 are rounded once when they are added: what the integer sum gives as f32, too.
         .set("SUM_TYPE", if !split && form.block_len() / span == 2 { "f32" } else { "i32" })
-        .set("TO_UNSIGNED", to_unsigned)
+        .set("TO_UNSIGNED", to_unsigned(form))
         .set("LESS", &format!("{}.0h", 1024 + (bias >> shift)))
         .set("SHIFT", &shift)
         .set("LOW_MASK", &mask((1 << shift) - 1))
@@ -189,6 +237,15 @@ fn by_format(form: &Form) -> Defines {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Worked out by hand: 31 · 16320 · 32 is 16189440, and 2^24 is 16777216.
+    #[test]
+    fn sums_of_bytes_are_apart() {
+        let apart = |dtype| sums_apart(&form(dtype).unwrap());
+        let quants = DType::ALL.into_iter().filter(|&dtype| form(dtype).is_some());
+        let found: Vec<DType> = quants.filter(|&dtype| apart(dtype)).collect();
+        assert_eq!(found, [DType::Q8_0, DType::IQ4_NL, DType::IQ4_XS]);
+    }
 
     #[test]
     fn every_sum_fits() {

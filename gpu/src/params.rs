@@ -112,9 +112,9 @@ params! {
     /// `mat_mul/f32.wgsl`, `mat_mul/vec_f32.wgsl`: rows `first .. first + count` of the weights.
     MatMulF32 { n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, }
 
-    /// `mat_mul/dot.wgsl`: a row of activations has `row_words` words; the first product's rows end at `end0`, the
+    /// `mat_mul/product.wgsl`: a row of activations has `row_words` words; the first product's rows end at `end0`, the
     /// second's at `end1`.
-    MatMulInt8 {
+    MatMulInt {
         n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32, end0: u32, end1: u32,
     }
 
@@ -139,7 +139,7 @@ params! {
     /// `ssm/conv.wgsl`: a state has `kept` rows; `tokens` is the room for tokens in the step's buffer.
     SsmConv { cols: u32, kept: u32, tokens: u32, positions_at: u32, tables_at: u32, }
 
-    /// `quantize/quantize_q8.wgsl`: rows of `n` elements become rows of `row_words` words.
+    /// `quantize/quantize.wgsl`: rows of `n` elements become rows of `row_words` words.
     Quantize { n: u32, row_words: u32, }
 
     /// The same of merged chunks of attention.

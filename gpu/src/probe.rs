@@ -205,7 +205,7 @@ fn run(device: &Device) -> Result<Probes> {
 }
 
 /// Fragments that a matrix unit is asked for.
-pub(crate) const MATRIX_TESTS: usize = 32;
+pub(crate) const MATRIX_TESTS: usize = 40;
 
 /// Whether sums of products of a matrix unit are exact as long as they are below 2^24, in any order and with any signs.
 fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
@@ -217,15 +217,27 @@ fn is_exact(device: &Device, matrix: Matrix) -> Result<bool> {
 
 /// Integers for `probe/coop.wgsl`, and their sums of products.
 pub(crate) fn matrix_sums(matrix: Matrix) -> (Vec<u32>, Vec<u32>) {
-    /// The largest weight, and how many of it times 127 stay below 2^24.
-    const WORST: [(u64, usize); 4] = [(2048, 64), (1032, 128), (516, 256), (128, 256)];
+    /// Products whose sum is just below 2^24: `n` of a weight and 127, or, in `int16`, of a weight and 127 times `even` and
+    /// 127 by turns.
+    struct Worst {
+        weight: u64,
+        n: usize,
+        even: i32,
+    }
+    const WORST: [Worst; 5] = [
+        Worst { weight: 2048, n: 64, even: 1 },
+        Worst { weight: 1032, n: 128, even: 1 },
+        Worst { weight: 516, n: 256, even: 1 },
+        Worst { weight: 128, n: 256, even: 1 },
+        Worst { weight: 31, n: 64, even: 128 },
+    ];
     let size = matrix.size as usize;
     let mut rng = Rng::new(0x6d61_7472_6978);
     let (mut operands, mut expected) = (Vec::new(), Vec::new());
     for test in 0..MATRIX_TESTS {
-        let (most, n) = WORST[test % 4];
+        let Worst { weight, n, even } = WORST[test % WORST.len()];
         // All at their largest and of one sign, at their largest with signs that cancel, and anything between.
-        let kind = test / 4 % 4;
+        let kind = test / WORST.len() % 4;
         let mut number = |most: u64, i: usize| -> i32 {
             let (size, sign) = (rng.below(most as usize + 1) as i32, rng.below(2) as i32 * 2 - 1);
             match kind {
@@ -237,8 +249,9 @@ pub(crate) fn matrix_sums(matrix: Matrix) -> (Vec<u32>, Vec<u32>) {
                 _ => sign * size,
             }
         };
-        let a: Vec<i32> = (0..size * 256).map(|i| number(most, i)).collect();
-        let b: Vec<i32> = (0..size * 256).map(|i| number(127, i).abs()).collect();
+        let a: Vec<i32> = (0..size * 256).map(|i| number(weight, i)).collect();
+        let mut activation = |i| number(127, i).abs() * if i % 2 == 0 { even } else { 1 };
+        let b: Vec<i32> = (0..size * 256).map(&mut activation).collect();
         // Sums stand column after column.
         for column in b.chunks(256) {
             for row in a.chunks(256) {

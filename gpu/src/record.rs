@@ -6,7 +6,7 @@ use crate::dispatch::{Dispatch, StepSize};
 use crate::kv::GpuKv;
 use crate::loaded::{LoadedGpu, cache_of};
 use crate::matrix::Matrix;
-use crate::params::{self, MatMulInt8, Params};
+use crate::params::{self, MatMulInt, Params};
 use crate::probe;
 use crate::shaders::{self, Cache, Shader};
 use gguf::DType;
@@ -59,16 +59,25 @@ impl Call {
 
     /// The same product on a matrix unit, for devices that have none; `None` for what is no product of many rows.
     pub fn on_matrix_unit(&self, matrix: Matrix) -> Option<Self> {
-        let with =
-            |dtype, n| (shaders::mat_mul_int8(dtype, n) == self.shader).then_some((dtype, n));
-        let of = |dtype| (1..=3).find_map(|n| with(dtype, n));
-        let (dtype, products) = DType::ALL.into_iter().find_map(of)?;
+        let of = |dtype: DType| {
+            (1..=3).find_map(|products| {
+                let int8 = shaders::mat_mul_int8(dtype, products) == self.shader;
+                let int16 = shaders::mat_mul_int16(dtype, products) == self.shader;
+                let on_unit = if int8 {
+                    shaders::mat_mul_coop(dtype, products, matrix)
+                } else {
+                    shaders::mat_mul_coop_int16(dtype, products, matrix)
+                };
+                (int8 || int16).then_some(on_unit)
+            })
+        };
+        let shader = DType::ALL.into_iter().find_map(of)?;
         let param = |name: &str| {
-            let field = params::ROWS.iter().chain(MatMulInt8::FIELDS).position(|f| f.name == name);
+            let field = params::ROWS.iter().chain(MatMulInt::FIELDS).position(|f| f.name == name);
             self.params.get(field?).copied()
         };
         let grid = matrix.grid(param("count")?, param("rows")?);
-        Some(Self { shader: shaders::mat_mul_coop(dtype, products, matrix), grid, ..self.clone() })
+        Some(Self { shader, grid, ..self.clone() })
     }
 
     /// The probe of a matrix unit, as it runs when a device is opened, with the sums that are right.

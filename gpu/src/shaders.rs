@@ -1,15 +1,22 @@
 //! The kernels' files, and how each is specialised: one `Shader` is one pipeline.
 
+mod products;
+
 use crate::kernels;
-use crate::layout::{Layout, Quant, Scales};
 use crate::matrix::{self, Matrix};
 use crate::params::{self, Field, Params};
 use crate::probes::Probes;
 use crate::template::{Defines, expand};
 use gguf::DType;
-use gguf::quant::{Codes, Float, Run};
-use graph::ints::{Form, Q8Format, form};
+use graph::ints::{Q8Format, Rounding};
+use graph::ops::quantize_q16;
 use graph::{Act, KvType, math};
+use products::weights;
+pub(crate) use products::{FEW_LANES, MANY_LANES, by_sixteen};
+pub use products::{
+    mat_mul_coop, mat_mul_coop_int16, mat_mul_f32, mat_mul_int8, mat_mul_int16, mat_vec_f32,
+    mat_vec_int8, mat_vec_int16, mat_vec_split,
+};
 
 /// What one pipeline is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -61,11 +68,6 @@ impl Shader {
     }
 }
 
-/// Threads that share a row of weights on a software device, where every thread costs time.
-pub(crate) const FEW_LANES: usize = 8;
-/// Threads that share a row of weights on a GPU, which has threads to spare: with few rows of weights, and with many.
-pub(crate) const MANY_LANES: [usize; 2] = [32, 16];
-
 /// What an element-by-element kernel computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Map {
@@ -115,12 +117,12 @@ pub fn output_rows() -> Shader {
 
 /// RMS norm, `wide` for groups of more than 128 columns. With `of_sum` it adds two values first and stores the sum too. With
 /// `quantize` a group is a whole row, and the result is stored quantised as well, for the products that follow.
-pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<Q8Format>) -> Shader {
+pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<Rounding>) -> Shader {
     let threads = if wide { 256 } else { 64 };
     let defines = Defines::new().flag("WIDE", wide).flag("ADD", of_sum).set("THREADS", &threads);
     let defines = defines.flag("QUANTIZE", quantize.is_some());
     let defines = match quantize {
-        Some(format) => quantizing(defines, format, 4096),
+        Some(rounding) => quantizing(defines, rounding, 4096),
         None => defines,
     };
     let (sums, quantizes) = (u32::from(of_sum), u32::from(quantize.is_some()));
@@ -130,19 +132,23 @@ pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<Q8Format>) -> Shader 
     }
 }
 
-/// The definitions with which `quantize/blocks.wgsl` quantises `tile` elements in a workgroup of 256 threads.
-fn quantizing(defines: Defines, format: Q8Format, tile: usize) -> Defines {
-    let (is_256, block) = match format {
-        Q8Format::Q8x32 => (false, 32),
-        Q8Format::Q8x256 => (true, 256),
+/// The definitions with which `quantize/blocks_q8.wgsl` or `blocks_q16.wgsl` quantises `tile` elements in a workgroup of 256
+/// threads.
+fn quantizing(defines: Defines, rounding: Rounding, tile: usize) -> Defines {
+    let (is_q16, is_256) = match rounding {
+        Rounding::Q8(Q8Format::Q8x32) => (false, false),
+        Rounding::Q8(Q8Format::Q8x256) => (false, true),
+        Rounding::Q16 => (true, false),
     };
-    let lanes = (256 * 256 / tile).min(64);
+    let (block, lanes) = (if is_256 { 256 } else { 32 }, (256 * 256 / tile).min(64));
     defines
+        .flag("Q16", is_q16)
         .flag("Q8X256", is_256)
-        .set("Q8_BLOCKS", &(tile / block))
-        .set("Q8_WORDS", &(tile / 4))
-        .set("Q8_LANES", &lanes)
-        .set("Q8_EACH", &(64 / lanes))
+        .set("TILE_BLOCKS", &(tile / block))
+        .set("TILE_SUMS", &(tile / 16))
+        .set("TILE_WORDS", &(tile / 4))
+        .set("TILE_LANES", &lanes)
+        .set("TILE_EACH", &(64 / lanes))
 }
 
 /// RoPE of one value, or of two by the same angles.
@@ -170,14 +176,14 @@ pub enum QuantizeOf {
 }
 
 /// Quantisation of activations.
-pub fn quantize_q8(format: Q8Format, of: QuantizeOf) -> Shader {
+pub fn quantize(rounding: Rounding, of: QuantizeOf) -> Shader {
     let (glu, silu, gelu_tanh, merge) = match of {
         QuantizeOf::Value => (false, false, false, false),
         QuantizeOf::Glu(Act::Silu) => (true, true, false, false),
         QuantizeOf::Glu(Act::GeluTanh) => (true, false, true, false),
         QuantizeOf::Merge => (false, false, false, true),
     };
-    let defines = quantizing(Defines::new(), format, 256)
+    let defines = quantizing(Defines::new(), rounding, 256)
         .flag("GLU", glu)
         .flag("SILU", silu)
         .flag("GELU_TANH", gelu_tanh)
@@ -187,7 +193,7 @@ pub fn quantize_q8(format: Q8Format, of: QuantizeOf) -> Shader {
         QuantizeOf::Value | QuantizeOf::Glu(_) => Shader::new::<params::Quantize>,
         QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
     };
-    Shader { writes, ..shader("quantize/quantize_q8", 2 * writes, defines) }
+    Shader { writes, ..shader("quantize/quantize", 2 * writes, defines) }
 }
 
 /// A causal convolution of few rows, which reads the states of earlier ones.
@@ -206,73 +212,6 @@ pub fn ssm_conv_state() -> Shader {
 /// Looks up rows of a table: embeddings.
 pub fn get_rows(dtype: DType) -> Shader {
     Shader::new::<params::GetRows>("rows/get_rows", 3, weights(dtype))
-}
-
-/// A product with weights in f32.
-pub fn mat_mul_f32(dtype: DType) -> Shader {
-    Shader::new::<params::MatMulF32>("mat_mul/f32", 3, weights(dtype))
-}
-
-/// The same for few rows.
-pub fn mat_vec_f32(dtype: DType) -> Shader {
-    Shader::new::<params::MatMulF32>("mat_mul/vec_f32", 3, weights(dtype))
-}
-
-/// Up to three products with the same quantised activations.
-pub fn mat_mul_int8(dtype: DType, products: usize) -> Shader {
-    int8("mat_mul/int8", dtype, products)
-}
-
-/// The same for few rows of activations: a few threads share a row of weights, a whole block each at a time.
-pub fn mat_vec_int8(dtype: DType, products: usize) -> Shader {
-    let shader = int8("mat_mul/vec_int8", dtype, products);
-    let defines = shader.defines.set("LANES", &FEW_LANES).set("THREADS", &(32 * FEW_LANES));
-    Shader { defines, ..shader }
-}
-
-/// The same with `lanes` threads for each row of weights, which take parts of blocks.
-pub fn mat_vec_split(dtype: DType, products: usize, lanes: usize) -> Shader {
-    let shader = int8("mat_mul/vec_split", dtype, products);
-    let Layout::Quant(q) = Layout::of(dtype) else { return shader };
-    // A part is two units, which have one word of scales; formats of one unit a block are not split. The workgroup's
-    // memory, 32 KiB, holds two or four words for each row and block of a round.
-    let part = q.units().min(2);
-    let round = if q.scales == Scales::Two { 64 } else { 128 };
-    // How many parts a lane loads before it uses the first. With 32 lanes these are 1024 threads, of which most devices
-    // give each 64 registers: half as many parts as with 16.
-    let steps = if part == 1 { 64 } else { 32 } / lanes;
-    let defines = shader
-        .defines
-        .flag("ATOMIC", part < q.units())
-        .flag("FLOAT_SUMS", q.scales == Scales::Two && !q.mins)
-        .set("LANES", &lanes)
-        .set("THREADS", &(32 * lanes))
-        .set("ROUND", &round)
-        .set("ROUND_WORDS", &(32 * round))
-        .set("ROUND_EACH", &(round / lanes))
-        .set("PARTS", &(q.units() / part))
-        .set("PART_UNITS", &part)
-        .set("STEPS", &steps)
-        .set("UNIT_RUNS", &(if by_sixteen(&q.form) { 2 } else { 1 }));
-    Shader { defines, ..shader }
-}
-
-/// The same for many rows on a device with a matrix unit.
-pub fn mat_mul_coop(dtype: DType, products: usize, matrix: Matrix) -> Shader {
-    let shader = int8("mat_mul/coop", dtype, products);
-    let defines = shader.defines.with(&matrix::defines(dtype, matrix));
-    Shader { defines, matrix: Some(matrix), ..shader }
-}
-
-fn int8(file: &'static str, dtype: DType, products: usize) -> Shader {
-    let halves = form(dtype).is_some_and(|form| by_sixteen(&form));
-    let defines = weights(dtype)
-        .flag("OUTS_2", products > 1)
-        .flag("OUTS_3", products > 2)
-        .set("RUN_0", if halves { "2u * u" } else { "u" })
-        .set("RUN_1", if halves { "2u * u + 1u" } else { "u" });
-    let writes = products as u32;
-    Shader { writes, ..Shader::new::<params::MatMulInt8>(file, 3 + writes, defines) }
 }
 
 /// How the cache's elements are stored.
@@ -433,66 +372,6 @@ pub(crate) fn probe_coop(matrix: Matrix) -> Shader {
     Shader { matrix: Some(matrix), ..Shader::new::<params::Probe>("probe/coop", 2, defines) }
 }
 
-/// A table's values as WGSL's words, four signed bytes each.
-fn words_of(values: &[i8; 16]) -> String {
-    let word = |c: &[i8; 4]| format!("0x{:08x}u", u32::from_le_bytes(c.map(|q| q as u8)));
-    values.as_chunks::<4>().0.iter().map(word).collect::<Vec<_>>().join(", ")
-}
-
-/// Whether sixteen elements share an integer scale, and not a whole unit.
-pub(crate) fn by_sixteen(form: &Form) -> bool {
-    match form.run() {
-        Some(Run::Of16) => true,
-        Some(Run::Of32) | None => false,
-    }
-}
-
-/// The sizes that `weights.wgsl` wants.
-fn weights(dtype: DType) -> Defines {
-    let q = match Layout::of(dtype) {
-        Layout::Float { kind, .. } => {
-            let (f32, f16, bf16) = match kind {
-                Float::F32 => (true, false, false),
-                Float::F16 => (false, true, false),
-                Float::BF16 => (false, false, true),
-            };
-            let defines = Defines::new().flag("QUANT", false);
-            return defines.flag("F32", f32).flag("F16", f16).flag("BF16", bf16);
-        }
-        Layout::Quant(q) => q,
-    };
-    let Quant { form, unit_words, runs, mins, scales } = q;
-    let (stored, table_words) = match form.codes {
-        Codes::Plain { .. } | Codes::Bytes => (form.codes.bits(), None),
-        Codes::Table(values) => (4, Some(words_of(values))),
-    };
-    let (one, two, power) = match scales {
-        Scales::One => (true, false, false),
-        Scales::Two => (false, true, false),
-        Scales::Power => (false, false, true),
-    };
-    let run_of_group = if by_sixteen(&form) { "2u * u + (j >> 2u)" } else { "u" };
-    let bits = [2, 3, 4, 5, 6, 8].into_iter().fold(Defines::new(), |defines, bits| {
-        defines.flag(&format!("BITS_{bits}"), stored == bits)
-    });
-    bits.flag("QUANT", true)
-        .flag("TABLE", table_words.is_some())
-        .set("TABLE_WORDS", &table_words.unwrap_or_default())
-        .flag("SCALES", runs > 0)
-        .set("RUN_OF_GROUP", run_of_group)
-        .flag("MINS", mins)
-        .flag("D_ONE", one)
-        .flag("D_TWO", two)
-        .flag("D_F32", power)
-        .set("OFFSET", &form.offset())
-        .set("UNITS", &q.units())
-        .set("UNIT_WORDS", &unit_words)
-        .set("FULL", &q.full())
-        .set("SCALES_AT", &q.scales_at())
-        .set("MINS_AT", &q.mins_at())
-        .set("BLOCK_WORDS", &q.block_words())
-}
-
 /// A number that changes with the text of any kernel, with what the shaders are made with, and with the layout of their
 /// parameters: FNV-1a, 64 bits. The templates and what goes into them stand for all shaders, whose text takes a second to
 /// make; one shader of each file stands for how they are put together.
@@ -533,7 +412,9 @@ pub fn constants() -> Defines {
         .set("EXP_MAX", &literal(math::EXP_MAX))
         .set("EXP_MIN", &literal(math::EXP_MIN))
         .set("GELU_K", &literal(math::GELU_K))
-        .set("GELU_C", &literal(math::GELU_C));
+        .set("GELU_C", &literal(math::GELU_C))
+        .set("Q16_MAX", &literal(quantize_q16::MAX))
+        .set("Q16_TINY", &quantize_q16::TINY.to_bits());
     for (i, c) in math::EXP_POLY.into_iter().enumerate() {
         defines = defines.set(&format!("EXP_POLY_{i}"), &literal(c));
     }
@@ -547,18 +428,18 @@ fn literal(x: f32) -> String {
 
 /// Every shader that a model can ask for.
 pub fn all() -> Vec<Shader> {
-    use Q8Format::{Q8x32, Q8x256};
+    let roundings = [Rounding::Q8(Q8Format::Q8x32), Rounding::Q8(Q8Format::Q8x256), Rounding::Q16];
     let maps = [Map::Add, Map::Mul, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
     all.extend([ssm_conv(), ssm_conv_state()]);
     let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
     for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
-        all.extend([Q8x32, Q8x256].map(|format| quantize_q8(format, of)));
+        all.extend(roundings.map(|rounding| quantize(rounding, of)));
     }
     for of_sum in [false, true] {
         all.extend([false, true].map(|wide| rms_norm(wide, of_sum, None)));
-        all.extend([Q8x32, Q8x256].map(|format| rms_norm(true, of_sum, Some(format))));
+        all.extend(roundings.map(|rounding| rms_norm(true, of_sum, Some(rounding))));
     }
     for what in [Probe::Fma, Probe::Div, Probe::Sqrt, Probe::Half, Probe::Rest] {
         all.extend([probe(what, false), probe(what, true)]);
@@ -571,11 +452,15 @@ pub fn all() -> Vec<Shader> {
             for matrix in matrix::known() {
                 for products in [1, 3] {
                     all.push(mat_mul_coop(dtype, products, matrix));
+                    all.push(mat_mul_coop_int16(dtype, products, matrix));
                 }
             }
             for products in 1..=3 {
                 all.extend([mat_mul_int8(dtype, products), mat_vec_int8(dtype, products)]);
                 all.extend(MANY_LANES.map(|lanes| mat_vec_split(dtype, products, lanes)));
+                let [most, fewer] = MANY_LANES;
+                all.push(mat_mul_int16(dtype, products));
+                all.extend([FEW_LANES, most, fewer].map(|n| mat_vec_int16(dtype, products, n)));
             }
         }
     }

@@ -43,11 +43,11 @@ impl<'a> Planner<'a> {
         node: &Node,
         product: usize,
     ) -> Result<Vec<Dispatch>> {
-        let (q, out, format) = (node.inputs[0], output_of(node), self.chain_q8_at(product));
+        let (q, out, rounding) = (node.inputs[0], output_of(node), self.chain_rounding_at(product));
         let mut all = self.attention_many(a, q, out)?;
-        all.extend(self.quantize(out, format, Source::Value, MANY)?);
+        all.extend(self.quantize(out, rounding, Source::Value, MANY)?);
         all.extend(self.attention_part(a, q)?);
-        all.extend(self.quantize(out, format, Source::Partials(a), ONE)?);
+        all.extend(self.quantize(out, rounding, Source::Partials(a), ONE)?);
         all.extend(self.mat_mul(product)?);
         Ok(all)
     }

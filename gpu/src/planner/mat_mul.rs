@@ -2,12 +2,12 @@
 
 use super::{Bound, Kernel, Planner, Quantized, output_of};
 use crate::dispatch::{ANY, Dispatch, Grid};
-use crate::layout::{Layout, q8_of, q8_words};
+use crate::layout::{Layout, quantized_words, rounding_of};
 use crate::params;
 use crate::shaders::{self, QuantizeOf, Shader};
 use crate::weights::Piece;
 use gguf::DType;
-use graph::ints::Q8Format;
+use graph::ints::Rounding;
 use graph::{Act, Attention, Node, Op, Result, Rows, ValueId};
 use std::ops::RangeInclusive;
 
@@ -48,23 +48,23 @@ impl<'a> Planner<'a> {
     pub(super) fn quantize(
         &mut self,
         value: ValueId,
-        format: Q8Format,
+        rounding: Rounding,
         source: Source<'_>,
         for_rows: RangeInclusive<usize>,
     ) -> Result<Vec<Dispatch>> {
         let (n, rows) = (self.graph.value(value).cols, self.graph.value(value).rows);
-        let row_words = q8_words(format, n) as u32;
+        let row_words = quantized_words(rounding, n) as u32;
         let plain = params::Quantize { n: n as u32, row_words };
-        let written = [self.value(value), self.quantized_rows(format, n)];
+        let written = [self.value(value), self.quantized_rows(rounding, n)];
         let kernel = match source {
             Source::Value => {
-                let shader = shaders::quantize_q8(format, QuantizeOf::Value);
+                let shader = shaders::quantize(rounding, QuantizeOf::Value);
                 Kernel::new(shader, written.to_vec(), &plain, rows)
             }
             Source::Glu { act, inputs } => {
                 let inputs = inputs.iter().map(|&id| self.value(id));
                 let bound = inputs.chain(written).collect();
-                let shader = shaders::quantize_q8(format, QuantizeOf::Glu(act));
+                let shader = shaders::quantize(rounding, QuantizeOf::Glu(act));
                 Kernel::new(shader, bound, &plain, rows)
             }
             Source::Partials(a) => {
@@ -78,19 +78,19 @@ impl<'a> Planner<'a> {
                     window: merge.window,
                     max_chunks: merge.max_chunks,
                 };
-                let shader = shaders::quantize_q8(format, QuantizeOf::Merge);
+                let shader = shaders::quantize(rounding, QuantizeOf::Merge);
                 Kernel::new(shader, bound, &params, rows)
             }
         };
         let grid = Grid { for_rows, ..Grid::each_row(n.div_ceil(256)) };
         let all = self.dispatches(&kernel.over(grid))?;
-        self.quantized = Some(Quantized { value, format });
+        self.quantized = Some(Quantized { value, rounding });
         Ok(all)
     }
 
     /// Rows of `n` quantised elements in the workspace.
-    pub(super) fn quantized_rows(&self, format: Q8Format, n: usize) -> Bound<'a> {
-        Bound::Rows { buffer: &self.buffers.quantized, words: q8_words(format, n) }
+    pub(super) fn quantized_rows(&self, rounding: Rounding, n: usize) -> Bound<'a> {
+        Bound::Rows { buffer: &self.buffers.quantized, words: quantized_words(rounding, n) }
     }
 
     /// A gated activation that is quantised as it is computed, and the product at node `product`.
@@ -100,9 +100,9 @@ impl<'a> Planner<'a> {
         glu: &Node,
         product: usize,
     ) -> Result<Vec<Dispatch>> {
-        let format = self.chain_q8_at(product);
+        let rounding = self.chain_rounding_at(product);
         let source = Source::Glu { act, inputs: &glu.inputs };
-        let mut all = self.quantize(output_of(glu), format, source, ANY)?;
+        let mut all = self.quantize(output_of(glu), rounding, source, ANY)?;
         all.extend(self.mat_mul(product)?);
         Ok(all)
     }
@@ -118,12 +118,12 @@ impl<'a> Planner<'a> {
         let node = &graph.nodes[at];
         let Op::MatMul { w } = node.op else { unreachable!("no product: {:?}", node.op) };
         let (weight, x) = (graph.weight(w), node.inputs[0]);
-        let format = q8_of(graph, self.model.options, w);
+        let rounding = rounding_of(graph, self.model.options, w);
         let mut all = Vec::new();
-        if let Some(format) = format
-            && self.quantized != Some(Quantized { value: x, format })
+        if let Some(rounding) = rounding
+            && self.quantized != Some(Quantized { value: x, rounding })
         {
-            all.extend(self.quantize(x, format, Source::Value, ANY)?);
+            all.extend(self.quantize(x, rounding, Source::Value, ANY)?);
         }
         let outs: Vec<ValueId> = together.iter().map(|&i| output_of(&graph.nodes[i])).collect();
         let mut ends: Vec<usize> = Vec::new();
@@ -134,14 +134,16 @@ impl<'a> Planner<'a> {
             dtype: weight.dtype,
             n_in: weight.n_in,
             rows: graph.value(x).rows,
-            x: format
-                .map_or_else(|| self.value(x), |format| self.quantized_rows(format, weight.n_in)),
+            x: rounding.map_or_else(
+                || self.value(x),
+                |rounding| self.quantized_rows(rounding, weight.n_in),
+            ),
             outs: outs.iter().map(|&out| self.value(out)).collect(),
             ends,
         };
         for piece in &self.model.weights[w.0].pieces {
-            all.extend(match format {
-                Some(format) => self.product_int8(&product, format, piece)?,
+            all.extend(match rounding {
+                Some(rounding) => self.product_int(&product, rounding, piece)?,
                 None => self.product_f32(&product, piece)?,
             });
         }
@@ -173,21 +175,21 @@ impl<'a> Planner<'a> {
     }
 
     /// Products of quantised activations with some rows of the weights.
-    fn product_int8(
+    fn product_int(
         &self,
         product: &Product<'a>,
-        format: Q8Format,
+        rounding: Rounding,
         piece: &'a Piece,
     ) -> Result<Vec<Dispatch>> {
         // The kernel does not ask where products end that are not there.
         let end = |i: usize| product.ends.get(i).map_or(0, |&end| end as u32);
-        let params = params::MatMulInt8 {
+        let params = params::MatMulInt {
             n_in: product.n_in as u32,
             blocks: Layout::of(product.dtype).blocks(product.n_in) as u32,
             n_out: product.ends.last().map_or(0, |&n| n as u32),
             first: piece.first as u32,
             count: piece.count as u32,
-            row_words: q8_words(format, product.n_in) as u32,
+            row_words: quantized_words(rounding, product.n_in) as u32,
             end0: end(0),
             end1: end(1),
         };
@@ -196,7 +198,7 @@ impl<'a> Planner<'a> {
         let inputs = [weights, product.x, product.x];
         let bound: Vec<_> = inputs.iter().chain(&product.outs).copied().collect();
         let mut all = Vec::new();
-        for (shader, grid) in self.int8_kernels(product, piece.count) {
+        for (shader, grid) in self.int_kernels(product, rounding, piece.count) {
             let kernel = Kernel::new(shader, bound.clone(), &params, product.rows);
             all.extend(self.dispatches(&kernel.over(grid))?);
         }
@@ -205,28 +207,48 @@ impl<'a> Planner<'a> {
 
     /// The kernels of products with `count` rows of weights: for few rows of activations, for many, and for the matrix
     /// unit.
-    fn int8_kernels(&self, product: &Product<'_>, count: usize) -> Vec<(Shader, Grid)> {
+    fn int_kernels(
+        &self,
+        product: &Product<'_>,
+        rounding: Rounding,
+        count: usize,
+    ) -> Vec<(Shader, Grid)> {
         let (dtype, outs, tiles) = (product.dtype, product.outs.len(), count.div_ceil(32));
-        let few = (self.mat_vec(dtype, outs, tiles), for_rows(tiles, 1, 1..=FEW));
-        let many = |most| (shaders::mat_mul_int8(dtype, outs), for_rows(tiles, 64, FEW + 1..=most));
+        let few = (self.mat_vec(dtype, outs, rounding, tiles), for_rows(tiles, 1, 1..=FEW));
+        let shader = match rounding {
+            Rounding::Q8(_) => shaders::mat_mul_int8(dtype, outs),
+            Rounding::Q16 => shaders::mat_mul_int16(dtype, outs),
+        };
+        let many = |most| (shader, for_rows(tiles, 64, FEW + 1..=most));
         let Some(matrix) = self.device.matrix else { return vec![few, many(usize::MAX)] };
-        let (shader, tile) = (shaders::mat_mul_coop(dtype, outs, matrix), matrix.tile());
+        let (on_unit, tile) = match rounding {
+            Rounding::Q8(_) => (shaders::mat_mul_coop(dtype, outs, matrix), matrix.tile()),
+            Rounding::Q16 => (shaders::mat_mul_coop_int16(dtype, outs, matrix), matrix.tile()),
+        };
         let (x, tokens) = (count.div_ceil(tile.rows() as usize), tile.tokens() as usize);
-        vec![few, many(MATRIX_FROM - 1), (shader, for_rows(x, tokens, MATRIX_FROM..=usize::MAX))]
+        vec![few, many(MATRIX_FROM - 1), (on_unit, for_rows(x, tokens, MATRIX_FROM..=usize::MAX))]
     }
 
     /// The kernel of products with few rows of activations, over `workgroups` of them.
-    fn mat_vec(&self, dtype: DType, products: usize, workgroups: usize) -> Shader {
-        if self.device.lanes == shaders::FEW_LANES {
-            return shaders::mat_vec_int8(dtype, products);
-        }
+    fn mat_vec(
+        &self,
+        dtype: DType,
+        products: usize,
+        rounding: Rounding,
+        workgroups: usize,
+    ) -> Shader {
         // Where there are few workgroups for each multiprocessor they are large.
         let [most, fewer] = shaders::MANY_LANES;
-        shaders::mat_vec_split(
-            dtype,
-            products,
-            if workgroups < MANY_WORKGROUPS { most } else { fewer },
-        )
+        let many = if workgroups < MANY_WORKGROUPS { most } else { fewer };
+        let software = self.device.lanes == shaders::FEW_LANES;
+        match rounding {
+            Rounding::Q8(_) if software => shaders::mat_vec_int8(dtype, products),
+            Rounding::Q8(_) => shaders::mat_vec_split(dtype, products, many),
+            Rounding::Q16 if software => {
+                shaders::mat_vec_int16(dtype, products, shaders::FEW_LANES)
+            }
+            Rounding::Q16 => shaders::mat_vec_int16(dtype, products, many),
+        }
     }
 }
 

@@ -9,11 +9,11 @@ use crate::buffers::Buffers;
 use crate::device::{Device, Range};
 use crate::dispatch::{Dispatch, Grid, RowSpan};
 use crate::fuse::Chain;
-use crate::layout::{Layout, q8_of};
+use crate::layout::{Layout, rounding_of};
 use crate::model::Model;
 use crate::params::{self, Field, Params};
 use crate::shaders::{self, Map, Shader};
-use graph::ints::Q8Format;
+use graph::ints::Rounding;
 use graph::{Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
 
 /// A buffer as a kernel sees it.
@@ -77,7 +77,7 @@ impl<'a> Kernel<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Quantized {
     value: ValueId,
-    format: Q8Format,
+    rounding: Rounding,
 }
 
 pub(crate) struct Planner<'a> {
@@ -289,16 +289,16 @@ impl<'a> Planner<'a> {
         self.dispatches(&Kernel::new(shaders::argmax(), bound, &params, value.rows))
     }
 
-    /// The format in which the product at a node wants its activations; `None` for products in f32.
-    fn q8_at(&self, product: usize) -> Option<Q8Format> {
+    /// How the product at a node wants its activations quantised; `None` for products in f32.
+    fn rounding_at(&self, product: usize) -> Option<Rounding> {
         let Op::MatMul { w } = self.graph.nodes[product].op else { return None };
-        q8_of(self.graph, self.model.options, w)
+        rounding_of(self.graph, self.model.options, w)
     }
 
-    /// The same for a product that a chain quantises its value for: such a product always has a format.
-    fn chain_q8_at(&self, product: usize) -> Q8Format {
-        self.q8_at(product).unwrap_or_else(|| {
-            unreachable!("fuse.rs quantises only for int8 products: node {product}")
+    /// The same for a product that a chain quantises its value for: such a product always wants it.
+    fn chain_rounding_at(&self, product: usize) -> Rounding {
+        self.rounding_at(product).unwrap_or_else(|| {
+            unreachable!("fuse.rs quantises only for products of integers: node {product}")
         })
     }
 }

@@ -3,7 +3,7 @@
 use super::{Bound, Kernel, Planner, Quantized, output_of};
 use crate::dispatch::Dispatch;
 use crate::kv::head_words;
-use crate::layout::q8_words;
+use crate::layout::quantized_words;
 use crate::params;
 use crate::shaders;
 use graph::{CacheId, Node, Op, Result, RopePairs, Rows, ValueId};
@@ -46,9 +46,9 @@ impl<'a> Planner<'a> {
         let norm = &nodes[usize::from(of_sum)];
         let Op::RmsNorm { w, eps } = norm.op else { unreachable!("no norm: {:?}", norm.op) };
         let (x, out) = (norm.inputs[0], output_of(norm));
-        let format = product.map(|at| self.chain_q8_at(at));
+        let rounding = product.map(|at| self.chain_rounding_at(at));
         let (n, value) = (self.graph.weight(w).n_in, self.graph.value(out));
-        let row_words = format.map_or(0, |format| q8_words(format, n)) as u32;
+        let row_words = rounding.map_or(0, |rounding| quantized_words(rounding, n)) as u32;
         let mut bound = Vec::new();
         if of_sum {
             bound.extend(nodes[0].inputs.iter().map(|&id| self.value(id)));
@@ -56,14 +56,14 @@ impl<'a> Planner<'a> {
         } else {
             bound.extend([self.value(x), self.vector(w)?, self.value(out)]);
         }
-        bound.extend(format.map(|format| self.quantized_rows(format, n)));
+        bound.extend(rounding.map(|rounding| self.quantized_rows(rounding, n)));
         let (cols, n_f32) = (value.cols as u32, n as f32);
         let params = params::RmsNorm { cols, n: n as u32, eps, n_f32, row_words };
-        let shader = shaders::rms_norm(n > 128 || format.is_some(), of_sum, format);
+        let shader = shaders::rms_norm(n > 128 || rounding.is_some(), of_sum, rounding);
         let kernel = Kernel::new(shader, bound, &params, value.rows);
         let mut all = self.dispatches(&kernel.each_row(value.cols / n))?;
-        if let (Some(format), Some(product)) = (format, product) {
-            self.quantized = Some(Quantized { value: out, format });
+        if let (Some(rounding), Some(product)) = (rounding, product) {
+            self.quantized = Some(Quantized { value: out, rounding });
             all.extend(self.mat_mul(product)?);
         }
         Ok(all)

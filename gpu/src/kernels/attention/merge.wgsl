@@ -1,5 +1,5 @@
 // The second half of attention for a step of one token. One workgroup for each head; lanes are elements.
-// quantize_q8.wgsl does the same where the product that follows wants it quantised.
+// quantize.wgsl does the same where the product that follows wants it quantised.
 struct Params { rows: u32, row0: u32, n_head: u32, dim_v: u32, positions_at: u32, window: u32, max_chunks: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> partials: array<f32>;

@@ -98,16 +98,16 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for I 0..{{X_EACH}}
     let x_token{{I}} = (t + {{I}}u * THREADS) >> 1u;
     let x_row{{I}} = min(wg.y * TOKENS + x_token{{I}}, p.rows - 1u) * p.row_words;
-    var x_next{{I}} = q8_fours[(x_row{{I}} >> 2u) + x_h];
+    var x_next{{I}} = acts_fours[(x_row{{I}} >> 2u) + x_h];
 #endfor
     let d_tile = min(wg.x * (ROWS / 32u) + ((t % ROWS) >> 5u), last_tile) * p.blocks;
     var d_next = block_d(d_tile * {{BLOCK_WORDS}}u, t & 31u);
     #if D_TWO: var m_next = block_m(d_tile * {{BLOCK_WORDS}}u, t & 31u);
 #for I 0..{{TOKEN_EACH}}
     let s_at{{I}} = min(wg.y * TOKENS + t + {{I}}u * THREADS, p.rows - 1u) * p.row_words + p.n_in / 4u + p.n_in / 16u;
-    var d_a_next{{I}} = q8[s_at{{I}}];
+    var d_a_next{{I}} = acts[s_at{{I}}];
 #if D_TWO
-    #if !MINS: var s_a_next{{I}} = q8[s_at{{I}} + p.blocks];
+    #if !MINS: var s_a_next{{I}} = acts[s_at{{I}} + p.blocks];
 #endif
 #endfor
 #if MINS
@@ -120,7 +120,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for I 0..{{SUM_EACH}}
     let sum_at{{I}} =
         ((min(wg.y * TOKENS + ((t + {{I}}u * THREADS) >> 2u), p.rows - 1u) * p.row_words + p.n_in / 4u) >> 2u) + (t & 3u);
-    var sum_next{{I}} = vec4<i32>(q8_fours[sum_at{{I}}]);
+    var sum_next{{I}} = vec4<i32>(acts_fours[sum_at{{I}}]);
 #endfor
 #endif
     for (var b = 0u; b < p.blocks; b++) {

@@ -13,7 +13,7 @@
 #const UNITS       units of 32 elements in a block
 #const X_EACH      half units of activations that a thread brings
 #needs a_h*, a_r*, a_tile*, b, block_d, block_m, d_a_next*, d_next, d_tile, half_words, m_next, min_k*, min_next*,
-#needs min_r*, min_tile*, p.blocks, q8, q8_fours, run_scale, s_a_next*, s_at*, scale_next*, sum_at*, sum_next*, t,
+#needs min_r*, min_tile*, p.blocks, acts, acts_fours, run_scale, s_a_next*, s_at*, scale_next*, sum_at*, sum_next*, t,
 #needs w_next*, word, x_h, x_next*, x_row*, u
 let next = min(b * {{UNITS}}u + u + 1u, p.blocks * {{UNITS}}u - 1u);
 let next_b = next / {{UNITS}}u;
@@ -22,20 +22,20 @@ let next_u = next % {{UNITS}}u;
 w_next{{I}} = half_words((a_tile{{I}} + next_b) * {{BLOCK_WORDS}}u, next_u, a_h{{I}} & 1u, a_r{{I}} & 31u);
 #if SCALES: scale_next{{I}} = run_scale((a_tile{{I}} + next_b) * {{BLOCK_WORDS}}u, {{NEXT_RUN}}, a_r{{I}} & 31u);
 #endfor
-#for I 0..{{X_EACH}}: x_next{{I}} = q8_fours[(x_row{{I}} >> 2u) + next * 2u + x_h];
+#for I 0..{{X_EACH}}: x_next{{I}} = acts_fours[(x_row{{I}} >> 2u) + next * 2u + x_h];
 if next_u == 0u {
     d_next = block_d((d_tile + next_b) * {{BLOCK_WORDS}}u, t & 31u);
     #if D_TWO: m_next = block_m((d_tile + next_b) * {{BLOCK_WORDS}}u, t & 31u);
 #for I 0..{{TOKEN_EACH}}
-    d_a_next{{I}} = q8[s_at{{I}} + next_b];
+    d_a_next{{I}} = acts[s_at{{I}} + next_b];
 #if D_TWO
-    #if !MINS: s_a_next{{I}} = q8[s_at{{I}} + p.blocks + next_b];
+    #if !MINS: s_a_next{{I}} = acts[s_at{{I}} + p.blocks + next_b];
 #endif
 #endfor
 #if MINS
 #for I 0..{{MIN_EACH}}
     min_next{{I}} = word((min_tile{{I}} + next_b) * {{BLOCK_WORDS}}u, {{MINS_AT}}u + min_k{{I}}, min_r{{I}} & 31u);
 #endfor
-    #for I 0..{{SUM_EACH}}: sum_next{{I}} = vec4<i32>(q8_fours[sum_at{{I}} + 4u * next_b]);
+    #for I 0..{{SUM_EACH}}: sum_next{{I}} = vec4<i32>(acts_fours[sum_at{{I}} + 4u * next_b]);
 #endif
 }

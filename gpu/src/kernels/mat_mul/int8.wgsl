@@ -43,11 +43,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for T 0..8
             {
                 let q = (a{{T}} >> 2u) + unit * 2u;
-                let x0 = q8_fours[q];
-                let x1 = q8_fours[q + 1u];
+                let x0 = acts_fours[q];
+                let x1 = acts_fours[q + 1u];
                 let sums = a{{T}} + p.n_in / 4u + unit * 2u;
-                let sum0 = i32(q8[sums]);
-                let sum1 = i32(q8[sums + 1u]);
+                let sum0 = i32(acts[sums]);
+                let sum1 = i32(acts[sums + 1u]);
                 var dot0 = -{{OFFSET}} * sum0;
                 var dot1 = -{{OFFSET}} * sum1;
                 dot0 += dot4I8Packed(c0, x0.x) + dot4I8Packed(c1, x0.y) + dot4I8Packed(c2, x0.z) + dot4I8Packed(c3, x0.w);
@@ -64,10 +64,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if SOFT_FMA
         for (var i = 0u; i < 8u; i++) {
             let a = min(token + i, p.rows - 1u) * p.row_words;
-            acc[i] = add_block(sums_of(base, r, a, b, isum[i], msum[i]), acc[i]);
+            acc[i] = add_sums(sums_of(base, r, a, b, isum[i], msum[i]), acc[i]);
         }
 #else
-        #for T 0..8: acc[{{T}}] = add_block(sums_of(base, r, a{{T}}, b, isum[{{T}}], msum[{{T}}]), acc[{{T}}]);
+        #for T 0..8: acc[{{T}}] = add_sums(sums_of(base, r, a{{T}}, b, isum[{{T}}], msum[{{T}}]), acc[{{T}}]);
 #endif
     }
     #for T 0..8: if token + {{T}}u < p.rows { store(token + {{T}}u, row, acc[{{T}}]); }

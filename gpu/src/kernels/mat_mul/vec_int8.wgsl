@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
                 s.m = ms[at];
                 s.msum = msums[at];
 #endif
-                acc = add_block(s, acc);
+                acc = add_sums(s, acc);
             }
         }
         workgroupBarrier();

@@ -66,8 +66,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for D 0..{{ROUND_EACH}}
         let at{{D}} = first + min(lane + {{D}}u * LANES, count - 1u);
         let d{{D}} = d_word((tile + at{{D}}) * {{BLOCK_WORDS}}u, r);
-        let d_a{{D}} = bitcast<f32>(q8[scales_at + at{{D}}]);
-        #if FLOAT_SUMS: let s_a{{D}} = bitcast<f32>(q8[scales_at + p.blocks + at{{D}}]);
+        let d_a{{D}} = bitcast<f32>(acts[scales_at + at{{D}}]);
+        #if FLOAT_SUMS: let s_a{{D}} = bitcast<f32>(acts[scales_at + p.blocks + at{{D}}]);
 #endfor
         for (var next = lane; next < count * PARTS; next += {{STEPS}}u * LANES) {
 #for S 0..{{STEPS}}
@@ -91,12 +91,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let g{{S}} = b{{S}} * {{UNITS}}u + u{{S}};
 #for U 0..{{PART_UNITS}}
             let x{{S}}_{{U}} = array<vec4<u32>, 2>(
-                q8_fours[(a >> 2u) + (g{{S}} + {{U}}u) * 2u], q8_fours[(a >> 2u) + (g{{S}} + {{U}}u) * 2u + 1u]);
+                acts_fours[(a >> 2u) + (g{{S}} + {{U}}u) * 2u], acts_fours[(a >> 2u) + (g{{S}} + {{U}}u) * 2u + 1u]);
 #endfor
 #if ATOMIC
-            let sums{{S}} = vec4<i32>(q8_fours[(sums_at >> 2u) + (g{{S}} >> 1u)]);
+            let sums{{S}} = vec4<i32>(acts_fours[(sums_at >> 2u) + (g{{S}} >> 1u)]);
 #else
-            let sums{{S}} = vec2<i32>(i32(q8[sums_at + 2u * g{{S}}]), i32(q8[sums_at + 2u * g{{S}} + 1u]));
+            let sums{{S}} = vec2<i32>(i32(acts[sums_at + 2u * g{{S}}]), i32(acts[sums_at + 2u * g{{S}} + 1u]));
 #endif
 #endfor
 #for S 0..{{STEPS}}
@@ -157,13 +157,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for K 0..8
 #include mat_mul/vec_split_sums
 #endfor
-                #for K 0..8: acc = add_block(s{{K}}, acc);
+                #for K 0..8: acc = add_sums(s{{K}}, acc);
             }
 #endif
             for (; b < count * 32u; b += 32u) {
 #for K 0
 #include mat_mul/vec_split_sums
-                acc = add_block(s{{K}}, acc);
+                acc = add_sums(s{{K}}, acc);
 #endfor
             }
         }

@@ -5,6 +5,7 @@
 // Tried, a row of 4096 on an H100: 64 threads that read for themselves took 51 us, each read waiting for the one before;
 // tiles of 2048 of which the row was read again to be written, 14 us.
 #flag ADD      of the sum a + b, which is written to `x`
+#flag Q16      it is quantised to 15 bits and a sign; else to 8 bits
 #flag QUANTIZE the result is quantised too
 #flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #flag WIDE     groups of more than 128 elements: 256 threads
@@ -17,12 +18,12 @@ var<immediate> p: Params;
 @group(0) @binding(2) var<storage, read> w: array<f32>;
 @group(0) @binding(3) var<storage, read_write> x: array<f32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
-#if QUANTIZE: @group(0) @binding(5) var<storage, read_write> q8: array<u32>;
+#if QUANTIZE: @group(0) @binding(5) var<storage, read_write> acts: array<u32>;
 #else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> w: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
-#if QUANTIZE: @group(0) @binding(3) var<storage, read_write> q8: array<u32>;
+#if QUANTIZE: @group(0) @binding(3) var<storage, read_write> acts: array<u32>;
 #endif
 #include lib/float
 
@@ -140,7 +141,11 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endfor
 #if QUANTIZE
         let row_at = wg.y * p.row_words;
-#include quantize/blocks
+#if Q16
+#include quantize/blocks_q16
+#else
+#include quantize/blocks_q8
+#endif
         workgroupBarrier();
 #endif
     }

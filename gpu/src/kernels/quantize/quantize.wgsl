@@ -1,8 +1,10 @@
-// Meaning: graph/src/ops/quantize_q8.rs; with GLU of activation(gate) · up, with MERGE of the chunks of a token's attention,
-// either of which is written to `out`. One workgroup for 256 elements of a row: eight blocks of 32, or one of 256.
+// Meaning: graph/src/ops/quantize_q8.rs and quantize_q16.rs; with GLU of activation(gate) · up, with MERGE of the chunks of
+// a token's attention, either of which is written to `out`. One workgroup for 256 elements of a row: eight blocks of 32,
+// or one of 256.
 #flag GELU_TANH the activation function is GELU by tanh
 #flag GLU       of activation(gate) · up
 #flag MERGE     of the merged chunks of attention
+#flag Q16       to 15 bits and a sign; else to 8 bits
 #flag SILU      the activation function is SiLU
 #if MERGE
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32,
@@ -15,18 +17,18 @@ var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> partials: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
-@group(0) @binding(3) var<storage, read_write> q8: array<u32>;
+@group(0) @binding(3) var<storage, read_write> acts: array<u32>;
 #include lib/exp
 #include attention/merged
 #elif GLU
 @group(0) @binding(0) var<storage, read> gate: array<f32>;
 @group(0) @binding(1) var<storage, read> up: array<f32>;
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
-@group(0) @binding(3) var<storage, read_write> q8: array<u32>;
+@group(0) @binding(3) var<storage, read_write> acts: array<u32>;
 #include lib/exp
 #else
 @group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read_write> q8: array<u32>;
+@group(0) @binding(1) var<storage, read_write> acts: array<u32>;
 #include lib/float
 #endif
 
@@ -56,5 +58,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let count = min(p.n - first, 256u);
     if t < count { tile[t] = element(wg.y * p.n + first + t); }
     let row_at = wg.y * p.row_words;
-#include quantize/blocks
+#if Q16
+#include quantize/blocks_q16
+#else
+#include quantize/blocks_q8
+#endif
 }

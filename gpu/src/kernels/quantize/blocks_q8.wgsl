@@ -1,29 +1,29 @@
 // Quantises the `count` elements in `tile` to 8 bits: graph/src/ops/quantize_q8.rs. They stand in a row of `p.n`
 // elements from `first` on; the row's words begin at `row_at`: n/4 words of four quants, a word with the sum of each 16,
 // the f32 scale of each block, and for blocks of 32 the rounded sum `s` of each block. Statements of a kernel of 256
-// threads with memory.wgsl and not a function: Metal's functions get no workgroup memory (wgpu issue 4500). {{Q8_LANES}}
+// threads with memory.wgsl and not a function: Metal's functions get no workgroup memory (wgpu issue 4500). {{TILE_LANES}}
 // threads take 256 elements, four at a time.
 #flag Q8X256    blocks of 256 elements; else of 32
-#const Q8_BLOCKS blocks in the tile
-#const Q8_EACH   fours of elements for each thread
-#const Q8_LANES  threads that take 256 elements together
-#needs count, first, no_bits, p.n, places, q8, quants, quotient, round_f16, row_at, t, tile, tops
+#const TILE_BLOCKS blocks in the tile
+#const TILE_EACH   fours of elements for each thread
+#const TILE_LANES  threads that take 256 elements together
+#needs count, first, no_bits, p.n, places, acts, quants, quotient, round_f16, row_at, t, tile, tops
 {
-    if t < {{Q8_BLOCKS}}u {
+    if t < {{TILE_BLOCKS}}u {
         atomicStore(&tops[t], 0u);
         #if Q8X256: atomicStore(&places[t], 0xffffffffu);
     }
     workgroupBarrier();
-    let begin = t / {{Q8_LANES}}u * 64u + t % {{Q8_LANES}}u;
+    let begin = t / {{TILE_LANES}}u * 64u + t % {{TILE_LANES}}u;
     let scales_at = row_at + p.n / 4u + p.n / 16u;
     // The largest magnitude by bits: a NaN is above infinity, which is above the rest.
 #if Q8X256
     let is_in = begin * 4u < count;
-    let block = t / {{Q8_LANES}}u;
+    let block = t / {{TILE_LANES}}u;
     if is_in {
         var top = 0u;
-#for G 0..{{Q8_EACH}}
-        #for I 0..4: top = max(top, bitcast<u32>(tile[(begin + {{G}}u * {{Q8_LANES}}u) * 4u + {{I}}u]) & 0x7fffffffu);
+#for G 0..{{TILE_EACH}}
+        #for I 0..4: top = max(top, bitcast<u32>(tile[(begin + {{G}}u * {{TILE_LANES}}u) * 4u + {{I}}u]) & 0x7fffffffu);
 #endfor
         atomicMax(&tops[block], top);
     }
@@ -32,10 +32,10 @@
         // The first of the largest: its place, and as the lowest bit its sign.
         let top = atomicLoad(&tops[block]);
         var place = 0xffffffffu;
-#for G 0..{{Q8_EACH}}
+#for G 0..{{TILE_EACH}}
 #for I 0..4
         {
-            let at = (begin + {{G}}u * {{Q8_LANES}}u) * 4u + {{I}}u;
+            let at = (begin + {{G}}u * {{TILE_LANES}}u) * 4u + {{I}}u;
             let bits = bitcast<u32>(tile[at]);
             if (bits & 0x7fffffffu) == top { place = min(place, at << 1u | bits >> 31u); }
         }
@@ -49,9 +49,9 @@
         let plain = top != 0u && top < 0x7f800000u;
         var iscale = 0.0;
         if plain { iscale = quotient(-127.0, bitcast<f32>(top | atomicLoad(&places[block]) << 31u)); }
-#for G 0..{{Q8_EACH}}
+#for G 0..{{TILE_EACH}}
         {
-            let g = begin + {{G}}u * {{Q8_LANES}}u;
+            let g = begin + {{G}}u * {{TILE_LANES}}u;
             var word = 0u;
             if plain {
 #for I 0..4
@@ -59,28 +59,28 @@
 #endfor
             }
             quants[g] = word;
-            q8[row_at + first / 4u + g] = word;
+            acts[row_at + first / 4u + g] = word;
         }
 #endfor
-        if t % {{Q8_LANES}}u == 0u {
+        if t % {{TILE_LANES}}u == 0u {
             var d = 0.0;
             if plain { d = quotient(1.0, iscale); }
             if top >= 0x7f800000u { d = bitcast<f32>(0x7fc00000u ^ no_bits()); }
-            q8[scales_at + first / 256u + block] = bitcast<u32>(d);
+            acts[scales_at + first / 256u + block] = bitcast<u32>(d);
         }
     }
     workgroupBarrier();
 #else
-#for G 0..{{Q8_EACH}}
-    if (begin + {{G}}u * {{Q8_LANES}}u) * 4u < count {
-        let g = begin + {{G}}u * {{Q8_LANES}}u;
+#for G 0..{{TILE_EACH}}
+    if (begin + {{G}}u * {{TILE_LANES}}u) * 4u < count {
+        let g = begin + {{G}}u * {{TILE_LANES}}u;
         var top = 0u;
         #for I 0..4: top = max(top, bitcast<u32>(tile[g * 4u + {{I}}u]) & 0x7fffffffu);
         atomicMax(&tops[g / 8u], top);
     }
 #endfor
     workgroupBarrier();
-    for (var g = begin; g < min(count / 4u, begin - t % {{Q8_LANES}}u + 64u); g += {{Q8_LANES}}u) {
+    for (var g = begin; g < min(count / 4u, begin - t % {{TILE_LANES}}u + 64u); g += {{TILE_LANES}}u) {
         // Of an infinite or NaN block the scale speaks; a scale of zero makes the quants of a tiny block worth nothing.
         let top = atomicLoad(&tops[g / 8u]);
         var word = 0u;
@@ -91,7 +91,7 @@
 #endfor
         }
         quants[g] = word;
-        q8[row_at + first / 4u + g] = word;
+        acts[row_at + first / 4u + g] = word;
     }
     workgroupBarrier();
     if t * 32u < count {
@@ -100,13 +100,13 @@
         if top < 0x7f800000u { d = quotient(bitcast<f32>(top), 127.0); }
         var sum = 0;
         #for I 0..8: sum += dot4I8Packed(quants[t * 8u + {{I}}u], 0x01010101u);
-        q8[scales_at + first / 32u + t] = bitcast<u32>(round_f16(d));
-        q8[scales_at + p.n / 32u + first / 32u + t] = bitcast<u32>(round_f16(d * f32(sum)));
+        acts[scales_at + first / 32u + t] = bitcast<u32>(round_f16(d));
+        acts[scales_at + p.n / 32u + first / 32u + t] = bitcast<u32>(round_f16(d * f32(sum)));
     }
 #endif
     if t * 16u < count {
         var sum = 0;
         #for I 0..4: sum += dot4I8Packed(quants[t * 4u + {{I}}u], 0x01010101u);
-        q8[row_at + p.n / 4u + first / 16u + t] = u32(sum);
+        acts[row_at + p.n / 4u + first / 16u + t] = u32(sum);
     }
 }
