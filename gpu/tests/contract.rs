@@ -2,8 +2,8 @@
 //! reference's bits. Without a device the tests say so and pass; with `CI` set they fail.
 //!
 //! `KARAT_GPU_SHARE=n` runs every n-th case, `KARAT_GPU_DEVICE=text` the devices whose name holds the text,
-//! `KARAT_GPU_CASE=text,…` the cases whose name holds one of the texts. With `KARAT_GPU_NEEDS_MATRIX` a device without a
-//! matrix unit fails them.
+//! `KARAT_GPU_CASE=text,…` the cases whose name holds one of the texts, `KARAT_GPU_ARITHMETIC=name,…` what is run under these
+//! arithmetics. With `KARAT_GPU_NEEDS_MATRIX` a device without a matrix unit fails them.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
@@ -96,6 +96,16 @@ fn record(backend: &dyn Backend, case: &Case, options: LoadOptions, cut: Cut) ->
     recording
 }
 
+/// The options that can change a bit of a case, as far as they are wanted.
+fn options(case: &Case) -> Vec<LoadOptions> {
+    let wanted = env("KARAT_GPU_ARITHMETIC");
+    let is_wanted = |options: &LoadOptions| {
+        let name = options.arithmetic.name();
+        wanted.as_ref().is_none_or(|wanted| wanted.split(',').any(|w| w == name))
+    };
+    case.options().into_iter().filter(is_wanted).collect()
+}
+
 /// Runs all cases on all devices and prints the sum for each.
 fn check(cases: Vec<Case>, cuts: &[Cut]) {
     let devices = devices();
@@ -105,7 +115,7 @@ fn check(cases: Vec<Case>, cuts: &[Cut]) {
         if devices.is_empty() {
             return;
         }
-        for options in case.options() {
+        for options in options(&case) {
             let expected = record(&Reference, &case, options, Cut::Batch(512));
             for (gpu, (runs, seconds)) in devices.iter().zip(&mut runs) {
                 for &cut in cuts {
@@ -194,7 +204,7 @@ fn products_of_many_lanes_have_the_reference_bits() {
         }
         for case in share(products).filter(|case| case.graph.caches.is_empty()) {
             // In f32 no kernel of a product has lanes to spare.
-            let options = case.options().into_iter().filter(|o| o.arithmetic != Arithmetic::F32);
+            let options = options(&case).into_iter().filter(|o| o.arithmetic != Arithmetic::F32);
             for options in options {
                 let expected = record(&Reference, &case, options, Cut::Batch(512));
                 let got = record(&gpu, &case, options, Cut::Chunks(1));
@@ -409,7 +419,7 @@ fn a_kernel_writes_its_output_and_nothing_else_and_reads_nothing_unwritten() {
         };
         let awkward = cases::awkward().unwrap().into_iter().filter(of_all).map(|c| (c, 1024));
         for (case, at_once) in share(small.chain(awkward).collect()) {
-            let options = case.options().into_iter();
+            let options = options(&case).into_iter();
             for options in options.filter(|o| at_once == 72 || o.kv == KvType::F16) {
                 let few = Few::default();
                 let (graph, sink) = (Arc::clone(&case.graph), Box::new(few.clone()));
@@ -512,7 +522,7 @@ fn a_nan_or_infinite_input_reaches_the_logits() {
     }
     for gpu in devices() {
         for case in share(cases::decoders().unwrap()) {
-            for options in case.options().into_iter().filter(|o| o.arithmetic != Arithmetic::F32) {
+            for options in options(&case).into_iter().filter(|o| o.arithmetic != Arithmetic::F32) {
                 for bad in [f32::NAN, f32::INFINITY] {
                     let (graph, files) = (Arc::clone(&case.graph), [&case.file]);
                     let mut loaded = gpu.load(graph, &files, options, &mut |_| {}).unwrap();

@@ -668,8 +668,9 @@ pub fn options() -> Vec<LoadOptions> {
 }
 
 impl Case {
-    /// Those of [`options`] that can change a bit of the case: both caches where it has one, and more than one arithmetic
-    /// where it has a product with quantised weights.
+    /// Those of [`options`] that can change a bit of the case: both caches under the first arithmetic, where it has one, and
+    /// the other arithmetics with the first cache, where it has a product with quantised weights. What one changes has
+    /// nothing to do with the other.
     pub fn options(&self) -> Vec<LoadOptions> {
         let mut all = options();
         let [first, ..] = all[..] else { unreachable!("the contract holds under some options") };
@@ -677,10 +678,16 @@ impl Case {
             let Op::MatMul { w } = node.op else { return false };
             form(self.graph.weight(w).dtype).is_some()
         };
-        let arithmetic_matters = self.graph.nodes.iter().any(quantised);
+        let products = self.graph.nodes.iter().any(quantised);
         all.retain(|options| {
-            (!self.graph.caches.is_empty() || options.kv == first.kv)
-                && (arithmetic_matters || options.arithmetic == first.arithmetic)
+            let other_cache = options.kv != first.kv;
+            let other_arithmetic = options.arithmetic != first.arithmetic;
+            match (other_cache, other_arithmetic) {
+                (false, false) => true,
+                (true, false) => !self.graph.caches.is_empty(),
+                (false, true) => products,
+                (true, true) => false,
+            }
         });
         all
     }

@@ -315,14 +315,21 @@ fn matrix(cx: &Context) -> Result<Outcome> {
         Ok(mesa) => mesa,
         Err(why) => return Ok(Outcome::Skipped(format!("Mesa's lavapipe 26: {why}"))),
     };
-    gpu_contract(cx, &mesa.loader(), |command| {
-        command.arg("products_and_norms");
-        // Its compiler takes half a minute or two for a product, on one thread: the formats that differ in more than
-        // where their bits lie. All formats are run as Metal's language by stage `test`.
-        let products = ["Q4_K", "Q4_1", "Q6_K", "Q8_0"].map(|name| format!("products {name} n_in"));
-        command.env("KARAT_GPU_CASE", products.join(",")).env("KARAT_GPU_NEEDS_MATRIX", "1");
-        mesa.choose(command);
-    })
+    // Its compiler takes half a minute or two for a product, on one thread: the formats that differ in more than where their
+    // bits lie, and of `int16` the one with most that may differ. All are run as Metal's language by stage `test`.
+    let of = |arithmetic: &str, formats: &[&str]| {
+        let products: Vec<String> =
+            formats.iter().map(|name| format!("products {name} n_in")).collect();
+        gpu_contract(cx, &mesa.loader(), |command| {
+            command.arg("products_and_norms").env("KARAT_GPU_ARITHMETIC", arithmetic);
+            command.env("KARAT_GPU_CASE", products.join(",")).env("KARAT_GPU_NEEDS_MATRIX", "1");
+            mesa.choose(command);
+        })
+    };
+    match of("int8", &["Q4_K", "Q4_1", "Q6_K", "Q8_0"])? {
+        Outcome::Ok(_) => of("int16", &["Q2_K"]),
+        other @ (Outcome::Skipped(_) | Outcome::Failed(_)) => Ok(other),
+    }
 }
 
 fn apple(cx: &Context) -> Result<Outcome> {
