@@ -61,6 +61,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     let own_token = (lane / {{SIZE}}u) * {{EACH}}u;
     let region = subgroup * {{SIZE}}u * SUMS;
     let own = region + own_token * SUMS + own_row;
+    // 128, where no compiler sees it: in fast math one would make (x - 1152) · 128 a difference of numbers too large for f16.
+    let by = bitcast<f16>(u16(0x5800u ^ (no_bits() >> 16u)));
 #for R 0..{{FRAGMENTS}}
     #for T 0..{{FRAGMENTS}}: var acc_{{R}}_{{T}}: array<f32, {{EACH}}>;
 #endfor

@@ -5,7 +5,7 @@
 #const LESS        what is taken from a number made of a byte
 #const TO_UNSIGNED makes signed bytes unsigned
 #const X_EACH      half units of activations that a thread brings
-#needs PITCH, ROWS, RUNS, THREADS, TOKENS, UNITS, a, a_h*, a_r*, d_next*, d_rows, d_tokens, half_codes, high_next*,
+#needs PITCH, ROWS, RUNS, THREADS, TOKENS, UNITS, a, a_h*, a_r*, by, d_next*, d_rows, d_tokens, half_codes, high_next*,
 #needs low_next*, m_rows, mins_next*, n, numbers, run_of, s_tokens, scaled_sum, scales_next*, slot, sums_next*, t, w_next*,
 #needs x, x_h, x_token*
 #for I 0..{{A_EACH}}
@@ -25,7 +25,7 @@ if t + {{I}}u * THREADS < 2u * TOKENS {
     let to = x_token{{I}} * PITCH + x_h * 4u;
 #for J 0..4
     x[to + {{J}}u] = numbers(low_next{{I}}[{{J}}] ^ 0x80808080u, 1152.0h);
-    x[TOKENS * PITCH + to + {{J}}u] = numbers(high_next{{I}}[{{J}}] ^ 0x80808080u, 1152.0h) * 128.0h;
+    x[TOKENS * PITCH + to + {{J}}u] = numbers(high_next{{I}}[{{J}}] ^ 0x80808080u, 1152.0h) * by;
 #endfor
     if x_h < RUNS {
         if x_h == 0u { d_tokens[slot * TOKENS + x_token{{I}}] = bitcast<f32>(sums_next{{I}}.z); }
