@@ -11,6 +11,7 @@ use gpu::probes::Probes;
 use gpu::shaders::{self, Cache, Shader};
 use naga::back::{hlsl, spv};
 use naga::valid::ModuleInfo;
+use std::collections::BTreeSet;
 use translate::{parse, to_msl};
 
 /// Nothing trusted, and everything.
@@ -94,12 +95,29 @@ fn to_spirv(module: &naga::Module, info: &ModuleInfo) {
     assert!(words.len() > 100);
 }
 
+/// A name that a block of the text declares twice: naga declares the bytes of what goes into a packed product anew each time.
+fn declared_twice(text: &str) -> Option<&str> {
+    let mut blocks = vec![BTreeSet::new()];
+    for line in text.lines() {
+        let declared = line.trim_start().strip_prefix("packed_char4 ");
+        if let Some(name) = declared.and_then(|rest| rest.split_once(" = ")).map(|(name, _)| name)
+            && !blocks.last_mut()?.insert(name)
+        {
+            return Some(name);
+        }
+        blocks.extend(line.matches('{').map(|_| BTreeSet::new()));
+        line.matches('}').for_each(|_| drop(blocks.pop()));
+    }
+    None
+}
+
 /// What is known to go wrong in Metal's language or wgpu's way to it.
 fn check_msl(text: &str) {
     let (before, kernel) = text.split_once("kernel void main_(").unwrap();
     // Workgroup memory is an argument of the kernel alone: helpers that take a reference to it were miscompiled
     // (wgpu issue 4500).
     assert!(!before.contains("threadgroup "), "{before}");
+    assert_eq!(declared_twice(text), None, "{text}");
     // Infinity and NaN stand in no arithmetic that a compiler sees.
     for word in ["INFINITY", "NAN", "isnan", "isinf"] {
         assert!(!text.contains(word), "{word} in\n{text}");
@@ -165,4 +183,13 @@ fn a_half_given_constant_is_an_error_not_a_shader() {
     shader.defines = gpu::template::Defines::new();
     let error = shaders::source(&shader, Probes::best()).unwrap_err();
     assert!(error.contains("attention/attention:") && error.contains("DIM_V"), "{error}");
+}
+
+#[test]
+fn a_name_that_is_declared_twice_is_found() {
+    let line = "packed_char4 reinterpreted_packed_char4_e7 = as_type<packed_char4>(_e7);";
+    let once = format!("{{\n  {line}\n}}\n{{\n  {line}\n}}\n");
+    assert_eq!(declared_twice(&once), None);
+    let twice = format!("{{\n  {line}\n  {{\n  }}\n  {line}\n}}\n");
+    assert_eq!(declared_twice(&twice), Some("reinterpreted_packed_char4_e7"));
 }
