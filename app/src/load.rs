@@ -99,9 +99,10 @@ pub(crate) struct DeviceArgs {
     /// Compute on a GPU although its kernels fail their self-test (`karat check`), or have not passed it
     #[arg(long)]
     unchecked: bool,
-    /// int8 rounds activations as ggml's CPU backend does, int16 to 16 bits; f32 dequantises the weights
-    #[arg(long, value_enum, default_value_t = ArithmeticName::Int8)]
-    arithmetic: ArithmeticName,
+    /// int8 rounds activations as ggml's CPU backend does, int16 to 16 bits; f32 dequantises the weights [default: int16;
+    /// for `karat why` beside another engine int8]
+    #[arg(long, value_enum)]
+    arithmetic: Option<ArithmeticName>,
     /// Element type of the KV cache
     #[arg(long, value_enum, default_value_t = CacheType::F16)]
     cache_type: CacheType,
@@ -151,6 +152,11 @@ impl LoadArgs {
     pub(crate) fn options(&self) -> Options {
         Options { batch_size: self.batch_size, threads: self.threads, ..self.device.options() }
     }
+
+    /// Whether no arithmetic was asked for.
+    pub(crate) fn takes_any_arithmetic(&self) -> bool {
+        self.device.arithmetic.is_none()
+    }
 }
 
 impl DeviceArgs {
@@ -163,7 +169,9 @@ impl DeviceArgs {
             device: self.device.clone(),
             gpu_memory: self.gpu_memory,
             unchecked: self.unchecked,
-            arithmetic: self.arithmetic.arithmetic(),
+            arithmetic: self
+                .arithmetic
+                .map_or(Options::default().arithmetic, ArithmeticName::arithmetic),
             cache_type: match self.cache_type {
                 CacheType::F16 => KvType::F16,
                 CacheType::F32 => KvType::F32,

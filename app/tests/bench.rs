@@ -299,7 +299,7 @@ fn formats_are_measured_against_limits() {
     names.sort_unstable();
     assert_eq!(names, ["F32", "Q8_0"]);
     for row in rows {
-        let arithmetic = if row["format"] == "F32" { "f32" } else { "int8" };
+        let arithmetic = if row["format"] == "F32" { "f32" } else { "int16" };
         assert_eq!(row["arithmetic"], arithmetic);
         for (product, tokens) in row["products"].as_array().unwrap().iter().zip([1, 2]) {
             assert_eq!(product["tokens"], tokens);

@@ -51,7 +51,7 @@ impl Default for Options {
             device: None,
             gpu_memory: None,
             unchecked: false,
-            arithmetic: Arithmetic::Int8,
+            arithmetic: Arithmetic::Int16,
             cache_type: KvType::F16,
             mmap: false,
             check_tensors: false,

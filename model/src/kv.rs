@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(blocks(&pages, a, ALL), [0, 3]);
         check(&pages);
         let error = pages.grow(b, KV_BLOCK).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::DoesNotFit);
+        assert_eq!(error.kind(), ErrorKind::CacheFull);
         assert_eq!(pages.len(b).unwrap(), KV_BLOCK + 1);
         pages.remove(a).unwrap();
         check(&pages);

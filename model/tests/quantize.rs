@@ -426,7 +426,9 @@ fn weights_beyond_a_format_are_refused_not_lost() {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("out.gguf");
     let mut refused = 0;
-    for file_type in FileType::ALL {
+    // All that need no importance matrix.
+    let types = FileType::ALL.into_iter().filter(|&file_type| file_type != FileType::Q2_K_S);
+    for file_type in types.clone() {
         for big in [3e38f32, -3e38, 1e30, 1e10, 7e5, -6e4] {
             let weights: Vec<f32> =
                 (0..1024).map(|i| if i == 700 { big } else { wavy(i) }).collect();
@@ -450,7 +452,7 @@ fn weights_beyond_a_format_are_refused_not_lost() {
         }
     }
     // Every format with f16 scales refuses the first three at least.
-    assert!(refused >= 3 * (FileType::ALL.len() - 2), "{refused}");
+    assert!(refused >= 3 * (types.count() - 2), "{refused}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use anyhow::{Context as _, Result};
 use karat::text;
-use karat::{Backend, Config, Existing, Network, Options, Parts};
+use karat::{Arithmetic, Backend, Config, Existing, Network, Options, Parts};
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -133,7 +133,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let existing = Existing::replaced_if(args.force);
     let page =
         args.html.as_deref().map(|path| karat::output::create(path, existing)).transpose()?;
-    let options = if args.laws { laws::options(args)? } else { args.load.options() };
+    let options = if args.laws { laws::options(args)? } else { args.options() };
     let prompted = args.prompt.open(model, &options, config)?;
     let Prompted { parts, ids } = &prompted;
     let mut out = Out::new(Controls::Escaped);
@@ -204,6 +204,21 @@ fn with_server(
     server::run(&server, trusted, &args.prompt, prompted, args.json)
 }
 
+impl Args {
+    /// The options of karat's own side. Other engines round activations as ggml does, so beside a trace or a server that
+    /// is the arithmetic, unless one was asked for.
+    fn options(&self) -> Options {
+        let mut options = self.load.options();
+        let is_other = |side: &str| side.parse::<Backend>().is_err();
+        if self.load.takes_any_arithmetic()
+            && [&self.a, &self.b].into_iter().flatten().any(|side| is_other(side))
+        {
+            options.arithmetic = Arithmetic::Int8;
+        }
+        options
+    }
+}
+
 /// The command line, for a shell that reads it again.
 fn again() -> String {
     let words: Vec<String> =
@@ -218,7 +233,7 @@ fn list(ids: &[u32]) -> String {
 
 fn source(side: &str, args: &Args, parts: &Parts) -> Result<Source> {
     if let Ok(name) = side.parse::<Backend>() {
-        let options = args.load.options().with_backend(name);
+        let options = args.options().with_backend(name);
         let backend = load::backend(&options, parts.graph.n_layers())?;
         return Ok(Source::Live { name: backend.name(), loaded: load::weights(parts, &*backend)? });
     }
