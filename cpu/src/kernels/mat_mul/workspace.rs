@@ -66,7 +66,7 @@ struct PlacedBlock<'a> {
     bytes: &'a [u8],
 }
 
-/// Unpacks the blocks of a format; `RUN_SCALES` as in [`Group`](super::block::Group).
+/// Unpacks the blocks of a format; `RUN_SCALES` as in [`Group`].
 struct UnpackCodes<'a, C, const RUN_SCALES: bool> {
     packed: Packed<'a>,
     codes: PhantomData<C>,
