@@ -56,6 +56,24 @@ fn tokens(path: &Path) -> Vec<u32> {
     serde_json::from_str(&header.metadata().as_ref().unwrap()["tokens"]).unwrap()
 }
 
+/// A trace of karat's says its arithmetic; without that it is another engine's, which rounds as ggml does.
+#[test]
+fn a_trace_is_judged_in_its_own_arithmetic() {
+    let dir = model();
+    for arithmetic in ["int8", "int16", "f32"] {
+        let args = ["trace", "-m", "m.gguf", "-p", "Hello", "-o", "a.safetensors", "--force"];
+        let traced = karat(dir.path(), &[&args[..], &["--arithmetic", arithmetic]].concat());
+        assert!(traced.status.success(), "{}", String::from_utf8_lossy(&traced.stderr));
+        let (code, _, stderr) = why(dir.path(), &["-p", "Hello", "--b", "a.safetensors"]);
+        assert_eq!(code, 0, "{arithmetic}: {stderr}");
+        rewritten(&dir.path().join("a.safetensors"), |header| {
+            header["__metadata__"].as_object_mut().unwrap().remove("arithmetic").unwrap();
+        });
+        let (code, ..) = why(dir.path(), &["-p", "Hello", "--b", "a.safetensors"]);
+        assert_eq!(code == 0, arithmetic == "int8", "{arithmetic}");
+    }
+}
+
 #[test]
 fn a_right_trace_is_right_in_every_element() {
     let dir = model();
@@ -218,6 +236,9 @@ impl Server {
 fn a_server_of_llama_cpp_is_a_side() {
     let dir = model();
     let path = dir.path().join("t.safetensors");
+    // As llama.cpp computes.
+    let args = ["trace", "-m", "m.gguf", "-p", "Hello", "-o", "t.safetensors", "--force"];
+    assert!(karat(dir.path(), &[&args[..], &["--arithmetic", "int8"]].concat()).status.success());
     let right = Server::of(&path, 0.0).start();
     let (code, report, stderr) = why(dir.path(), &["-p", "Hello", "--b", &right]);
     assert_eq!(code, 0, "{stderr}");

@@ -134,7 +134,8 @@ impl Recording {
     /// # Errors
     /// [`ErrorKind::Io`] where they cannot be written.
     pub fn write(&self, parts: &Parts, out: &mut dyn std::io::Write) -> Result<()> {
-        Ok(Trace::write(out, &parts.graph, &self.steps, &self.values)?)
+        let arithmetic = parts.options.arithmetic;
+        Ok(Trace::write(out, &parts.graph, arithmetic, &self.steps, &self.values)?)
     }
 
     /// Bytes that [`Recording::write`] writes at least.

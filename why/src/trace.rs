@@ -1,18 +1,22 @@
 //! Recorded values in a safetensors file; the layout is docs/traces.md's.
 
 use crate::{Error, ErrorKind, Result, Values};
-use graph::{Graph, Node, Step};
+use graph::{Arithmetic, Graph, Node, Step};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::json;
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::Path;
 
 /// A larger file is no trace that anyone can look at.
 const MAX_BYTES: u64 = 4 << 30;
 /// Metadata key of the token ids.
 const TOKENS: &str = "tokens";
+/// Metadata key of the arithmetic that karat recorded in.
+const ARITHMETIC: &str = "arithmetic";
+/// A longer header is none: some hundred bytes for each value of a step.
+const MAX_HEADER: u64 = 100 << 20;
 
 /// A trace: for each step `(name, op)` → values.
 #[derive(Clone, Debug, Default)]
@@ -72,6 +76,20 @@ impl Trace {
         Ok(trace)
     }
 
+    /// The arithmetic of a trace of karat's own; `None` for one of another engine, which does not say, and for what is
+    /// no trace, which [`Trace::open`] refuses. Reads the header only.
+    pub fn arithmetic_of(path: &Path) -> Option<Arithmetic> {
+        let mut file = std::fs::File::open(path).ok()?;
+        let mut length = [0; 8];
+        file.read_exact(&mut length).ok()?;
+        let length = u64::from_le_bytes(length);
+        let mut header = Vec::new();
+        file.take(length.min(MAX_HEADER)).read_to_end(&mut header).ok()?;
+        let header: serde_json::Value = serde_json::from_slice(&header).ok()?;
+        let name = header["__metadata__"][ARITHMETIC].as_str()?;
+        Arithmetic::ALL.into_iter().find(|arithmetic| arithmetic.name() == name)
+    }
+
     /// The ids that the trace was recorded from, where it says so.
     pub fn tokens(&self) -> Option<&[u32]> {
         self.tokens.as_deref()
@@ -104,19 +122,22 @@ impl Trace {
         Values { steps: steps.iter().enumerate().map(of).collect() }
     }
 
-    /// Writes values as a trace, each straight from where it lies: of gigabytes there should not be two copies.
+    /// Writes values that karat computed as a trace, each straight from where it lies: of gigabytes there should not be two copies.
     ///
     /// # Errors
     /// Those of `out`.
     pub fn write(
         out: &mut dyn Write,
         graph: &Graph,
+        arithmetic: Arithmetic,
         steps: &[Step],
         values: &Values,
     ) -> std::io::Result<()> {
         let ids: Vec<u32> = steps.iter().flat_map(|step| step.tokens.iter().copied()).collect();
         let mut header = serde_json::Map::new();
-        header.insert("__metadata__".to_owned(), json!({ TOKENS: serde_json::to_string(&ids)? }));
+        let metadata =
+            json!({ TOKENS: serde_json::to_string(&ids)?, ARITHMETIC: arithmetic.name() });
+        header.insert("__metadata__".to_owned(), metadata);
         let mut end = 0;
         for (name, cols, data) in named(graph, values) {
             let (start, shape) = (end, [data.len() / cols.max(1), cols]);

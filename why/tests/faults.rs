@@ -274,7 +274,7 @@ fn a_trace_keeps_every_value() {
     let steps = steps(case);
     let values = capture(&mut *load(case), &steps, None).unwrap();
     let mut file = std::fs::File::create(&path).unwrap();
-    why::Trace::write(&mut file, &case.graph, &steps, &values).unwrap();
+    why::Trace::write(&mut file, &case.graph, graph::Arithmetic::Int8, &steps, &values).unwrap();
     let trace = why::Trace::open(&path).unwrap();
     assert_eq!(trace.n_steps(), 3);
     assert_eq!(trace.tokens().unwrap().len(), steps.iter().map(|s| s.tokens.len()).sum::<usize>());

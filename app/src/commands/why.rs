@@ -205,15 +205,14 @@ fn with_server(
 }
 
 impl Args {
-    /// The options of karat's own side. Other engines round activations as ggml does, so beside a trace or a server that
-    /// is the arithmetic, unless one was asked for.
+    /// The options of karat's own side. Where no arithmetic is asked for it is that of a trace; other engines do not say
+    /// theirs, and round activations as ggml does.
     fn options(&self) -> Options {
         let mut options = self.load.options();
-        let is_other = |side: &str| side.parse::<Backend>().is_err();
-        if self.load.takes_any_arithmetic()
-            && [&self.a, &self.b].into_iter().flatten().any(|side| is_other(side))
-        {
-            options.arithmetic = Arithmetic::Int8;
+        let mut sides = [&self.a, &self.b].into_iter().flatten();
+        let other = sides.find(|side| side.parse::<Backend>().is_err());
+        if let Some(other) = other.filter(|_| self.load.takes_any_arithmetic()) {
+            options.arithmetic = Trace::arithmetic_of(Path::new(other)).unwrap_or(Arithmetic::Int8);
         }
         options
     }
