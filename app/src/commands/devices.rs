@@ -71,9 +71,9 @@ fn arithmetic(gpu: &gpu::Gpu) -> String {
     text
 }
 
-/// Runs it.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let drivers = Drivers::listen();
+/// What drivers write while they are asked is told from karat's own lines.
+fn rows() -> Vec<Row> {
+    let _drivers = Drivers::listen();
     let mut rows = Vec::new();
     for (number, adapter) in devices::list(Api::Any) {
         let info = adapter.info();
@@ -103,7 +103,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             usable: lanes.is_some(),
         });
     }
-    drop(drivers);
+    rows
+}
+
+/// Runs it.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let rows = rows();
     let mut out = Out::new(Controls::Escaped);
     if args.json {
         return out.json(&rows);
