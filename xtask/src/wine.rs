@@ -52,17 +52,18 @@ impl Windows {
         if prefix.is_dir() {
             std::fs::remove_dir_all(&prefix).with_context(|| prefix.display().to_string())?;
         }
+        std::fs::create_dir_all(&prefix)?;
         let windows = Self { wine, prefix, screen: Screen::start(root) };
+        // It would end with its last program, and the next would wait for all of its services to start.
+        let mut stay = Command::new(windows.wine.with_file_name("wineserver"));
+        windows.choose(stay.arg("--persistent"));
+        let _ = stay.stdout(Stdio::null()).stderr(Stdio::null()).status();
         let mut boot = Command::new(&windows.wine);
         windows.choose(boot.args(["wineboot", "--init"]));
         if !run(root, &mut boot)?.ok() {
             bail!("Wine cannot make a Windows in target/wine");
         }
         windows.ensure_random_numbers(root)?;
-        // It would end with its last program, and the next would wait for all of its services to start.
-        let mut stay = Command::new(windows.wine.with_file_name("wineserver"));
-        windows.choose(stay.arg("--persistent"));
-        let _ = stay.stdout(Stdio::null()).stderr(Stdio::null()).status();
         Ok(windows)
     }
 
