@@ -134,13 +134,15 @@ fn code_of_kind(kind: ErrorKind) -> Code {
 
 /// Whether the reader of our output went away: no error to speak of.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_closed_pipe)
+}
+
+/// The same of an error as the system gave it.
+pub(crate) fn is_closed_pipe(error: &std::io::Error) -> bool {
     /// Windows has three numbers for it, and the standard library knows two.
     const PIPE_NOT_CONNECTED: i32 = 233;
-    let is_one = |error: &std::io::Error| {
-        error.kind() == IoKind::BrokenPipe
-            || cfg!(windows) && error.raw_os_error() == Some(PIPE_NOT_CONNECTED)
-    };
-    error.chain().filter_map(|cause| cause.downcast_ref()).any(is_one)
+    error.kind() == IoKind::BrokenPipe
+        || cfg!(windows) && error.raw_os_error() == Some(PIPE_NOT_CONNECTED)
 }
 
 /// Runs the program: errors and panics become a line on stderr and an exit code.

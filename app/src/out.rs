@@ -1,7 +1,8 @@
 //! Standard output: written and flushed with errors passed on, terminal escapes made harmless.
 
+use crate::exit::is_closed_pipe;
 use karat::text::{for_terminal, safe_json};
-use std::io::{Error, IsTerminal, Write};
+use std::io::{Error, ErrorKind, IsTerminal, Write};
 
 /// Whether control characters of the model reach a terminal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,9 @@ impl Out {
         } else {
             stdout.write_all(text.as_bytes())
         };
-        let named = |e: Error| Error::new(e.kind(), format!("standard output: {e}"));
+        // With a text of its own an error has lost the system's number.
+        let kind = |e: &Error| if is_closed_pipe(e) { ErrorKind::BrokenPipe } else { e.kind() };
+        let named = |e: Error| Error::new(kind(&e), format!("standard output: {e}"));
         written.and_then(|()| stdout.flush()).map_err(named)
     }
 
