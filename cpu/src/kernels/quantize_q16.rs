@@ -4,19 +4,13 @@
 //! lie in groups side by side, as those of [`super::quantize_q8`] do.
 
 use super::lanes;
+use super::rounded::{Groups, largest, nearest, words};
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
-use graph::math::ROUND_MAGIC;
 use graph::ops::quantize_q16::{BLOCK, MAX, TINY};
 
 /// Quantised activations of all tokens of a step.
-#[derive(Default)]
-pub(crate) struct Q16Rows {
-    tokens: usize,
-    /// Tokens of a whole group.
-    width: usize,
-    groups: Vec<Q16Group>,
-}
+pub(crate) type Q16Rows = Groups<Q16Group>;
 
 /// Some tokens' rows; in every field the tokens lie side by side: entry `i` of token t stands at `i · tokens + t`.
 #[derive(Clone, Default)]
@@ -62,33 +56,11 @@ impl Runs {
 impl Q16Rows {
     /// Quantises `x`, `[tokens, n_in]`.
     pub(crate) fn quantize(&mut self, x: &[f32], n_in: usize, workers: Workers<'_>) {
-        let Workers { level, pool } = workers;
-        self.tokens = x.len() / n_in;
-        self.width = level.tokens();
-        let width = self.width;
-        let n_groups = self.tokens.div_ceil(width);
-        if self.groups.len() < n_groups {
-            self.groups.resize(n_groups, Q16Group::default());
-        }
-        pool.rows(&mut self.groups[..n_groups], 1, |first, groups| {
-            for (i, group) in groups.iter_mut().enumerate() {
-                let from = (first + i) * width * n_in;
-                let x = &x[from..x.len().min(from + width * n_in)];
-                group.resize(n_in, x.len() / n_in);
-                level.run(Quantize { x, n_in, group });
-            }
+        let level = workers.level;
+        self.fill(x, n_in, workers, |group, x| {
+            group.resize(n_in, x.len() / n_in);
+            level.run(Quantize { x, n_in, group });
         });
-    }
-
-    /// Tokens in all.
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// The groups that hold the tokens from `start` (the first of a group) to `end`.
-    #[inline(always)]
-    pub(crate) fn groups(&self, start: usize, end: usize) -> &[Q16Group] {
-        &self.groups[start / self.width..end.div_ceil(self.width)]
     }
 }
 
@@ -126,51 +98,25 @@ struct Sixteen {
     sum: i32,
 }
 
-/// To the nearest integer, ties to even; |x| is below 2²².
-#[inline(always)]
-fn nearest<I: Isa>(isa: I, x: I::F) -> I::I {
-    let magic = isa.f_splat(ROUND_MAGIC);
-    isa.i_sub(isa.f_bits(isa.f_add(x, magic)), isa.f_bits(magic))
-}
-
-#[inline(always)]
-fn words(bytes: &[u8; LANES]) -> [i32; 4] {
-    let mut words = [0; 4];
-    for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = i32::from_le_bytes(*four);
-    }
-    words
-}
-
 #[inline(always)]
 fn sixteen<I: Isa>(isa: I, x: I::F, id: f32) -> Sixteen {
     let q = nearest(isa, isa.f_mul(x, isa.f_splat(id)));
     // Any split will do whose parts are signed bytes: the sum of both products is the same integer.
     let high = nearest(isa, isa.f_mul(isa.f_from_i(q), isa.f_splat(1.0 / 128.0)));
     let low = isa.i_sub(q, isa.i_shl::<7>(high));
-    Sixteen {
-        high: words(&isa.i_low_bytes(high)),
-        low: words(&isa.i_low_bytes(low)),
-        sum: isa.i_total(q),
-    }
+    Sixteen { high: words(isa, high), low: words(isa, low), sum: isa.i_total(q) }
 }
 
 #[inline(always)]
 fn row<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Q16Group) {
     let n = group.tokens;
-    let sign = isa.i_splat(0x7fff_ffff);
     let (mut first, mut rest) = (0, x);
     // Sixteen blocks at a time, so that their scales are one vector.
     while !rest.is_empty() {
         let (x, more) = rest.split_at(rest.len().min(BLOCK * LANES));
         rest = more;
-        let (mut amax, mut ids, mut ds) = ([0; LANES], [0.0; LANES], [0.0; LANES]);
-        for (amax, x) in amax.iter_mut().zip(x.chunks_exact(BLOCK)) {
-            let (a, b) = (isa.f_load(lanes(x, 0)), isa.f_load(lanes(x, LANES)));
-            let (a, b) = (isa.i_and(isa.f_bits(a), sign), isa.i_and(isa.f_bits(b), sign));
-            *amax = isa.i_largest(isa.i_max(a, b));
-        }
-        let (zero, max) = (isa.f_splat(0.0), isa.f_from_bits(isa.i_load(&amax)));
+        let (mut ids, mut ds) = ([0.0; LANES], [0.0; LANES]);
+        let (zero, max) = (isa.f_splat(0.0), largest(isa, x));
         let (tiny, most) = (isa.f_splat(TINY), isa.f_splat(MAX));
         // Not finite: infinity is not below itself, and NaN is below nothing.
         let finite = |yes, no| isa.f_lt(max, isa.f_splat(f32::INFINITY), yes, no);

@@ -7,20 +7,14 @@
 //! sums and in the rounding of single scales to f16. v2 (this): vectors throughout, the scales of 16 blocks at once.
 
 use super::lanes;
+use super::rounded::{Groups, largest, nearest, words};
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
 use graph::ints::Q8Format;
-use graph::math::ROUND_MAGIC;
 use std::cmp::Ordering;
 
 /// Quantised activations of all tokens of a step, with the sums that the kernels want.
-#[derive(Default)]
-pub(crate) struct Q8Rows {
-    tokens: usize,
-    /// Tokens of a whole group.
-    width: usize,
-    groups: Vec<Q8Group>,
-}
+pub(crate) type Q8Rows = Groups<Q8Group>;
 
 /// Some tokens' rows; in every field the tokens lie side by side: entry `i` of token t stands at `i · tokens + t`.
 #[derive(Clone, Default)]
@@ -52,33 +46,11 @@ impl Q8Rows {
         n_in: usize,
         workers: Workers<'_>,
     ) {
-        let Workers { level, pool } = workers;
-        self.tokens = x.len() / n_in;
-        self.width = level.tokens();
-        let width = self.width;
-        let n_groups = self.tokens.div_ceil(width);
-        if self.groups.len() < n_groups {
-            self.groups.resize(n_groups, Q8Group::default());
-        }
-        pool.rows(&mut self.groups[..n_groups], 1, |first, groups| {
-            for (i, group) in groups.iter_mut().enumerate() {
-                let from = (first + i) * width * n_in;
-                let x = &x[from..x.len().min(from + width * n_in)];
-                group.resize(format, n_in, x.len() / n_in);
-                level.run(Quantize { format, x, n_in, group });
-            }
+        let level = workers.level;
+        self.fill(x, n_in, workers, |group, x| {
+            group.resize(format, n_in, x.len() / n_in);
+            level.run(Quantize { format, x, n_in, group });
         });
-    }
-
-    /// Tokens in all.
-    pub(crate) fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    /// The groups that hold the tokens from `start` (the first of a group) to `end`.
-    #[inline(always)]
-    pub(crate) fn groups(&self, start: usize, end: usize) -> &[Q8Group] {
-        &self.groups[start / self.width..end.div_ceil(self.width)]
     }
 }
 
@@ -120,26 +92,12 @@ impl Kernel for Quantize<'_> {
     }
 }
 
-/// The bits of |x|: as integers they are in the order of the magnitudes, infinity and then NaN above the rest.
-#[inline(always)]
-fn magnitude<I: Isa>(isa: I, x: I::F) -> I::I {
-    isa.i_and(isa.f_bits(x), isa.i_splat(0x7fff_ffff))
-}
-
 /// The quants of 16 elements as words of four, and their lanes.
 #[inline(always)]
 fn round<I: Isa>(isa: I, x: I::F, id: f32) -> ([i32; 4], I::I) {
-    // `x · id` is within ±127, so the magic sum's low bits are the nearest integer. (Not so in a block with NaN or
-    // infinity: there any quants will do, since d is NaN.)
-    let magic = isa.f_splat(ROUND_MAGIC);
-    let bits = isa.f_bits(isa.f_add(isa.f_mul(x, isa.f_splat(id)), magic));
-    let quants = isa.i_sub(bits, isa.f_bits(magic));
-    let bytes = isa.i_low_bytes(quants);
-    let mut words = [0; 4];
-    for (word, four) in words.iter_mut().zip(bytes.as_chunks::<4>().0) {
-        *word = i32::from_le_bytes(*four);
-    }
-    (words, quants)
+    // `x · id` is within ±127. (Not so in a block with NaN or infinity: there any quants will do, since d is NaN.)
+    let quants = nearest(isa, isa.f_mul(x, isa.f_splat(id)));
+    (words(isa, quants), quants)
 }
 
 /// Two signed 16-bit halves of a word.
@@ -155,12 +113,8 @@ fn q8x32<I: Isa>(isa: I, x: &[f32], t: usize, group: &mut Q8Group) {
     while !rest.is_empty() {
         let (x, more) = rest.split_at(rest.len().min(32 * LANES));
         rest = more;
-        let (mut amax, mut ids, mut sums) = ([0; LANES], [0.0; LANES], [0; LANES]);
-        for (amax, x) in amax.iter_mut().zip(x.chunks_exact(32)) {
-            let (a, b) = (isa.f_load(lanes(x, 0)), isa.f_load(lanes(x, LANES)));
-            *amax = isa.i_largest(isa.i_max(magnitude(isa, a), magnitude(isa, b)));
-        }
-        let (zero, max) = (isa.f_splat(0.0), isa.f_from_bits(isa.i_load(&amax)));
+        let (mut ids, mut sums) = ([0.0; LANES], [0; LANES]);
+        let (zero, max) = (isa.f_splat(0.0), largest(isa, x));
         // Not finite: the largest finite number is below it, or not comparable.
         let d = isa.f_div(max, isa.f_splat(127.0));
         let d = isa.f_lt(max, isa.f_splat(f32::INFINITY), d, isa.f_splat(f32::NAN));

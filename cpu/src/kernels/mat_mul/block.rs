@@ -3,11 +3,9 @@
 //! `N` tokens × `T` tiles of integer sums live in registers; per group of four columns they take T operands and N
 //! broadcasts, so that the loads stay behind the products.
 
-use super::block16::{Runs, splats};
 use super::codes;
 use super::workspace::{Floats, Operand, Words, Workspace};
 use crate::kernels::quantize_q8::Q8Group;
-use crate::kernels::quantize_q16::Q16Group;
 use crate::simd::{Isa, Kernel};
 use crate::tiles::Layout;
 use gguf::quant::Run;
@@ -67,25 +65,6 @@ impl Group for Q8Group {
             (Some(Run::Of16), true) => isa.vectorize(SuperBlocks::<N, T, true, 16>(part)),
             (Some(Run::Of32), false) => isa.vectorize(SuperBlocks::<N, T, false, 32>(part)),
             (Some(Run::Of32), true) => isa.vectorize(SuperBlocks::<N, T, true, 32>(part)),
-        }
-    }
-}
-
-impl Group for Q16Group {
-    const RUN_SCALES: bool = true;
-
-    #[inline(always)]
-    fn tokens(&self) -> usize {
-        self.tokens
-    }
-
-    #[inline(always)]
-    fn multiply<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_, Self>) {
-        match (part.layout.form.run(), part.layout.signed()) {
-            (None | Some(Run::Of32), false) => isa.vectorize(Runs::<N, T, false, 32>(part)),
-            (None | Some(Run::Of32), true) => isa.vectorize(Runs::<N, T, true, 32>(part)),
-            (Some(Run::Of16), false) => isa.vectorize(Runs::<N, T, false, 16>(part)),
-            (Some(Run::Of16), true) => isa.vectorize(Runs::<N, T, true, 16>(part)),
         }
     }
 }
@@ -150,6 +129,22 @@ pub(super) fn starts(starts: &mut [i32], sums: &[i32], offset: i32) {
     }
 }
 
+/// The starts of N tokens, for all tiles.
+#[inline(always)]
+pub(super) fn splats<I: Isa, const N: usize, const T: usize>(
+    isa: I,
+    starts: &[i32; N],
+) -> [[I::I; N]; T] {
+    let mut sum = [[isa.i_splat(0); N]; T];
+    for t in 0..N {
+        let start = isa.i_splat(starts[t]);
+        for i in 0..T {
+            sum[i][t] = start;
+        }
+    }
+    sum
+}
+
 /// Integer sums of some operand groups, from where `sum` stands.
 #[inline(always)]
 pub(super) fn dot<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
@@ -189,7 +184,7 @@ fn simple<I: Isa, const N: usize, const T: usize, const SIGNED: bool>(
     starts(
         &mut workspace.starts,
         &group.sums32[b0 * N..][..blocks * N],
-        codes::offset::<I>(layout),
+        codes::offset(layout, I::I8_BIAS),
     );
     let starts = workspace.starts.as_chunks::<N>().0;
     let operands = operands[..blocks * 8].as_chunks::<8>().0;
@@ -232,7 +227,7 @@ fn super_blocks<I: Isa, const N: usize, const T: usize, const SIGNED: bool, cons
     let (subs, supers) = (256 / SUB, at.cols / 256);
     let Workspace { operands, d, m, scales, mins: min_words, acc, .. } = workspace;
     let sums = &sums[at.start / SUB * N..][..at.cols / SUB * N];
-    starts(&mut workspace.starts, sums, codes::offset::<I>(layout));
+    starts(&mut workspace.starts, sums, codes::offset(layout, I::I8_BIAS));
     let starts = workspace.starts.as_chunks::<N>().0;
     let q = group.q[at.start / 4 * N..][..at.cols / 4 * N].as_chunks::<N>().0;
     let pairs = pairs[at.start / SUB / 2 * N..][..at.cols / SUB / 2 * N].as_chunks::<N>().0;

@@ -3,12 +3,32 @@
 //! The sum over a run (the columns that share a scale) begins with the high parts of the activations, is shifted by
 //! seven bits, and goes on with the low parts: one register for each sum, as in `int8`.
 
-use super::block::{At, Part, dot, load, prefetch, starts, step, store};
+use super::block::{At, Group, Part, dot, load, prefetch, splats, starts, step, store};
 use super::codes;
 use super::workspace::Workspace;
 use crate::kernels::quantize_q16::Q16Group;
 use crate::simd::{Isa, Kernel};
+use gguf::quant::Run;
 use graph::ints::MinTerm;
+
+impl Group for Q16Group {
+    const RUN_SCALES: bool = true;
+
+    #[inline(always)]
+    fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    #[inline(always)]
+    fn multiply<I: Isa, const N: usize, const T: usize>(isa: I, part: Part<'_, Self>) {
+        match (part.layout.form.run(), part.layout.signed()) {
+            (None | Some(Run::Of32), false) => isa.vectorize(Runs::<N, T, false, 32>(part)),
+            (None | Some(Run::Of32), true) => isa.vectorize(Runs::<N, T, true, 32>(part)),
+            (Some(Run::Of16), false) => isa.vectorize(Runs::<N, T, false, 16>(part)),
+            (Some(Run::Of16), true) => isa.vectorize(Runs::<N, T, true, 16>(part)),
+        }
+    }
+}
 
 /// N tokens by T tiles of a format with a scale for each `RUN` columns.
 pub(super) struct Runs<'a, const N: usize, const T: usize, const SIGNED: bool, const RUN: usize>(
@@ -38,7 +58,7 @@ fn runs<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const RUN: u
     let entries = first * N..(first + n_runs) * N;
     let Workspace { operands, run_scales, run_mins, acc, .. } = workspace;
     // The offset of signed operands is 0 or 128: taken from the high parts' sum, which is shifted by seven bits.
-    let offset = codes::offset::<I>(layout) >> if SIGNED { 7 } else { 0 };
+    let offset = codes::offset(layout, I::I8_BIAS) >> if SIGNED { 7 } else { 0 };
     starts(&mut workspace.starts, &of_runs.sums[entries.clone()], offset);
     let starts = workspace.starts.as_chunks::<N>().0;
     let quants = start / 4 * N..(start + cols) / 4 * N;
@@ -82,20 +102,4 @@ fn runs<I: Isa, const N: usize, const T: usize, const SIGNED: bool, const RUN: u
         }
     }
     store::<I, N, T>(isa, acc, at, total);
-}
-
-/// The starts of N tokens, for all tiles.
-#[inline(always)]
-pub(super) fn splats<I: Isa, const N: usize, const T: usize>(
-    isa: I,
-    starts: &[i32; N],
-) -> [[I::I; N]; T] {
-    let mut sum = [[isa.i_splat(0); N]; T];
-    for t in 0..N {
-        let start = isa.i_splat(starts[t]);
-        for i in 0..T {
-            sum[i][t] = start;
-        }
-    }
-    sum
 }

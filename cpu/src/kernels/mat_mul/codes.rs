@@ -57,10 +57,10 @@ pub(crate) fn sub_mins<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize
     isa.i_load_u8(lanes(block, layout.mins_at() + sub * LANES))
 }
 
-/// The planes of the unit of 32 columns that starts at column `from` of the block.
+/// The planes of the unit of 32 columns that holds column `from` of the block. Its length is a constant.
 #[inline(always)]
-pub(crate) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
-    &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64]
+pub(crate) fn planes<'a, C: Unpack>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
+    &block[layout.quants_at() + from / UNIT * C::PLANES * 64..][..C::PLANES * 64]
 }
 
 /// 64 bytes of the quants.
@@ -195,6 +195,32 @@ macro_rules! with_codes {
 }
 pub(crate) use with_codes;
 
+/// Evaluates an expression with `$C` the [`Unpack`] of a layout's codes, and constants for the rest of its shape: blocks of
+/// `$RUNS` runs, each of `$FOURS` groups of four columns that share a scale, `$MIN` says whether with a minimum.
+macro_rules! with_runs {
+    ($layout:expr, $C:ident, $FOURS:ident, $RUNS:ident, $MIN:ident => $body:expr) => {{
+        use gguf::quant::Run;
+        macro_rules! shaped {
+            ($fours:literal, $runs:literal, $min:literal) => {{
+                const $FOURS: usize = $fours;
+                const $RUNS: usize = $runs;
+                const $MIN: bool = $min;
+                $body
+            }};
+        }
+        let has_min = $layout.min != graph::ints::MinTerm::None;
+        codes::with_codes!($layout.form.codes, $C => match ($layout.form.run(), has_min) {
+            (None, false) => shaped!(8, 1, false),
+            (None, true) => shaped!(8, 1, true),
+            (Some(Run::Of32), false) => shaped!(8, 8, false),
+            (Some(Run::Of32), true) => shaped!(8, 8, true),
+            (Some(Run::Of16), false) => shaped!(4, 16, false),
+            (Some(Run::Of16), true) => shaped!(4, 16, true),
+        })
+    }};
+}
+pub(crate) use with_runs;
+
 /// The format's table as bytes of the operand, `bias` added.
 #[inline(always)]
 pub(crate) fn table(layout: &Layout, bias: u8) -> [u8; 16] {
@@ -204,11 +230,11 @@ pub(crate) fn table(layout: &Layout, bias: u8) -> [u8; 16] {
     }
 }
 
-/// What was added to every quant in its operand.
+/// What was added to every quant in its operand: the code's own offset, or `bias`.
 #[inline(always)]
-pub(crate) fn offset<I: Isa>(layout: &Layout) -> i32 {
+pub(crate) fn offset(layout: &Layout, bias: u8) -> i32 {
     match layout.form.codes {
         Codes::Plain { offset, .. } => i32::from(offset),
-        Codes::Bytes | Codes::Table(_) => i32::from(I::I8_BIAS),
+        Codes::Bytes | Codes::Table(_) => i32::from(bias),
     }
 }

@@ -82,7 +82,7 @@ fn sums<I: Isa, C: Unpack, const RUNS: bool, const SUM: bool>(
         let (isum, msum) = if RUNS {
             super_block::<I, C>(isa, packed, q8, b)
         } else {
-            let start = -codes::offset::<I>(layout) * q8.sums32[b];
+            let start = -codes::offset(layout, I::I8_BIAS) * q8.sums32[b];
             let span = Span { column: b * 32, in_block: 0, start };
             let isum = unit::<I, C, 8>(isa, packed, q8, span);
             (isum, isum)
@@ -129,7 +129,7 @@ fn unit<I: Isa, C: Unpack, const FOURS: usize>(
     span: Span,
 ) -> I::I {
     let PackedBlock { layout, bytes, table } = block;
-    let planes = codes::planes(layout, bytes, span.in_block);
+    let planes = codes::planes::<C>(layout, bytes, span.in_block);
     let q = &q8.q[span.column / 4..][..FOURS];
     let mut sum = isa.i_splat(span.start);
     for g in 0..FOURS {
@@ -149,7 +149,7 @@ fn super_block<I: Isa, C: Unpack>(
 ) -> (I::I, I::I) {
     let PackedBlock { layout, bytes, .. } = block;
     let (mut isum, mut msum) = (isa.i_splat(0), isa.i_splat(0));
-    let (sub_cols, offset) = (layout.sub_cols, codes::offset::<I>(layout));
+    let (sub_cols, offset) = (layout.sub_cols, codes::offset(layout, I::I8_BIAS));
     for sub in 0..layout.subs {
         let (in_block, i) = (sub * sub_cols, b * layout.subs + sub);
         let column = b * 256 + in_block;

@@ -7,15 +7,13 @@
 //!   jumps over the other's tile;
 //! - two tiles from the two halves of the columns (this): 28; with prefetch 21.
 
-use super::codes::{self, Unpack, with_codes};
+use super::codes::{self, Unpack, with_runs};
 use super::{Product, put};
 use crate::kernels::elementwise::{Map, apply};
 use crate::kernels::quantize_q16::{Q16Group, Q16Rows};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
-use gguf::quant::Run;
-use graph::ints::MinTerm;
 use std::marker::PhantomData;
 
 /// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
@@ -24,22 +22,8 @@ pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, rows: &Q16Rows, out: &mu
     let [group] = rows.groups(0, 1) else { return };
     let layout = product.weight().layout;
     let token = OneToken { product, group, out };
-    let min = layout.min != MinTerm::None;
-    with_codes!(layout.form.codes, C => match (layout.form.run(), min) {
-        (None, false) => isa.vectorize(Stream::<C, 8, 1, false> { token, codes: PhantomData }),
-        (None, true) => isa.vectorize(Stream::<C, 8, 1, true> { token, codes: PhantomData }),
-        (Some(Run::Of32), false) => {
-            isa.vectorize(Stream::<C, 8, 8, false> { token, codes: PhantomData });
-        }
-        (Some(Run::Of32), true) => {
-            isa.vectorize(Stream::<C, 8, 8, true> { token, codes: PhantomData });
-        }
-        (Some(Run::Of16), false) => {
-            isa.vectorize(Stream::<C, 4, 16, false> { token, codes: PhantomData });
-        }
-        (Some(Run::Of16), true) => {
-            isa.vectorize(Stream::<C, 4, 16, true> { token, codes: PhantomData });
-        }
+    with_runs!(layout, C, FOURS, RUNS, MIN => {
+        isa.vectorize(Stream::<C, FOURS, RUNS, MIN> { token, codes: PhantomData })
     });
 }
 
@@ -115,7 +99,7 @@ fn sums<
     group: &Q16Group,
 ) -> [I::F; T] {
     let table = codes::table(layout, I::I8_BIAS);
-    let offset = codes::offset::<I>(layout);
+    let offset = codes::offset(layout, I::I8_BIAS);
     let runs = if FOURS == 4 { &group.runs16 } else { &group.runs32 };
     let (high, low) = (group.high.as_chunks::<FOURS>().0, group.low.as_chunks::<FOURS>().0);
     let quants = high.as_chunks::<RUNS>().0.iter().zip(low.as_chunks::<RUNS>().0);
@@ -136,11 +120,10 @@ fn sums<
         from += layout.block_bytes;
         for r in 0..RUNS {
             // A unit of 32 columns is one run, or two.
-            let (unit, first) = (r * FOURS / 8, r * FOURS % 8);
+            let (column, first) = (4 * r * FOURS, r * FOURS % 8);
             let mut planes = [[].as_slice(); T];
             for i in 0..T {
-                planes[i] =
-                    &blocks[i][layout.quants_at()..][unit * C::PLANES * 64..][..C::PLANES * 64];
+                planes[i] = codes::planes::<C>(layout, blocks[i], column);
             }
             let mut sum = [isa.i_splat(0); T];
             let mut rest = [isa.i_splat(-offset * sums[r]); T];

@@ -6,13 +6,11 @@
 //! Q4_K_M took 18 times as long as in `int8`, of Q8_0 8 times.
 
 use super::{Floats, Workspace};
-use crate::kernels::mat_mul::codes::{self, Unpack, with_codes};
+use crate::kernels::mat_mul::codes::{self, Unpack, with_runs};
 use crate::kernels::mat_mul::{Weight, put};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{F32_BIAS, Layout, UNIT};
-use gguf::quant::{Codes, Run};
-use graph::ints::MinTerm;
 use graph::math::DOT_CHUNK;
 use std::marker::PhantomData;
 
@@ -28,11 +26,8 @@ struct Decoder<'a> {
 
 impl<'a> Decoder<'a> {
     fn new(layout: &'a Layout) -> Self {
-        let offset = match layout.form.codes {
-            Codes::Plain { offset, .. } => i32::from(offset),
-            Codes::Bytes | Codes::Table(_) => i32::from(F32_BIAS),
-        };
-        Self { layout, table: codes::table(layout, F32_BIAS), offset }
+        let (table, offset) = (codes::table(layout, F32_BIAS), codes::offset(layout, F32_BIAS));
+        Self { layout, table, offset }
     }
 }
 
@@ -68,12 +63,11 @@ fn decode<I: Isa, D: Format, const T: usize>(
                 }
             }
             // A unit of 32 columns is one run, or two.
-            let (unit, first) = (r * D::FOURS / 8, r * D::FOURS % 8);
+            let (column, first) = (4 * r * D::FOURS, r * D::FOURS % 8);
             for g in 0..D::FOURS {
                 let mut w = [[isa.f_splat(0.0); T]; 4];
                 for i in 0..T {
-                    let planes = &block[i][layout.quants_at()..][unit * D::C::PLANES * 64..];
-                    let planes = &planes[..D::C::PLANES * 64];
+                    let planes = codes::planes::<D::C>(layout, block[i], column);
                     let bytes = D::C::operand(isa, planes, first + g, &decoder.table);
                     let columns = isa.b_columns(bytes);
                     for k in 0..4 {
@@ -84,7 +78,7 @@ fn decode<I: Isa, D: Format, const T: usize>(
                         }
                     }
                 }
-                let column = b * layout.block_len + (r * D::FOURS + g) * 4;
+                let column = b * layout.block_len + column + 4 * g;
                 for k in 0..4 {
                     each.column(isa, column + k, w[k]);
                 }
@@ -118,35 +112,14 @@ impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Format
     const MIN: bool = MIN;
 }
 
-/// Runs `$job` with the [`Format`] of a layout.
-macro_rules! with_format {
-    ($isa:expr, $layout:expr, $Job:ident, $work:expr) => {
-        with_codes!($layout.form.codes, C => {
-            match ($layout.form.run(), $layout.min != MinTerm::None) {
-                (None, false) => $isa.vectorize($Job::<Of<C, 8, 1, false>>($work, PhantomData)),
-                (None, true) => $isa.vectorize($Job::<Of<C, 8, 1, true>>($work, PhantomData)),
-                (Some(Run::Of32), false) => {
-                    $isa.vectorize($Job::<Of<C, 8, 8, false>>($work, PhantomData))
-                }
-                (Some(Run::Of32), true) => {
-                    $isa.vectorize($Job::<Of<C, 8, 8, true>>($work, PhantomData))
-                }
-                (Some(Run::Of16), false) => {
-                    $isa.vectorize($Job::<Of<C, 4, 16, false>>($work, PhantomData))
-                }
-                (Some(Run::Of16), true) => {
-                    $isa.vectorize($Job::<Of<C, 4, 16, true>>($work, PhantomData))
-                }
-            }
-        })
-    };
-}
-
 /// One token times the columns of `out`.
 #[inline(always)]
 pub(super) fn stream<I: Isa>(isa: I, weight: Weight<'_>, x: &[f32], out: &mut Columns<'_>) {
     let row = out.row_range().start;
-    with_format!(isa, weight.layout, Stream, OneToken { weight, x, row, out });
+    let token = OneToken { weight, x, row, out };
+    with_runs!(weight.layout, C, FOURS, RUNS, MIN => {
+        isa.vectorize(Stream::<Of<C, FOURS, RUNS, MIN>>(token, PhantomData))
+    });
 }
 
 struct OneToken<'a, 'o> {
@@ -235,7 +208,9 @@ fn dots<I: Isa, D: Format, const T: usize>(
 #[inline(always)]
 pub(super) fn unpack<I: Isa>(isa: I, workspace: &mut Workspace, weight: Weight<'_>, at: Chunk) {
     let tile = Tile { workspace, weight, at };
-    with_format!(isa, weight.layout, UnpackFloats, tile);
+    with_runs!(weight.layout, C, FOURS, RUNS, MIN => {
+        isa.vectorize(UnpackFloats::<Of<C, FOURS, RUNS, MIN>>(tile, PhantomData))
+    });
 }
 
 /// Columns `from .. from + n` of the tiles `first` and `first + 1`.
