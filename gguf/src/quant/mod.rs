@@ -14,6 +14,7 @@ mod fit;
 pub(crate) mod floats;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
+mod lines;
 pub(crate) mod mxfp4;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;

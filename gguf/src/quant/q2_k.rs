@@ -3,10 +3,8 @@
 use super::facts::{
     Bits, Block, Codes, Decoder, Encoder, EncoderBy, Quant, Run, RunScale, Scale, Shape,
 };
-use super::fit::{
-    By, Errors, Line, Search, fit_positive, fit_scale_min, nearest, round_from_min, sum_of_squares,
-    total, weighed,
-};
+use super::fit::{By, Errors, Line, Search, nearest, sum_of_squares, weighed};
+use super::lines::{Integers, Lines};
 use super::scale_min::random_scale_min;
 use super::{Decode, Encode, EncodeBy, Importance, decode_blocks, encode_blocks, encode_row_by};
 use super::{f16_to_f32, f32_to_f16, pack_twos, words};
@@ -76,16 +74,14 @@ impl Encode<256> for BlockQ2K {
     /// An error counts by |w|.
     fn encode(weights: &[f32; 256]) -> Self {
         let groups = Groups::fit(weights, &weights.map(f32::abs), &SEARCH);
-        let greatest =
-            |of: &[f32; 16]| of.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-        let (max_scale, max_min) = (greatest(&groups.scales), greatest(&groups.mins));
+        let Line { scale: max_scale, min: max_min } = groups.greatest();
         let quant = |v: f32, max: f32| if max > 0.0 { nearest(15.0 / max * v) } else { 0 };
         let scales = std::array::from_fn(|j| {
             // A fitted scale can be negative, and gets into the minimum's bits, as in llama.cpp.
             quant(groups.scales[j], max_scale) as u8 | (quant(groups.mins[j], max_min) << 4) as u8
         });
         let (d, dmin) = (f32_to_f16(max_scale / 15.0), f32_to_f16(max_min / 15.0));
-        groups.round(weights, Self { scales, qs: [0; 64], d, dmin })
+        Self::rounded(weights, groups, Self { scales, qs: [0; 64], d, dmin })
     }
 }
 
@@ -93,46 +89,23 @@ impl EncodeBy<256> for BlockQ2K {
     fn encode_by(weights: &[f32; 256], importance: &Importance<'_, 256>) -> Self {
         let importance = weighed(weights, importance.of, sum_of_squares(weights) / 256.0);
         let groups = Groups::fit(weights, &importance, &Search::by_matrix(3));
-        let of_groups: [f32; 16] =
-            std::array::from_fn(|j| total(&importance.as_chunks::<16>().0[j]));
-        let (mut scales, mut mins) = ([0; 16], [0; 16]);
-        let d = f32_to_f16(fit_positive(&groups.scales, &of_groups, 15, &mut scales));
-        let dmin = f32_to_f16(fit_positive(&groups.mins, &of_groups, 15, &mut mins));
+        let Integers { unit, scales, mins } = groups.integers(&importance, 15);
+        let (d, dmin) = (f32_to_f16(unit.scale), f32_to_f16(unit.min));
         let scales = std::array::from_fn(|j| scales[j] | mins[j] << 4);
-        groups.round(weights, Self { scales, qs: [0; 64], d, dmin })
+        Self::rounded(weights, groups, Self { scales, qs: [0; 64], d, dmin })
     }
 }
 
-/// What the sixteen groups of a block were fitted to.
-struct Groups {
-    scales: [f32; 16],
-    mins: [f32; 16],
-    q: [u8; 256],
-}
-
-impl Groups {
-    fn fit(weights: &[f32; 256], importance: &[f32; 256], search: &Search) -> Self {
-        let (mut scales, mut mins, mut q) = ([0.0; 16], [0.0; 16], [0; 256]);
-        let (groups, importance) = (weights.as_chunks::<16>().0, importance.as_chunks::<16>().0);
-        for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-            let line = fit_scale_min(&groups[j], &importance[j], search, q);
-            (scales[j], mins[j]) = (line.scale, line.min);
-        }
-        Self { scales, mins, q }
-    }
-
-    /// The block of these scales, with the weights rounded to them.
-    fn round(self, weights: &[f32; 256], block: BlockQ2K) -> BlockQ2K {
-        let Self { mut q, .. } = self;
-        let groups = weights.as_chunks::<16>().0;
-        for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-            round_from_min(&groups[j], block.of_group(j), 3, q);
-        }
-        BlockQ2K { qs: pack_twos(&q), ..block }
-    }
-}
+/// Sixteen groups of 16 weights.
+type Groups = Lines<16, 16>;
 
 impl BlockQ2K {
+    /// A block of these scales, with the weights rounded to them.
+    fn rounded(weights: &[f32; 256], groups: Groups, scales: Self) -> Self {
+        let q = groups.round(weights, |j| scales.of_group(j), 3);
+        Self { qs: pack_twos(&q), ..scales }
+    }
+
     /// d·scale and dmin·min of a group.
     fn of_group(&self, group: usize) -> Line {
         let both = self.scales[group];

@@ -1,10 +1,8 @@
 //! The 6-bit scales and minima that Q4_K and Q5_K share, and how a block of both is fitted.
 
 use super::facts::RunScale;
-use super::fit::{
-    Line, Search, fit_positive, fit_scale_min, nearest, round_from_min, sum_of_squares, total,
-    weighed,
-};
+use super::fit::{Line, Search, nearest, sum_of_squares, weighed};
+use super::lines::{Integers, Lines};
 use super::{f16_to_f32, f32_to_f16};
 use bytemuck::{Pod, Zeroable};
 
@@ -55,19 +53,17 @@ impl ScaleMin {
         }
     }
 
-    /// Packs the scales and minima that fit the groups best, given as f32.
-    fn pack(scales: &[f32; 8], mins: &[f32; 8]) -> Self {
-        let greatest =
-            |values: &[f32; 8]| values.iter().fold(0.0, |max, &v| if v > max { v } else { max });
-        let (max_scale, max_min) = (greatest(scales), greatest(mins));
+    /// Packs the scales and minima that fit the groups best.
+    fn pack(lines: &Groups) -> Self {
+        let Line { scale: max_scale, min: max_min } = lines.greatest();
         let inverse = |max: f32| if max > 0.0 { 63.0 / max } else { 0.0 };
         let (inv_scale, inv_min) = (inverse(max_scale), inverse(max_min));
         let (d, dmin) = (f32_to_f16(max_scale / 63.0), f32_to_f16(max_min / 63.0));
         let mut groups = Self { d, dmin, packed: [0; 12] };
         for j in 0..8 {
             // A fitted scale can be negative; its low byte is then over 63, and llama.cpp has it so too.
-            let scale = (nearest(inv_scale * scales[j]) as u8).min(63);
-            let min = (nearest(inv_min * mins[j]) as u8).min(63);
+            let scale = (nearest(inv_scale * lines.scales[j]) as u8).min(63);
+            let min = (nearest(inv_min * lines.mins[j]) as u8).min(63);
             groups.put(j, scale, min);
         }
         groups
@@ -89,35 +85,8 @@ fn scale_min_k4(group: usize, p: &[u8; 12]) -> (u8, u8) {
     }
 }
 
-/// What the eight groups of a block were fitted to.
-struct Groups {
-    scales: [f32; 8],
-    mins: [f32; 8],
-    q: [u8; 256],
-}
-
-impl Groups {
-    /// Fits each group by the importance of its weights.
-    fn fit(weights: &[f32; 256], importance: &[f32; 256], search: &Search) -> Self {
-        let (mut scales, mut mins, mut q) = ([0.0; 8], [0.0; 8], [0; 256]);
-        let (groups, importance) = (weights.as_chunks::<32>().0, importance.as_chunks::<32>().0);
-        for (j, q) in q.as_chunks_mut().0.iter_mut().enumerate() {
-            let line = fit_scale_min(&groups[j], &importance[j], search, q);
-            (scales[j], mins[j]) = (line.scale, line.min);
-        }
-        Self { scales, mins, q }
-    }
-
-    /// Rounds the weights to scales and minima as they are packed.
-    fn round(self, weights: &[f32; 256], packed: &ScaleMin, max: u8) -> [u8; 256] {
-        let Self { mut q, .. } = self;
-        let groups = weights.as_chunks::<32>().0;
-        for (j, q) in q.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            round_from_min(&groups[j], packed.of_group(j), max, q);
-        }
-        q
-    }
-}
+/// Eight groups of 32 weights.
+type Groups = Lines<8, 32>;
 
 /// Finds scales and minima of a block, then rounds its weights to them: the quants are 0 to `search.max`.
 ///
@@ -130,8 +99,8 @@ pub(super) fn quantise(weights: &[f32; 256], search: &Search) -> (ScaleMin, [u8;
         *importance = group.map(|w| mean + w.abs());
     }
     let groups = Groups::fit(weights, &importance, search);
-    let packed = ScaleMin::pack(&groups.scales, &groups.mins);
-    (packed, groups.round(weights, &packed, search.max))
+    let packed = ScaleMin::pack(&groups);
+    (packed, groups.round(weights, |j| packed.of_group(j), search.max))
 }
 
 /// The same by an importance matrix, for quants of 0 to `max`. Scales and minima of groups are at most `limit`.
@@ -144,15 +113,13 @@ pub(super) fn quantise_by(
     let floor = 2.0 * sum_of_squares(weights) / 256.0;
     let importance = weighed(weights, importance, floor);
     let groups = Groups::fit(weights, &importance, &Search::by_matrix(max));
-    let of_groups: [f32; 8] = std::array::from_fn(|j| total(&importance.as_chunks::<32>().0[j]));
-    let (mut scales, mut mins) = ([0; 8], [0; 8]);
-    let d = fit_positive(&groups.scales, &of_groups, 63, &mut scales);
-    let dmin = fit_positive(&groups.mins, &of_groups, 63, &mut mins);
-    let mut packed = ScaleMin { d: f32_to_f16(d), dmin: f32_to_f16(dmin), packed: [0; 12] };
+    let Integers { unit, scales, mins } = groups.integers(&importance, 63);
+    let (d, dmin) = (f32_to_f16(unit.scale), f32_to_f16(unit.min));
+    let mut packed = ScaleMin { d, dmin, packed: [0; 12] };
     for j in 0..8 {
         packed.put(j, scales[j].min(limit), mins[j].min(limit));
     }
-    (packed, groups.round(weights, &packed, max))
+    (packed, groups.round(weights, |j| packed.of_group(j), max))
 }
 
 /// A scale of `least` and up to `mask` more, and a minimum of the same size or, in a quarter of the cases, one off.
