@@ -165,15 +165,5 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #include mat_mul/coop_sums
         }
     }
-#for R 0..{{FRAGMENTS}}
-#for T 0..{{FRAGMENTS}}
-    {
-        let row = wg.x * ROWS + sub_row + {{R}}u * {{SIZE}}u + own_row;
-        let token = wg.y * TOKENS + sub_token + {{T}}u * {{SIZE}}u + own_token;
-        if row < p.count {
-            #for J 0..{{EACH}}: if token + {{J}}u < p.rows { store(token + {{J}}u, row, acc_{{R}}_{{T}}[{{J}}]); }
-        }
-    }
-#endfor
-#endfor
+#include mat_mul/coop_store
 }

@@ -6,7 +6,6 @@
 #const Q16_MAX     the largest quant
 #const Q16_TINY    the bits of the least magnitude that is not taken for zero
 #const TILE_BLOCKS blocks in the tile
-#const TILE_EACH   fours of elements for each thread
 #const TILE_LANES  threads that take 256 elements together
 #const TILE_SUMS   sums of 16 elements in the tile
 #needs acts, count, first, keep, no_bits, quotient, row_at, sums, t, tile, tops
@@ -16,15 +15,7 @@
     workgroupBarrier();
     let begin = t / {{TILE_LANES}}u * 64u + t % {{TILE_LANES}}u;
     // The largest magnitude by bits: a NaN is above infinity, which is above the rest.
-#for G 0..{{TILE_EACH}}
-    if (begin + {{G}}u * {{TILE_LANES}}u) * 4u < count {
-        let g = begin + {{G}}u * {{TILE_LANES}}u;
-        var top = 0u;
-        #for I 0..4: top = max(top, bitcast<u32>(tile[g * 4u + {{I}}u]) & 0x7fffffffu);
-        atomicMax(&tops[g / 8u], top);
-    }
-#endfor
-    workgroupBarrier();
+#include quantize/tops
     for (var g = begin; g < min(count / 4u, begin - t % {{TILE_LANES}}u + 64u); g += {{TILE_LANES}}u) {
         let top = atomicLoad(&tops[g / 8u]);
         var high = 0u;

@@ -71,15 +71,7 @@
     }
     workgroupBarrier();
 #else
-#for G 0..{{TILE_EACH}}
-    if (begin + {{G}}u * {{TILE_LANES}}u) * 4u < count {
-        let g = begin + {{G}}u * {{TILE_LANES}}u;
-        var top = 0u;
-        #for I 0..4: top = max(top, bitcast<u32>(tile[g * 4u + {{I}}u]) & 0x7fffffffu);
-        atomicMax(&tops[g / 8u], top);
-    }
-#endfor
-    workgroupBarrier();
+#include quantize/tops
     for (var g = begin; g < min(count / 4u, begin - t % {{TILE_LANES}}u + 64u); g += {{TILE_LANES}}u) {
         // Of an infinite or NaN block the scale speaks; a scale of zero makes the quants of a tiny block worth nothing.
         let top = atomicLoad(&tops[g / 8u]);
