@@ -57,10 +57,10 @@ pub(crate) fn sub_mins<I: Isa>(isa: I, layout: &Layout, block: &[u8], sub: usize
     isa.i_load_u8(lanes(block, layout.mins_at() + sub * LANES))
 }
 
-/// The planes of the unit of 32 columns that holds column `from` of the block. Its length is a constant.
+/// The planes of the unit of 32 columns that holds column `from` of the block.
 #[inline(always)]
-pub(crate) fn planes<'a, C: Unpack>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
-    &block[layout.quants_at() + from / UNIT * C::PLANES * 64..][..C::PLANES * 64]
+pub(crate) fn planes<'a>(layout: &Layout, block: &'a [u8], from: usize) -> &'a [u8] {
+    &block[layout.quants_at() + from / UNIT * layout.planes * 64..][..layout.planes * 64]
 }
 
 /// 64 bytes of the quants.
@@ -114,8 +114,6 @@ pub(crate) fn run_min<I: Isa>(
 pub(crate) trait Unpack {
     /// Whether its operands are signed bytes.
     const SIGNED: bool;
-    /// Planes of 64 bytes in a unit of 32 columns.
-    const PLANES: usize;
 
     /// The operand of a product for group `g` of a unit: 64 bytes.
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B;
@@ -130,7 +128,6 @@ pub(crate) struct Table;
 
 impl<const BITS: usize> Unpack for Plain<BITS> {
     const SIGNED: bool = false;
-    const PLANES: usize = BITS;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
@@ -154,7 +151,6 @@ impl<const BITS: usize> Unpack for Plain<BITS> {
 
 impl Unpack for Bytes {
     const SIGNED: bool = true;
-    const PLANES: usize = 8;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
@@ -164,7 +160,6 @@ impl Unpack for Bytes {
 
 impl Unpack for Table {
     const SIGNED: bool = true;
-    const PLANES: usize = 4;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B {

@@ -129,7 +129,7 @@ fn unit<I: Isa, C: Unpack, const FOURS: usize>(
     span: Span,
 ) -> I::I {
     let PackedBlock { layout, bytes, table } = block;
-    let planes = codes::planes::<C>(layout, bytes, span.in_block);
+    let planes = codes::planes(layout, bytes, span.in_block);
     let q = &q8.q[span.column / 4..][..FOURS];
     let mut sum = isa.i_splat(span.start);
     for g in 0..FOURS {

@@ -123,7 +123,7 @@ fn sums<
             let (column, first) = (4 * r * FOURS, r * FOURS % 8);
             let mut planes = [[].as_slice(); T];
             for i in 0..T {
-                planes[i] = codes::planes::<C>(layout, blocks[i], column);
+                planes[i] = codes::planes(layout, blocks[i], column);
             }
             let mut sum = [isa.i_splat(0); T];
             let mut rest = [isa.i_splat(-offset * sums[r]); T];

@@ -183,7 +183,7 @@ impl Workspace {
         let units = layout.block_len / UNIT;
         for (b, block) in blocks.chunks_exact(layout.block_bytes).enumerate() {
             for u in 0..units {
-                let planes = codes::planes::<C>(layout, block, u * UNIT);
+                let planes = codes::planes(layout, block, u * UNIT);
                 let to = &mut self.operands[(b * units + u) * 8..][..8];
                 for (g, to) in to.iter_mut().enumerate() {
                     let operand = C::operand(isa, planes, g, &table);

@@ -67,7 +67,7 @@ fn decode<I: Isa, D: Format, const T: usize>(
             for g in 0..D::FOURS {
                 let mut w = [[isa.f_splat(0.0); T]; 4];
                 for i in 0..T {
-                    let planes = codes::planes::<D::C>(layout, block[i], column);
+                    let planes = codes::planes(layout, block[i], column);
                     let bytes = D::C::operand(isa, planes, first + g, &decoder.table);
                     let columns = isa.b_columns(bytes);
                     for k in 0..4 {
