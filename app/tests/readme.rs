@@ -102,6 +102,39 @@ fn what_the_readme_shows_is_what_is_printed() {
     assert_eq!(checked, CHECKED, "each is in README, once and in this order");
 }
 
+/// An answer of docs/arithmetic.md: a line `   - int16: `` text ```, behind that of its question, `3. **question**`.
+fn shown_answer(line: &str) -> Option<(&str, &str)> {
+    let (name, text) = line.strip_prefix("   - ")?.split_once(": `` ")?;
+    Some((name, text.strip_suffix(" ``")?))
+}
+
+#[test]
+fn the_sample_questions_are_answered_as_the_page_says() {
+    let Some(model) = cached() else {
+        return skip::say_skipped("sample questions: no default model in the cache (`karat pull`)");
+    };
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/arithmetic.md");
+    let page = fs::read_to_string(path).unwrap();
+    let (mut question, mut asked) = ("", 0);
+    for line in page.lines() {
+        if let Some((_, rest)) = line.split_once(". **") {
+            question = rest.strip_suffix("**").unwrap_or_default();
+        }
+        // What llama.cpp answers is not ours to give again; tools/answers.py asks it.
+        let Some((arithmetic, shown)) = shown_answer(line).filter(|(name, _)| *name != "llama.cpp")
+        else {
+            continue;
+        };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_karat"));
+        command.args(["run", "--temp", "0", "-n", "24", "--arithmetic", arithmetic, "-m"]);
+        let output = command.arg(&model).arg(question).stdin(Stdio::null()).output().unwrap();
+        let printed = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(printed.trim().replace('\n', "⏎"), shown, "{arithmetic}: {question}");
+        asked += 1;
+    }
+    assert_eq!(asked, 30, "ten questions in three arithmetics");
+}
+
 #[test]
 fn an_agreement_is_one() {
     assert!(agrees("a  b\nc", "a b c\n"));
