@@ -1,4 +1,6 @@
 //! The portable instruction set: arrays and loops. Used where nothing better is there, and as a check on the others.
+//!
+//! What is more than an instruction or two for sixteen lanes is a call: in line it was three fifths of this crate's code.
 
 use super::{Isa, Kernel, LANES};
 use graph::math::fma;
@@ -49,24 +51,29 @@ impl Isa for Scalar {
         *to = x;
     }
 
+    #[inline(never)]
     fn f_load_f16(self, x: &[u16; LANES]) -> Self::F {
         map(|i| x[i], |b| f16::from_bits(b).to_f32())
     }
 
+    #[inline(never)]
     fn f_store_f16(self, x: Self::F, to: &mut [u16; LANES]) {
         *to = map(|i| x[i], |x| f16::from_f32(x).to_bits());
     }
 
+    #[inline(never)]
     fn f_from_f16_pairs(self, x: Self::I) -> [Self::F; 2] {
         let widen = |b: i32| f16::from_bits(b as u16).to_f32();
         [map(|i| x[i], widen), map(|i| x[i] >> 16, widen)]
     }
 
+    #[inline(never)]
     fn f_from_bf16_pairs(self, x: Self::I) -> [Self::F; 2] {
         let bits = |b: i32| f32::from_bits(b as u32);
         [map(|i| x[i] << 16, bits), map(|i| x[i] & (-1 << 16), bits)]
     }
 
+    #[inline(never)]
     fn f_transpose(self, x: &mut [Self::F; LANES]) {
         let from = *x;
         for (i, row) in x.iter_mut().enumerate() {
@@ -90,18 +97,22 @@ impl Isa for Scalar {
         map(|i| (a[i], b[i]), |(a, b)| a * b)
     }
 
+    #[inline(never)]
     fn f_div(self, a: Self::F, b: Self::F) -> Self::F {
         map(|i| (a[i], b[i]), |(a, b)| a / b)
     }
 
+    #[inline(never)]
     fn f_fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
         map(|i| (a[i], b[i], c[i]), |(a, b, c)| fma(a, b, c))
     }
 
+    #[inline(never)]
     fn f_lt(self, a: Self::F, b: Self::F, yes: Self::F, no: Self::F) -> Self::F {
         map(|i| i, |i| if a[i] < b[i] { yes[i] } else { no[i] })
     }
 
+    #[inline(never)]
     fn f_scale2(self, y: Self::F, n: Self::F) -> Self::F {
         map(
             |i| (y[i], n[i]),
@@ -121,10 +132,12 @@ impl Isa for Scalar {
         *to = x;
     }
 
+    #[inline(never)]
     fn i_load_i8(self, x: &[i8; LANES]) -> Self::I {
         map(|i| x[i], i32::from)
     }
 
+    #[inline(never)]
     fn i_load_u8(self, x: &[u8; LANES]) -> Self::I {
         map(|i| x[i], i32::from)
     }
@@ -149,6 +162,7 @@ impl Isa for Scalar {
         map(|i| a[i], |a| f32::from_bits(a as u32))
     }
 
+    #[inline(never)]
     fn dot_i16(self, acc: Self::I, w: Self::I, a: i32) -> Self::I {
         let halves = |x: i32| (i32::from(x as i16), x >> 16);
         let (low, high) = halves(a);
@@ -166,6 +180,7 @@ impl Isa for Scalar {
         map(|i| a[i], |a| a.to_bits() as i32)
     }
 
+    #[inline(never)]
     fn f_round_f16(self, a: Self::F) -> Self::F {
         map(|i| a[i], |a| f16::from_f32(a).to_f32())
     }
@@ -178,14 +193,17 @@ impl Isa for Scalar {
         map(|i| (a[i], b[i]), |(a, b)| a.max(b))
     }
 
+    #[inline(never)]
     fn i_largest(self, a: Self::I) -> i32 {
         a.into_iter().max().unwrap_or(i32::MIN)
     }
 
+    #[inline(never)]
     fn i_total(self, a: Self::I) -> i32 {
         a.into_iter().fold(0, i32::wrapping_add)
     }
 
+    #[inline(never)]
     fn i_low_bytes(self, a: Self::I) -> [u8; LANES] {
         map(|i| a[i], |a| a as u8)
     }
@@ -194,10 +212,12 @@ impl Isa for Scalar {
         *x
     }
 
+    #[inline(never)]
     fn b_or(self, a: Self::B, b: Self::B) -> Self::B {
         map(|i| (a[i], b[i]), |(a, b)| a | b)
     }
 
+    #[inline(never)]
     fn b_shift_mask(self, a: Self::B, right: i32, mask: u8) -> Self::B {
         if right >= 0 {
             map(|i| a[i], |a| (a >> right) & mask)
@@ -206,14 +226,17 @@ impl Isa for Scalar {
         }
     }
 
+    #[inline(never)]
     fn b_lut(self, index: Self::B, table: &[u8; 16]) -> Self::B {
         map(|i| index[i], |i| table[usize::from(i & 15)])
     }
 
+    #[inline(never)]
     fn b_columns(self, a: Self::B) -> [Self::I; 4] {
         [0, 1, 2, 3].map(|i| std::array::from_fn(|r| i32::from(a[4 * r + i])))
     }
 
+    #[inline(never)]
     fn dot_u7(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes();
         map(
@@ -225,6 +248,7 @@ impl Isa for Scalar {
         )
     }
 
+    #[inline(never)]
     fn dot_i8(self, acc: Self::I, w: Self::B, a: i32) -> Self::I {
         let a = a.to_le_bytes();
         map(

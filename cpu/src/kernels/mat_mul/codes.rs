@@ -190,27 +190,21 @@ macro_rules! with_codes {
 }
 pub(crate) use with_codes;
 
-/// Evaluates an expression with `$C` the [`Unpack`] of a layout's codes, and constants for the rest of its shape: blocks of
-/// `$RUNS` runs, each of `$FOURS` groups of four columns that share a scale, `$MIN` says whether with a minimum.
+/// Evaluates an expression with `$C` the [`Unpack`] of a layout's codes, and `$FOURS` how many groups of four columns share a
+/// scale. Both are constant where they are used; how many runs a block has and whether with a minimum are not, which costs
+/// nothing that could be measured and makes a third as much code.
 macro_rules! with_runs {
-    ($layout:expr, $C:ident, $FOURS:ident, $RUNS:ident, $MIN:ident => $body:expr) => {{
+    ($layout:expr, $C:ident, $FOURS:ident => $body:expr) => {{
         use gguf::quant::Run;
         macro_rules! shaped {
-            ($fours:literal, $runs:literal, $min:literal) => {{
+            ($fours:literal) => {{
                 const $FOURS: usize = $fours;
-                const $RUNS: usize = $runs;
-                const $MIN: bool = $min;
                 $body
             }};
         }
-        let has_min = $layout.min != graph::ints::MinTerm::None;
-        codes::with_codes!($layout.form.codes, $C => match ($layout.form.run(), has_min) {
-            (None, false) => shaped!(8, 1, false),
-            (None, true) => shaped!(8, 1, true),
-            (Some(Run::Of32), false) => shaped!(8, 8, false),
-            (Some(Run::Of32), true) => shaped!(8, 8, true),
-            (Some(Run::Of16), false) => shaped!(4, 16, false),
-            (Some(Run::Of16), true) => shaped!(4, 16, true),
+        codes::with_codes!($layout.form.codes, $C => match $layout.form.run() {
+            None | Some(Run::Of32) => shaped!(8),
+            Some(Run::Of16) => shaped!(4),
         })
     }};
 }

@@ -14,6 +14,7 @@ use crate::kernels::quantize_q16::{Q16Group, Q16Rows};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
+use graph::ints::MinTerm;
 use std::marker::PhantomData;
 
 /// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
@@ -22,8 +23,8 @@ pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, rows: &Q16Rows, out: &mu
     let [group] = rows.groups(0, 1) else { return };
     let layout = product.weight().layout;
     let token = OneToken { product, group, out };
-    with_runs!(layout, C, FOURS, RUNS, MIN => {
-        isa.vectorize(Stream::<C, FOURS, RUNS, MIN> { token, codes: PhantomData })
+    with_runs!(layout, C, FOURS => {
+        isa.vectorize(Stream::<C, FOURS> { token, codes: PhantomData })
     });
 }
 
@@ -33,16 +34,13 @@ struct OneToken<'a, 'o> {
     out: &'a mut Columns<'o>,
 }
 
-/// The columns of one token, for one kind of codes: blocks of `RUNS` runs, each `FOURS` groups of four columns; `MIN` says
-/// whether with a minimum. All of it is constant, so that the compiler knows every length.
-struct Stream<'a, 'o, C, const FOURS: usize, const RUNS: usize, const MIN: bool> {
+/// The columns of one token, for one kind of codes and runs of `FOURS` groups of four columns.
+struct Stream<'a, 'o, C, const FOURS: usize> {
     token: OneToken<'a, 'o>,
     codes: PhantomData<C>,
 }
 
-impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Kernel
-    for Stream<'_, '_, C, FOURS, RUNS, MIN>
-{
+impl<C: Unpack, const FOURS: usize> Kernel for Stream<'_, '_, C, FOURS> {
     type Out = ();
 
     #[inline(always)]
@@ -64,11 +62,11 @@ impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Kernel
             };
             // `const`: the other arm is not compiled.
             let y = if const { I::TILES == 2 } {
-                sums::<I, C, FOURS, RUNS, MIN, 2>(isa, layout, tiles, group)
+                sums::<I, C, FOURS, 2>(isa, layout, tiles, group)
             } else {
                 let [a, b] = tiles.map(|tile| [tile]);
-                let [a] = sums::<I, C, FOURS, RUNS, MIN, 1>(isa, layout, a, group);
-                let [b] = sums::<I, C, FOURS, RUNS, MIN, 1>(isa, layout, b, group);
+                let [a] = sums::<I, C, FOURS, 1>(isa, layout, a, group);
+                let [b] = sums::<I, C, FOURS, 1>(isa, layout, b, group);
                 [a, b]
             };
             let y = match product {
@@ -85,14 +83,7 @@ impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Kernel
 
 /// 16 rows of each of `T` tiles.
 #[inline(always)]
-fn sums<
-    I: Isa,
-    C: Unpack,
-    const FOURS: usize,
-    const RUNS: usize,
-    const MIN: bool,
-    const T: usize,
->(
+fn sums<I: Isa, C: Unpack, const FOURS: usize, const T: usize>(
     isa: I,
     layout: &Layout,
     tiles: [&[u8]; T],
@@ -101,10 +92,12 @@ fn sums<
     let table = codes::table(layout, I::I8_BIAS);
     let offset = codes::offset(layout, I::I8_BIAS);
     let runs = if FOURS == 4 { &group.runs16 } else { &group.runs32 };
+    let (subs, has_min) = (layout.subs > 0, layout.min != MinTerm::None);
+    let n = layout.subs.max(1);
     let (high, low) = (group.high.as_chunks::<FOURS>().0, group.low.as_chunks::<FOURS>().0);
-    let quants = high.as_chunks::<RUNS>().0.iter().zip(low.as_chunks::<RUNS>().0);
-    let floats = runs.d.as_chunks::<RUNS>().0.iter().zip(runs.s.as_chunks::<RUNS>().0);
-    let of_runs = quants.zip(floats).zip(runs.sums.as_chunks::<RUNS>().0);
+    let quants = high.chunks_exact(n).zip(low.chunks_exact(n));
+    let floats = runs.d.chunks_exact(n).zip(runs.s.chunks_exact(n));
+    let of_runs = quants.zip(floats).zip(runs.sums.chunks_exact(n));
     let mut acc = [isa.f_splat(0.0); T];
     let mut from = 0;
     for (((high, low), (d_a, s)), sums) in of_runs {
@@ -113,12 +106,13 @@ fn sums<
         for i in 0..T {
             blocks[i] = &tiles[i][from..from + layout.block_bytes];
             d[i] = codes::scale(isa, layout, blocks[i]);
-            if MIN {
-                m[i] = codes::block_min(isa, layout, blocks[i], RUNS > 1);
+            if has_min {
+                m[i] = codes::block_min(isa, layout, blocks[i], subs);
             }
         }
         from += layout.block_bytes;
-        for r in 0..RUNS {
+        let runs = high.iter().zip(low).zip(d_a.iter().zip(s)).zip(sums).enumerate();
+        for (r, (((high, low), (&d_a, &s)), &sums)) in runs {
             // A unit of 32 columns is one run, or two.
             let (column, first) = (4 * r * FOURS, r * FOURS % 8);
             let mut planes = [[].as_slice(); T];
@@ -126,26 +120,26 @@ fn sums<
                 planes[i] = codes::planes(layout, blocks[i], column);
             }
             let mut sum = [isa.i_splat(0); T];
-            let mut rest = [isa.i_splat(-offset * sums[r]); T];
+            let mut rest = [isa.i_splat(-offset * sums); T];
             for g in 0..FOURS {
                 for i in 0..T {
                     let w = C::operand(isa, planes[i], first + g, &table);
                     (sum[i], rest[i]) = if C::SIGNED {
-                        (isa.dot_i8(sum[i], w, high[r][g]), isa.dot_i8(rest[i], w, low[r][g]))
+                        (isa.dot_i8(sum[i], w, high[g]), isa.dot_i8(rest[i], w, low[g]))
                     } else {
-                        (isa.dot_u7(sum[i], w, high[r][g]), isa.dot_u7(rest[i], w, low[r][g]))
+                        (isa.dot_u7(sum[i], w, high[g]), isa.dot_u7(rest[i], w, low[g]))
                     };
                 }
             }
-            let sub = (RUNS > 1).then_some(r);
+            let sub = subs.then_some(r);
             for i in 0..T {
                 let isum = isa.i_add(isa.i_shl::<7>(sum[i]), rest[i]);
                 let scale = codes::run_scale(isa, layout, blocks[i], d[i], sub);
-                let d = isa.f_mul(scale, isa.f_splat(d_a[r]));
+                let d = isa.f_mul(scale, isa.f_splat(d_a));
                 acc[i] = isa.f_fma(d, isa.f_from_i(isum), acc[i]);
-                if MIN {
+                if has_min {
                     let min = codes::run_min(isa, layout, blocks[i], m[i], sub);
-                    acc[i] = isa.f_fma(min, isa.f_splat(s[r]), acc[i]);
+                    acc[i] = isa.f_fma(min, isa.f_splat(s), acc[i]);
                 }
             }
         }

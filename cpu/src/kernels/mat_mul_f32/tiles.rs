@@ -11,6 +11,7 @@ use crate::kernels::mat_mul::{Weight, put};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{F32_BIAS, Layout, UNIT};
+use graph::ints::MinTerm;
 use graph::math::DOT_CHUNK;
 use std::marker::PhantomData;
 
@@ -42,6 +43,7 @@ fn decode<I: Isa, D: Format, const T: usize>(
 ) {
     let layout = decoder.layout;
     let offset = isa.i_splat(decoder.offset);
+    let (subs, has_min) = (layout.subs > 0, layout.min != MinTerm::None);
     for b in 0..blocks[0].len() / layout.block_bytes {
         let mut block = blocks;
         let mut d = [isa.f_splat(0.0); T];
@@ -49,16 +51,16 @@ fn decode<I: Isa, D: Format, const T: usize>(
         for i in 0..T {
             block[i] = &blocks[i][b * layout.block_bytes..][..layout.block_bytes];
             d[i] = codes::scale(isa, layout, block[i]);
-            if D::MIN {
-                m[i] = codes::block_min(isa, layout, block[i], D::RUNS > 1);
+            if has_min {
+                m[i] = codes::block_min(isa, layout, block[i], subs);
             }
         }
-        for r in 0..D::RUNS {
-            let sub = (D::RUNS > 1).then_some(r);
+        for r in 0..layout.subs.max(1) {
+            let sub = subs.then_some(r);
             let (mut scale, mut min) = (d, m);
             for i in 0..T {
                 scale[i] = codes::run_scale(isa, layout, block[i], d[i], sub);
-                if D::MIN {
+                if has_min {
                     min[i] = codes::run_min(isa, layout, block[i], m[i], sub);
                 }
             }
@@ -73,7 +75,7 @@ fn decode<I: Isa, D: Format, const T: usize>(
                     for k in 0..4 {
                         let q = isa.f_from_i(isa.i_sub(columns[k], offset));
                         w[k][i] = isa.f_mul(scale[i], q);
-                        if D::MIN {
+                        if has_min {
                             w[k][i] = isa.f_add(w[k][i], min[i]);
                         }
                     }
@@ -93,23 +95,17 @@ trait Each<I: Isa, const T: usize> {
     fn column(&mut self, isa: I, column: usize, w: [I::F; T]);
 }
 
-/// All that is constant about a format: blocks of [`Format::RUNS`] runs of [`Format::FOURS`] groups of four columns.
+/// What is constant about a format: its codes, and runs of [`Format::FOURS`] groups of four columns.
 trait Format {
     type C: Unpack;
     const FOURS: usize;
-    const RUNS: usize;
-    const MIN: bool;
 }
 
-struct Of<C, const FOURS: usize, const RUNS: usize, const MIN: bool>(PhantomData<C>);
+struct Of<C, const FOURS: usize>(PhantomData<C>);
 
-impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Format
-    for Of<C, FOURS, RUNS, MIN>
-{
+impl<C: Unpack, const FOURS: usize> Format for Of<C, FOURS> {
     type C = C;
     const FOURS: usize = FOURS;
-    const RUNS: usize = RUNS;
-    const MIN: bool = MIN;
 }
 
 /// One token times the columns of `out`.
@@ -117,8 +113,8 @@ impl<C: Unpack, const FOURS: usize, const RUNS: usize, const MIN: bool> Format
 pub(super) fn stream<I: Isa>(isa: I, weight: Weight<'_>, x: &[f32], out: &mut Columns<'_>) {
     let row = out.row_range().start;
     let token = OneToken { weight, x, row, out };
-    with_runs!(weight.layout, C, FOURS, RUNS, MIN => {
-        isa.vectorize(Stream::<Of<C, FOURS, RUNS, MIN>>(token, PhantomData))
+    with_runs!(weight.layout, C, FOURS => {
+        isa.vectorize(Stream::<Of<C, FOURS>>(token, PhantomData))
     });
 }
 
@@ -208,8 +204,8 @@ fn dots<I: Isa, D: Format, const T: usize>(
 #[inline(always)]
 pub(super) fn unpack<I: Isa>(isa: I, workspace: &mut Workspace, weight: Weight<'_>, at: Chunk) {
     let tile = Tile { workspace, weight, at };
-    with_runs!(weight.layout, C, FOURS, RUNS, MIN => {
-        isa.vectorize(UnpackFloats::<Of<C, FOURS, RUNS, MIN>>(tile, PhantomData))
+    with_runs!(weight.layout, C, FOURS => {
+        isa.vectorize(UnpackFloats::<Of<C, FOURS>>(tile, PhantomData))
     });
 }
 
