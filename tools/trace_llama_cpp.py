@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import json
 import pathlib
+import re
 import sys
 
 import llama_cpp
@@ -19,6 +20,12 @@ import numpy as np
 from safetensors.numpy import save_file
 
 GGML_TYPE_F32 = 0
+# ggml's own name of a tensor that llama.cpp gave none.
+UNNAMED = re.compile(r"node_\d+$")
+# Ops that go on with a value: what they are made of may have the name of what is made of it.
+GOES_ON = {"SCALE", "ADD", "MUL", "UNARY", "TANH"}
+# Names that llama.cpp gives in every layer without the layer's number.
+WITHOUT_LAYER = {"ffn_post_norm", "post_mlp_norm"}
 
 
 class Tensor(ctypes.Structure):
@@ -60,9 +67,17 @@ class Recorder:
         self.lib, self.step, self.index = lib, 0, 0
         self.seen: dict[str, int] = {}
         self.values: dict[str, np.ndarray] = {}
+        # Values without a name of their own, by their address, until it is known what is made of them.
+        self.unnamed: dict[int, Unnamed] = {}
+        # Names of the values so far, by address.
+        self.names: dict[int, str] = {}
 
     def next_step(self, step: int) -> None:
-        self.step, self.index, self.seen = step, 0, {}
+        """Ends a step and begins the one of this number."""
+        for pointer in list(self.unnamed):
+            # Nobody went on with it: it has the name of what it is made of.
+            self.keep(self.unnamed.pop(pointer), self.names.get(pointer))
+        self.step, self.index, self.seen, self.names = step, 0, {}, {}
 
     def __call__(self, pointer: int, ask: bool, _: int) -> bool:
         tensor = Tensor.from_address(pointer)
@@ -79,17 +94,47 @@ class Recorder:
         data = np.ascontiguousarray(data)
         while data.ndim > 2 and data.shape[0] == 1:
             data = data[0]
+        sources = [source for source in tensor.src if source]
         # "Qcur-0 (reshaped)" is a view of Qcur-0, not another value.
         if " (" in name:
+            self.names[pointer] = name.split(" (")[0]
             return True
-        label = name.replace("/", "_")
+        op = self.lib.ggml_op_name(tensor.op).decode()
+        value = Unnamed(self.step, self.index, op, sources, data.copy())
+        self.index += 1
+        if UNNAMED.match(name):
+            self.unnamed[pointer] = value
+            self.names[pointer] = next((self.names[s] for s in sources if s in self.names), name)
+            return True
+        if name in WITHOUT_LAYER:
+            layer = self.seen[f"{name}:{op}"] = self.seen.get(f"{name}:{op}", -1) + 1
+            name = f"{name}-{layer}"
+        self.names[pointer] = name
+        if op in GOES_ON:
+            self.name_sources(sources, name)
+        self.keep(value, name)
+        return True
+
+    def name_sources(self, sources: list[int], name: str) -> None:
+        """Gives what a value is made of its name, as far back as there is none."""
+        while (found := next((s for s in sources if s in self.unnamed), None)) is not None:
+            value = self.unnamed.pop(found)
+            self.keep(value, name)
+            sources = value.sources
+
+    def keep(self, value: "Unnamed", name: str | None) -> None:
+        label = (name or f"node_{value.index}").replace("/", "_")
         nth = self.seen.get(label, 0)
         self.seen[label] = nth + 1
-        op = self.lib.ggml_op_name(tensor.op).decode()
-        before = f"{self.step:05}/" if self.step else ""
-        self.values[f"{before}{self.index:05}/{label}#{nth}:{op}"] = data.copy()
-        self.index += 1
-        return True
+        before = f"{value.step:05}/" if value.step else ""
+        self.values[f"{before}{value.index:05}/{label}#{nth}:{value.op}"] = value.data
+
+
+class Unnamed:
+    """A value whose name is not known yet."""
+
+    def __init__(self, step: int, index: int, op: str, sources: list[int], data: np.ndarray):
+        self.step, self.index, self.op, self.sources, self.data = step, index, op, sources, data
 
 
 def main() -> None:
@@ -144,6 +189,7 @@ def main() -> None:
         step = [int(logits.argmax())]
         if i < args.n_predict:
             tokens += step
+    recorder.next_step(args.n_predict + 1)
     save_file(recorder.values, args.output, {"tokens": json.dumps(tokens), "engine": "llama.cpp"})
     print(f"{args.output}: {len(recorder.values)} values of {args.n_predict + 1} steps, {len(tokens)} tokens")
 

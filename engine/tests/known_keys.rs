@@ -29,10 +29,16 @@ fn file(arch: &str, key: &str, value: Value) -> File {
         ("attention.head_count", 6),
         ("attention.head_count_kv", 2),
         ("rope.dimension_count", 16),
-        ("attention.sliding_window", if arch == "gemma3" { 5 } else { 0 }),
+        ("attention.sliding_window", 0),
     ];
     keys.extend(counts.map(|(key, n)| (format!("{arch}.{key}"), n.into())));
     keys.push((format!("{arch}.attention.layer_norm_rms_epsilon"), 1e-5f32.into()));
+    let known = model::arch::ARCHS.iter().find(|known| known.name == arch).unwrap();
+    for (name, value) in known.usual_keys() {
+        let name = format!("{arch}.{name}");
+        keys.retain(|(own, _)| *own != name);
+        keys.push((name, value.clone()));
+    }
     if arch == "lfm2" {
         // Layers of both sorts: those without heads have a convolution.
         let heads = format!("{arch}.attention.head_count_kv");

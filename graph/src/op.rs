@@ -278,7 +278,8 @@ impl Op {
             }
             Self::Columns { .. } => new("VIEW", &["VIEW"]),
             Self::OutputRows => new("OUTPUT_ROWS", &["OUTPUT_ROWS", "GET_ROWS"]),
-            Self::Softcap { .. } => new("SOFTCAP", &["SOFTCAP"]),
+            // ggml computes it in three steps, the last of which is a product with the cap.
+            Self::Softcap { .. } => new("SOFTCAP", &["SOFTCAP", "SCALE"]),
         }
     }
 

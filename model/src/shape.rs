@@ -1,6 +1,7 @@
 //! The shapes of synthetic models as plain data: what an architecture says of its models, and what `synth` is asked for.
 
 use crate::Bias;
+use gguf::Value;
 
 /// The dimensions of a model.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,14 +63,22 @@ pub(crate) struct Usual {
     pub(crate) fused_qkv: bool,
     /// Every layer of this number has attention; the others have no key and value heads.
     pub(crate) attention_every: usize,
+    /// The file says the sections of an M-RoPE.
+    pub(crate) text_sections: bool,
     /// Keys beside the dimensions, without the architecture's prefix.
-    pub(crate) keys: &'static [(&'static str, u32)],
+    pub(crate) keys: &'static [(&'static str, Value)],
 }
 
 impl Usual {
     /// An output projection of its own, no biases, queries, keys and values apart, no further keys.
-    pub(crate) const PLAIN: Self =
-        Self { tied: false, biases: &[], fused_qkv: false, attention_every: 1, keys: &[] };
+    pub(crate) const PLAIN: Self = Self {
+        tied: false,
+        biases: &[],
+        fused_qkv: false,
+        attention_every: 1,
+        text_sections: false,
+        keys: &[],
+    };
     /// The embedding is the output projection.
     pub(crate) const TIED: Self = Self { tied: true, ..Self::PLAIN };
 }

@@ -27,8 +27,14 @@ pub struct Spec {
     pub biases: &'static [Bias],
     /// Factor on the embeddings.
     pub embd_scale: Option<f32>,
+    /// Factor on what each branch adds to the residual stream.
+    pub residual_scale: Option<f32>,
+    /// What the file calls the norm before the feed-forward.
+    pub ffn_norm: FfnNorm,
     /// What the file calls the norm before the output projection.
     pub output_norm: OutputNorm,
+    /// Factor on the logits.
+    pub logit_scale: Option<f32>,
     /// `cap · tanh(x / cap)` on the logits.
     pub logit_softcap: Option<f32>,
     /// What is odd about the metadata but no reason to refuse it, a line each.
@@ -42,6 +48,15 @@ pub enum OutputNorm {
     Output,
     /// `token_embd_norm`: a slip of llama.cpp's first converter that files have kept.
     TokenEmbd,
+}
+
+/// What a file calls the norm before the feed-forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FfnNorm {
+    /// `ffn_norm`
+    Ffn,
+    /// `post_attention_norm`: the name that Hugging Face's module has.
+    PostAttention,
 }
 
 /// One block: two branches that add to the residual stream, and the norms around them.
@@ -62,6 +77,8 @@ pub enum Norms {
     Before,
     /// An RMS norm before each branch, and one on what the branch adds.
     BeforeAndAfter,
+    /// None before a branch, an RMS norm on what it adds.
+    After,
 }
 
 /// What mixes the tokens of a sequence.
@@ -81,7 +98,7 @@ pub struct ShortConv {
     pub d_conv: usize,
 }
 
-/// Attention with a rotary embedding; groups of query heads share a key and value head.
+/// Attention; groups of query heads share a key and value head.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Attention {
     /// Query heads, a multiple of `n_head_kv`.
@@ -94,8 +111,8 @@ pub struct Attention {
     pub head_dim_v: usize,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
-    /// Index into [`Spec::ropes`].
-    pub rope: usize,
+    /// Index into [`Spec::ropes`]; `None` where queries and keys do not know their position (arXiv 2305.19466).
+    pub rope: Option<usize>,
     /// Positions that a token sees, its own included; `None` for all.
     pub window: Option<u32>,
     /// `1/sqrt(head_dim)` or what the architecture has instead.
@@ -124,13 +141,17 @@ pub struct Gated {
     pub act: Act,
 }
 
-/// Norm of queries and keys before the rotary embedding.
+/// Norm of queries and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QkNorm {
     /// None.
     None,
-    /// RMS norm of each head, one weight for all heads.
+    /// RMS norm of each head before the rotary embedding, one weight for all heads.
     PerHead,
+    /// The same behind the rotary embedding.
+    PerTurnedHead,
+    /// RMS norm of all heads together before the rotary embedding.
+    PerRow,
 }
 
 /// How the gate and up projections are stored.

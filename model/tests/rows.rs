@@ -60,27 +60,54 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         bases: &'static [f32],
         eps: Option<f32>,
         scale: f32,
+        window: Option<u32>,
     }
-    let wanted = |arch, bases, eps| Wanted { arch, bases, eps, scale: 1.0 / 32f32.sqrt() };
+    let wanted = |arch, bases, eps| {
+        let scale = 1.0 / 32f32.sqrt();
+        Wanted { arch, bases, eps, scale, window: None }
+    };
     let table = [
+        wanted("baichuan", &[10_000.0], Some(1e-6)),
+        wanted("ernie4_5", &[500_000.0], Some(1e-5)),
+        wanted("exaone4", &[10_000.0], Some(1e-5)),
+        wanted("gemma", &[10_000.0], Some(1e-6)),
+        Wanted { window: Some(4096), ..wanted("gemma2", &[10_000.0], Some(1e-6)) },
         wanted("gemma3", &[1e6, 10_000.0], Some(1e-6)),
+        wanted("glm4", &[10_000.0], None),
+        wanted("granite", &[10_000.0], None),
+        wanted("hunyuan-dense", &[10_000.0], Some(1e-5)),
+        wanted("internlm2", &[10_000.0], None),
         wanted("lfm2", &[1e6], None),
         wanted("llama", &[10_000.0], None),
+        wanted("minicpm", &[10_000.0], None),
+        wanted("olmo2", &[10_000.0], None),
         wanted("phi3", &[10_000.0], Some(1e-5)),
+        wanted("qwen", &[10_000.0], Some(1e-6)),
         wanted("qwen2", &[10_000.0], None),
+        wanted("qwen2vl", &[1e6], None),
         wanted("qwen3", &[10_000.0], Some(1e-6)),
+        wanted("qwen3vl", &[5e6], Some(1e-6)),
+        wanted("seed_oss", &[10_000.0], Some(1e-6)),
+        wanted("smollm3", &[2e6], Some(1e-6)),
     ];
     assert!(archs().eq(table.iter().map(|wanted| wanted.arch)));
-    for Wanted { arch, bases, eps, scale } in table {
+    for Wanted { arch, bases, eps, scale, window } in table {
         let mut tiny = Tiny::new(arch);
         tiny.unset("rope.freq_base");
-        tiny.keys.retain(|(key, _)| !key.ends_with("sliding_window"));
+        let is_window_or_scale =
+            |key: &str| key.ends_with("sliding_window") || key.ends_with("attention.scale");
+        tiny.keys.retain(|(key, _)| !is_window_or_scale(key));
         let spec = model::spec(&tiny.file()).unwrap();
         let found: Vec<f32> = spec.ropes.iter().map(|rope| rope.base).collect();
         assert_eq!(found, bases, "{arch}");
+        let Mixer::Attention(first) = spec.layers[usize::from(arch == "lfm2")].mixer else {
+            panic!()
+        };
+        assert_eq!(first.window, window, "{arch}");
         for layer in &spec.layers {
             let Mixer::Attention(attention) = layer.mixer else { continue };
-            assert_eq!((attention.window, attention.scale), (None, scale), "{arch}");
+            assert_eq!(attention.scale, scale, "{arch}");
+            assert!(attention.window.is_none() || window.is_some(), "{arch}");
         }
         tiny.unset("attention.layer_norm_rms_epsilon");
         match eps {
@@ -459,6 +486,8 @@ fn an_unknown_architecture_is_refused_with_the_known_ones() {
     assert_eq!(kind, ErrorKind::UnknownArchitecture);
     let known = archs().collect::<Vec<_>>().join(", ");
     assert_eq!(text, format!("general.architecture: \"fal\\ncon\" is unknown, karat runs {known}"));
+    let text = refused("llama", |tiny| tiny.set_full("general.architecture", "gemma9")).1;
+    assert!(text.ends_with("; the nearest is gemma3"), "{text}");
 }
 
 fn go_on(_: model::Event) -> ControlFlow<()> {

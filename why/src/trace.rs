@@ -114,8 +114,12 @@ impl Trace {
                 let value = graph.value(node.output?);
                 let rows = step.rows(value.rows);
                 let fits = |found: &&[f32]| found.len() == rows * value.cols;
-                let mut ops = node.op.traced_as().iter();
-                ops.find_map(|op| self.get(i, &value.name, op).filter(fits)).map(<[f32]>::to_vec)
+                let named = |name: &str| {
+                    let mut ops = node.op.traced_as().iter();
+                    ops.find_map(|op| self.get(i, name, op).filter(fits)).map(<[f32]>::to_vec)
+                };
+                named(&value.name)
+                    .or_else(|| other_names(&value.name).find_map(|name| named(&name)))
             };
             graph.nodes.iter().map(find).collect()
         };
@@ -160,6 +164,26 @@ impl Trace {
     }
 }
 
+/// Values that llama.cpp calls differently from model to model: karat's name, and one that another model's has.
+const OTHER_NAMES: &[(&str, &str)] = &[
+    ("inp_scaled", "embd"),
+    ("sa_out", "ffn_inp"),
+    ("ffn_inp", "sa_out"),
+    ("ffn_norm", "attn_post_norm"),
+    ("attn_post_norm", "post_attn_norm"),
+    ("ffn_post_norm", "post_mlp_norm"),
+];
+
+/// What other models of llama.cpp call a value, `sa_out-3` for `ffn_inp-3`.
+fn other_names(name: &str) -> impl Iterator<Item = String> {
+    let (base, layer) = match name.rfind('-') {
+        Some(at) => name.split_at(at),
+        None => (name, ""),
+    };
+    let others = OTHER_NAMES.iter().filter(move |(ours, _)| *ours == base);
+    others.map(move |(_, other)| format!("{other}{layer}"))
+}
+
 /// Each recorded value with its name in the file and its columns.
 fn named<'v>(
     graph: &'v Graph,
@@ -200,6 +224,13 @@ mod tests {
         for bad in ["Qcur-0#0:MUL_MAT", "1/Qcur-0:MUL_MAT", "x/1/a#0:B", "1/a#b:C", ""] {
             assert_eq!(parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn values_have_other_names_in_other_models() {
+        assert_eq!(other_names("ffn_inp-12").collect::<Vec<_>>(), ["sa_out-12"]);
+        assert_eq!(other_names("inp_scaled").collect::<Vec<_>>(), ["embd"]);
+        assert_eq!(other_names("Qcur-3").count(), 0);
     }
 
     #[test]

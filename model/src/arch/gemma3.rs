@@ -1,15 +1,12 @@
 //! Gemma 3 (arXiv 2503.19786): five layers with a sliding window to one without, each sort with its own rope base;
 //! scaled embeddings, norms on queries and keys, norms after attention and feed-forward.
 
+use super::gemma;
 use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::Usual;
-use crate::{
-    Attention, Bias, Gated, Layer, Norms, QkNorm, QueryScale, Result, Rope, RopeFactors,
-    RopeScaling, Spec,
-};
-use gguf::{Array, Value};
-use graph::{Act, RopePairs};
+use crate::{Attention, Layer, Norms, QkNorm, Result, Rope, RopeScaling, Spec};
+use gguf::Value;
 
 /// The base is that of the layers that see all positions: the paper's section 2, and Hugging Face's `Gemma3TextConfig`, which
 /// has the epsilon, too. The window is not that of every layer.
@@ -28,22 +25,23 @@ const N_LAYER_27B: usize = 62;
 /// Index of the local layers' rotary embedding.
 const LOCAL: usize = 1;
 
-pub(super) const USUAL: Usual = Usual { keys: &[("attention.sliding_window", 512)], ..Usual::TIED };
+pub(super) const USUAL: Usual =
+    Usual { keys: &[("attention.sliding_window", Value::U32(512))], ..Usual::TIED };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let spec = llama::base(meta, DEFAULTS)?;
+    let spec = gemma::base(meta, DEFAULTS)?;
     let n_layer = spec.layers.len();
     let ropes = ropes(meta, &spec.ropes[0])?;
     let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
     let window = window.filter(|&n| n > 0);
-    let pattern = local_layers(meta, n_layer)?;
+    let pattern = llama::windowed(meta, n_layer, DEFAULT_PATTERN)?;
     let is_local = if window.is_some() { pattern } else { vec![false; n_layer] };
     let n_embd = spec.n_embd;
     let attention = |i: usize, attention: Attention| {
         let head_width =
             if n_layer == N_LAYER_27B { n_embd / attention.n_head } else { attention.head_dim_k };
         let (rope, window) = if is_local[i] {
-            (LOCAL, window.and_then(|n| u32::try_from(n).ok()))
+            (Some(LOCAL), window.and_then(|n| u32::try_from(n).ok()))
         } else {
             (attention.rope, attention.window)
         };
@@ -52,65 +50,26 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
             rope,
             window,
             scale: 1.0 / (head_width as f32).sqrt(),
-            query_scale: QueryScale::Queries,
             ..attention
         }
     };
-    let spec = Spec {
-        ropes,
-        biases: &[Bias::Qkv],
-        embd_scale: Some((n_embd as f32).sqrt()),
-        logit_softcap: meta.opt_factor("final_logit_softcapping")?,
-        ..spec
-    };
+    let logit_softcap = meta.opt_factor("final_logit_softcapping")?;
+    let spec = Spec { ropes, logit_softcap, ..spec };
     Ok(spec
         .map_layers(|_, layer| Layer { norms: Norms::BeforeAndAfter, ..layer })
-        .map_attention(attention)
-        .map_gated(|gated| Gated { act: Act::GeluTanh, ..gated }))
+        .map_attention(attention))
 }
 
 /// The rotary embedding of the layers that see all positions, then that of the layers with a window.
 fn ropes(meta: &Meta<'_>, rope: &Rope) -> Result<Vec<Rope>> {
-    let global = Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope.clone() };
     let stated = meta.opt_positive("rope.freq_base")?;
     let other = meta.opt_positive(OTHER_GLOBAL_BASE)?;
-    let base = stated.or(other).unwrap_or(global.base);
-    let global = Rope { base, ..global };
+    let base = stated.or(other).unwrap_or(rope.base);
+    let global = Rope { base, ..rope.clone() };
     let local = meta.opt_positive("rope.freq_base_swa")?;
     let other_local = meta.opt_positive(OTHER_LOCAL_BASE)?;
     let base = local.or(other_local).unwrap_or(DEFAULT_LOCAL_BASE);
     // The context is stretched for the layers that see all of it, not for those with a window.
     let local = Rope { base, scaling: RopeScaling::None, ..global.clone() };
     Ok(vec![global, local])
-}
-
-/// Which layers have the window: a list of booleans, or a period whose last layer has none.
-fn local_layers(meta: &Meta<'_>, n_layer: usize) -> Result<Vec<bool>> {
-    let key = "attention.sliding_window_pattern";
-    if let Some(array) = meta.value(key).and_then(Value::as_array) {
-        return match array {
-            Array::Bool(list) if list.len() == n_layer => Ok(list.clone()),
-            Array::Bool(_)
-            | Array::U8(_)
-            | Array::I8(_)
-            | Array::U16(_)
-            | Array::I16(_)
-            | Array::U32(_)
-            | Array::I32(_)
-            | Array::F32(_)
-            | Array::String(_)
-            | Array::U64(_)
-            | Array::I64(_)
-            | Array::F64(_) => {
-                let what = format!(
-                    "{} with {} elements, wanted {n_layer} bool",
-                    array.type_name(),
-                    array.len()
-                );
-                Err(meta.bad(key, what))
-            }
-        };
-    }
-    let period = meta.opt_count(key, 1..=n_layer.max(DEFAULT_PATTERN))?.unwrap_or(DEFAULT_PATTERN);
-    Ok((0..n_layer).map(|i| i % period < period - 1).collect())
 }

@@ -7,6 +7,7 @@ use crate::shape::{Numbers, Preset, Shape, Usual};
 use crate::{
     Attention, Bias, Layer, Mixer, OutputNorm, QkNorm, Result, Rope, RopeFactors, ShortConv, Spec,
 };
+use gguf::Value;
 use graph::RopePairs;
 
 /// The base of Hugging Face's `Lfm2Config`. The norms' epsilon has no default, and a window is that of every layer with
@@ -17,7 +18,7 @@ const DEFAULTS: Defaults =
 const MAX_ROWS: usize = 256;
 
 pub(super) const USUAL: Usual =
-    Usual { keys: &[("shortconv.l_cache", 3)], attention_every: 2, ..Usual::TIED };
+    Usual { keys: &[("shortconv.l_cache", Value::U32(3))], attention_every: 2, ..Usual::TIED };
 
 pub(super) const PRESETS: &[Preset] = &[Preset {
     name: "lfm2-350m",

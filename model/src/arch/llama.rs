@@ -7,9 +7,10 @@ use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
 use crate::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT, rope_factors};
 use crate::{
-    Attention, Bias, Error, ErrorKind, FeedForward, GateUp, Gated, Layer, Mixer, Norms, OutputNorm,
-    QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+    Attention, Bias, Error, ErrorKind, FeedForward, FfnNorm, GateUp, Gated, Layer, Mixer, Norms,
+    OutputNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
 };
+use gguf::{Array, Value};
 use graph::{Act, RopePairs};
 
 /// llama.cpp's limit on blocks.
@@ -153,7 +154,7 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
             head_dim_k,
             head_dim_v,
             qk_norm: QkNorm::None,
-            rope: 0,
+            rope: Some(0),
             window,
             scale: (defaults.scale)(head_dim_k),
             query_scale: QueryScale::Scores,
@@ -171,7 +172,10 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
         ropes: vec![rope],
         biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
         embd_scale: None,
+        residual_scale: None,
+        ffn_norm: FfnNorm::Ffn,
         output_norm: OutputNorm::Output,
+        logit_scale: None,
         logit_softcap: None,
         warnings: Vec::new(),
     })
@@ -280,6 +284,65 @@ fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize
         factors,
         attn_factor: meta.opt_positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
     })
+}
+
+/// Which layers have the window: a list of booleans, or a period whose last layer has none, by default `usual`.
+pub(super) fn windowed(meta: &Meta<'_>, n_layer: usize, usual: usize) -> Result<Vec<bool>> {
+    let key = "attention.sliding_window_pattern";
+    if let Some(array) = meta.value(key).and_then(Value::as_array) {
+        return match array {
+            Array::Bool(list) if list.len() == n_layer => Ok(list.clone()),
+            Array::Bool(_)
+            | Array::U8(_)
+            | Array::I8(_)
+            | Array::U16(_)
+            | Array::I16(_)
+            | Array::U32(_)
+            | Array::I32(_)
+            | Array::F32(_)
+            | Array::String(_)
+            | Array::U64(_)
+            | Array::I64(_)
+            | Array::F64(_) => {
+                let what = format!(
+                    "{} with {} elements, wanted {n_layer} bool",
+                    array.type_name(),
+                    array.len()
+                );
+                Err(meta.bad(key, what))
+            }
+        };
+    }
+    let period = meta.opt_count(key, 1..=n_layer.max(usual))?.unwrap_or(usual);
+    Ok((0..n_layer).map(|i| i % period < period - 1).collect())
+}
+
+/// The sections of a rotary embedding with several positions for each token (M-RoPE, arXiv 2409.12191): those of a text
+/// are all the same, and the embedding is the plain one, with or without this key. `false` where the file has none. A
+/// fourth section would stand still in a text, and is refused.
+pub(super) fn text_sections(meta: &Meta<'_>) -> Result<bool> {
+    let key = "rope.dimension_sections";
+    let Some(value) = meta.value(key) else { return Ok(false) };
+    let sizes: Option<Vec<_>> = value
+        .as_array()
+        .map(|array| (0..array.len()).filter_map(|i| array.get(i)?.as_int()).collect());
+    match sizes.as_deref() {
+        Some([_, _, _] | [_, _, _, 0]) => Ok(true),
+        Some(_) | None => Err(meta.bad(key, "allowed 3 sections, and a fourth of 0")),
+    }
+}
+
+/// The rotary embeddings with pairs of the halves of a head, and without factors from the file: one that brings some is
+/// refused for its unknown tensor.
+pub(super) fn halves(spec: Spec) -> Spec {
+    let halves = |rope| Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope };
+    Spec { ropes: spec.ropes.into_iter().map(halves).collect(), ..spec }
+}
+
+/// The same with pairs of neighbours.
+pub(super) fn without_factors(spec: Spec) -> Spec {
+    let plain = |rope| Rope { factors: RopeFactors::None, ..rope };
+    Spec { ropes: spec.ropes.into_iter().map(plain).collect(), ..spec }
 }
 
 /// `rope_freqs.weight`, where the file has it.

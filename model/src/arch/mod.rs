@@ -1,11 +1,27 @@
 //! The architectures: one file and one line in [`ARCHS`] for each, a difference from llama's.
 
+mod baichuan;
+mod ernie4_5;
+mod exaone4;
+mod gemma;
+mod gemma2;
 mod gemma3;
+mod glm4;
+mod granite;
+mod hunyuan_dense;
+mod internlm2;
 mod lfm2;
 mod llama;
+mod minicpm;
+mod olmo2;
 mod phi3;
+mod qwen;
 mod qwen2;
+mod qwen2vl;
 mod qwen3;
+mod qwen3vl;
+mod seed_oss;
+mod smollm3;
 
 use crate::meta::{self, Meta};
 use crate::shape::{Preset, Usual};
@@ -31,16 +47,37 @@ impl Arch {
     pub fn tensors(&self, spec: &Spec) -> Result<Vec<TensorSpec>> {
         decoder::tensors(spec, self.usual)
     }
+
+    /// Keys beside the dimensions that models of the architecture have, without its prefix.
+    pub fn usual_keys(&self) -> &'static [(&'static str, gguf::Value)] {
+        self.usual.keys
+    }
 }
 
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
+    Arch { name: "baichuan", spec: baichuan::spec, usual: Usual::PLAIN, presets: &[] },
+    Arch { name: "ernie4_5", spec: ernie4_5::spec, usual: ernie4_5::USUAL, presets: &[] },
+    Arch { name: "exaone4", spec: exaone4::spec, usual: Usual::PLAIN, presets: &[] },
+    Arch { name: "gemma", spec: gemma::spec, usual: Usual::TIED, presets: &[] },
+    Arch { name: "gemma2", spec: gemma2::spec, usual: gemma2::USUAL, presets: &[] },
     Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
+    Arch { name: "glm4", spec: glm4::spec, usual: glm4::USUAL, presets: &[] },
+    Arch { name: "granite", spec: granite::spec, usual: granite::USUAL, presets: &[] },
+    Arch { name: "hunyuan-dense", spec: hunyuan_dense::spec, usual: Usual::TIED, presets: &[] },
+    Arch { name: "internlm2", spec: internlm2::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "lfm2", spec: lfm2::spec, usual: lfm2::USUAL, presets: lfm2::PRESETS },
     Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
+    Arch { name: "minicpm", spec: minicpm::spec, usual: minicpm::USUAL, presets: &[] },
+    Arch { name: "olmo2", spec: olmo2::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
+    Arch { name: "qwen", spec: qwen::spec, usual: qwen::USUAL, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },
+    Arch { name: "qwen2vl", spec: qwen2vl::spec, usual: qwen2vl::USUAL, presets: &[] },
     Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
+    Arch { name: "qwen3vl", spec: qwen3vl::spec, usual: qwen3vl::USUAL, presets: &[] },
+    Arch { name: "seed_oss", spec: seed_oss::spec, usual: seed_oss::USUAL, presets: &[] },
+    Arch { name: "smollm3", spec: smollm3::spec, usual: Usual::TIED, presets: &[] },
 ];
 
 /// The one that the others differ from.
@@ -50,10 +87,21 @@ pub(crate) const BASE: &str = "llama";
 pub(crate) fn find(name: &str) -> Result<&'static Arch> {
     ARCHS.iter().find(|arch| arch.name == name).ok_or_else(|| {
         let known: Vec<_> = ARCHS.iter().map(|arch| arch.name).collect();
-        let what =
-            format!("general.architecture: \"{name}\" is unknown, karat runs {}", known.join(", "));
+        let nearest =
+            nearest(name).map_or(String::new(), |near| format!("; the nearest is {near}"));
+        let what = format!(
+            "general.architecture: \"{name}\" is unknown, karat runs {}{nearest}",
+            known.join(", ")
+        );
         Error::new(ErrorKind::UnknownArchitecture, what)
     })
+}
+
+/// The known name that begins most like `name`: a newer generation of a family is called like the one before it.
+fn nearest(name: &str) -> Option<&'static str> {
+    let alike = |known: &str| name.bytes().zip(known.bytes()).take_while(|(a, b)| a == b).count();
+    let best = ARCHS.iter().map(|arch| arch.name).max_by_key(|known| alike(known))?;
+    (alike(best) >= 3).then_some(best)
 }
 
 /// The spec of a file's model. Reads metadata and rope factors, no weights. A key of the architecture that karat has no use

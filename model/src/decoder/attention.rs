@@ -7,12 +7,14 @@ use graph::{KvHeads, Mask, ValueId};
 
 /// Queries or keys on their way from projection to attention.
 #[derive(Clone, Copy)]
-struct Heads {
+struct Heads<'a> {
     x: ValueId,
+    /// Its columns.
+    n: &'a Dim,
     /// `Qcur` or `Kcur`.
-    value: &'static str,
+    value: &'a str,
     /// The tensor of their norm, `attn_q_norm`.
-    norm: &'static str,
+    norm: &'a str,
 }
 
 impl Decoder<'_> {
@@ -24,8 +26,10 @@ impl Decoder<'_> {
         x: ValueId,
     ) -> Result<ValueId> {
         let [q, k, v] = self.qkv(at, attention, x)?; // [tokens, heads · head_dim] each
-        let q = Heads { x: q, value: "Qcur", norm: "attn_q_norm" };
-        let k = Heads { x: k, value: "Kcur", norm: "attn_k_norm" };
+        let n_q = self.k_dim(attention, attention.n_head, "attention.head_count");
+        let n_k = self.k_dim(attention, attention.n_head_kv, "attention.head_count_kv");
+        let q = Heads { x: q, n: &n_q, value: "Qcur", norm: "attn_q_norm" };
+        let k = Heads { x: k, n: &n_k, value: "Kcur", norm: "attn_k_norm" };
         let mut q = self.rotate(at, attention, q)?;
         let k = self.rotate(at, attention, k)?;
         let scale = match attention.query_scale {
@@ -86,18 +90,38 @@ impl Decoder<'_> {
         ])
     }
 
-    /// Norm of each head where the model has one, then the rotary embedding.
-    fn rotate(&mut self, at: At<'_>, attention: &Attention, heads: Heads) -> Result<ValueId> {
-        let Heads { mut x, value, norm } = heads;
+    /// The norm that queries or keys have, and the rotary embedding, in the model's order.
+    fn rotate(&mut self, at: At<'_>, attention: &Attention, heads: Heads<'_>) -> Result<ValueId> {
+        let head_dim = self.spec.dim(attention.head_dim_k, "attention.key_length");
         match attention.qk_norm {
-            QkNorm::None => {}
+            QkNorm::None => self.turn(at, attention, heads),
             QkNorm::PerHead => {
-                let dim = self.spec.dim(attention.head_dim_k, "attention.key_length");
-                let norm = TensorSpec::new(at.weight(norm), [dim], Role::Norm(NormPlace::Heads));
-                x = self.norm(&norm, x, at.value(&format!("{value}_normed")))?;
+                let x = self.qk_norm(at, heads, head_dim, "normed")?;
+                self.turn(at, attention, Heads { x, ..heads })
+            }
+            QkNorm::PerTurnedHead => {
+                let x = self.turn(at, attention, heads)?;
+                self.qk_norm(at, Heads { x, ..heads }, head_dim, "norm")
+            }
+            QkNorm::PerRow => {
+                let x = self.qk_norm(at, heads, heads.n.clone(), "normed")?;
+                self.turn(at, attention, Heads { x, ..heads })
             }
         }
-        let (table, pairs) = (self.ropes[attention.rope], self.spec.ropes[attention.rope].pairs);
+    }
+
+    /// The norm over groups of `group` columns. llama.cpp's name of its value ends in `done`.
+    fn qk_norm(&mut self, at: At<'_>, heads: Heads<'_>, group: Dim, done: &str) -> Result<ValueId> {
+        let Heads { x, value, norm, .. } = heads;
+        let norm = TensorSpec::new(at.weight(norm), [group], Role::Norm(NormPlace::Heads));
+        self.norm(&norm, x, at.value(&format!("{value}_{done}")))
+    }
+
+    /// The rotary embedding, where the layer has one.
+    fn turn(&mut self, at: At<'_>, attention: &Attention, heads: Heads<'_>) -> Result<ValueId> {
+        let Heads { x, value, .. } = heads;
+        let Some(rope) = attention.rope else { return Ok(x) };
+        let (table, pairs) = (self.ropes[rope], self.spec.ropes[rope].pairs);
         Ok(self.builder.rope(table, attention.head_dim_k, pairs, x, at.value(value))?)
     }
 

@@ -12,7 +12,9 @@ use crate::shape::Usual;
 use crate::tensors::{
     self, Dim, FileTensors, Found, NormPlace, Presence, Role, Source, TensorList, TensorSpec,
 };
-use crate::{Bias, FeedForward, Layer, Mixer, Norms, OutputNorm, Result, RopeFactors, Spec};
+use crate::{
+    Bias, FeedForward, FfnNorm, Layer, Mixer, Norms, OutputNorm, Result, RopeFactors, Spec,
+};
 use graph::{Builder, Graph, ValueId, Weight, WeightId};
 
 /// The graph of `spec`'s model over the tensors of `file`.
@@ -151,6 +153,9 @@ impl Decoder<'_> {
         if let Some(bias) = self.opt_bias(Bias::Output, "output.bias".into(), &vocab)? {
             logits = self.builder.add_bias(bias, logits, "result_output")?;
         }
+        if let Some(by) = spec.logit_scale {
+            logits = self.builder.scale(by, logits, "result_output");
+        }
         if let Some(cap) = spec.logit_softcap {
             self.builder.softcap(cap, logits, "result_output");
         }
@@ -161,6 +166,7 @@ impl Decoder<'_> {
         match at.layer.norms {
             Norms::Before => self.norms_before(at, stream),
             Norms::BeforeAndAfter => self.norms_before_and_after(at, stream),
+            Norms::After => self.norms_after(at, stream),
         }
     }
 
@@ -169,10 +175,14 @@ impl Decoder<'_> {
         let x = self.branch_norm(at, "attn_norm", stream.x, "attn_norm")?;
         let x = self.mixer(at, x)?;
         let (x, residual) = self.wanted_rows(at, x, stream)?;
-        let residual = self.builder.add(x, residual, at.value("ffn_inp"))?;
-        let x = self.branch_norm(at, "ffn_norm", residual, "ffn_norm")?;
+        let residual = self.join(x, residual, at.value("ffn_inp"))?;
+        let name = match self.spec.ffn_norm {
+            FfnNorm::Ffn => "ffn_norm",
+            FfnNorm::PostAttention => "post_attention_norm",
+        };
+        let x = self.branch_norm(at, name, residual, "ffn_norm")?;
         let x = self.feed_forward(at, x)?;
-        Ok(Stream { x: self.builder.add(x, residual, at.value("l_out"))?, name: at.value("l_out") })
+        self.end(at, x, residual)
     }
 
     /// `x += norm(mixer(norm(x))); x += norm(feed_forward(norm(x)))`
@@ -181,11 +191,36 @@ impl Decoder<'_> {
         let x = self.mixer(at, x)?;
         let (x, residual) = self.wanted_rows(at, x, stream)?;
         let x = self.post_norm(at, "post_attention_norm", x, "attn_post_norm")?;
-        let residual = self.builder.add(x, residual, at.value("sa_out"))?;
+        let residual = self.join(x, residual, at.value("sa_out"))?;
         let x = self.branch_norm(at, "ffn_norm", residual, "ffn_norm")?;
         let x = self.feed_forward(at, x)?;
         let x = self.post_norm(at, "post_ffw_norm", x, "ffn_post_norm")?;
-        Ok(Stream { x: self.builder.add(x, residual, at.value("l_out"))?, name: at.value("l_out") })
+        self.end(at, x, residual)
+    }
+
+    /// `x += norm(mixer(x)); x += norm(feed_forward(x))`
+    fn norms_after(&mut self, at: At<'_>, stream: Stream) -> Result<Stream> {
+        let x = self.mixer(at, stream.x)?;
+        let (x, residual) = self.wanted_rows(at, x, stream)?;
+        let x = self.post_norm(at, "post_attention_norm", x, "attn_post_norm")?;
+        let residual = self.join(x, residual, at.value("ffn_inp"))?;
+        let x = self.feed_forward(at, residual)?;
+        let x = self.post_norm(at, "post_ffw_norm", x, "ffn_post_norm")?;
+        self.end(at, x, residual)
+    }
+
+    /// What a branch made, added to the residual stream.
+    fn join(&mut self, x: ValueId, residual: ValueId, name: String) -> Result<ValueId> {
+        let x = match self.spec.residual_scale {
+            Some(by) => self.builder.scale(by, x, name.clone()),
+            None => x,
+        };
+        Ok(self.builder.add(x, residual, name)?)
+    }
+
+    /// The same for the last branch of a layer.
+    fn end(&mut self, at: At<'_>, x: ValueId, residual: ValueId) -> Result<Stream> {
+        Ok(Stream { x: self.join(x, residual, at.value("l_out"))?, name: at.value("l_out") })
     }
 
     /// After the last mixer nothing reads other rows: only those whose logits are wanted go on.

@@ -664,8 +664,8 @@ mod tests {
             ] {
                 builder = builder.kv(&format!("{}.{key}", arch.name), Value::U32(n));
             }
-            for &(key, n) in arch.usual.keys {
-                builder = builder.kv(&format!("{}.{key}", arch.name), Value::U32(n));
+            for (key, value) in arch.usual.keys {
+                builder = builder.kv(&format!("{}.{key}", arch.name), value.clone());
             }
             if arch.usual.attention_every > 1 {
                 let heads = Value::Array(gguf::Array::U32(vec![0, 4]));

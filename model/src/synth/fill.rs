@@ -54,6 +54,8 @@ pub(super) struct Filler {
     /// The size of an element that the embedding hands on before its scale.
     embd: f64,
     tied: bool,
+    /// The size of the logits before their scale.
+    logits: f64,
     /// What each branch adds, relative to the residual stream: 1 / √(number of branches).
     branch: f64,
     numbers: Numbers,
@@ -66,8 +68,11 @@ impl Filler {
             // As output projection it must be of size 1 after the norm; where it is smaller, that norm makes up for it.
             embd: if tied { TIED_EMBEDDING / scale } else { 1.0 / scale },
             tied,
+            logits: LOGITS / f64::from(spec.logit_scale.unwrap_or(1.0)),
             // Each branch adds its share to the variance of the residual stream.
-            branch: 1.0 / (2.0 * spec.layers.len() as f64).sqrt(),
+            branch: 1.0
+                / (2.0 * spec.layers.len() as f64).sqrt()
+                / f64::from(spec.residual_scale.unwrap_or(1.0)),
             numbers,
         }
     }
@@ -85,7 +90,7 @@ impl Filler {
             Role::Branch { branch, norms } => {
                 self.matrix(self.branch_gain(branch, norms) * unit, Extremes::All)
             }
-            Role::Output => self.matrix(LOGITS * unit, Extremes::All),
+            Role::Output => self.matrix(self.logits * unit, Extremes::All),
             Role::Norm(place) => self.norm(place),
             // The rows of a convolution are as large as what it makes of them.
             Role::Conv => Fill::Vector(VectorFill { mean: 0.0, std: unit, outliers: false }),
@@ -110,7 +115,7 @@ impl Filler {
         };
         match norms {
             Norms::Before => gain * self.branch,
-            Norms::BeforeAndAfter => gain,
+            Norms::BeforeAndAfter | Norms::After => gain,
         }
     }
 
@@ -120,7 +125,9 @@ impl Filler {
             // Outliers here would meet those of the next norm, and 1e8 does not fit the f16 sums of Q8_1.
             NormPlace::AfterBranch => (self.branch, false),
             NormPlace::Heads => (1.0, false),
-            NormPlace::BeforeOutput => (if self.tied { LOGITS / self.embd } else { 1.0 }, true),
+            NormPlace::BeforeOutput => {
+                (if self.tied { self.logits / self.embd } else { 1.0 }, true)
+            }
         };
         let outliers = may_have_outliers && self.numbers == Numbers::Adversarial;
         Fill::Vector(VectorFill { mean, std: mean * NORM_SPREAD, outliers })

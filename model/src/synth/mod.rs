@@ -147,12 +147,15 @@ impl Model {
         let (shape, arch) = (&request.shape, arch::find(request.arch)?);
         let mut keys = hyper_parameters(arch.name, shape)?;
         keys.extend(
-            arch.usual.keys.iter().map(|&(key, n)| (format!("{}.{key}", arch.name), n.into())),
+            arch.usual.keys.iter().map(|(key, n)| (format!("{}.{key}", arch.name), n.clone())),
         );
         if arch.usual.attention_every > 1 {
             let key = format!("{}.attention.head_count_kv", arch.name);
             keys.retain(|(there, _)| *there != key);
             keys.push((key, heads_kv(shape, arch.usual.attention_every)));
+        }
+        if arch.usual.text_sections {
+            keys.push((format!("{}.rope.dimension_sections", arch.name), sections(shape)));
         }
         keys.extend(vocab::keys(shape.n_vocab)?);
         // The spec is read back from the keys, so what cannot be loaded is refused here, by the same rules.
@@ -246,6 +249,12 @@ fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
 fn heads_kv(shape: &Shape, every: usize) -> Value {
     let heads = |layer: usize| if layer % every == every - 1 { shape.n_head_kv as u32 } else { 0 };
     Value::Array(Array::U32((0..shape.n_layer).map(heads).collect()))
+}
+
+/// Three sections that share the pairs of a head in turns, and a fourth of none.
+fn sections(shape: &Shape) -> Value {
+    let n_pairs = shape.head_dim_k as u32 / 2;
+    Value::Array(Array::U32(vec![n_pairs.div_ceil(3), (n_pairs + 1) / 3, n_pairs / 3, 0]))
 }
 
 /// A file with these keys.

@@ -43,7 +43,12 @@ impl Tiny {
         tiny.set_full("general.architecture", arch);
         let tokens: gguf::Strings = (0..N_VOCAB).map(|i| format!("t{i}")).collect();
         tiny.set_full("tokenizer.ggml.tokens", tokens);
-        let n_layer: u32 = if arch == "gemma3" { 7 } else { 3 };
+        let n_layer: u32 = match arch {
+            "gemma3" => 7,
+            // Every fourth layer is another one.
+            "exaone4" | "olmo2" | "smollm3" => 4,
+            _ => 3,
+        };
         for (key, value) in [
             ("block_count", n_layer),
             ("context_length", 512),
@@ -58,8 +63,11 @@ impl Tiny {
         }
         tiny.set("attention.layer_norm_rms_epsilon", 1e-5f32);
         tiny.set("rope.freq_base", 50_000.0f32);
-        tiny.special();
         let known = model::arch::ARCHS.iter().find(|known| known.name == arch).expect("known");
+        for (key, value) in known.usual_keys() {
+            tiny.set(key, value.clone());
+        }
+        tiny.special();
         let spec = model::spec(&tiny.file()).expect("a spec");
         for tensor in known.tensors(&spec).expect("sizes that agree") {
             tiny.fill(&tensor);
@@ -84,6 +92,19 @@ impl Tiny {
     /// What some architectures have of their own, among it every sort of rope scaling.
     fn special(&mut self) {
         match self.arch {
+            "exaone4" | "olmo2" => {
+                self.set("attention.sliding_window", 5u32);
+                self.set("rope.scaling.type", "yarn");
+                self.set("rope.scaling.factor", 4.0f32);
+            }
+            "gemma2" => self.set("attention.sliding_window", 5u32),
+            // Twice the width of the feed-forward.
+            "qwen" => self.set("feed_forward_length", 2 * N_FF as u32),
+            "glm4" => self.set("rope.dimension_count", 16u32),
+            "qwen2vl" | "qwen3vl" => {
+                let sections = Array::I32(vec![4, 6, 6, 0]);
+                self.set("rope.dimension_sections", Value::Array(sections));
+            }
             "gemma3" => {
                 self.set("attention.sliding_window", 5u32);
                 self.set("rope.scaling.type", "linear");

@@ -13,7 +13,30 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 6] = ["llama", "qwen2", "qwen3", "gemma3", "phi3", "lfm2"];
+const ARCHS: [&str; 22] = [
+    "baichuan",
+    "ernie4_5",
+    "exaone4",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "glm4",
+    "granite",
+    "hunyuan_dense",
+    "internlm2",
+    "lfm2",
+    "llama",
+    "minicpm",
+    "olmo2",
+    "phi3",
+    "qwen",
+    "qwen2",
+    "qwen2vl",
+    "qwen3",
+    "qwen3vl",
+    "seed_oss",
+    "smollm3",
+];
 /// Names of programs and formats that contain an architecture's name and are none.
 const NOT_ARCHS: [&str; 4] = ["llama.cpp", "llama-quantize", "llama-server", "llama-cli"];
 

@@ -1,0 +1,59 @@
+//! Granite 3 and 4 dense (IBM): Llama with factors on the embeddings, on what each branch adds, on scores and on logits.
+
+use super::llama::{self, Defaults, Window, inverse_root};
+use crate::meta::Meta;
+use crate::shape::Usual;
+use crate::{Attention, Bias, Result, Spec};
+use gguf::Value;
+
+/// The base of Hugging Face's `GraniteConfig`. The norms' epsilon has no default, as in llama.cpp: models have 1e-5, the
+/// config says 1e-6.
+const DEFAULTS: Defaults =
+    Defaults { rope_base: 10_000.0, eps: None, window: Window::Own, scale: inverse_root };
+
+pub(super) const USUAL: Usual = Usual {
+    keys: &[
+        ("embedding_scale", Value::F32(12.0)),
+        ("residual_scale", Value::F32(0.22)),
+        ("attention.scale", Value::F32(0.0625)),
+        ("logit_scale", Value::F32(8.0)),
+    ],
+    ..Usual::TIED
+};
+
+pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
+    // No key is an old name of another: the logits' scale must be there, as in llama.cpp.
+    let logit_scale =
+        meta.opt_positive("logit_scale")?.ok_or_else(|| meta.missing("logit_scale"))?;
+    let scales = Scales {
+        embd: meta.opt_factor("embedding_scale")?,
+        residual: meta.opt_factor("residual_scale")?,
+        logits: 1.0 / logit_scale,
+    };
+    let scale = meta.opt_factor("attention.scale")?;
+    // Files of hybrid models without positions say so by this key, which elsewhere is information only.
+    let has_rope = meta.opt_flag("rope.scaling.finetuned")? != Some(false);
+    Ok(base(meta, DEFAULTS, scales)?.map_attention(|_, attention| Attention {
+        scale: scale.unwrap_or(attention.scale),
+        rope: attention.rope.filter(|_| has_rope),
+        ..attention
+    }))
+}
+
+/// What the family has in common: its factors.
+pub(super) struct Scales {
+    pub(super) embd: Option<f32>,
+    pub(super) residual: Option<f32>,
+    pub(super) logits: f32,
+}
+
+/// Llama with these factors.
+pub(super) fn base(meta: &Meta<'_>, defaults: Defaults, scales: Scales) -> Result<Spec> {
+    Ok(Spec {
+        embd_scale: scales.embd,
+        residual_scale: scales.residual,
+        logit_scale: Some(scales.logits),
+        biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
+        ..llama::base(meta, defaults)?
+    })
+}
