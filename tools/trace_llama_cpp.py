@@ -24,6 +24,22 @@ GGML_TYPE_F32 = 0
 UNNAMED = re.compile(r"node_\d+$")
 # Ops that go on with a value: what they are made of may have the name of what is made of it.
 GOES_ON = {"SCALE", "ADD", "MUL", "UNARY", "TANH"}
+# What one model has before its names in every layer.
+PREFIX = "model.layers.{}."
+# Its names, and those that the others have, by the op.
+RENAMED = {
+    ("model.embed_tokens", "GET_ROWS"): "embd",
+    ("operator_norm", "MUL"): "attn_norm",
+    ("self_attn.q_layernorm", "MUL"): "Qcur_normed",
+    ("Qcur_normed", "ROPE"): "Qcur",
+    ("self_attn.k_layernorm", "MUL"): "Kcur_normed",
+    ("Kcur_normed", "ROPE"): "Kcur",
+    ("self_attn.out_proj", "MUL_MAT"): "attn_out",
+    ("ffn_out", "MUL"): "ffn_norm",
+    ("l_out", "MUL_MAT"): "ffn_out",
+    ("conv.in_proj", "MUL"): "conv.bx",
+    ("conv.conv", "MUL"): "conv.y",
+}
 # Names that llama.cpp gives in every layer without the layer's number.
 WITHOUT_LAYER = {"ffn_post_norm", "post_mlp_norm"}
 
@@ -62,6 +78,20 @@ def ggml() -> ctypes.CDLL:
     return lib
 
 
+def usual(name: str, op: str, sources: list[str]) -> str:
+    """The name that other models have for a value of this name, which is made of values of the names of `sources`."""
+    bases = {source.rpartition("-")[0]: source.rpartition("-")[2] for source in sources}
+    mixed = bases.keys() & {"attn_out", "conv.out_proj"}
+    if op == "ADD" and mixed and UNNAMED.match(name):
+        return f"ffn_inp-{bases[mixed.pop()]}"
+    base, dash, layer = name.removeprefix(PREFIX).rpartition("-")
+    if not dash:
+        return RENAMED.get((name, op), name)
+    if op == "MUL" and "conv.conv" in bases:
+        base = "conv.conv"
+    return f"{RENAMED.get((base, op), base)}-{layer}"
+
+
 class Recorder:
     def __init__(self, lib: ctypes.CDLL):
         self.lib, self.step, self.index = lib, 0, 0
@@ -97,30 +127,38 @@ class Recorder:
         sources = [source for source in tensor.src if source]
         # "Qcur-0 (reshaped)" is a view of Qcur-0, not another value.
         if " (" in name:
-            self.names[pointer] = name.split(" (")[0]
+            viewed = tensor.src[0] and self.names.get(tensor.src[0])
+            self.names[pointer] = viewed or name.split(" (")[0]
             return True
         op = self.lib.ggml_op_name(tensor.op).decode()
         value = Unnamed(self.step, self.index, op, sources, data.copy())
         self.index += 1
+        made_of = [self.names[source] for source in sources if source in self.names]
+        name = usual(name, op, made_of)
+        if UNNAMED.match(name) and op == "MUL_MAT":
+            # Some models do not name the last product of attention.
+            attention = self.names.get(sources[1], "").partition("kqv_out")
+            name = f"attn_out{attention[2]}" if attention[1] else name
         if UNNAMED.match(name):
             self.unnamed[pointer] = value
-            self.names[pointer] = next((self.names[s] for s in sources if s in self.names), name)
+            self.names[pointer] = usual(made_of[0] if made_of else name, op, made_of)
             return True
         if name in WITHOUT_LAYER:
             layer = self.seen[f"{name}:{op}"] = self.seen.get(f"{name}:{op}", -1) + 1
             name = f"{name}-{layer}"
         self.names[pointer] = name
         if op in GOES_ON:
-            self.name_sources(sources, name)
+            self.name_sources(value, name)
         self.keep(value, name)
         return True
 
-    def name_sources(self, sources: list[int], name: str) -> None:
-        """Gives what a value is made of its name, as far back as there is none."""
+    def name_sources(self, value: "Unnamed", name: str) -> None:
+        """Gives what a value is made of its name, as far back as there is none. Of two of one op the last has the name."""
+        sources = value.sources
         while (found := next((s for s in sources if s in self.unnamed), None)) is not None:
-            value = self.unnamed.pop(found)
-            self.keep(value, name)
-            sources = value.sources
+            inner = self.unnamed.pop(found)
+            self.keep(inner, usual(name, inner.op, []) if inner.op != value.op else None)
+            sources = inner.sources
 
     def keep(self, value: "Unnamed", name: str | None) -> None:
         label = (name or f"node_{value.index}").replace("/", "_")

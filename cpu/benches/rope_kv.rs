@@ -18,7 +18,8 @@ fn main() {
 fn rope(bencher: Bencher<'_, '_>, pairs: RopePairs, (tokens, cols): (usize, usize)) {
     let mut tiny = Tiny::new();
     let freqs = (0..HEAD_DIM / 2).map(|i| 0.75f64.powi(i as i32)).collect();
-    let table = tiny.graph.rope_table(RopeTable { freqs, long: None, mscale: 1.0 });
+    let table =
+        tiny.graph.rope_table(RopeTable { freqs, long: None, mscale: 1.0, temperature: None });
     let mut x = tiny.rows(cols, 1.0).expect("a table");
     for _ in 0..REPEATS {
         let name = tiny.next_name();

@@ -259,8 +259,9 @@ impl LoadedCpu {
                 for (i, row) in rows.chunks_mut(n).enumerate() {
                     let position = step.positions[first + i];
                     let freqs = rope_table.freqs_of(step, first + i);
+                    let mscale = rope_table.mscale_at(position);
                     for (angle, &freq) in row.iter_mut().zip(freqs) {
-                        *angle = graph::math::rope_angle(position, freq, rope_table.mscale);
+                        *angle = graph::math::rope_angle(position, freq, mscale);
                     }
                 }
             });

@@ -192,8 +192,9 @@ impl LoadedGpu {
         }
         for (table, buffer) in self.model.graph.rope_tables.iter().zip(&buffers.angles) {
             let angle = |(token, &position): (usize, &u32)| {
+                let mscale = table.mscale_at(position);
                 table.freqs_of(step, token).iter().flat_map(move |&freq| {
-                    let (cos, sin) = graph::math::rope_angle(position, freq, table.mscale);
+                    let (cos, sin) = graph::math::rope_angle(position, freq, mscale);
                     [cos.to_bits(), sin.to_bits()]
                 })
             };

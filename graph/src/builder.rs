@@ -219,10 +219,13 @@ impl Builder {
         x: ValueId,
         name: impl Into<String>,
     ) -> Result<ValueId> {
-        let n_rot = 2 * self.graph.rope_tables[table].freqs.len();
+        let rope = &self.graph.rope_tables[table];
+        let n_rot = 2 * rope.freqs.len();
+        let rotates_all = n_rot == head_dim;
         let value = self.graph.value(x);
         if head_dim == 0
             || n_rot > head_dim
+            || (rope.temperature.is_some() && !rotates_all)
             || !value.cols.is_multiple_of(head_dim)
             || value.rows != Rows::Tokens
         {

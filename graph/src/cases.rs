@@ -2,6 +2,7 @@
 //! in every format, and ways to cut the same prompts into steps.
 
 mod run;
+mod temperature;
 
 use crate::ints::{Ints, form};
 pub use crate::tapped::Tapped;
@@ -309,7 +310,7 @@ pub(crate) fn decoder_of(spec: Decoder, lengths: &[usize]) -> Result<Case> {
         (0..spec.head_dim / 2 - 1).map(|i| 10_000f64.powf(-(i as f64) / 9.0)).collect();
     let stretched = freqs.iter().enumerate().map(|(i, freq)| freq / (1 + i) as f64).collect();
     let long = spec.long_rope.then_some(LongFreqs { freqs: stretched, above: 0 });
-    let rope = c.builder.rope_table(RopeTable { freqs, long, mscale: 1.1 });
+    let rope = c.builder.rope_table(RopeTable { freqs, long, mscale: 1.1, temperature: None });
     let table = c.weight(spec.dtype, n_embd, n_vocab, spec.size);
     let mut x = c.builder.get_rows(table, "embd")?;
     x = c.builder.scale(1.25, x, "inp_scaled");
@@ -426,6 +427,7 @@ pub fn all() -> Result<Vec<Case>> {
         cases.push(norms(n)?);
     }
     cases.push(likeliest()?);
+    cases.push(temperature::case()?);
     cases.push(gates()?);
     cases.extend(convs()?);
     Ok(cases)

@@ -149,6 +149,18 @@ pub struct RopeTable {
     pub long: Option<LongFreqs>,
     /// Factor on sine and cosine (YaRN's and longrope's attention factor), 1 otherwise.
     pub mscale: f64,
+    /// What the factor grows by with the position; only where all elements of a head are rotated.
+    pub temperature: Option<Temperature>,
+}
+
+/// A temperature of attention that grows with a query's position: queries are multiplied with
+/// `1 + scale · ln(1 + ⌊position / length⌋)` (Llama 4, Ministral 3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Temperature {
+    /// How much it grows.
+    pub scale: f64,
+    /// Positions that have the same; not 0.
+    pub length: u32,
 }
 
 /// The frequencies of a sequence of more than `above` positions: of all its positions.
@@ -161,6 +173,12 @@ pub struct LongFreqs {
 }
 
 impl RopeTable {
+    /// The factor on sine and cosine at a position.
+    pub fn mscale_at(&self, position: u32) -> f64 {
+        let Some(Temperature { scale, length }) = self.temperature else { return self.mscale };
+        self.mscale * (1.0 + scale * libm::log(f64::from(position / length) + 1.0))
+    }
+
     /// The frequencies of a token of a step.
     pub fn freqs_of(&self, step: &Step, token: usize) -> &[f64] {
         match &self.long {

@@ -32,8 +32,8 @@ pub use cache::{
 pub use contents::Contents;
 pub use error::{Error, ErrorKind, Result};
 pub use ir::{
-    FileId, Graph, LongFreqs, Output, RopeTable, Rows, Value, ValueId, ValueKind, Weight,
-    WeightForms, WeightId,
+    FileId, Graph, LongFreqs, Output, RopeTable, Rows, Temperature, Value, ValueId, ValueKind,
+    Weight, WeightForms, WeightId,
 };
 pub use op::{
     Act, Attention, CacheUse, Description, Mask, Node, Op, OpCache, OpWeight, RopePairs, WeightUse,

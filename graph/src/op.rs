@@ -265,7 +265,8 @@ impl Op {
             Self::AddBias { b } => new("ADD", &["ADD"]).weight(b, Vector),
             Self::Scale { .. } => new("SCALE", &["SCALE"]),
             Self::RmsNorm { w, .. } => new("RMS_NORM", &["MUL", "RMS_NORM"]).weight(w, Vector),
-            Self::Rope { .. } => new("ROPE", &["ROPE"]),
+            // A product where a temperature is behind it.
+            Self::Rope { .. } => new("ROPE", &["ROPE", "MUL"]),
             Self::Glu { .. } => new("GLU", &["GLU", "MUL"]),
             Self::StoreKv { cache } => new("SET_ROWS", &["SET_ROWS"]).cache(cache, Writes),
             Self::Attention(a) => {

@@ -205,7 +205,7 @@ impl LoadedReference {
                 let table = &self.graph.rope_tables[*table];
                 for (token, row) in out.chunks_mut(cols(node.inputs[0])).enumerate() {
                     let (freqs, position) = (table.freqs_of(step, token), step.positions[token]);
-                    let angles = rope::angles(freqs, table.mscale, position);
+                    let angles = rope::angles(freqs, table.mscale_at(position), position);
                     rope::rope(row, *head_dim, *pairs, &angles);
                 }
             }

@@ -2,13 +2,14 @@
 //!
 //! Everything is computed in f64 with `libm`, so that the table has the same bits on every platform.
 
-use graph::{LongFreqs, RopePairs, RopeTable};
+use graph::{LongFreqs, RopePairs, RopeTable, Temperature};
 use std::f64::consts::PI;
 
 /// YaRN's limits (arXiv 2309.00071, section 3.2): a pair that makes more than `FAST` full turns over the original
-/// context keeps its frequency, one that makes fewer than `SLOW` is interpolated in full. llama.cpp reads no other values for karat's architectures.
-const YARN_BETA_FAST: f64 = 32.0;
-const YARN_BETA_SLOW: f64 = 1.0;
+/// context keeps its frequency, one that makes fewer than `SLOW` is interpolated in full. llama.cpp reads other values for
+/// few architectures.
+pub(crate) const YARN_BETA_FAST: f32 = 32.0;
+pub(crate) const YARN_BETA_SLOW: f32 = 1.0;
 
 /// How the frequencies are stretched for longer contexts.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +28,12 @@ pub enum RopeScaling {
         factor: f32,
         /// Context length before stretching.
         n_ctx_orig: usize,
+        /// Full turns over it from which on a pair keeps its frequency.
+        fast: f32,
+        /// Full turns over it below which a pair is interpolated in full.
+        slow: f32,
+        /// How much of the attention factor the model makes up for elsewhere: 0 for none, 1 for all.
+        log_mul: f32,
     },
 }
 
@@ -65,6 +72,8 @@ pub struct Rope {
     pub factors: RopeFactors,
     /// Factor on sine and cosine besides YaRN's own.
     pub attn_factor: f32,
+    /// Of queries alone: a temperature that grows with their position.
+    pub temperature: Option<Temperature>,
 }
 
 impl Rope {
@@ -89,26 +98,24 @@ impl Rope {
             freq / factors.map_or(1.0, |f| f64::from(f[i]))
         });
         let mscale = f64::from(self.attn_factor);
+        let temperature = self.temperature;
+        let table = |freqs, mscale| RopeTable { freqs, long: None, mscale, temperature };
         match self.scaling {
-            RopeScaling::None => RopeTable { freqs: unscaled.collect(), long: None, mscale },
+            RopeScaling::None => table(unscaled.collect(), mscale),
             RopeScaling::Linear { factor } => {
-                let freqs = unscaled.map(|freq| freq / f64::from(factor)).collect();
-                RopeTable { freqs, long: None, mscale }
+                table(unscaled.map(|freq| freq / f64::from(factor)).collect(), mscale)
             }
-            RopeScaling::Yarn { factor, n_ctx_orig } => {
+            RopeScaling::Yarn { factor, n_ctx_orig, fast, slow, log_mul } => {
                 let factor = f64::from(factor);
-                let ramp = YarnRamp::new(self.n_rot, n_ctx_orig, base);
+                let ramp = YarnRamp::new(self.n_rot, n_ctx_orig, base, [fast, slow]);
                 let stretch = |(i, freq): (usize, f64)| {
                     let share = ramp.share(i);
                     freq / factor * share + freq * (1.0 - share)
                 };
                 // Stretched attention is flatter; this makes up for it (arXiv 2309.00071, equation 22).
-                let temperature = if factor > 1.0 { 1.0 + 0.1 * libm::log(factor) } else { 1.0 };
-                RopeTable {
-                    freqs: unscaled.enumerate().map(stretch).collect(),
-                    long: None,
-                    mscale: mscale * temperature,
-                }
+                let flat = |by: f64| 1.0 + 0.1 * by * libm::log(factor.max(1.0));
+                let made_up = flat(1.0) / flat(f64::from(log_mul));
+                table(unscaled.enumerate().map(stretch).collect(), mscale * made_up)
             }
         }
     }
@@ -124,16 +131,14 @@ struct YarnRamp {
 }
 
 impl YarnRamp {
-    fn new(n_rot: usize, n_ctx_orig: usize, base: f64) -> Self {
+    fn new(n_rot: usize, n_ctx_orig: usize, base: f64, turns: [f32; 2]) -> Self {
+        let [fast, slow] = turns.map(f64::from);
         let n = n_rot as f64;
         // The pair that makes `turns` full turns over the original context.
         let pair = |turns: f64| {
             n * libm::log(n_ctx_orig as f64 / (turns * 2.0 * PI)) / (2.0 * libm::log(base))
         };
-        Self {
-            low: libm::floor(pair(YARN_BETA_FAST)).max(0.0),
-            high: libm::ceil(pair(YARN_BETA_SLOW)).min(n - 1.0),
-        }
+        Self { low: libm::floor(pair(fast)).max(0.0), high: libm::ceil(pair(slow)).min(n - 1.0) }
     }
 
     /// How much of pair `i`'s frequency is interpolated: 0 to 1.
@@ -154,6 +159,7 @@ mod tests {
             scaling: RopeScaling::None,
             factors: RopeFactors::None,
             attn_factor: 1.0,
+            temperature: None,
         }
     }
 
@@ -185,17 +191,49 @@ mod tests {
         let factors = RopeFactors::ByLength { short: vec![1.0], long: vec![4.0], n_ctx_orig: 4096 };
         let rope = Rope { factors, attn_factor: 1.19, ..plain(2, 10_000.0) };
         let long = Some(LongFreqs { freqs: vec![0.25], above: 4096 });
-        assert_eq!(rope.table(), RopeTable { freqs: vec![1.0], long, mscale: f64::from(1.19f32) });
+        assert_eq!(
+            rope.table(),
+            RopeTable { freqs: vec![1.0], long, mscale: f64::from(1.19f32), temperature: None }
+        );
+    }
+
+    /// Ministral 3's: what the factor would add is made up for in full.
+    #[test]
+    fn yarn_with_a_logarithm_s_factor_of_1_leaves_sizes_as_they_are() {
+        let scaling = RopeScaling::Yarn {
+            factor: 16.0,
+            n_ctx_orig: 16384,
+            fast: 32.0,
+            slow: 1.0,
+            log_mul: 1.0,
+        };
+        let rope = Rope { scaling, ..plain(128, 1_000_000.0) };
+        assert_eq!(rope.table().mscale, 1.0);
+    }
+
+    /// 1 + 0.1·ln(1 + 40000/16384 rounded down) = 1 + 0.1·ln 3.
+    #[test]
+    fn a_temperature_grows_with_the_position() {
+        let temperature = Some(Temperature { scale: 0.1, length: 16384 });
+        let table = Rope { temperature, ..plain(8, 10_000.0) }.table();
+        assert_eq!((table.mscale_at(0), table.mscale_at(16383)), (1.0, 1.0));
+        assert!((table.mscale_at(40_000) - 1.109_861_228_866_811).abs() < 1e-15);
     }
 
     /// Qwen2.5's long-context setting. corr(32) = 128·ln(32768/(64π))/(2·ln 1e6) = 23.59…, corr(1) = 39.65….
     #[test]
     fn yarn_keeps_fast_and_stretches_slow() {
         let rope = Rope {
-            scaling: RopeScaling::Yarn { factor: 4.0, n_ctx_orig: 32768 },
+            scaling: RopeScaling::Yarn {
+                factor: 4.0,
+                n_ctx_orig: 32768,
+                fast: YARN_BETA_FAST,
+                slow: YARN_BETA_SLOW,
+                log_mul: 0.0,
+            },
             ..plain(128, 1_000_000.0)
         };
-        assert_eq!(YarnRamp::new(128, 32768, 1e6), YarnRamp { low: 23.0, high: 40.0 });
+        assert_eq!(YarnRamp::new(128, 32768, 1e6, [32.0, 1.0]), YarnRamp { low: 23.0, high: 40.0 });
         let (table, unscaled) = (rope.table(), plain(128, 1_000_000.0).table().freqs);
         assert_eq!(table.freqs[..24], unscaled[..24]);
         for i in 40..64 {

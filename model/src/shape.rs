@@ -65,6 +65,8 @@ pub(crate) struct Usual {
     pub(crate) attention_every: usize,
     /// The file says the sections of an M-RoPE.
     pub(crate) text_sections: bool,
+    /// The rotary embedding is stretched by YaRN.
+    pub(crate) yarn: bool,
     /// Keys beside the dimensions, without the architecture's prefix.
     pub(crate) keys: &'static [(&'static str, Value)],
 }
@@ -77,6 +79,7 @@ impl Usual {
         fused_qkv: false,
         attention_every: 1,
         text_sections: false,
+        yarn: false,
         keys: &[],
     };
     /// The embedding is the output projection.

@@ -113,6 +113,8 @@ pub struct Attention {
     pub qk_norm: QkNorm,
     /// Index into [`Spec::ropes`]; `None` where queries and keys do not know their position (arXiv 2305.19466).
     pub rope: Option<usize>,
+    /// The same of queries, where theirs is another one.
+    pub query_rope: Option<usize>,
     /// Positions that a token sees, its own included; `None` for all.
     pub window: Option<u32>,
     /// `1/sqrt(head_dim)` or what the architecture has instead.

@@ -80,6 +80,7 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         wanted("lfm2", &[1e6], None),
         wanted("llama", &[10_000.0], None),
         wanted("minicpm", &[10_000.0], None),
+        wanted("mistral3", &[1e6, 1e6], None),
         wanted("olmo2", &[10_000.0], None),
         wanted("phi3", &[10_000.0], Some(1e-5)),
         wanted("qwen", &[10_000.0], Some(1e-6)),

@@ -415,7 +415,7 @@ fn rotated(scene: &Scene<'_>, hear: &mut Hear<'_>) {
     let rotate = |pairs: RopePairs, freqs: &[f64], place: &dyn Fn(usize) -> u32| -> Vec<f32> {
         let mut out = x.to_vec();
         for (t, row) in out.chunks_mut(scene.cols).enumerate() {
-            let angle = |&f: &f64| math::rope_angle(place(t), f, table.mscale);
+            let angle = |&f: &f64| math::rope_angle(place(t), f, table.mscale_at(place(t)));
             let angles: Vec<(f32, f32)> = freqs.iter().map(angle).collect();
             rope::rope(row, head_dim, pairs, &angles);
         }

@@ -167,6 +167,8 @@ impl Trace {
 /// Values that llama.cpp calls differently from model to model: karat's name, and one that another model's has.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("inp_scaled", "embd"),
+    ("Qcur", "Qcur_scaled"),
+    ("wqkv", "wqkv_b"),
     ("sa_out", "ffn_inp"),
     ("ffn_inp", "sa_out"),
     ("ffn_norm", "attn_post_norm"),
@@ -230,7 +232,7 @@ mod tests {
     fn values_have_other_names_in_other_models() {
         assert_eq!(other_names("ffn_inp-12").collect::<Vec<_>>(), ["sa_out-12"]);
         assert_eq!(other_names("inp_scaled").collect::<Vec<_>>(), ["embd"]);
-        assert_eq!(other_names("Qcur-3").count(), 0);
+        assert_eq!(other_names("Kcur-3").count(), 0);
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let scale = meta.opt_factor("attention.scale")?;
     // Files of hybrid models without positions say so by this key, which elsewhere is information only.
     let has_rope = meta.opt_flag("rope.scaling.finetuned")? != Some(false);
-    Ok(base(meta, DEFAULTS, scales)?.map_attention(|_, attention| Attention {
+    Ok(base(meta, DEFAULTS, &scales)?.map_attention(|_, attention| Attention {
         scale: scale.unwrap_or(attention.scale),
         rope: attention.rope.filter(|_| has_rope),
         ..attention
@@ -48,7 +48,7 @@ pub(super) struct Scales {
 }
 
 /// Llama with these factors.
-pub(super) fn base(meta: &Meta<'_>, defaults: Defaults, scales: Scales) -> Result<Spec> {
+pub(super) fn base(meta: &Meta<'_>, defaults: Defaults, scales: &Scales) -> Result<Spec> {
     Ok(Spec {
         embd_scale: scales.embd,
         residual_scale: scales.residual,

@@ -3,6 +3,7 @@
 //! Also the base from which the other architectures differ.
 
 use crate::meta::{self, Meta};
+use crate::rope::{YARN_BETA_FAST, YARN_BETA_SLOW};
 use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
 use crate::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT, rope_factors};
@@ -155,6 +156,7 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
             head_dim_v,
             qk_norm: QkNorm::None,
             rope: Some(0),
+            query_rope: None,
             window,
             scale: (defaults.scale)(head_dim_k),
             query_scale: QueryScale::Scores,
@@ -269,7 +271,10 @@ fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize
     let (scaling, factors) = match scaling_type.as_deref() {
         Some("none") => (RopeScaling::None, always(meta, n_rot)?),
         None | Some("linear") => (linear, always(meta, n_rot)?),
-        Some("yarn") => (RopeScaling::Yarn { factor, n_ctx_orig }, always(meta, n_rot)?),
+        Some("yarn") => {
+            let (fast, slow, log_mul) = (YARN_BETA_FAST, YARN_BETA_SLOW, 0.0);
+            (RopeScaling::Yarn { factor, n_ctx_orig, fast, slow, log_mul }, always(meta, n_rot)?)
+        }
         Some("longrope") => (linear, by_length(meta, n_rot, n_ctx_orig)?),
         Some(other) => {
             let what = format!("\"{other}\", allowed none, linear, yarn, longrope");
@@ -283,6 +288,7 @@ fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize
         scaling,
         factors,
         attn_factor: meta.opt_positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
+        temperature: None,
     })
 }
 

@@ -33,7 +33,7 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let residual = meta.opt_factor("residual_scale")?;
     let divisor = meta.opt_positive("logit_scale")?;
     let scales = Scales { embd: Some(embd.unwrap_or(EMBD_SCALE)), residual, logits: 1.0 };
-    let spec = granite::base(meta, DEFAULTS, scales)?;
+    let spec = granite::base(meta, DEFAULTS, &scales)?;
     let usual = DEPTH_SCALE / (spec.layers.len() as f32).sqrt();
     let divisor = divisor.unwrap_or(spec.n_embd as f32 / BASE_WIDTH);
     Ok(Spec {

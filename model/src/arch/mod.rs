@@ -13,6 +13,7 @@ mod internlm2;
 mod lfm2;
 mod llama;
 mod minicpm;
+mod mistral3;
 mod olmo2;
 mod phi3;
 mod qwen;
@@ -69,6 +70,7 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "lfm2", spec: lfm2::spec, usual: lfm2::USUAL, presets: lfm2::PRESETS },
     Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
     Arch { name: "minicpm", spec: minicpm::spec, usual: minicpm::USUAL, presets: &[] },
+    Arch { name: "mistral3", spec: mistral3::spec, usual: mistral3::USUAL, presets: &[] },
     Arch { name: "olmo2", spec: olmo2::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
     Arch { name: "qwen", spec: qwen::spec, usual: qwen::USUAL, presets: &[] },

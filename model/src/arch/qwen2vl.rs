@@ -7,7 +7,7 @@ use crate::shape::Usual;
 use crate::{Bias, Result, Spec};
 
 /// The base of Hugging Face's `Qwen2VLTextConfig`. The norms' epsilon has no default: the config says 1e-5, and models have
-/// 1e-6.
+/// 1e-6. llama.cpp reads none and computes with 0.
 const DEFAULTS: Defaults =
     Defaults { rope_base: 1e6, eps: None, window: Window::Own, scale: inverse_root };
 

@@ -12,6 +12,6 @@ const NO_ROPE_EVERY: usize = 4;
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let spec = llama::without_factors(llama::base(meta, DEFAULTS)?);
-    let rope = |i: usize| Some(0).filter(|_| (i + 1) % NO_ROPE_EVERY != 0);
+    let rope = |i: usize| Some(0).filter(|_| !(i + 1).is_multiple_of(NO_ROPE_EVERY));
     Ok(spec.map_attention(|i, attention| Attention { rope: rope(i), ..attention }))
 }

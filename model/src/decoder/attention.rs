@@ -11,6 +11,8 @@ struct Heads<'a> {
     x: ValueId,
     /// Its columns.
     n: &'a Dim,
+    /// A rotary embedding of its own.
+    rope: Option<usize>,
     /// `Qcur` or `Kcur`.
     value: &'a str,
     /// The tensor of their norm, `attn_q_norm`.
@@ -28,8 +30,9 @@ impl Decoder<'_> {
         let [q, k, v] = self.qkv(at, attention, x)?; // [tokens, heads · head_dim] each
         let n_q = self.k_dim(attention, attention.n_head, "attention.head_count");
         let n_k = self.k_dim(attention, attention.n_head_kv, "attention.head_count_kv");
-        let q = Heads { x: q, n: &n_q, value: "Qcur", norm: "attn_q_norm" };
-        let k = Heads { x: k, n: &n_k, value: "Kcur", norm: "attn_k_norm" };
+        let q =
+            Heads { x: q, n: &n_q, rope: attention.query_rope, value: "Qcur", norm: "attn_q_norm" };
+        let k = Heads { x: k, n: &n_k, rope: None, value: "Kcur", norm: "attn_k_norm" };
         let mut q = self.rotate(at, attention, q)?;
         let k = self.rotate(at, attention, k)?;
         let scale = match attention.query_scale {
@@ -120,9 +123,13 @@ impl Decoder<'_> {
     /// The rotary embedding, where the layer has one.
     fn turn(&mut self, at: At<'_>, attention: &Attention, heads: Heads<'_>) -> Result<ValueId> {
         let Heads { x, value, .. } = heads;
-        let Some(rope) = attention.rope else { return Ok(x) };
+        let Some(rope) = heads.rope.or(attention.rope) else { return Ok(x) };
         let (table, pairs) = (self.ropes[rope], self.spec.ropes[rope].pairs);
-        Ok(self.builder.rope(table, attention.head_dim_k, pairs, x, at.value(value))?)
+        let value = match self.spec.ropes[rope].temperature {
+            Some(_) => format!("{value}_attn_temp_scaled"),
+            None => value.to_owned(),
+        };
+        Ok(self.builder.rope(table, attention.head_dim_k, pairs, x, at.value(&value))?)
     }
 
     /// Columns of `n_head` query or key heads.

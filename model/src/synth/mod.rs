@@ -154,6 +154,9 @@ impl Model {
             keys.retain(|(there, _)| *there != key);
             keys.push((key, heads_kv(shape, arch.usual.attention_every)));
         }
+        if arch.usual.yarn {
+            keys.push((format!("{}.rope.scaling.type", arch.name), "yarn".into()));
+        }
         if arch.usual.text_sections {
             keys.push((format!("{}.rope.dimension_sections", arch.name), sections(shape)));
         }

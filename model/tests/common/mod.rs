@@ -127,10 +127,11 @@ impl Tiny {
                 self.floats("rope_factors_short.weight", &[1.0; 12]);
                 self.floats("rope_factors_long.weight", &[2.5; 12]);
             }
-            "qwen2" => {
+            "qwen2" | "mistral3" => {
                 self.set("rope.scaling.type", "yarn");
                 self.set("rope.scaling.factor", 4.0f32);
-                self.set("rope.scaling.original_context_length", 128u32);
+                let n = if self.arch == "qwen2" { 128u32 } else { 16 };
+                self.set("rope.scaling.original_context_length", n);
             }
             _ => {}
         }

@@ -21,9 +21,10 @@ pub(super) fn rope(x: &[f32], rotation: Rotation<'_>, step: &Step, tolerance: To
     let mut exact =
         Exact { value: x.iter().map(|&v| f64::from(v)).collect(), bound: vec![0.0; x.len()] };
     for (row, &position) in step.positions.iter().enumerate() {
+        let mscale = table.mscale_at(position);
         for (i, &freq) in table.freqs_of(step, row).iter().enumerate() {
             let angle = f64::from(position) * freq;
-            let (sin, cos) = (angle.sin() * table.mscale, angle.cos() * table.mscale);
+            let (sin, cos) = (angle.sin() * mscale, angle.cos() * mscale);
             let wrong = match tolerance {
                 Tolerance::Bits => 0.0,
                 Tolerance::Rounding => angle.abs() * (i + 8) as f64 * U,
@@ -34,7 +35,7 @@ pub(super) fn rope(x: &[f32], rotation: Rotation<'_>, step: &Step, tolerance: To
                     RopePairs::Halves => (head + i, head + i + n),
                 };
                 let (x0, x1) = (f64::from(x[a]), f64::from(x[b]));
-                let bound = (x0.abs() + x1.abs()) * table.mscale.abs() * (4.0 * U + wrong) + TINY;
+                let bound = (x0.abs() + x1.abs()) * mscale.abs() * (4.0 * U + wrong) + TINY;
                 (exact.value[a], exact.value[b]) = (x0 * cos - x1 * sin, x0 * sin + x1 * cos);
                 (exact.bound[a], exact.bound[b]) = (bound, bound);
             }

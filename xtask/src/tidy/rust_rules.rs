@@ -13,7 +13,7 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 22] = [
+const ARCHS: [&str; 23] = [
     "baichuan",
     "ernie4_5",
     "exaone4",
@@ -27,6 +27,7 @@ const ARCHS: [&str; 22] = [
     "lfm2",
     "llama",
     "minicpm",
+    "mistral3",
     "olmo2",
     "phi3",
     "qwen",
