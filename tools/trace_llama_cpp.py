@@ -19,7 +19,7 @@ import llama_cpp
 import numpy as np
 from safetensors.numpy import save_file
 
-GGML_TYPE_F32 = 0
+GGML_TYPE_F32, GGML_TYPE_I32 = 0, 26
 # ggml's own name of a tensor that llama.cpp gave none.
 UNNAMED = re.compile(r"node_\d+$")
 # Ops that go on with a value: what they are made of may have the name of what is made of it.
@@ -115,13 +115,15 @@ class Recorder:
         # The layout of the struct is not promised: the library's own word on the name tells whether it still holds.
         if name != self.lib.ggml_get_name(pointer).decode("utf-8", "replace"):
             sys.exit("error: this llama.cpp has another ggml_tensor than this tool")
-        if ask or tensor.type != GGML_TYPE_F32 or not name:
+        # Of the integers only the chosen experts: whole numbers, in a trace as f32.
+        is_chosen = tensor.type == GGML_TYPE_I32 and name.startswith("ffn_moe_topk")
+        if ask or not name or not (tensor.type == GGML_TYPE_F32 or is_chosen):
             return True
         raw = np.empty(self.lib.ggml_nbytes(pointer), dtype=np.uint8)
         self.lib.ggml_backend_tensor_get(pointer, raw.ctypes.data, 0, raw.nbytes)
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
-        data = np.lib.stride_tricks.as_strided(raw.view(np.float32), shape, strides)
-        data = np.ascontiguousarray(data)
+        data = np.lib.stride_tricks.as_strided(raw.view(np.int32 if is_chosen else np.float32), shape, strides)
+        data = np.ascontiguousarray(data, dtype=np.float32)
         while data.ndim > 2 and data.shape[0] == 1:
             data = data[0]
         sources = [source for source in tensor.src if source]

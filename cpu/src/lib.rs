@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod attention;
+mod experts;
 mod kernels;
 mod kv;
 pub mod limits;

@@ -1,13 +1,16 @@
 //! A graph with its weights in memory, and the loop over its nodes.
 
+mod experts;
+
 use crate::Cpu;
 use crate::attention::{self, Items};
+use crate::experts::Experts;
 use crate::kernels::elementwise::{Elementwise, Map};
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::{self, MatMulF32, Source};
 use crate::kernels::rms_norm::RmsNorm;
 use crate::kernels::rope::Rope;
-use crate::kernels::rounded::Rounded;
+use crate::kernels::rounded::{Activations, Rounded};
 use crate::kernels::ssm_conv::SsmConv;
 use crate::kv::{Elem, Layer, States};
 use crate::plan::{self, Job, Plan};
@@ -47,13 +50,23 @@ struct Work {
     alone: bool,
     rounded: Rounded,
     /// What `rounded` holds.
-    rounded_of: Option<(ValueId, Rounding)>,
+    rounded_of: Option<RoundedOf>,
+    /// Rows by the experts that they chose.
+    experts: Experts,
     /// Which tokens of the step each item of attention has: [`attention::divide`].
     item_bounds: Vec<usize>,
     /// Partial results of attention.
     partials: Vec<f32>,
     /// For each rope table `[tokens][pairs]`, or empty where this step has not needed it yet.
     angles: Vec<Vec<(f32, f32)>>,
+}
+
+/// A value that was rounded: all rows as they stand, or by the experts that were chosen for them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct RoundedOf {
+    x: ValueId,
+    chosen: Option<ValueId>,
+    rounding: Rounding,
 }
 
 /// What one layer keeps.
@@ -169,11 +182,12 @@ impl LoadedCpu {
     /// Rounds `x` as a weight's format wants it, unless that was done for the node before.
     fn round(&mut self, w: WeightId, x: Input<'_>) {
         let Some(rounding) = self.weights.rounding(w) else { return };
-        let wanted = Some((x.id, rounding));
+        let wanted = Some(RoundedOf { x: x.id, chosen: None, rounding });
         if self.work.rounded_of != wanted {
             let n_in = self.graph.weight(w).n_in;
             let workers = Workers { level: self.level, pool: &mut self.pool };
-            self.work.rounded.round(rounding, x.data, n_in, workers);
+            let x = Activations { x: x.data, n_in, counts: None };
+            self.work.rounded.round(rounding, x, workers);
             self.work.rounded_of = wanted;
         }
     }
@@ -331,6 +345,7 @@ impl LoadedCpu {
         let job = if self.work.alone { &Job::Alone } else { &plan.jobs[i] };
         if self.work.alone {
             self.work.rounded_of = None;
+            self.work.experts.forget();
         }
         match job {
             Job::Done => {}
@@ -384,6 +399,12 @@ impl LoadedCpu {
         }
     }
 
+    fn columns(&self, start: usize, from: ValueId, x: &[f32], cols: usize, out: &mut [f32]) {
+        for (x, out) in x.chunks(self.graph.value(from).cols).zip(out.chunks_mut(cols)) {
+            out.copy_from_slice(&x[start..start + cols]);
+        }
+    }
+
     /// Computes a node that has an output. `values` are the inputs' contents.
     fn compute(
         &mut self,
@@ -413,6 +434,11 @@ impl LoadedCpu {
                 self.rope(&node.op, step, cols, out);
             }
             Op::Glu { act } => self.elementwise(Map::Glu(*act), input(0), input(1), cols, out),
+            Op::Route(route) => self.route(*route, node, values, out),
+            Op::MatMulId { w } => self.mat_mul_id(*w, node, values, out),
+            Op::AddId { b } => self.add_id(*b, input(0), input(1), out),
+            Op::Weighted => self.weighted(input(0), input(1), out),
+            Op::SumSlots { slots } => self.sum_slots(*slots, input(0), cols, out),
             Op::StoreKv { .. } => unreachable!("has no output; `store_kv` runs it"),
             Op::Attention(a) => match &kv[a.cache.0] {
                 CpuCache::F16(layer) => self.attention(a, layer, step, input(0), out),
@@ -425,12 +451,7 @@ impl LoadedCpu {
                     unreachable!("the builder gives a state's op no keys")
                 }
             },
-            Op::Columns { start } => {
-                let from = graph.value(node.inputs[0]).cols;
-                for (x, out) in input(0).chunks(from).zip(out.chunks_mut(cols)) {
-                    out.copy_from_slice(&x[*start..*start + cols]);
-                }
-            }
+            Op::Columns { start } => self.columns(*start, node.inputs[0], input(0), cols, out),
             Op::OutputRows => {
                 for (&row, out) in step.outputs.iter().zip(out.chunks_mut(cols)) {
                     out.copy_from_slice(&input(0)[row as usize * cols..][..cols]);
@@ -469,6 +490,7 @@ impl Loaded for LoadedCpu {
         values.resize(graph.values.len(), Vec::new());
         self.work.free.resize(self.plan.n_slots, Vec::new());
         self.work.rounded_of = None;
+        self.work.experts.forget();
         self.work.angles.iter_mut().for_each(Vec::clear);
         self.work.alone = tap.isolates();
         self.work.wanted.clear();

@@ -278,7 +278,34 @@ impl Pool {
             for item in items {
                 let (band, column) = (bands - 1 - item / across, item % across * step);
                 let rows = bounds[band]..bounds[band + 1];
-                f(band, Columns { all: &all, rows, cols, range: column..column + step });
+                let range = column..column + step;
+                f(band, Columns { all: &all, rows, order: None, cols, range });
+            }
+        });
+    }
+
+    /// Divides runs of rows into parts of `matrix.step` columns. The rows of the runs stand at other places of the matrix:
+    /// row i at `order[i]`. `f` gets a run's index and the part, whose rows are those of the run.
+    pub(crate) fn runs(
+        &mut self,
+        matrix: Matrix<'_>,
+        runs: &[Range<usize>],
+        order: &[usize],
+        f: impl Fn(usize, Columns<'_>) + Sync,
+    ) {
+        let Matrix { out, cols, step } = matrix;
+        let mut is_taken = vec![false; out.len().checked_div(cols).unwrap_or(0)];
+        for &row in runs.iter().flat_map(|run| &order[run.clone()]) {
+            assert!(!std::mem::replace(&mut is_taken[row], true), "a row of two runs: {row}");
+        }
+        let all = SharedMut::new(out);
+        let across = cols.div_ceil(step.max(1));
+        self.ranges(runs.len() * across, 1, |items| {
+            for item in items {
+                let (run, column) = (item / across, item % across * step);
+                let range = column..cols.min(column + step);
+                let rows = runs[run].clone();
+                f(run, Columns { all: &all, rows, order: Some(order), cols, range });
             }
         });
     }
@@ -307,7 +334,8 @@ impl Pool {
                     let to = range.end.clamp(first, first + n) - first;
                     if from < to && !rows.is_empty() {
                         let range = from * step..(to * step).min(*cols);
-                        f(i, Columns { all, rows: rows.clone(), cols: *cols, range });
+                        let rows = rows.clone();
+                        f(i, Columns { all, rows, order: None, cols: *cols, range });
                     }
                     first += n;
                 }
@@ -370,6 +398,8 @@ impl<'a, T> SharedMut<'a, T> {
 pub(crate) struct Columns<'a> {
     all: &'a SharedMut<'a, f32>,
     rows: Range<usize>,
+    /// Where each row stands in the matrix; in their own order where there is none.
+    order: Option<&'a [usize]>,
     cols: usize,
     range: Range<usize>,
 }
@@ -392,7 +422,9 @@ impl Columns<'_> {
             self.rows.contains(&row) && at.start >= self.range.start && at.start <= end,
             "columns of another part"
         );
-        // SAFETY: parts are disjoint in their columns or their rows, and `&mut self` lets one slice of this range live at a time.
+        let row = self.order.map_or(row, |order| order[row]);
+        // SAFETY: parts are disjoint in their columns or their rows, of which `Pool::runs` has checked that an order keeps
+        // them apart, and `&mut self` lets one slice of this range live at a time.
         unsafe { self.all.slice(row * self.cols + at.start..row * self.cols + end) }
     }
 }

@@ -5,6 +5,7 @@
 //! small ones on two threads and 30 GB/s with huge ones (the measure of `karat bench`, an EPYC of 2022).
 
 use crate::kernels::mat_mul;
+use crate::kernels::mat_mul_f32::Source;
 use crate::pack::{FileRows, pack_rows};
 use crate::pool::{Pool, Workers};
 use crate::simd::LANES;
@@ -72,7 +73,9 @@ impl Weights {
             let (form, bytes) = match tiles {
                 _ if !forms.matrix => (Form::Absent, 0),
                 Some(layout) => {
-                    let bytes = layout.tile_bytes(weight.n_in) * weight.rows().div_ceil(LANES);
+                    // Every matrix begins with a tile of its own.
+                    let tiles = weight.n_out.div_ceil(LANES) * weight.n_mats;
+                    let bytes = layout.tile_bytes(weight.n_in) * tiles;
                     (Form::Tiles(layout), bytes)
                 }
                 None => (Form::Raw, weight.dtype.row_bytes(weight.n_in) * weight.rows()),
@@ -129,14 +132,20 @@ impl Weights {
             }),
             Form::Tiles(layout) => {
                 let tile_bytes = layout.tile_bytes(weight.n_in);
+                let mat_bytes = tile_bytes * weight.n_out.div_ceil(LANES);
                 let at_once = (READ_BYTES / (LANES * row_bytes)).max(1);
+                // The tiles of all matrices; what is read at once is of one of them.
                 pool.rows(out, tile_bytes, |first, tiles| {
-                    for (i, tiles) in tiles.chunks_mut(at_once * tile_bytes).enumerate() {
-                        let start = (first + i * at_once) * LANES;
+                    let of_one = pieces(first, tiles, Cut { tile_bytes, mat_bytes, at_once });
+                    for (place, tiles) in of_one {
+                        let (mat, tile) =
+                            (place * tile_bytes / mat_bytes, place * tile_bytes % mat_bytes);
+                        let start = tile / tile_bytes * LANES;
                         let n_tiles = tiles.len() / tile_bytes;
-                        let end = weight.rows().min(start + n_tiles * LANES);
+                        let end = weight.n_out.min(start + n_tiles * LANES);
+                        let at = (mat * weight.n_out + start) * row_bytes;
                         with_buffer((end - start) * row_bytes, |bytes| {
-                            note(file.read_into(info, (start * row_bytes) as u64, bytes));
+                            note(file.read_into(info, at as u64, bytes));
                             let rows = bytes.chunks(LANES * row_bytes);
                             for (tile, rows) in tiles.chunks_exact_mut(tile_bytes).zip(rows) {
                                 let rows = FileRows { bytes: rows, row_bytes };
@@ -148,6 +157,22 @@ impl Weights {
             }
         }
         failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// One matrix of a weight of several, in tiles or as in the file.
+    pub(crate) fn matrix(&self, w: WeightId, weight: &Weight, mat: usize) -> Source<'_> {
+        let Resident { form, range, .. } = &self.items[w.0];
+        let of = |bytes: usize| &self.arena[range.clone()][mat * bytes..][..bytes];
+        match form {
+            Form::Tiles(layout) => {
+                let bytes = layout.tile_bytes(weight.n_in) * weight.n_out.div_ceil(LANES);
+                Source::Tiles(mat_mul::Weight { layout, tiles: of(bytes), n_in: weight.n_in })
+            }
+            Form::Raw | Form::Absent => {
+                let bytes = of(weight.dtype.row_bytes(weight.n_in) * weight.n_out);
+                Source::Rows { dtype: weight.dtype, bytes }
+            }
+        }
     }
 
     /// The tiles of a weight with rows of `n_in`, if it is in tiles.
@@ -203,6 +228,30 @@ impl Weights {
             }
         }
     }
+}
+
+/// How the tiles of a weight are cut.
+#[derive(Clone, Copy)]
+struct Cut {
+    tile_bytes: usize,
+    mat_bytes: usize,
+    /// Tiles of a piece.
+    at_once: usize,
+}
+
+/// Pieces of consecutive tiles, none of which is of two matrices, each with the place of its first tile.
+fn pieces(first: usize, mut tiles: &mut [u8], cut: Cut) -> Vec<(usize, &mut [u8])> {
+    let Cut { tile_bytes, mat_bytes, at_once } = cut;
+    let (mut all, mut at) = (Vec::new(), first * tile_bytes);
+    while !tiles.is_empty() {
+        let left = mat_bytes - at % mat_bytes;
+        let (piece, rest) = tiles.split_at_mut(tiles.len().min(left).min(at_once * tile_bytes));
+        let place = at / tile_bytes;
+        at += piece.len();
+        all.push((place, piece));
+        tiles = rest;
+    }
+    all
 }
 
 /// Zeroed memory in huge pages where the system has them. Pages that are never written take no memory.

@@ -46,6 +46,10 @@ fn file(arch: &str, key: &str, value: Value) -> File {
         keys.push((heads, vec![0u32, 2, 0, 2, 0, 2, 0].into()));
         keys.push((format!("{arch}.shortconv.l_cache"), 3u32.into()));
     }
+    if arch.ends_with("moe") {
+        keys.push((format!("{arch}.expert_count"), 4u32.into()));
+        keys.push((format!("{arch}.expert_used_count"), 2u32.into()));
+    }
     // So that a factor and an original context mean something.
     keys.push((format!("{arch}.rope.scaling.type"), "yarn".into()));
     keys.push((format!("{arch}.rope.scaling.factor"), 4.0f32.into()));

@@ -73,9 +73,11 @@ impl Capacity {
     fn quantized_bytes(&self, model: &Model) -> u64 {
         let graph = &model.graph;
         let bytes = |node: &Node| {
-            let Op::MatMul { w } = &node.op else { return 0 };
+            let (Op::MatMul { w } | Op::MatMulId { w }) = &node.op else { return 0 };
             rounding_of(graph, model.options, *w).map_or(0, |rounding| {
-                let rows = self.rows(graph.value(node.inputs[0]).rows);
+                let x = graph.value(node.inputs[0]);
+                // Chosen experts may have a row of activations each.
+                let rows = self.rows(x.rows) * (x.cols / graph.weight(*w).n_in);
                 (quantized_words(rounding, graph.weight(*w).n_in) * rows) as u64 * 4
             })
         };

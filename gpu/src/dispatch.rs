@@ -52,6 +52,8 @@ pub(crate) const ANY: RangeInclusive<usize> = 0..=usize::MAX;
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Depth {
     One,
+    /// As many as are given: the slots of chosen experts.
+    Slots(usize),
     /// A workgroup for each chunk of 64 positions that the last token sees through a window.
     Chunks {
         window: u32,
@@ -151,6 +153,7 @@ impl Dispatch {
         }
         let z = match grid.depth {
             Depth::One => 1,
+            Depth::Slots(slots) => slots as u32,
             Depth::Chunks { window } => {
                 let last = size.last_position;
                 let first = Mask::Window(window).first_visible(last);

@@ -118,6 +118,23 @@ params! {
         n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32, end0: u32, end1: u32,
     }
 
+    /// `mat_mul/vec_f32.wgsl` with several matrices: `slots` of them for a row of activations, which has one row of numbers or
+    /// `x_slots`.
+    MatMulF32Experts {
+        n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, slots: u32, x_slots: u32,
+    }
+
+    /// `mat_mul/product.wgsl` with several matrices.
+    MatMulIntExperts {
+        n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32, slots: u32, x_slots: u32,
+    }
+
+    /// `experts/route.wgsl`: rows of `cols` numbers become rows of `n`.
+    Route { cols: u32, n: u32, at_least: f32, }
+
+    /// `experts/slots.wgsl`: `slots` slots of `n` columns; the result has `cols`.
+    Slots { cols: u32, n: u32, slots: u32, }
+
     /// `norm_rope/rms_norm.wgsl`: groups of `n` columns; a quantised row has `row_words` words.
     RmsNorm { cols: u32, n: u32, eps: f32, n_f32: f32, row_words: u32, }
 
@@ -141,6 +158,9 @@ params! {
 
     /// `quantize/quantize.wgsl`: rows of `n` elements become rows of `row_words` words.
     Quantize { n: u32, row_words: u32, }
+
+    /// The same where a row of the value is `slots` rows.
+    QuantizeSlots { n: u32, row_words: u32, slots: u32, }
 
     /// The same of merged chunks of attention.
     QuantizeMerge { n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32, max_chunks: u32, }

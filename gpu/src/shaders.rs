@@ -15,7 +15,8 @@ use products::weights;
 pub(crate) use products::{FEW_LANES, MANY_LANES, by_sixteen};
 pub use products::{
     mat_mul_coop, mat_mul_coop_int16, mat_mul_f32, mat_mul_int8, mat_mul_int16, mat_vec_f32,
-    mat_vec_int8, mat_vec_int16, mat_vec_split,
+    mat_vec_f32_experts, mat_vec_int8, mat_vec_int8_experts, mat_vec_int16, mat_vec_int16_experts,
+    mat_vec_split,
 };
 
 /// What one pipeline is made of.
@@ -184,6 +185,7 @@ pub fn quantize(rounding: Rounding, of: QuantizeOf) -> Shader {
         QuantizeOf::Merge => (false, false, false, true),
     };
     let defines = quantizing(Defines::new(), rounding, 256)
+        .flag("SLOTS", false)
         .flag("GLU", glu)
         .flag("SILU", silu)
         .flag("GELU_TANH", gelu_tanh)
@@ -194,6 +196,51 @@ pub fn quantize(rounding: Rounding, of: QuantizeOf) -> Shader {
         QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
     };
     Shader { writes, ..shader("quantize/quantize", 2 * writes, defines) }
+}
+
+/// Quantisation of a value whose rows are several rows each: those of chosen experts.
+pub fn quantize_slots(rounding: Rounding) -> Shader {
+    let shader = quantize(rounding, QuantizeOf::Value);
+    let defines = shader.defines.flag("SLOTS", true);
+    Shader { defines, params: <params::QuantizeSlots as Params>::FIELDS, ..shader }
+}
+
+/// A step of a router.
+pub fn route(route: graph::Route) -> Shader {
+    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopK};
+    let defines = Defines::new()
+        .flag("SOFTMAX", route == Softmax)
+        .flag("SIGMOID", route == Sigmoid)
+        .flag("TOP_K", route == TopK)
+        .flag("PICK", route == Pick)
+        .flag("NORMALISE", matches!(route, Normalise { .. }));
+    let buffers = if route == Pick { 3 } else { 2 };
+    Shader::new::<params::Route>("experts/route", buffers, defines)
+}
+
+/// What is done with the slots of chosen experts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slots {
+    /// Each plus the bias of its expert.
+    AddId,
+    /// Each times its weight.
+    Weighted,
+    /// The sum of a row's.
+    Sum,
+}
+
+/// Biases, weights and sums of chosen experts' slots.
+pub fn slots(slots: Slots) -> Shader {
+    let defines = Defines::new()
+        .flag("ADD_ID", slots == Slots::AddId)
+        .flag("WEIGHTED", slots == Slots::Weighted)
+        .flag("SUM", slots == Slots::Sum);
+    let buffers = match slots {
+        Slots::AddId => 4,
+        Slots::Weighted => 3,
+        Slots::Sum => 2,
+    };
+    Shader::new::<params::Slots>("experts/slots", buffers, defines)
 }
 
 /// A causal convolution of few rows, which reads the states of earlier ones.
@@ -433,6 +480,10 @@ pub fn all() -> Vec<Shader> {
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
     all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
     all.extend([ssm_conv(), ssm_conv_state()]);
+    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopK};
+    all.extend([Softmax, Sigmoid, TopK, Pick, Normalise { at_least: 0.0 }].map(route));
+    all.extend([Slots::AddId, Slots::Weighted, Slots::Sum].map(slots));
+    all.extend(roundings.map(quantize_slots));
     let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
     for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
         all.extend(roundings.map(|rounding| quantize(rounding, of)));
@@ -448,7 +499,9 @@ pub fn all() -> Vec<Shader> {
     all.extend([Limit::Read, Limit::Int8, Limit::F32].map(limit));
     for dtype in DType::ALL {
         all.extend([get_rows(dtype), mat_mul_f32(dtype), mat_vec_f32(dtype)]);
+        all.push(mat_vec_f32_experts(dtype));
         if graph::ints::form(dtype).is_some() {
+            all.extend([mat_vec_int8_experts(dtype), mat_vec_int16_experts(dtype)]);
             for matrix in matrix::known() {
                 for products in [1, 3] {
                     all.push(mat_mul_coop(dtype, products, matrix));

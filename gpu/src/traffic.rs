@@ -59,7 +59,16 @@ impl<'a> Count<'a> {
             let of_rows = bytes * rows / dispatch.max_rows as u64;
             if self.weights.contains(&buffer) {
                 let rows_of = if let Op::GetRows { table } = node.op { Some(table) } else { None };
-                moved.weights += rows_of.map_or(*bytes, |table| rows * self.row_bytes(table));
+                moved.weights += match (rows_of, &node.op) {
+                    (Some(table), _) => rows * self.row_bytes(table),
+                    // As if no two rows chose the same experts, as long as there are as many.
+                    (None, Op::MatMulId { w }) => {
+                        let n = self.graph.weight(*w).n_mats as u64;
+                        let slots = self.graph.value(node.inputs[1]).cols as u64;
+                        bytes / n.max(1) * (rows * slots).min(n)
+                    }
+                    (None, _) => *bytes,
+                };
             } else if dispatch.rows == Rows::Outputs && of_rows == self.logits(rows as usize) {
                 moved.logits += of_rows;
             } else if *buffer == self.plan.buffers.partials {

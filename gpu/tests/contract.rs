@@ -179,6 +179,12 @@ fn convolutions_have_the_reference_bits_under_every_cut() {
 }
 
 #[test]
+fn experts_have_the_reference_bits_by_rows_and_together() {
+    let cuts = [Cut::Chunks(3), Cut::Batch(512)];
+    check(cases::experts().unwrap(), &cuts);
+}
+
+#[test]
 fn products_and_norms_have_the_reference_bits() {
     let products = cases::all().unwrap().into_iter().filter(|c| c.graph.caches.is_empty());
     check(products.collect(), &[Cut::Batch(512)]);

@@ -2,8 +2,8 @@
 
 use crate::{
     Act, Attention, Cache, CacheGroup, CacheId, Error, ErrorKind, FileId, Graph, GroupId, KvCache,
-    Node, Op, Output, Result, RopePairs, RopeTable, Rows, StateCache, Value, ValueId, ValueKind,
-    Weight, WeightId,
+    Node, Op, Output, Result, RopePairs, RopeTable, Route, Rows, StateCache, Value, ValueId,
+    ValueKind, Weight, WeightId,
 };
 use gguf::DType;
 
@@ -248,6 +248,143 @@ impl Builder {
         self.check_same(gate, up)?;
         let Value { cols, rows, .. } = *self.graph.value(gate);
         Ok(self.push(Op::Glu { act }, &[gate, up], name, cols, rows))
+    }
+
+    /// A step of a router on one value.
+    pub fn route(&mut self, route: Route, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        match route {
+            Route::Softmax | Route::Sigmoid | Route::Normalise { .. } => {
+                Ok(self.same(Op::Route(route), x, name))
+            }
+            Route::TopK | Route::Pick => {
+                let name = name.into();
+                Err(shape(format!("{name}: {route:?} has an own method of the builder")))
+            }
+        }
+    }
+
+    /// The columns of the `n` largest elements of each row: indices, `[rows, n]`.
+    pub fn top_k(&mut self, n: usize, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        let Value { cols, rows, .. } = *self.graph.value(x);
+        if n == 0 || n > cols || cols > 1 << 24 {
+            let of = &self.graph.value(x).name;
+            return Err(shape(format!("{of}: {n} of {cols} columns, allowed 1..={cols}")));
+        }
+        let chosen = self.push(Op::Route(Route::TopK), &[x], name, n, rows);
+        self.graph.values[chosen.0].kind = ValueKind::Index { below: cols as u32 };
+        Ok(chosen)
+    }
+
+    /// The elements of `x` in the chosen columns.
+    pub fn pick(
+        &mut self,
+        x: ValueId,
+        chosen: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let from = self.graph.value(x).cols;
+        let Value { cols, rows, .. } = *self.chosen_among(from, chosen)?;
+        self.check_rows(x, chosen)?;
+        Ok(self.push(Op::Route(Route::Pick), &[x, chosen], name, cols, rows))
+    }
+
+    /// For each slot of `chosen` the product with that matrix of `w`: `[rows, slots · n_out]`. `x` has `n_in` columns for all
+    /// slots, or `n_in` for each.
+    pub fn mat_mul_id(
+        &mut self,
+        w: WeightId,
+        x: ValueId,
+        chosen: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let Weight { n_in, n_out, n_mats, .. } = *self.graph.weight(w);
+        let Value { cols: slots, rows, .. } = *self.chosen_among(n_mats, chosen)?;
+        self.check_rows(x, chosen)?;
+        let value = self.graph.value(x);
+        if value.cols != n_in && Some(value.cols) != slots.checked_mul(n_in) {
+            let (name, of) = (&self.graph.weight(w).name, &value.name);
+            return Err(shape(format!(
+                "{name}: takes {n_in} columns, or {n_in} for each of {slots} slots, {of} has {}",
+                value.cols
+            )));
+        }
+        let Some(cols) = slots.checked_mul(n_out) else {
+            return Err(shape(format!("{}: too many columns", self.graph.weight(w).name)));
+        };
+        Ok(self.push(Op::MatMulId { w }, &[x, chosen], name, cols, rows))
+    }
+
+    /// `x + b[expert]` in each slot.
+    pub fn add_id(
+        &mut self,
+        b: WeightId,
+        x: ValueId,
+        chosen: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let weight = self.graph.weight(b);
+        let (n, experts, of) = (weight.n_in, weight.rows(), weight.name.clone());
+        let slots = self.chosen_among(experts, chosen)?.cols;
+        self.check_rows(x, chosen)?;
+        let cols = self.graph.value(x).cols;
+        if slots.checked_mul(n) != Some(cols) {
+            return Err(shape(format!("{of}: {n} elements for each of {slots} slots, not {cols}")));
+        }
+        let Value { cols, rows, .. } = *self.graph.value(x);
+        Ok(self.push(Op::AddId { b }, &[x, chosen], name, cols, rows))
+    }
+
+    /// Each slot of `x` times its column of `weights`.
+    pub fn weighted(
+        &mut self,
+        x: ValueId,
+        weights: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        self.check_rows(x, weights)?;
+        let slots = self.graph.value(weights).cols;
+        let Value { cols, rows, .. } = *self.graph.value(x);
+        if slots == 0 || !cols.is_multiple_of(slots) {
+            let of = &self.graph.value(x).name;
+            return Err(shape(format!("{of}: {cols} columns in {slots} slots")));
+        }
+        Ok(self.push(Op::Weighted, &[x, weights], name, cols, rows))
+    }
+
+    /// The sum of the slots of each row.
+    pub fn sum_slots(
+        &mut self,
+        slots: usize,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let Value { cols, rows, .. } = *self.graph.value(x);
+        if slots == 0 || !cols.is_multiple_of(slots) {
+            let of = &self.graph.value(x).name;
+            return Err(shape(format!("{of}: {cols} columns in {slots} slots")));
+        }
+        Ok(self.push(Op::SumSlots { slots }, &[x], name, cols / slots, rows))
+    }
+
+    /// The value of indices, which must be below `n`.
+    fn chosen_among(&self, n: usize, chosen: ValueId) -> Result<&Value> {
+        let value = self.graph.value(chosen);
+        match value.kind {
+            ValueKind::Index { below } if below as usize <= n => Ok(value),
+            ValueKind::F32 | ValueKind::Index { .. } => {
+                let (name, kind) = (&value.name, value.kind);
+                Err(shape(format!("{name}: {kind:?}, allowed indices below {n}")))
+            }
+        }
+    }
+
+    fn check_rows(&self, a: ValueId, b: ValueId) -> Result<()> {
+        let (a, b) = (self.graph.value(a), self.graph.value(b));
+        if a.rows == b.rows {
+            return Ok(());
+        }
+        let (name, rows, other, others) = (&a.name, a.rows, &b.name, b.rows);
+        Err(shape(format!("{name} and {other} differ in rows: {rows:?} and {others:?}")))
     }
 
     /// Stores `k` and `v` of the step's tokens.

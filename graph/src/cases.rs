@@ -1,6 +1,7 @@
 //! Test cases that every backend must pass with the reference's bits: small graphs with awkward shapes, random weights
 //! in every format, and ways to cut the same prompts into steps.
 
+mod experts;
 mod run;
 mod temperature;
 
@@ -8,8 +9,10 @@ use crate::ints::{Ints, form};
 pub use crate::tapped::Tapped;
 use crate::{
     Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, LongFreqs, Mask, Node, Op,
-    Result, RopePairs, RopeTable, ValueId, WeightId,
+    Result, RopePairs, RopeTable, ValueId, Weight, WeightId,
 };
+pub use experts::experts;
+pub(crate) use experts::several;
 use gguf::DType;
 use gguf::quant::{Float, Kind, Quant, Scale};
 use half::f16;
@@ -129,6 +132,17 @@ impl CaseBuilder {
     ) -> WeightId {
         let data = random_tensor(&mut self.rng, dtype, n_in * n_out, size);
         self.tensor(dtype, n_in, n_out, &data)
+    }
+
+    /// Several matrices in one tensor.
+    pub(crate) fn matrices(&mut self, weight: &Weight, size: f32) -> WeightId {
+        let Weight { dtype, n_in, n_out, n_mats, .. } = *weight;
+        let data = random_tensor(&mut self.rng, dtype, n_in * n_out * n_mats, size);
+        let name = format!("w{}", self.n_weights);
+        self.n_weights += 1;
+        let dims = [n_in, n_out, n_mats].map(|n| n as u64);
+        self.gguf = std::mem::take(&mut self.gguf).tensor(&name, dtype, &dims, &data);
+        self.builder.declare(Weight { name, ..weight.clone() })
     }
 
     fn tensor(&mut self, dtype: DType, n_in: usize, n_out: usize, data: &[u8]) -> WeightId {
@@ -409,7 +423,7 @@ fn layer(c: &mut CaseBuilder, at: DecoderLayer<'_>, x: ValueId) -> Result<ValueI
     c.builder.add(cur, x, named("l_out"))
 }
 
-/// Every case of the contract.
+/// Every case of the contract but those of [`experts()`], which are few and take long.
 pub fn all() -> Result<Vec<Case>> {
     let mut cases = decoders()?;
     for dtype in DType::ALL {
@@ -677,7 +691,7 @@ impl Case {
         let mut all = options();
         let [first, ..] = all[..] else { unreachable!("the contract holds under some options") };
         let quantised = |node: &Node| {
-            let Op::MatMul { w } = node.op else { return false };
+            let (Op::MatMul { w } | Op::MatMulId { w }) = node.op else { return false };
             form(self.graph.weight(w).dtype).is_some()
         };
         let products = self.graph.nodes.iter().any(quantised);

@@ -238,7 +238,9 @@ impl Graph {
         let mut forms = vec![WeightForms::default(); self.weights.len()];
         for (id, usage) in self.nodes.iter().flat_map(|node| node.op.weights()) {
             match usage {
-                WeightUse::Table | WeightUse::Matrix => forms[id.0].matrix = true,
+                WeightUse::Table | WeightUse::Matrix | WeightUse::Experts => {
+                    forms[id.0].matrix = true
+                }
                 WeightUse::Vector => forms[id.0].vector = true,
             }
         }
@@ -331,6 +333,12 @@ impl fmt::Display for Graph {
                 }
                 Op::Scale { by } => write!(line, "  by {by}")?,
                 Op::Glu { act } => write!(line, "  {act:?}")?,
+                Op::MatMulId { w } | Op::AddId { b: w } => {
+                    let Weight { name, dtype, n_in, n_out, n_mats, .. } = self.weight(*w);
+                    write!(line, "  {name} {} [{n_mats}, {n_out}, {n_in}]", dtype.name())?;
+                }
+                Op::Route(route) => write!(line, "  {route:?}")?,
+                Op::SumSlots { slots } => write!(line, "  of {slots}")?,
                 Op::StoreKv { cache } => {
                     let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = self.kv(*cache);
                     write!(
@@ -346,7 +354,7 @@ impl fmt::Display for Graph {
                 }
                 Op::Columns { start } => write!(line, "  from {start}")?,
                 Op::Softcap { cap } => write!(line, "  cap {cap}")?,
-                Op::Input | Op::Add | Op::Mul | Op::OutputRows => {}
+                Op::Input | Op::Add | Op::Mul | Op::Weighted | Op::OutputRows => {}
             }
             writeln!(f, "{line}")?;
         }

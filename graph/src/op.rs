@@ -96,6 +96,24 @@ impl fmt::Display for Attention {
     }
 }
 
+/// What becomes of a router's numbers, row by row: the way from its logits to the weights of the chosen experts.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Route {
+    /// `e^x / Σ e^x` over a row.
+    Softmax,
+    /// `1 / (1 + e⁻ˣ)` of each element.
+    Sigmoid,
+    /// The columns of the largest elements, the largest first: indices.
+    TopK,
+    /// The elements in the chosen columns; inputs numbers, indices.
+    Pick,
+    /// `x / Σ x` over a row.
+    Normalise {
+        /// A smaller sum is taken for this.
+        at_least: f32,
+    },
+}
+
 /// What a node computes. Sizes that the inputs give are not repeated.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Op {
@@ -148,6 +166,26 @@ pub enum Op {
         /// The activation.
         act: Act,
     },
+    /// A step of a router.
+    Route(Route),
+    /// For each slot `y = x Wᵀ` with the matrix that was chosen; inputs x, indices. x has a row of `n_in` for all slots, or
+    /// one for each.
+    MatMulId {
+        /// `[n_in, n_out, experts]`
+        w: WeightId,
+    },
+    /// `x + bias` in each slot, the bias of the chosen expert; inputs x, indices.
+    AddId {
+        /// `[cols, experts]`
+        b: WeightId,
+    },
+    /// Each slot times its weight; inputs x, weights. One slot is a gate on a whole row.
+    Weighted,
+    /// The sum of a row's slots.
+    SumSlots {
+        /// How many there are.
+        slots: usize,
+    },
     /// Stores k and v of the step's tokens; inputs k, v; no output.
     StoreKv {
         /// Where to.
@@ -184,6 +222,8 @@ pub enum WeightUse {
     Table,
     /// Activations are multiplied with all rows.
     Matrix,
+    /// Activations are multiplied with all rows of the matrices that were chosen for them.
+    Experts,
     /// All of it in f32, element by element: a norm's weight, a bias.
     Vector,
 }
@@ -237,6 +277,10 @@ impl<'op> Description<'op> {
         Self { kind, traced_as, weights: Vec::new(), cache: None, index_inputs: &[] }
     }
 
+    fn indices(self, index_inputs: &'static [usize]) -> Self {
+        Self { index_inputs, ..self }
+    }
+
     fn weight(mut self, id: &'op mut WeightId, usage: WeightUse) -> Self {
         self.weights.push(OpWeight { id, usage });
         self
@@ -268,6 +312,20 @@ impl Op {
             // A product where a temperature is behind it.
             Self::Rope { .. } => new("ROPE", &["ROPE", "MUL"]),
             Self::Glu { .. } => new("GLU", &["GLU", "MUL"]),
+            Self::Route(Route::Softmax) => new("SOFT_MAX", &["SOFT_MAX"]),
+            // A quotient where llama.cpp makes it of SiLU.
+            Self::Route(Route::Sigmoid) => new("UNARY", &["UNARY", "DIV"]),
+            // ggml sorts all and takes a view of the first.
+            Self::Route(Route::TopK) => new("TOP_K", &["VIEW", "TOP_K"]),
+            Self::Route(Route::Pick) => new("GET_ROWS", &["GET_ROWS"]).indices(&[1]),
+            Self::Route(Route::Normalise { .. }) => new("DIV", &["DIV"]),
+            Self::MatMulId { w } => {
+                new("MUL_MAT_ID", &["MUL_MAT_ID"]).weight(w, Experts).indices(&[1])
+            }
+            Self::AddId { b } => new("ADD_ID", &["ADD_ID"]).weight(b, Vector).indices(&[1]),
+            Self::Weighted => new("MUL", &["MUL"]),
+            // A copy where there is one slot.
+            Self::SumSlots { .. } => new("ADD", &["ADD", "CONT"]),
             Self::StoreKv { cache } => new("SET_ROWS", &["SET_ROWS"]).cache(cache, Writes),
             Self::Attention(a) => {
                 let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE"];

@@ -1,10 +1,10 @@
 //! The executable definition: plain loops over the file's own bytes, no SIMD, no threads. Slow and right.
 
-use crate::ops::{attention, elementwise, mat_mul, rms_norm, rope, ssm_conv};
+use crate::ops::{attention, elementwise, experts, mat_mul, rms_norm, rope, ssm_conv};
 use crate::{
     Backend, Blocks, Cache, CacheId, Contents, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType,
-    LoadOptions, Loaded, Node, Op, Result, Span, StateCache, Step, Stop, Tap, ValueId, WeightId,
-    math,
+    LoadOptions, Loaded, Node, Op, Result, Route, Span, StateCache, Step, Stop, Tap, ValueId,
+    WeightId, math,
 };
 use std::sync::Arc;
 
@@ -168,6 +168,39 @@ impl LoadedReference {
         }
     }
 
+    fn cols(&self, v: ValueId) -> usize {
+        self.graph.value(v).cols
+    }
+
+    fn columns(&self, start: usize, node: &Node, x: &[f32], out: &mut [f32]) {
+        let to = node.output.map_or(0, |v| self.cols(v));
+        for (x, out) in x.chunks(self.cols(node.inputs[0])).zip(out.chunks_mut(to)) {
+            out.copy_from_slice(&x[start..start + to]);
+        }
+    }
+
+    fn route(&self, route: Route, node: &Node, values: &[Vec<f32>], out: &mut [f32]) {
+        let x = node.inputs[0];
+        let chosen = node.inputs.get(1).map(|v| (values[v.0].as_slice(), self.cols(*v)));
+        let to = node.output.map_or(0, |v| self.cols(v));
+        let rows = values[x.0].chunks(self.cols(x)).zip(out.chunks_mut(to));
+        for (t, (x, out)) in rows.enumerate() {
+            let chosen = chosen.map_or(&[][..], |(all, n)| &all[t * n..][..n]);
+            experts::route(route, x, chosen, out);
+        }
+    }
+
+    fn mat_mul_id(&self, w: WeightId, node: &Node, values: &[Vec<f32>], out: &mut [f32]) {
+        let (weight, bytes) = (self.graph.weight(w), &self.weights[w.0]);
+        let [x, experts] = [0, 1].map(|i| values[node.inputs[i].0].as_slice());
+        let chosen = experts::Chosen { x, experts, slots: self.cols(node.inputs[1]) };
+        experts::mat_mul_id(self.options.arithmetic, weight, bytes, chosen, out);
+    }
+
+    fn add_id(&self, b: WeightId, x: &[f32], experts: &[f32], out: &mut [f32]) {
+        experts::add_id(&self.vector(b), self.graph.weight(b).n_in, x, experts, out);
+    }
+
     fn conv(&self, w: WeightId, cache: CacheId) -> Conv {
         let (cols, state) = (self.graph.weight(w).n_out, self.graph.state(cache));
         Conv { w: self.vector(w), cols, state }
@@ -182,7 +215,7 @@ impl LoadedReference {
         out: &mut [f32],
     ) {
         let input = |i: usize| values[node.inputs[i].0].as_slice();
-        let cols = |v: ValueId| self.graph.value(v).cols;
+        let cols = |v: ValueId| self.cols(v);
         match &node.op {
             Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
@@ -210,17 +243,19 @@ impl LoadedReference {
                 }
             }
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),
+            Op::Route(route) => self.route(*route, node, values, out),
+            Op::MatMulId { w } => self.mat_mul_id(*w, node, values, out),
+            Op::AddId { b } => self.add_id(*b, input(0), input(1), out),
+            Op::Weighted => experts::weighted(input(0), input(1), out),
+            Op::SumSlots { slots } => {
+                experts::sum_slots(input(0), node.output.map_or(0, cols), *slots, out);
+            }
             Op::StoreKv { cache } => self.store_kv(*cache, step, kv, [input(0), input(1)]),
             Op::Attention(a) => self.attention(a, step, kv, input(0), out),
             Op::SsmConv { w, cache } => {
                 self.conv(*w, *cache).run(step, kv.state(*cache), input(0), out);
             }
-            Op::Columns { start } => {
-                let (from, to) = (cols(node.inputs[0]), node.output.map_or(0, cols));
-                for (x, out) in input(0).chunks(from).zip(out.chunks_mut(to)) {
-                    out.copy_from_slice(&x[*start..*start + to]);
-                }
-            }
+            Op::Columns { start } => self.columns(*start, node, input(0), out),
             Op::OutputRows => {
                 let n = cols(node.inputs[0]);
                 for (&row, out) in step.outputs.iter().zip(out.chunks_mut(n)) {

@@ -1,10 +1,10 @@
 //! The ops of one model as test cases: each kind once, with the model's own widths, formats and parameters, few rows and
 //! random numbers. What a backend computes together in a model stands together here.
 
-use crate::cases::{Case, CaseBuilder};
+use crate::cases::{self, Case, CaseBuilder};
 use crate::{
-    Act, Attention, Graph, KvCache, KvHeads, Mask, Node, Op, Result, RopePairs, RopeTable, ValueId,
-    Weight,
+    Act, Attention, Graph, KvCache, KvHeads, Mask, Node, Op, Result, RopePairs, RopeTable, Route,
+    ValueId, Weight,
 };
 use gguf::DType;
 use std::collections::HashSet;
@@ -67,6 +67,7 @@ enum Build {
         product: Option<DType>,
     },
     Conv(Convolution),
+    Experts(Experts),
     Map(Map, usize),
 }
 
@@ -75,6 +76,15 @@ struct Convolution {
     dtype: DType,
     d_conv: usize,
     cols: usize,
+}
+
+/// Products over `slots` of `n_mats` matrices, and the routing before them.
+struct Experts {
+    dtype: DType,
+    n_in: usize,
+    n_out: usize,
+    n_mats: usize,
+    slots: usize,
 }
 
 /// Rotary embedding of one value or two.
@@ -102,7 +112,6 @@ enum Map {
 fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     let cols = node.output.map_or(0, |id| graph.value(id).cols);
     let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
-    let reads = |id: Option<ValueId>| id.is_some() && node.inputs.first() == id.as_ref();
     let kind = node.op.kind();
     Some(match &node.op {
         Op::Input | Op::OutputRows => return None,
@@ -111,15 +120,12 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             (format!("{kind} {dtype} {cols}"), Build::Rows(dtype, cols))
         }
         Op::MatMul { .. } => return products(graph, i, node),
-        Op::RmsNorm { w, eps } => {
-            let (n, eps) = (graph.weight(*w).n_in, *eps);
-            let of_sum = before.is_some_and(|node| node.op == Op::Add && reads(node.output));
-            let with = if of_sum { "ADD + " } else { "" };
-            let product = product_behind(graph, i);
-            let before = product.map_or(String::new(), |dtype| format!(", before {dtype}"));
-            let name = format!("{with}{kind} {cols} by {n}, eps {eps:e}{before}");
-            (name, Build::Norm { cols, n, eps, of_sum, product })
-        }
+        Op::Route(_)
+        | Op::MatMulId { .. }
+        | Op::AddId { .. }
+        | Op::Weighted
+        | Op::SumSlots { .. } => return experts(graph, node),
+        Op::RmsNorm { w, eps } => norm(graph, i, *eps, graph.weight(*w).n_in),
         Op::Rope { table, head_dim, pairs } => {
             if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
                 return None;
@@ -159,6 +165,30 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             (format!("{kind} {cap}"), Build::Map(Map::Softcap { cap }, cols.min(1024)))
         }
     })
+}
+
+/// A norm over groups of `n` columns, of a sum where that stands before it.
+fn norm(graph: &Graph, i: usize, eps: f32, n: usize) -> (String, Build) {
+    let node = &graph.nodes[i];
+    let cols = node.output.map_or(0, |id| graph.value(id).cols);
+    let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
+    let reads = |id: Option<ValueId>| id.is_some() && node.inputs.first() == id.as_ref();
+    let of_sum = before.is_some_and(|node| node.op == Op::Add && reads(node.output));
+    let with = if of_sum { "ADD + " } else { "" };
+    let product = product_behind(graph, i);
+    let before = product.map_or(String::new(), |dtype| format!(", before {dtype}"));
+    let name = format!("{with}{} {cols} by {n}, eps {eps:e}{before}", node.op.kind());
+    (name, Build::Norm { cols, n, eps, of_sum, product })
+}
+
+/// A layer of experts as a whole, told by its first product; its other ops stand with it.
+fn experts(graph: &Graph, node: &Node) -> Option<(String, Build)> {
+    let Op::MatMulId { w } = node.op else { return None };
+    let Weight { dtype, n_in, n_out, n_mats, .. } = *graph.weight(w);
+    let slots = graph.value(node.inputs[1]).cols;
+    let name = format!("{} {dtype} {n_in} {slots} of {n_mats}", node.op.kind());
+    let n_out = n_out.min(ROWS[2]);
+    Some((name, Build::Experts(Experts { dtype, n_in, n_out, n_mats, slots })))
 }
 
 /// The weights of a product and of those of the same activations that follow it; `None` behind the first of them.
@@ -324,6 +354,7 @@ impl Build {
                 behind(c, x, product)?
             }
             Self::Conv(conv) => convolved(c, &conv, input)?,
+            Self::Experts(experts) => chosen(c, &experts, input)?,
             Self::Map(of, cols) => {
                 let x = input(c, cols, "x")?;
                 map(c, of, x, input)?
@@ -343,6 +374,25 @@ fn convolved(
     let w = c.weight(dtype, d_conv, cols, 1.0);
     let cache = c.builder.state_cache((d_conv - 1) * cols);
     c.builder.ssm_conv(w, cache, x, "conv")
+}
+
+/// Products over chosen matrices, weighted and added.
+fn chosen(
+    c: &mut CaseBuilder,
+    experts: &Experts,
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let &Experts { dtype, n_in, n_out, n_mats, slots } = experts;
+    let x = input(c, n_in, "x")?;
+    let logits = c.product(DType::F32, x, n_mats, "logits")?;
+    let probs = c.builder.route(Route::Softmax, logits, "probs")?;
+    let chosen = c.builder.top_k(slots, probs, "chosen")?;
+    let weights = c.builder.pick(probs, chosen, "weights")?;
+    let weights = c.builder.route(Route::Normalise { at_least: 1e-4 }, weights, "normal")?;
+    let w = c.matrices(&cases::several(dtype, n_in, n_out, n_mats), 1.0);
+    let y = c.builder.mat_mul_id(w, x, chosen, "products")?;
+    let y = c.builder.weighted(y, weights, "weighted")?;
+    c.builder.sum_slots(slots, y, "sum")
 }
 
 /// Products of a value; the first of them.

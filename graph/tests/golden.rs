@@ -72,7 +72,7 @@ fn lines(case: &Case, options: LoadOptions) -> Vec<String> {
 fn the_reference_gives_the_committed_bits() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden.txt");
     let mut found = Vec::new();
-    for case in cases::all().unwrap() {
+    for case in cases::all().unwrap().into_iter().chain(cases::experts().unwrap()) {
         let all = cases::options();
         let options = all.iter().filter(|o| has_cache(&case) || o.kv == all[0].kv);
         options.for_each(|&options| found.extend(lines(&case, options)));

@@ -31,7 +31,7 @@ pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerParams};
 pub use spec::{
-    Attention, Bias, FeedForward, FfnNorm, GateUp, Gated, Layer, Mixer, Norms, OutputNorm, QkNorm,
-    QueryScale, ShortConv, Spec,
+    Attention, Bias, Experts, FeedForward, FfnNorm, GateUp, Gated, Gating, Layer, Mixer, Norms,
+    OutputNorm, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
 };
 pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

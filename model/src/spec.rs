@@ -130,6 +130,48 @@ pub struct Attention {
 pub enum FeedForward {
     /// `down(act(gate(x)) · up(x))`
     Gated(Gated),
+    /// Some of many gated feed-forwards.
+    Experts(Experts),
+}
+
+/// A feed-forward of experts (arXiv 1701.06538): a router chooses a few for each token, whose results are added by its
+/// weights.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Experts {
+    /// All experts.
+    pub n_expert: usize,
+    /// Those that each token has.
+    pub n_used: usize,
+    /// Width between the projections of one expert.
+    pub n_ff: usize,
+    /// The gates' activation.
+    pub act: Act,
+    /// How the router's numbers become weights.
+    pub gating: Gating,
+    /// Whether the weights of the chosen are divided by their sum.
+    pub normalise: bool,
+    /// Factor on the weights.
+    pub scale: Option<f32>,
+    /// An expert that every token has.
+    pub shared: Option<SharedExpert>,
+}
+
+/// How a router's numbers become weights, before some are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gating {
+    /// Softmax over all experts.
+    Softmax,
+    /// The logistic function of each.
+    Sigmoid,
+}
+
+/// An expert that every token has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedExpert {
+    /// Width between its projections.
+    pub n_ff: usize,
+    /// Whether each token has a gate on it (arXiv 2407.10671).
+    pub gated: bool,
 }
 
 /// A gated feed-forward (arXiv 2002.05202).
@@ -183,6 +225,8 @@ pub enum Bias {
     AttnOut,
     /// `ffn_gate.bias`, `ffn_up.bias`, `ffn_down.bias`.
     Ffn,
+    /// `ffn_gate_inp.bias`.
+    Router,
     /// `output.bias`.
     Output,
 }
@@ -217,6 +261,7 @@ impl Spec {
             FeedForward::Gated(gated) => {
                 Layer { feed_forward: FeedForward::Gated(change(gated)), ..layer }
             }
+            FeedForward::Experts(_) => layer,
         })
     }
 

@@ -85,8 +85,10 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         wanted("phi3", &[10_000.0], Some(1e-5)),
         wanted("qwen", &[10_000.0], Some(1e-6)),
         wanted("qwen2", &[10_000.0], None),
+        wanted("qwen2moe", &[10_000.0], None),
         wanted("qwen2vl", &[1e6], None),
         wanted("qwen3", &[10_000.0], Some(1e-6)),
+        wanted("qwen3moe", &[10_000.0], Some(1e-6)),
         wanted("qwen3vl", &[5e6], Some(1e-6)),
         wanted("seed_oss", &[10_000.0], Some(1e-6)),
         wanted("smollm3", &[2e6], Some(1e-6)),
@@ -241,9 +243,12 @@ fn row_41_a_huge_context_is_no_default() {
 
 #[test]
 fn row_41_experts_are_refused_not_ignored() {
-    let (kind, text) = refused("llama", |tiny| tiny.set("expert_count", 8u32));
+    let (kind, text) = refused("qwen2", |tiny| {
+        tiny.set("expert_count", 8u32);
+        tiny.set("expert_used_count", 2u32);
+    });
     assert_eq!(
-        (kind, text.contains("llama.expert_count: 8")),
+        (kind, text.contains("qwen2.expert_count: 8")),
         (ErrorKind::Unsupported, true),
         "{text}"
     );

@@ -156,7 +156,9 @@ fn the_bytes_of_every_architecture_are_fixed() {
         ("llama", "f5d30c5edf80c801", "f89bf1e50080ea79"),
         ("phi3", "ab342c444c0b9501", "3e71cda319fc288f"),
         ("qwen2", "1da2674515dda3f1", "a1df2a38ced11fb7"),
+        ("qwen2moe", "c28d9f524b47b046", "7201075559de5e1d"),
         ("qwen3", "6403ef693d8be985", "c4751a8c3c6ffd8a"),
+        ("qwen3moe", "2d28b0206037a079", "aa3562e6559f8d7f"),
     ] {
         let one = request(arch, "Q4_K_M");
         assert_eq!(hash(&one), ordinary, "{arch}");

@@ -237,16 +237,8 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
     match &scene.node.op {
         Op::RmsNorm { w, eps } => norm(scene, *w, *eps, &mut hear),
         Op::Rope { .. } => rotated(scene, &mut hear),
-        Op::Add | Op::AddBias { .. } => {
-            for input in &scene.inputs {
-                scene.test(Kind::MissingAdd, input, &mut hear);
-            }
-        }
-        Op::Mul => {
-            for input in &scene.inputs {
-                scene.test(Kind::MissingFactor, input, &mut hear);
-            }
-        }
+        Op::Add | Op::AddBias { .. } => left_out(scene, &Kind::MissingAdd, &mut hear),
+        Op::Mul => left_out(scene, &Kind::MissingFactor, &mut hear),
         Op::SsmConv { w, cache } => stored::convolved(scene, *w, *cache, &mut hear),
         Op::Glu { act } => gated(scene, *act, &mut hear),
         Op::MatMul { w } => product(scene, *w, &mut hear),
@@ -254,12 +246,24 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
         Op::GetRows { table } => embedded(scene, *table, &mut hear),
         Op::Input
         | Op::Scale { .. }
+        | Op::Route(_)
+        | Op::MatMulId { .. }
+        | Op::AddId { .. }
+        | Op::Weighted
+        | Op::SumSlots { .. }
         | Op::StoreKv { .. }
         | Op::Columns { .. }
         | Op::OutputRows
         | Op::Softcap { .. } => {}
     }
     best.unwrap_or_else(|| shape(scene))
+}
+
+/// An op of two operands of which only one arrived.
+fn left_out(scene: &Scene<'_>, kind: &Kind, hear: &mut Hear<'_>) {
+    for input in &scene.inputs {
+        scene.test(kind.clone(), input, hear);
+    }
 }
 
 /// Told of each kind that fits, and how well; `true` ends the search.

@@ -32,7 +32,8 @@ fn measure(case: &Case, options: LoadOptions, side: Side<'_>) -> Vec<Measured> {
 #[test]
 fn the_reference_is_within_every_bound() {
     let mut n = 0;
-    for case in cases::all().unwrap().into_iter().chain(graph::seams::unmasked().unwrap()) {
+    let others = graph::seams::unmasked().unwrap().into_iter().chain(cases::experts().unwrap());
+    for case in cases::all().unwrap().into_iter().chain(others) {
         for options in cases::options() {
             let steps = steps(&case);
             let values = clean(&case, options, &steps);
@@ -55,7 +56,7 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
     match op {
         Op::MatMul { w } if case.graph.weight(*w).dtype == DType::BF16 => 0.2,
         // An activation at a tie may fall to either side.
-        Op::MatMul { .. } => 0.03,
+        Op::MatMul { .. } | Op::MatMulId { .. } => 0.03,
         Op::Attention(_) if kv == KvType::F16 => 0.1,
         Op::Glu { act: Act::GeluTanh } => 0.01,
         Op::Attention(_)
@@ -65,6 +66,10 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
         | Op::Mul
         | Op::SsmConv { .. }
         | Op::AddBias { .. }
+        | Op::Route(_)
+        | Op::AddId { .. }
+        | Op::Weighted
+        | Op::SumSlots { .. }
         | Op::Scale { .. }
         | Op::RmsNorm { .. }
         | Op::Rope { .. }
@@ -80,7 +85,7 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
 #[test]
 fn one_wrong_element_is_outside_its_bound() {
     let mut n = 0;
-    for case in cases::all().unwrap() {
+    for case in cases::all().unwrap().into_iter().chain(cases::experts().unwrap()) {
         for options in cases::options() {
             let steps = steps(&case);
             let right = clean(&case, options, &steps);

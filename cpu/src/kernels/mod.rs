@@ -9,6 +9,7 @@ pub(crate) mod quantize_q8;
 pub(crate) mod rms_norm;
 pub(crate) mod rope;
 pub(crate) mod rounded;
+pub(crate) mod route;
 pub(crate) mod ssm_conv;
 
 use crate::simd::LANES;

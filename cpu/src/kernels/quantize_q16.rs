@@ -4,7 +4,7 @@
 //! lie in groups side by side, as those of [`super::quantize_q8`] do.
 
 use super::lanes;
-use super::rounded::{Groups, largest, nearest, words};
+use super::rounded::{Activations, Groups, largest, nearest, words};
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
 use graph::ops::quantize_q16::{BLOCK, MAX, TINY};
@@ -54,10 +54,10 @@ impl Runs {
 }
 
 impl Q16Rows {
-    /// Quantises `x`, `[tokens, n_in]`.
-    pub(crate) fn quantize(&mut self, x: &[f32], n_in: usize, workers: Workers<'_>) {
-        let level = workers.level;
-        self.fill(x, n_in, workers, |group, x| {
+    /// Quantises `x`.
+    pub(crate) fn quantize(&mut self, x: Activations<'_>, workers: Workers<'_>) {
+        let (level, n_in) = (workers.level, x.n_in);
+        self.fill(x, workers, |group, x| {
             group.resize(n_in, x.len() / n_in);
             level.run(Quantize { x, n_in, group });
         });

@@ -7,7 +7,7 @@
 //! sums and in the rounding of single scales to f16. v2 (this): vectors throughout, the scales of 16 blocks at once.
 
 use super::lanes;
-use super::rounded::{Groups, largest, nearest, words};
+use super::rounded::{Activations, Groups, largest, nearest, words};
 use crate::pool::Workers;
 use crate::simd::{Isa, Kernel, LANES};
 use graph::ints::Q8Format;
@@ -38,16 +38,10 @@ pub(crate) struct Q8Group {
 }
 
 impl Q8Rows {
-    /// Quantises `x`, `[tokens, n_in]`.
-    pub(crate) fn quantize(
-        &mut self,
-        format: Q8Format,
-        x: &[f32],
-        n_in: usize,
-        workers: Workers<'_>,
-    ) {
-        let level = workers.level;
-        self.fill(x, n_in, workers, |group, x| {
+    /// Quantises `x`.
+    pub(crate) fn quantize(&mut self, format: Q8Format, x: Activations<'_>, workers: Workers<'_>) {
+        let (level, n_in) = (workers.level, x.n_in);
+        self.fill(x, workers, |group, x| {
             group.resize(format, n_in, x.len() / n_in);
             level.run(Quantize { format, x, n_in, group });
         });

@@ -16,6 +16,16 @@ pub(crate) struct Rounded {
     is_q16: bool,
 }
 
+/// Activations to be rounded.
+#[derive(Clone, Copy)]
+pub(crate) struct Activations<'a> {
+    /// `[tokens, n_in]`
+    pub(crate) x: &'a [f32],
+    pub(crate) n_in: usize,
+    /// How many of the tokens of each group there are; `None` for all.
+    pub(crate) counts: Option<&'a [usize]>,
+}
+
 /// Rounded activations, `[tokens, n_in]`.
 #[derive(Clone, Copy)]
 pub(crate) enum RoundedRows<'a> {
@@ -24,18 +34,12 @@ pub(crate) enum RoundedRows<'a> {
 }
 
 impl Rounded {
-    /// Rounds `x`, `[tokens, n_in]`.
-    pub(crate) fn round(
-        &mut self,
-        rounding: Rounding,
-        x: &[f32],
-        n_in: usize,
-        workers: Workers<'_>,
-    ) {
+    /// Rounds `x`.
+    pub(crate) fn round(&mut self, rounding: Rounding, x: Activations<'_>, workers: Workers<'_>) {
         self.is_q16 = rounding == Rounding::Q16;
         match rounding {
-            Rounding::Q8(format) => self.q8.quantize(format, x, n_in, workers),
-            Rounding::Q16 => self.q16.quantize(x, n_in, workers),
+            Rounding::Q8(format) => self.q8.quantize(format, x, workers),
+            Rounding::Q16 => self.q16.quantize(x, workers),
         }
     }
 
@@ -65,15 +69,15 @@ pub(crate) struct Groups<G> {
 }
 
 impl<G: Clone + Default + Send> Groups<G> {
-    /// Has every group filled from its rows of `x`, `[tokens, n_in]`.
+    /// Has every group filled from its rows of `x`.
     pub(super) fn fill(
         &mut self,
-        x: &[f32],
-        n_in: usize,
+        x: Activations<'_>,
         workers: Workers<'_>,
         round: impl Fn(&mut G, &[f32]) + Sync,
     ) {
         let Workers { level, pool } = workers;
+        let Activations { x, n_in, counts } = x;
         self.tokens = x.len() / n_in;
         self.width = level.tokens();
         let width = self.width;
@@ -84,7 +88,8 @@ impl<G: Clone + Default + Send> Groups<G> {
         pool.rows(&mut self.groups[..n_groups], 1, |first, groups| {
             for (i, group) in groups.iter_mut().enumerate() {
                 let from = (first + i) * width * n_in;
-                round(group, &x[from..x.len().min(from + width * n_in)]);
+                let there = counts.map_or(width, |counts| counts[first + i]);
+                round(group, &x[from..x.len().min(from + there * n_in)]);
             }
         });
     }

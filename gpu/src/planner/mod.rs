@@ -2,6 +2,7 @@
 //! ops that go element by element or row by row; products, norms with RoPE, and attention have a file each.
 
 mod attention;
+mod experts;
 mod mat_mul;
 mod norm_rope;
 
@@ -12,7 +13,7 @@ use crate::fuse::Chain;
 use crate::layout::{Layout, rounding_of};
 use crate::model::Model;
 use crate::params::{self, Field, Params};
-use crate::shaders::{self, Map, Shader};
+use crate::shaders::{self, Map, Shader, Slots};
 use graph::ints::Rounding;
 use graph::{Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
 
@@ -164,6 +165,11 @@ impl<'a> Planner<'a> {
             Op::Rope { .. } => self.rope(std::slice::from_ref(node)),
             Op::Glu { act: Act::Silu } => self.map(node, Map::Silu, 0.0, second()),
             Op::Glu { act: Act::GeluTanh } => self.map(node, Map::GeluTanh, 0.0, second()),
+            Op::Route(route) => self.route(node, *route),
+            Op::MatMulId { w } => self.mat_mul_id(node, *w),
+            Op::AddId { b } => self.slots(node, Slots::AddId, Some(self.vector(*b)?)),
+            Op::Weighted => self.slots(node, Slots::Weighted, None),
+            Op::SumSlots { .. } => self.slots(node, Slots::Sum, None),
             Op::StoreKv { cache } => self.store_kv(*cache, node.inputs[0], node.inputs[1]),
             Op::Attention(a) => self.attention(a, node),
             Op::SsmConv { w, cache } => self.ssm_conv(node, *w, *cache),

@@ -21,7 +21,35 @@ pub fn mat_mul_f32(dtype: DType) -> Shader {
 
 /// The same for few rows.
 pub fn mat_vec_f32(dtype: DType) -> Shader {
-    Shader::new::<params::MatMulF32>("mat_mul/vec_f32", 3, weights(dtype))
+    let defines = weights(dtype).flag("EXPERTS", false);
+    Shader::new::<params::MatMulF32>("mat_mul/vec_f32", 3, defines)
+}
+
+/// The same with a matrix that is chosen for each slot of a row.
+pub fn mat_vec_f32_experts(dtype: DType) -> Shader {
+    let defines = weights(dtype).flag("EXPERTS", true);
+    Shader::new::<params::MatMulF32Experts>("mat_mul/vec_f32", 4, defines)
+}
+
+/// [`mat_vec_int8`] with a matrix that is chosen for each slot of a row.
+pub fn mat_vec_int8_experts(dtype: DType) -> Shader {
+    experts(mat_vec_int8(dtype, 1))
+}
+
+/// [`mat_vec_int16`] with a matrix that is chosen for each slot of a row.
+pub fn mat_vec_int16_experts(dtype: DType) -> Shader {
+    experts(mat_vec_int16(dtype, 1, FEW_LANES))
+}
+
+/// A product with one buffer more, the chosen matrices.
+fn experts(shader: Shader) -> Shader {
+    let (defines, buffers) = (shader.defines.flag("EXPERTS", true), shader.buffers + 1);
+    Shader {
+        defines,
+        buffers,
+        params: <params::MatMulIntExperts as params::Params>::FIELDS,
+        ..shader
+    }
 }
 
 /// Up to three products with the same quantised activations.
@@ -123,6 +151,7 @@ fn int16(file: &'static str, dtype: DType, products: usize) -> Shader {
 /// A product of weights with quantised activations.
 fn of_ints(file: &'static str, dtype: DType, products: usize) -> Shader {
     let defines = weights(dtype).flag("OUTS_2", products > 1).flag("OUTS_3", products > 2);
+    let defines = defines.flag("EXPERTS", false);
     let writes = products as u32;
     Shader { writes, ..Shader::new::<params::MatMulInt>(file, 3 + writes, defines) }
 }

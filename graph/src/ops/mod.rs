@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod elementwise;
+pub mod experts;
 pub mod mat_mul;
 pub mod quantize_q16;
 pub mod quantize_q8;

@@ -2,6 +2,8 @@
 //!
 //! Also the base from which the other architectures differ.
 
+pub(super) mod experts;
+
 use crate::meta::{self, Meta};
 use crate::rope::{YARN_BETA_FAST, YARN_BETA_SLOW};
 use crate::shape::{Numbers, Preset, Shape};
@@ -19,7 +21,7 @@ const MAX_LAYERS: usize = 512;
 /// Positions stay below 2^30, so that no sum of two overflows an `i32`.
 const MAX_CTX: usize = 1 << 30;
 /// Bound on any one width; far above every model, far below where products of two overflow.
-const MAX_WIDTH: usize = 1 << 24;
+pub(super) const MAX_WIDTH: usize = 1 << 24;
 /// Bound on the number of heads.
 const MAX_HEADS: usize = 1 << 16;
 
@@ -116,19 +118,31 @@ pub(super) fn inverse_root(head_dim: usize) -> f32 {
 const DEFAULTS: Defaults =
     Defaults { rope_base: 10_000.0, eps: None, window: Window::All, scale: inverse_root };
 
+/// Mixtral (arXiv 2401.04088) is a llama with experts, as wide as the feed-forward that they stand for.
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    base(meta, DEFAULTS)
+    if experts::count(meta)?.is_none() {
+        return base(meta, DEFAULTS);
+    }
+    let n_ff = experts::Width::Whole;
+    experts::in_place(meta, of_heads(meta, DEFAULTS, 1)?, experts::SOFTMAX, n_ff)
 }
 
 /// The spec with another architecture's defaults, for that architecture to change.
 pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    refuse_experts(meta)?;
     of_heads(meta, defaults, 1)
 }
 
 /// The same where layers may have no attention. Theirs has no key and value heads, and the architecture puts something
 /// else in its place.
 pub(super) fn hybrid(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    refuse_experts(meta)?;
     of_heads(meta, defaults, 0)
+}
+
+/// The same for an architecture whose every layer has experts; it puts them in place ([`experts::in_place`]).
+pub(super) fn with_experts(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    of_heads(meta, defaults, 1)
 }
 
 /// With at least `fewest` key and value heads.
@@ -136,7 +150,6 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
-    refuse_experts(meta)?;
     refuse_encoders(meta)?;
     let heads = heads(meta, n_layer, fewest)?;
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
@@ -200,22 +213,15 @@ fn refuse_encoders(meta: &Meta<'_>) -> Result<()> {
     }
 }
 
-/// karat has no op for experts yet, and a file that has them must not run as if it had none.
+/// A file that has experts must not run as if it had none.
 fn refuse_experts(meta: &Meta<'_>) -> Result<()> {
-    let n_expert = meta.opt_count("expert_count", 0..=MAX_HEADS)?.unwrap_or(0);
-    let n_used = meta.opt_count("expert_used_count", 0..=MAX_HEADS)?.unwrap_or(0);
-    if n_used > n_expert {
-        return Err(meta
-            .bad("expert_used_count", format!("{n_used}, allowed 0..={n_expert} (expert_count)")));
-    }
-    if n_expert > 0 {
-        let what = format!(
-            "{}: {n_expert}, karat runs models without experts only",
-            meta.key("expert_count")
-        );
-        return Err(Error::new(ErrorKind::Unsupported, what));
-    }
-    Ok(())
+    let Some(experts::Count { n_expert, .. }) = experts::count(meta)? else { return Ok(()) };
+    let what = format!(
+        "{}: {n_expert}, karat runs {} models without experts only",
+        meta.key("expert_count"),
+        meta.arch
+    );
+    Err(Error::new(ErrorKind::Unsupported, what))
 }
 
 /// The heads of one layer.

@@ -18,8 +18,10 @@ mod olmo2;
 mod phi3;
 mod qwen;
 mod qwen2;
+mod qwen2moe;
 mod qwen2vl;
 mod qwen3;
+mod qwen3moe;
 mod qwen3vl;
 mod seed_oss;
 mod smollm3;
@@ -75,8 +77,10 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
     Arch { name: "qwen", spec: qwen::spec, usual: qwen::USUAL, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },
+    Arch { name: "qwen2moe", spec: qwen2moe::spec, usual: qwen2moe::USUAL, presets: &[] },
     Arch { name: "qwen2vl", spec: qwen2vl::spec, usual: qwen2vl::USUAL, presets: &[] },
     Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
+    Arch { name: "qwen3moe", spec: qwen3moe::spec, usual: qwen3moe::USUAL, presets: &[] },
     Arch { name: "qwen3vl", spec: qwen3vl::spec, usual: qwen3vl::USUAL, presets: &[] },
     Arch { name: "seed_oss", spec: seed_oss::spec, usual: seed_oss::USUAL, presets: &[] },
     Arch { name: "smollm3", spec: smollm3::spec, usual: Usual::TIED, presets: &[] },

@@ -38,9 +38,14 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 
 /// What the family has in common.
 pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
-    let mut spec = llama::base(meta, defaults)?;
-    // No model of the family brings factors; a file that does is refused for its unknown tensor.
+    let spec = rotating_halves(llama::base(meta, defaults)?);
+    Ok(Spec { biases: &[Bias::Qkv, Bias::Output], ..spec })
+}
+
+/// The same with halves rotated together. No model of the family brings factors; a file that does is refused for its unknown
+/// tensor.
+pub(super) fn rotating_halves(mut spec: Spec) -> Spec {
     let halves = |rope| Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope };
     let ropes = spec.ropes.drain(..).map(halves).collect();
-    Ok(Spec { ropes, biases: &[Bias::Qkv, Bias::Output], ..spec })
+    Spec { ropes, ..spec }
 }

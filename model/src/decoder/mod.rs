@@ -2,9 +2,10 @@
 //! values have the names that llama.cpp gives them in its dumps.
 //!
 //! A layer is made of parts that combine: how the norms stand (here), a mixer (`attention.rs`, `short_conv.rs`), a
-//! feed-forward (`feed_forward.rs`). A new kind of part is a variant in `spec.rs` and one function here.
+//! feed-forward (`feed_forward.rs`, `experts.rs`). A new kind of part is a variant in `spec.rs` and one function here.
 
 mod attention;
+mod experts;
 mod feed_forward;
 mod short_conv;
 
@@ -249,6 +250,7 @@ impl Decoder<'_> {
     fn feed_forward(&mut self, at: At<'_>, x: ValueId) -> Result<ValueId> {
         match &at.layer.feed_forward {
             FeedForward::Gated(gated) => self.gated(at, gated, x),
+            FeedForward::Experts(experts) => self.experts(at, experts, x),
         }
     }
 

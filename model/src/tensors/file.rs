@@ -52,6 +52,17 @@ impl Source for FileTensors<'_> {
         self.known.insert(wanted.name.clone());
         Ok(Some(Found { file: FileId::BASE, dtype: info.dtype }))
     }
+
+    fn refuse_apart(&self, wanted: &TensorSpec, first: &str) -> Result<()> {
+        if self.file.tensor(&wanted.name).is_some() || self.file.tensor(first).is_none() {
+            return Ok(());
+        }
+        let what = format!(
+            "a tensor for each expert, allowed one for all, \"{}\": the file is of before April 2024, convert the model anew",
+            wanted.name
+        );
+        Err(bad(first, what))
+    }
 }
 
 /// The values of a rope factor tensor, or `None` where the file has none of that name.

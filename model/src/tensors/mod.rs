@@ -106,6 +106,9 @@ pub enum Presence {
 pub(crate) trait Source {
     /// The tensor, or `None` where the source does not have it.
     fn find(&mut self, wanted: &TensorSpec) -> Result<Option<Found>>;
+
+    /// An error where the source has a tensor for each expert instead of `wanted`, of which `first` is the first.
+    fn refuse_apart(&self, wanted: &TensorSpec, first: &str) -> Result<()>;
 }
 
 /// A tensor that a source has, of the shape that was asked for.

@@ -127,6 +127,11 @@ impl Tiny {
                 self.floats("rope_factors_short.weight", &[1.0; 12]);
                 self.floats("rope_factors_long.weight", &[2.5; 12]);
             }
+            "qwen2moe" | "qwen3moe" => {
+                self.set("expert_count", 5u32);
+                self.set("expert_used_count", 2u32);
+                self.set("expert_feed_forward_length", 64u32);
+            }
             "qwen2" | "mistral3" => {
                 self.set("rope.scaling.type", "yarn");
                 self.set("rope.scaling.factor", 4.0f32);

@@ -4,6 +4,7 @@
 
 mod attention;
 mod elementwise;
+mod experts;
 mod mat_mul;
 mod rms_norm;
 mod rope;
@@ -148,20 +149,50 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
             let tensor = weights::Tensor { weight: graph.weight(*w), bytes: &bytes(*w)? };
             mat_mul::mat_mul(options.arithmetic, tensor, input(0), tolerance)
         }
-        Op::Attention(a) => {
-            let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
-            let sinks = a.sinks.map(vector).transpose()?;
-            let memory = attention::Memory {
-                spec: graph.kv(a.cache),
-                kv: given.cache.halves(a.cache),
-                sinks: sinks.as_deref(),
-            };
-            attention::attention(a, &memory, step, input(0), f16)
-        }
+        Op::Attention(a) => attended(subject, given, a)?,
         Op::SsmConv { w, cache } => {
             let (rows, group) = (given.cache.rows(*cache), graph.state(*cache).group);
             ssm_conv::ssm_conv(&vector(*w)?, ssm_conv::Seen { rows, group, step, cols })
         }
+        Op::Route(route) => experts::route(&experts::Router {
+            route: *route,
+            x: input(0),
+            cols: graph.value(node.inputs[0]).cols,
+            chosen: input(1),
+            out: cols,
+        }),
+        Op::MatMulId { w } => chosen(subject, given, *w)?,
+        Op::AddId { b } => experts::add_id(input(0), &vector(*b)?, graph.weight(*b).n_in, input(1)),
+        Op::Weighted => experts::weighted(input(0), input(1)),
+        Op::SumSlots { slots } => experts::sum_slots(input(0), cols, *slots),
         Op::StoreKv { .. } => Exact::default(),
     })
+}
+
+/// Products with the chosen matrices.
+fn chosen(subject: Subject<'_>, given: &Given<'_>, w: graph::WeightId) -> Result<Exact> {
+    let weight = subject.graph.weight(w);
+    let bytes = graph::backend::read_weight(subject.files, weight)?;
+    let tensor = weights::Tensor { weight, bytes: &bytes };
+    let slots = subject.graph.value(given.node.inputs[1]).cols;
+    let chosen =
+        graph::ops::experts::Chosen { x: given.inputs[0], experts: given.inputs[1], slots };
+    Ok(experts::mat_mul_id(subject.options.arithmetic, tensor, chosen, given.tolerance))
+}
+
+/// Attention over what the side has stored.
+fn attended(subject: Subject<'_>, given: &Given<'_>, a: &graph::Attention) -> Result<Exact> {
+    let Subject { graph, files, options } = subject;
+    let Given { inputs, step, tolerance, .. } = *given;
+    let input = |i: usize| inputs.get(i).copied().unwrap_or_default();
+    let bytes = |w: graph::WeightId| graph::backend::read_weight(files, graph.weight(w));
+    let vector = |w| Ok::<_, graph::Error>(weights::all(graph.weight(w), &bytes(w)?));
+    let f16 = tolerance == Tolerance::Rounding && options.kv == KvType::F16;
+    let sinks = a.sinks.map(vector).transpose()?;
+    let memory = attention::Memory {
+        spec: graph.kv(a.cache),
+        kv: given.cache.halves(a.cache),
+        sinks: sinks.as_deref(),
+    };
+    Ok(attention::attention(a, &memory, step, input(0), f16))
 }

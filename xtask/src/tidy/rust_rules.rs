@@ -13,7 +13,7 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 23] = [
+const ARCHS: [&str; 25] = [
     "baichuan",
     "ernie4_5",
     "exaone4",
@@ -32,8 +32,10 @@ const ARCHS: [&str; 23] = [
     "phi3",
     "qwen",
     "qwen2",
+    "qwen2moe",
     "qwen2vl",
     "qwen3",
+    "qwen3moe",
     "qwen3vl",
     "seed_oss",
     "smollm3",

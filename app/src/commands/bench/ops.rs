@@ -287,8 +287,11 @@ fn joined(texts: impl IntoIterator<Item = String>) -> String {
 
 /// Where products are computed together with other ops, the products' weights are named.
 fn labels(graph: &Graph, load: LoadOptions, nodes: &[&Node]) -> Labels {
-    let products: Vec<&Node> =
-        nodes.iter().copied().filter(|node| matches!(node.op, Op::MatMul { .. })).collect();
+    let products: Vec<&Node> = nodes
+        .iter()
+        .copied()
+        .filter(|node| matches!(node.op, Op::MatMul { .. } | Op::MatMulId { .. }))
+        .collect();
     let named = if products.is_empty() { nodes } else { &products };
     Labels {
         op: joined(nodes.iter().map(|node| node.op.kind().to_owned())),
@@ -332,7 +335,9 @@ fn is_logits(graph: &Graph, value: &Value) -> bool {
 
 fn format(graph: &Graph, load: LoadOptions, node: &Node) -> String {
     let rows = |(w, usage): (WeightId, WeightUse)| match usage {
-        WeightUse::Table | WeightUse::Matrix => Some(graph.weight(w).dtype.name()),
+        WeightUse::Table | WeightUse::Matrix | WeightUse::Experts => {
+            Some(graph.weight(w).dtype.name())
+        }
         WeightUse::Vector => None,
     };
     let of_cache = || node.op.cache().map_or("", |_| load.kv.name());
@@ -359,6 +364,10 @@ fn cost(graph: &Graph, load: LoadOptions, node: &Node, shapes: &[Shape]) -> Cost
                     Cost { bytes, ..Cost::default() }
                 }
                 WeightUse::Matrix => product(weight, load, rows),
+                WeightUse::Experts => {
+                    let slots = node.inputs.get(1).map_or(1, |chosen| graph.value(*chosen).cols);
+                    chosen_products(weight, load, rows, slots)
+                }
                 WeightUse::Vector => Cost::default(),
             });
         }
@@ -386,6 +395,14 @@ pub(super) fn product(weight: &graph::Weight, load: LoadOptions, rows: usize) ->
         Arithmetic::Int16 => Cost { bytes, int8: 2.0 * macs, f32: 0.0 },
         Arithmetic::F32 => Cost { bytes, int8: 0.0, f32: macs },
     }
+}
+
+/// A product for each slot of each row. A matrix is read once for all rows that chose it; which do, only the run knows: here
+/// every slot has a matrix of its own as long as there are as many, which a single row does have.
+fn chosen_products(weight: &graph::Weight, load: LoadOptions, rows: usize, slots: usize) -> Cost {
+    let read = (rows * slots).min(weight.n_mats);
+    let all = product(weight, load, rows * slots);
+    Cost { bytes: all.bytes * read as f64 / weight.n_mats.max(1) as f64, ..all }
 }
 
 /// The arithmetic of products with this format: formats of floats are multiplied in f32.

@@ -26,7 +26,7 @@ mod workspace;
 
 use super::elementwise::{Map, apply};
 use super::lanes_mut;
-use crate::kernels::rounded::RoundedRows;
+use crate::kernels::rounded::{Groups, RoundedRows};
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
@@ -113,13 +113,16 @@ impl Kernel for MatMul<'_, '_> {
     #[inline(always)]
     fn run<I: Isa>(mut self, isa: I) {
         match self.rows {
-            RoundedRows::Q8(rows) if rows.tokens() == 1 => {
-                return stream::run(isa, self.product, rows, &mut self.out);
+            RoundedRows::Q8(rows) => {
+                if let Some(token) = one_token(rows, &self.out) {
+                    return stream::run(isa, self.product, token, &mut self.out);
+                }
             }
-            RoundedRows::Q16(rows) if rows.tokens() == 1 => {
-                return stream16::run(isa, self.product, rows, &mut self.out);
+            RoundedRows::Q16(rows) => {
+                if let Some(token) = one_token(rows, &self.out) {
+                    return stream16::run(isa, self.product, token, &mut self.out);
+                }
             }
-            RoundedRows::Q8(_) | RoundedRows::Q16(_) => {}
         }
         let (columns, width) = (self.out.range(), self.product.width());
         for first in columns.clone().step_by(width) {
@@ -134,6 +137,19 @@ impl Kernel for MatMul<'_, '_> {
                 self.finish(isa, first, start..end);
             }
         }
+    }
+}
+
+/// The group of the one token that `out` has, if it stands alone in its group.
+#[inline(always)]
+fn one_token<'a, G: Group + Clone + Default + Send>(
+    rows: &'a Groups<G>,
+    out: &Columns<'_>,
+) -> Option<&'a G> {
+    let tokens = out.row_range();
+    match rows.groups(tokens.start, tokens.end) {
+        [group] if tokens.len() == 1 && group.tokens() == 1 => Some(group),
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::codes::{self, Unpack, with_codes};
 use super::{Product, put};
 use crate::kernels::elementwise::{Map, apply};
-use crate::kernels::quantize_q8::{Q8Group, Q8Rows};
+use crate::kernels::quantize_q8::Q8Group;
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::{Layout, UNIT};
@@ -13,8 +13,7 @@ use std::marker::PhantomData;
 
 /// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
 #[inline(always)]
-pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, q8: &Q8Rows, out: &mut Columns<'_>) {
-    let [q8] = q8.groups(0, 1) else { return };
+pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, q8: &Q8Group, out: &mut Columns<'_>) {
     let form = product.weight().layout.form;
     let token = OneToken { product, q8, out };
     with_codes!(form.codes, C => match form.shape {
@@ -46,6 +45,7 @@ impl<C: Unpack, const RUNS: bool> Kernel for Stream<'_, '_, C, RUNS> {
             Product::Plain(weight) => (&[weight, weight][..1], None),
             Product::Glu { act, gate, up } => (&[gate, up][..], Some(act)),
         };
+        let row = out.row_range().start;
         for first in out.range().step_by(LANES) {
             let mut y = [isa.f_splat(0.0); 2];
             for (y, weight) in y.iter_mut().zip(weights) {
@@ -61,7 +61,7 @@ impl<C: Unpack, const RUNS: bool> Kernel for Stream<'_, '_, C, RUNS> {
                 None => y[0],
                 Some(act) => apply(isa, Map::Glu(act), y[0], y[1]),
             };
-            put(isa, y, out.row(0, first..first + LANES));
+            put(isa, y, out.row(row, first..first + LANES));
         }
     }
 }

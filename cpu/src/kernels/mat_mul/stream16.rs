@@ -10,7 +10,7 @@
 use super::codes::{self, Unpack, with_runs};
 use super::{Product, put};
 use crate::kernels::elementwise::{Map, apply};
-use crate::kernels::quantize_q16::{Q16Group, Q16Rows};
+use crate::kernels::quantize_q16::Q16Group;
 use crate::pool::Columns;
 use crate::simd::{Isa, Kernel, LANES};
 use crate::tiles::Layout;
@@ -19,8 +19,7 @@ use std::marker::PhantomData;
 
 /// The columns of `out` for one token. Picks the body for the format, so that inside it all is constant.
 #[inline(always)]
-pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, rows: &Q16Rows, out: &mut Columns<'_>) {
-    let [group] = rows.groups(0, 1) else { return };
+pub(super) fn run<I: Isa>(isa: I, product: Product<'_>, group: &Q16Group, out: &mut Columns<'_>) {
     let layout = product.weight().layout;
     let token = OneToken { product, group, out };
     with_runs!(layout, C, FOURS => {
@@ -47,6 +46,7 @@ impl<C: Unpack, const FOURS: usize> Kernel for Stream<'_, '_, C, FOURS> {
     fn run<I: Isa>(self, isa: I) {
         let OneToken { product, group, out } = self.token;
         let (layout, columns) = (product.weight().layout, out.range());
+        let row = out.row_range().start;
         // Of one weight, tiles of both halves of the columns: each of the two streams goes on where it was.
         let (step, half) = match product {
             Product::Glu { .. } => (columns.len().div_ceil(LANES), 0),
@@ -73,9 +73,9 @@ impl<C: Unpack, const FOURS: usize> Kernel for Stream<'_, '_, C, FOURS> {
                 Product::Glu { act, .. } => [apply(isa, Map::Glu(act), y[0], y[1]), y[1]],
                 Product::Plain(_) => y,
             };
-            put(isa, y[0], out.row(0, first..first + LANES));
+            put(isa, y[0], out.row(row, first..first + LANES));
             if half > 0 && first + half < columns.end {
-                put(isa, y[1], out.row(0, first + half..first + half + LANES));
+                put(isa, y[1], out.row(row, first + half..first + half + LANES));
             }
         }
     }

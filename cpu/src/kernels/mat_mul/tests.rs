@@ -1,7 +1,7 @@
 //! Every kind of codes in every shape against plain loops: what no format combines yet, the next one may.
 
 use super::{MatMul, PASS, Product, Weight, with_workspace};
-use crate::kernels::rounded::Rounded;
+use crate::kernels::rounded::{Activations, Rounded};
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, UNIT, row_codes};
@@ -197,7 +197,8 @@ fn every_kind_of_codes_in_every_shape() {
 fn product(weight: Weight<'_>, rounding: Rounding, x: &[f32], level: Level) -> Vec<f32> {
     let (n_in, n_out) = (weight.n_in, 2 * LANES);
     let (mut rounded, mut pool) = (Rounded::default(), Pool::new(1));
-    rounded.round(rounding, x, n_in, Workers { level, pool: &mut pool });
+    let activations = Activations { x, n_in, counts: None };
+    rounded.round(rounding, activations, Workers { level, pool: &mut pool });
     let n = x.len() / n_in;
     let mut out = vec![f32::NAN; n * n_out];
     let matrix = Matrix { out: &mut out, cols: n_out, step: n_out };

@@ -2,6 +2,7 @@
 // workgroup: the lanes of a row take its units of 32 elements in turn and store what each run adds; one lane adds the runs
 // in order, from the workgroup's memory alone. A lane asks for the weights of {{STEPS}} units before it uses the first.
 #flag D_TWO       a block has two f16, its scale and what is added
+#flag EXPERTS     the matrix is one of several
 #flag HALVES      a run is of 16 elements; else of 32
 #flag MINS        runs of elements have an integer minimum
 #flag SCALES      runs of elements have an integer scale
@@ -39,8 +40,8 @@ var<workgroup> msums: array<f32, {{ROUND_RUNS}}>;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let r = t & 31u;
     let lane = t >> 5u;
-    let a = wg.y * (p.row_words >> 2u);
-    let tile = wg.x * p.blocks;
+#include mat_mul/place
+    let a = act * (p.row_words >> 2u);
     let units = p.blocks * UNITS;
     var acc = 0.0;
     for (var first = 0u; first < units; first += ROUND) {
@@ -52,13 +53,13 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
             let u{{S}} = (first + i{{S}}) % UNITS;
             let base{{S}} = (tile + (first + i{{S}}) / UNITS) * {{BLOCK_WORDS}}u;
             let w{{S}} = array<u32, {{UNIT_WORDS}}>(
-                #for K 0..{{UNIT_WORDS}}: word(base{{S}}, u{{S}} * {{UNIT_WORDS}}u + {{K}}u, r),
+                #for K 0..{{UNIT_WORDS}}: word(base{{S}}, u{{S}} * {{UNIT_WORDS}}u + {{K}}u, q),
             );
-            let d{{S}} = d_word(base{{S}}, r);
+            let d{{S}} = d_word(base{{S}}, q);
             var scales{{S}} = 0u;
             var mins{{S}} = 0u;
-            #if SCALES: scales{{S}} = word(base{{S}}, {{SCALES_AT}}u + ((u{{S}} * RUNS) >> 2u), r);
-            #if MINS: mins{{S}} = word(base{{S}}, {{MINS_AT}}u + ((u{{S}} * RUNS) >> 2u), r);
+            #if SCALES: scales{{S}} = word(base{{S}}, {{SCALES_AT}}u + ((u{{S}} * RUNS) >> 2u), q);
+            #if MINS: mins{{S}} = word(base{{S}}, {{MINS_AT}}u + ((u{{S}} * RUNS) >> 2u), q);
 #endfor
 #for S 0..{{STEPS}}
             {
@@ -87,7 +88,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #for H 0..{{RUNS}}
                     {
                         let shift = ((u{{S}} * RUNS + {{H}}u) & 3u) * 8u;
-                        let sum = run_sums(run_of(d{{S}}, scales{{S}}, mins{{S}}, shift, r), isum[{{H}}], sums, {{H}}u);
+                        let sum = run_sums(run_of(d{{S}}, scales{{S}}, mins{{S}}, shift, q), isum[{{H}}], sums, {{H}}u);
                         let run = i{{S}} * RUNS + {{H}}u;
                         ds[run * 32u + r] = sum.d;
                         isums[run * 32u + r] = sum.isum;
@@ -128,6 +129,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         }
         workgroupBarrier();
     }
+#if EXPERTS
+    if lane == 0u && is_there { out[slot * p.n_out + column] = acc; }
+#else
     let row = wg.x * 32u + r;
     if lane == 0u && row < p.count { store(wg.y, row, acc); }
+#endif
 }

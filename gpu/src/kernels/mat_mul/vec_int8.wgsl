@@ -3,6 +3,7 @@
 // Tried, an 8B model in Q4_K_M on an H100: 8 lanes 117 tokens/s, 16 lanes 115, 32 lanes 125 (but a third of the speed on
 // lavapipe, and more threads than some devices have); 2 or 4 blocks of a lane at once 110 and 113.
 #flag D_TWO       a block has two f16, its scale and what is added
+#flag EXPERTS     the matrix is one of several
 #const BLOCK_WORDS words of a block of 32 rows
 #const LANES       threads for each row of weights
 #const THREADS     threads in a workgroup
@@ -27,12 +28,13 @@ var<workgroup> isums: array<f32, 2048>;
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
     let r = t & 31u;
     let lane = t >> 5u;
-    let a = wg.y * p.row_words;
+#include mat_mul/place
+    let a = act * p.row_words;
     var acc = 0.0;
     for (var first = 0u; first < p.blocks; first += ROUND) {
         let end = min(p.blocks, first + ROUND);
         for (var b = first + lane; b < end; b += {{LANES}}u) {
-            let s = block_sums((wg.x * p.blocks + b) * {{BLOCK_WORDS}}u, r, a, b);
+            let s = block_sums((tile + b) * {{BLOCK_WORDS}}u, q, a, b);
             let at = (b - first) * 32u + r;
             ds[at] = s.d;
             isums[at] = s.isum;
@@ -57,6 +59,10 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         }
         workgroupBarrier();
     }
+#if EXPERTS
+    if lane == 0u && is_there { out[slot * p.n_out + column] = acc; }
+#else
     let row = wg.x * 32u + r;
     if lane == 0u && row < p.count { store(wg.y, row, acc); }
+#endif
 }

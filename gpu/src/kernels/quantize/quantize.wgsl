@@ -6,9 +6,12 @@
 #flag MERGE     of the merged chunks of attention
 #flag Q16       to 15 bits and a sign; else to 8 bits
 #flag SILU      the activation function is SiLU
+#flag SLOTS     a row of the value is several rows
 #if MERGE
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32,
     max_chunks: u32 }
+#elif SLOTS
+struct Params { rows: u32, row0: u32, n: u32, row_words: u32, slots: u32 }
 #else
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32 }
 #endif
@@ -54,10 +57,17 @@ fn element(i: u32) -> f32 {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+#if SLOTS
+    let each = (p.n + 255u) / 256u;
+    let row = wg.y * p.slots + wg.x / each;
+    let first = wg.x % each * 256u;
+#else
+    let row = wg.y;
     let first = wg.x * 256u;
+#endif
     let count = min(p.n - first, 256u);
-    if t < count { tile[t] = element(wg.y * p.n + first + t); }
-    let row_at = wg.y * p.row_words;
+    if t < count { tile[t] = element(row * p.n + first + t); }
+    let row_at = row * p.row_words;
 #if Q16
 #include quantize/blocks_q16
 #else

@@ -1,0 +1,135 @@
+//! Feed-forwards of experts: a router chooses some for each token, and their results are added by its weights. The names of
+//! values are llama.cpp's (`build_moe_ffn`).
+
+use super::{At, Decoder, Linear};
+use crate::tensors::{Branch, Presence, Role, TensorSpec};
+use crate::{Bias, Dim, Experts, GateUp, Gated, Gating, Result, SharedExpert};
+use graph::{Act, Route, ValueId};
+
+/// The least sum that weights are divided by, in llama.cpp: the smallest normal f16.
+const LEAST_SUM: f32 = 6.103_515_6e-5;
+
+/// What a router gives for each token.
+#[derive(Clone, Copy)]
+struct Routed {
+    /// The experts, `[rows, n_used]`.
+    chosen: ValueId,
+    /// Their weights.
+    weights: ValueId,
+}
+
+/// A projection of all experts: `gate`, `up` or `down`.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    name: &'a str,
+    n_in: &'a Dim,
+    n_out: &'a Dim,
+    n_expert: usize,
+}
+
+impl Decoder<'_> {
+    /// `Σ weight · down(act(gate(x)) · up(x))` over the chosen experts, and the shared one: `[rows, n_embd]`.
+    pub(super) fn experts(&mut self, at: At<'_>, experts: &Experts, x: ValueId) -> Result<ValueId> {
+        let routed = self.routed(at, experts, x)?;
+        let (embd, ff) = (self.spec.embd_dim(), self.expert_dim(experts));
+        let part = |name, n_in, n_out| Part { name, n_in, n_out, n_expert: experts.n_expert };
+        let up = self.chosen(at, part("up", &embd, &ff), routed, x)?;
+        let gate = self.chosen(at, part("gate", &embd, &ff), routed, x)?;
+        let value = match experts.act {
+            Act::Silu => "ffn_moe_swiglu",
+            Act::GeluTanh => "ffn_moe_geglu",
+        };
+        let y = self.builder.glu(experts.act, gate, up, at.value(value))?;
+        let y = self.chosen(at, part("down", &ff, &embd), routed, y)?;
+        let y = self.builder.weighted(y, routed.weights, at.value("ffn_moe_weighted"))?;
+        let y = self.builder.sum_slots(experts.n_used, y, at.value("ffn_moe_out"))?;
+        let Some(shared) = &experts.shared else { return Ok(y) };
+        let shared = self.shared(at, *shared, experts.act, x)?;
+        Ok(self.builder.add(y, shared, at.value("ffn_out"))?)
+    }
+
+    fn expert_dim(&self, experts: &Experts) -> Dim {
+        self.spec.dim(experts.n_ff, "expert_feed_forward_length")
+    }
+
+    /// From the router's logits to the chosen experts and their weights.
+    fn routed(&mut self, at: At<'_>, experts: &Experts, x: ValueId) -> Result<Routed> {
+        let router = Linear {
+            name: "ffn_gate_inp",
+            n_in: &self.spec.embd_dim(),
+            n_out: &self.spec.dim(experts.n_expert, "expert_count"),
+            role: Role::Inner,
+            presence: Presence::Required,
+            bias: Bias::Router,
+            value: "ffn_moe_logits",
+        };
+        let logits = self.linear(at, &router, x)?;
+        let route = match experts.gating {
+            Gating::Softmax => Route::Softmax,
+            Gating::Sigmoid => Route::Sigmoid,
+        };
+        let probs = self.builder.route(route, logits, at.value("ffn_moe_probs"))?;
+        let chosen = self.builder.top_k(experts.n_used, probs, at.value("ffn_moe_topk"))?;
+        let mut weights = self.builder.pick(probs, chosen, at.value("ffn_moe_weights"))?;
+        if experts.normalise {
+            let route = Route::Normalise { at_least: LEAST_SUM };
+            weights = self.builder.route(route, weights, at.value("ffn_moe_weights_norm"))?;
+        }
+        if let Some(by) = experts.scale {
+            weights = self.builder.scale(by, weights, at.value("ffn_moe_weights_scaled"));
+        }
+        Ok(Routed { chosen, weights })
+    }
+
+    /// A projection by each row's chosen experts.
+    fn chosen(
+        &mut self,
+        at: At<'_>,
+        part: Part<'_>,
+        routed: Routed,
+        x: ValueId,
+    ) -> Result<ValueId> {
+        let Part { name, n_in, n_out, n_expert } = part;
+        let role = if name == "down" {
+            Role::Branch { branch: Branch::FeedForward, norms: at.layer.norms }
+        } else {
+            Role::Inner
+        };
+        let shape = [n_in.clone(), n_out.clone(), self.spec.dim(n_expert, "expert_count")];
+        let tensor = TensorSpec::new(at.weight(&format!("ffn_{name}_exps")), shape, role);
+        self.source.refuse_apart(&tensor, &at.weight(&format!("ffn_{name}.0")))?;
+        let w = self.weight(&tensor)?;
+        Ok(self.builder.mat_mul_id(w, x, routed.chosen, at.value(&format!("ffn_moe_{name}")))?)
+    }
+
+    /// The expert that every token has, times its gate where it has one.
+    fn shared(
+        &mut self,
+        at: At<'_>,
+        shared: SharedExpert,
+        act: Act,
+        x: ValueId,
+    ) -> Result<ValueId> {
+        let SharedExpert { n_ff, gated } = shared;
+        let ff = Gated { n_ff, gate_up: GateUp::Separate, act };
+        let y = self.gated_by(at, &ff, SHARED, x)?;
+        if !gated {
+            return Ok(y);
+        }
+        let name = at.weight("ffn_gate_inp_shexp");
+        let shape = [self.spec.embd_dim()];
+        let w = self.weight(&TensorSpec::new(name, shape, Role::Inner))?;
+        let gate = self.builder.mat_mul(w, x, at.value("ffn_shexp_gate_inp"))?;
+        let gate = self.builder.route(Route::Sigmoid, gate, at.value("ffn_shexp_gate"))?;
+        Ok(self.builder.weighted(y, gate, at.value("ffn_shexp_out"))?)
+    }
+}
+
+/// The tensors of a shared expert.
+const SHARED: super::feed_forward::Names = super::feed_forward::Names {
+    gate: "ffn_gate_shexp",
+    up: "ffn_up_shexp",
+    down: "ffn_down_shexp",
+    n_ff: "expert_shared_feed_forward_length",
+    out: "ffn_shexp",
+};
