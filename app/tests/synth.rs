@@ -48,9 +48,10 @@ fn run(backend: &dyn Backend, path: &Path, options: LoadOptions) -> Vec<Vec<u32>
     rows.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
 }
 
-const FORMATS: [&str; 16] = [
+const FORMATS: [&str; 27] = [
     "F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q5_0", "Q5_1", "Q4_0", "Q4_1",
-    "Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4",
+    "Q2_K", "Q3_K", "IQ4_NL", "IQ4_XS", "MXFP4", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
+    "IQ1_S", "IQ1_M", "TQ1_0", "TQ2_0", "Q1_0", "Q2_0",
 ];
 
 /// Every architecture, so that a new one is tried without a list here.

@@ -52,16 +52,17 @@ impl Visit for Pack<'_> {
         let flip = match B::QUANT.codes {
             // Adding 128 to a byte flips its top bit.
             Codes::Bytes => u32::from(bias) * ONES,
-            Codes::Plain { .. } | Codes::Table(_) => 0,
+            Codes::Plain { .. } | Codes::Signs | Codes::Table(_) | Codes::ShortTable(_) => 0,
         };
         for (b, out) in out.chunks_exact_mut(layout.block_bytes).enumerate() {
             for (r, row) in rows.bytes.chunks_exact(rows.row_bytes).enumerate().take(LANES) {
-                let bytes = &row[b * size_of::<B>()..][..size_of::<B>()];
+                let bytes = &row[b / B::PARTS * size_of::<B>()..][..size_of::<B>()];
                 let [block] = B::all(bytes) else { unreachable!("the bytes of one block") };
                 pack_scales(layout, bytes, block, r, out);
                 let quants = &mut out[layout.quants_at()..];
+                let first = b % B::PARTS * B::QUANT.shape.block_len() / 32;
                 pack_units(B::QUANT.codes.bits(), quants, r, |unit| {
-                    block.codes(unit).map(|codes| codes ^ flip)
+                    block.codes(first + unit).map(|codes| codes ^ flip)
                 });
             }
         }
@@ -119,6 +120,7 @@ fn pack_scales<B: Block>(layout: &Layout, bytes: &[u8], block: &B, r: usize, out
                 out[to..to + 2].copy_from_slice(&bytes[at + 2..at + 4]);
             }
         }
+        Scale::Fraction { of, .. } => out[2 * r..2 * r + 2].copy_from_slice(&of.get(bytes)),
         Scale::E8m0 { at } => out[r] = bytes[at],
     }
     let (scales_at, mins_at) = (layout.scales_at(), layout.mins_at());
@@ -164,8 +166,8 @@ mod tests {
                     assert_eq!(a, b, "{dtype} row {r}");
                 }
                 match layout.form.codes {
-                    Codes::Table(_) => {}
-                    Codes::Plain { .. } | Codes::Bytes => {
+                    Codes::Table(_) | Codes::ShortTable(_) => {}
+                    Codes::Plain { .. } | Codes::Signs | Codes::Bytes => {
                         assert!(slow == fast, "{dtype} bias {bias}");
                     }
                 }

@@ -12,14 +12,15 @@
 //! | 2 bits | 2: group g in bits 2(g%4) of plane g/4 |
 //! | 1 bit | 1: group g in bit g |
 //!
-//! 5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1. The size in memory is the file's, but for rows padded to a multiple of 16.
+//! 5 = 4 + 1, 6 = 4 + 2, 3 = 2 + 1. The size in memory is the file's, but for rows padded to a multiple of 16, and for the
+//! formats with grids, whose points become codes of three or four bits for each weight.
 
 use crate::simd::LANES;
 use gguf::DType;
 use gguf::quant::{Bits, Codes, Scale, half_power};
-#[cfg(test)]
-use graph::ints::Ints;
 use graph::ints::{Form, MinTerm, form};
+#[cfg(test)]
+use graph::ints::{Ints, blocks};
 
 /// What is added to signed bytes in tiles that are decoded to f32, so that they are unsigned on every machine.
 pub(crate) const F32_BIAS: u8 = 128;
@@ -57,7 +58,7 @@ impl Layout {
     pub(crate) fn new(form: Form) -> Self {
         let (block_len, min, subs) = (form.block_len(), form.min(), form.n_runs());
         let d_bytes = match form.scale {
-            Scale::F16 { .. } => 2 * LANES,
+            Scale::F16 { .. } | Scale::Fraction { .. } => 2 * LANES,
             Scale::E8m0 { .. } => LANES,
         };
         let (m_bytes, run_bytes) = match min {
@@ -74,8 +75,8 @@ impl Layout {
     /// Whether the operand of a product is a signed byte.
     pub(crate) fn signed(&self) -> bool {
         match self.form.codes {
-            Codes::Plain { .. } => false,
-            Codes::Bytes | Codes::Table(_) => true,
+            Codes::Plain { .. } | Codes::Signs => false,
+            Codes::Bytes | Codes::Table(_) | Codes::ShortTable(_) => true,
         }
     }
 
@@ -108,6 +109,7 @@ pub(crate) fn decode_row(layout: &Layout, tile: &[u8], r: usize, bias: u8, out: 
         let half_at = |at: usize| half::f16::from_le_bytes([block[at], block[at + 1]]).to_f32();
         let d = match layout.form.scale {
             Scale::F16 { .. } => half_at(2 * r),
+            Scale::Fraction { .. } => half_at(2 * r) * layout.form.scale.fraction(),
             Scale::E8m0 { .. } => half_power(block[r]),
         };
         let m = if layout.m_bytes > 0 { half_at(layout.d_bytes + 2 * r) } else { 0.0 };
@@ -133,7 +135,10 @@ pub(crate) fn decode_row(layout: &Layout, tile: &[u8], r: usize, bias: u8, out: 
                 for (out, &code) in out.iter_mut().zip(codes) {
                     let q = match kind {
                         Codes::Bytes => code.wrapping_sub(bias) as i8,
-                        Codes::Plain { .. } | Codes::Table(_) => kind.value(code),
+                        Codes::Plain { .. }
+                        | Codes::Signs
+                        | Codes::Table(_)
+                        | Codes::ShortTable(_) => kind.value(code),
                     };
                     let w = scale * f32::from(q);
                     *out = plus.map_or(w, |plus| w + plus);
@@ -167,7 +172,12 @@ pub(crate) fn row_codes(kind: Codes, planes: &[u8], r: usize, codes: &mut [u8; U
     };
     match kind {
         Codes::Bytes => add(0, 8, 0),
+        Codes::Signs => add(0, 1, 0),
         Codes::Table(_) => add(0, 4, 0),
+        Codes::ShortTable(_) => {
+            add(0, 2, 0);
+            add(2, 1, 2);
+        }
         Codes::Plain { bits, .. } => match bits {
             Bits::Six => {
                 add(0, 4, 0);
@@ -193,10 +203,9 @@ pub(crate) fn row_codes(kind: Codes, planes: &[u8], r: usize, codes: &mut [u8; U
 pub(crate) fn pack_tile(dtype: DType, layout: &Layout, rows: &[&[u8]], bias: u8, out: &mut [u8]) {
     let mut ints = Ints::new();
     for (r, row) in rows.iter().enumerate() {
-        for (bytes, out) in row.chunks(dtype.block_bytes()).zip(out.chunks_mut(layout.block_bytes))
-        {
-            ints.unpack(dtype, bytes);
-            pack_scales(layout, bytes, &ints, r, out);
+        for (block, out) in blocks(dtype, row).zip(out.chunks_mut(layout.block_bytes)) {
+            ints.unpack(dtype, block);
+            pack_scales(layout, block.bytes, &ints, r, out);
             pack_quants(layout, &ints, bias, r, &mut out[layout.quants_at()..]);
         }
     }
@@ -208,6 +217,7 @@ fn pack_scales(layout: &Layout, bytes: &[u8], ints: &Ints, r: usize, out: &mut [
         Scale::F16 { .. } => {
             out[2 * r..2 * r + 2].copy_from_slice(&half::f16::from_f32(ints.d).to_le_bytes())
         }
+        Scale::Fraction { of, .. } => out[2 * r..2 * r + 2].copy_from_slice(&of.get(bytes)),
         Scale::E8m0 { at } => out[r] = bytes[at],
     }
     if layout.min != MinTerm::None {
@@ -229,7 +239,9 @@ fn code(codes: Codes, q: i8, bias: u8) -> u8 {
     match codes {
         // Two codes of MXFP4 mean 0; either gives the same integer.
         Codes::Table(values) => values.iter().position(|&v| v == q).map_or(0, |i| i as u8),
+        Codes::ShortTable(values) => values.iter().position(|&v| v == q).map_or(0, |i| i as u8),
         Codes::Bytes => (q as u8).wrapping_add(bias),
+        Codes::Signs => u8::from(q > 0),
         Codes::Plain { offset, .. } => (q + offset) as u8,
     }
 }

@@ -49,6 +49,7 @@ fn scales(dtype: DType, block: &[u8]) -> impl Iterator<Item = f32> {
         Kind::Float(Float::BF16) => (bf16::from_le_bytes([block[0], block[1]]).to_f32(), None),
         Kind::Quant(Quant { shape, scale, .. }) => match scale {
             Scale::F16 { at } => (half(at), shape.has_m().then(|| half(at + 2))),
+            Scale::Fraction { of, .. } => (f16::from_le_bytes(of.get(block)).to_f32(), None),
             Scale::E8m0 { at } => (if block[at] == 0xff { f32::NAN } else { 1.0 }, None),
         },
     };
@@ -68,7 +69,19 @@ mod tests {
             | DType::Q8_0
             | DType::IQ4_NL
             | DType::IQ4_XS
-            | DType::MXFP4 => &[0],
+            | DType::MXFP4
+            | DType::IQ2_XXS
+            | DType::IQ2_XS
+            | DType::IQ2_S
+            | DType::IQ3_XXS
+            | DType::IQ3_S
+            | DType::IQ1_S
+            | DType::Q1_0
+            | DType::Q2_0 => &[0],
+            // Four u16 whose highest nibbles it is.
+            DType::IQ1_M => &[48],
+            DType::TQ1_0 => &[52],
+            DType::TQ2_0 => &[64],
             DType::Q4_1 | DType::Q5_1 | DType::Q4_K | DType::Q5_K => &[0, 2],
             DType::Q2_K => &[80, 82],
             DType::Q3_K => &[108],
@@ -113,9 +126,33 @@ mod tests {
             | DType::Q5_K
             | DType::Q6_K
             | DType::IQ4_NL
-            | DType::IQ4_XS => [f16::NAN, f16::INFINITY, f16::NEG_INFINITY]
+            | DType::IQ4_XS
+            | DType::IQ2_XXS
+            | DType::IQ2_XS
+            | DType::IQ2_S
+            | DType::IQ3_XXS
+            | DType::IQ3_S
+            | DType::IQ1_S
+            | DType::IQ1_M
+            | DType::TQ1_0
+            | DType::TQ2_0
+            | DType::Q1_0
+            | DType::Q2_0 => [f16::NAN, f16::INFINITY, f16::NEG_INFINITY]
                 .map(|v| v.to_le_bytes().to_vec())
                 .to_vec(),
+        }
+    }
+
+    /// Writes a scale into a block.
+    fn put(dtype: DType, block: &mut [u8], at: usize, scale: &[u8]) {
+        if dtype != DType::IQ1_M {
+            return block[at..at + scale.len()].copy_from_slice(scale);
+        }
+        for (i, nibble) in
+            [scale[0] & 15, scale[0] >> 4, scale[1] & 15, scale[1] >> 4].into_iter().enumerate()
+        {
+            let byte = &mut block[at + 1 + 2 * i];
+            *byte = *byte & 15 | nibble << 4;
         }
     }
 
@@ -129,14 +166,15 @@ mod tests {
             for &at in scale_offsets(dtype) {
                 for bad in bad_scales(dtype) {
                     let mut data = good.clone();
-                    data[3 * bytes + at..][..bad.len()].copy_from_slice(&bad);
+                    put(dtype, &mut data[3 * bytes..][..bytes], at, &bad);
                     assert_eq!(check_tensor(dtype, &data), Some(3), "{dtype} at {at}");
                 }
             }
             // All ones everywhere but in the scales is a matter of the integers and is fine.
             let mut data = vec![0xff; bytes];
             for &at in scale_offsets(dtype) {
-                data[at..bytes.min(at + if dtype == DType::F32 { 4 } else { 2 })].fill(0x11);
+                let width = if dtype == DType::F32 { 4 } else { 2 };
+                put(dtype, &mut data, at, &[0x11; 4][..width.min(bytes - at)]);
             }
             assert_eq!(check_tensor(dtype, &data), None, "{dtype}");
         }

@@ -3,7 +3,8 @@
 
 use crate::quant::{Block, Facts, Kind, Quant, Visit, floats};
 use crate::quant::{
-    iq4_nl, iq4_xs, mxfp4, q2_k, q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0,
+    iq1_m, iq1_s, iq2_s, iq2_xs, iq2_xxs, iq3_s, iq3_xxs, iq4_nl, iq4_xs, mxfp4, q1_0, q2_0, q2_k,
+    q3_k, q4_0, q4_1, q4_k, q5_0, q5_1, q5_k, q6_k, q8_0, tq1_0, tq2_0,
 };
 use std::fmt;
 use std::str::FromStr;
@@ -19,7 +20,7 @@ macro_rules! formats {
         }
 
         impl DType {
-            /// Every format, in ggml's order of introduction.
+            /// Every format.
             pub const ALL: [Self; [$(stringify!($float),)* $(stringify!($name)),*].len()] =
                 [$(Self::$float,)* $(Self::$name),*];
 
@@ -69,7 +70,18 @@ formats! {
         Q6_K = q6_k::BlockQ6K,
         IQ4_NL = iq4_nl::BlockIq4Nl,
         IQ4_XS = iq4_xs::BlockIq4Xs,
-        MXFP4 = mxfp4::BlockMxfp4;
+        MXFP4 = mxfp4::BlockMxfp4,
+        IQ2_XXS = iq2_xxs::BlockIq2Xxs,
+        IQ2_XS = iq2_xs::BlockIq2Xs,
+        IQ2_S = iq2_s::BlockIq2S,
+        IQ3_XXS = iq3_xxs::BlockIq3Xxs,
+        IQ3_S = iq3_s::BlockIq3S,
+        IQ1_S = iq1_s::BlockIq1S,
+        IQ1_M = iq1_m::BlockIq1M,
+        TQ1_0 = tq1_0::BlockTq1_0,
+        TQ2_0 = tq2_0::BlockTq2_0,
+        Q1_0 = q1_0::BlockQ1_0,
+        Q2_0 = q2_0::BlockQ2_0;
 }
 
 /// A ggml type id that is no [`DType`]: its ggml name and block where ggml has or had one.
@@ -77,7 +89,7 @@ formats! {
 pub struct UnknownType {
     /// The id found in the file.
     pub id: u32,
-    /// ggml's name of it (`IQ1_M`, `I8`, …), or `None` for an id that ggml never gave out.
+    /// ggml's name of it (`Q8_K`, `I8`, …), or `None` for an id that ggml never gave out.
     pub name: Option<&'static str>,
     /// Weights and bytes of one of its blocks, where ggml still says them.
     pub block: Option<(usize, usize)>,
@@ -112,6 +124,11 @@ impl DType {
     /// Weights per block. A row is a whole number of blocks.
     pub const fn block_len(self) -> usize {
         self.facts().block_len
+    }
+
+    /// Blocks of its [`Quant`] in a block, which share its scale; 1 for most formats.
+    pub const fn parts(self) -> usize {
+        self.facts().parts
     }
 
     /// Bytes per block.
@@ -192,18 +209,27 @@ impl DType {
         (self.facts().decode)(bytes, out);
     }
 
+    /// Whether karat can quantise to it.
+    pub const fn has_encoder(self) -> bool {
+        self.facts().encode.is_some()
+    }
+
     /// Quantises `weights` into `out`, to the bytes that llama-quantize writes without an importance matrix.
     /// Weights that are infinite or NaN give blocks of no meaning, so callers refuse them before.
     ///
     /// # Panics
-    /// Where `out` is not exactly `row_bytes(weights.len())` long.
+    /// Where `out` is not exactly `row_bytes(weights.len())` long, or the format [has no
+    /// encoder](Self::has_encoder).
     pub fn encode(self, weights: &[f32], out: &mut [u8]) {
         assert_eq!(
             Some(out.len()),
             self.checked_row_bytes(weights.len()),
             "{self}: lengths disagree"
         );
-        (self.facts().encode)(weights, out);
+        match self.facts().encode {
+            Some(encode) => encode(weights, out),
+            None => panic!("{self}: karat has no encoder"),
+        }
     }
 
     /// Whether an importance matrix changes its bytes.
@@ -241,26 +267,15 @@ impl FromStr for DType {
 }
 
 /// ggml's other ids: name, then weights and bytes of a block.
-const OTHERS: [(u32, &str, usize, usize); 19] = [
+const OTHERS: [(u32, &str, usize, usize); 8] = [
     (9, "Q8_1", 32, 36),
     (15, "Q8_K", 256, 292),
-    (16, "IQ2_XXS", 256, 66),
-    (17, "IQ2_XS", 256, 74),
-    (18, "IQ3_XXS", 256, 98),
-    (19, "IQ1_S", 256, 50),
-    (21, "IQ3_S", 256, 110),
-    (22, "IQ2_S", 256, 82),
     (24, "I8", 1, 1),
     (25, "I16", 1, 2),
     (26, "I32", 1, 4),
     (27, "I64", 1, 8),
     (28, "F64", 1, 8),
-    (29, "IQ1_M", 256, 56),
-    (34, "TQ1_0", 256, 54),
-    (35, "TQ2_0", 256, 66),
     (40, "NVFP4", 64, 36),
-    (41, "Q1_0", 128, 18),
-    (42, "Q2_0", 64, 18),
 ];
 
 /// Ids that ggml has taken back; it keeps no sizes of them.
@@ -329,7 +344,7 @@ mod tests {
             let unknown = UnknownType { id, name: None, block: None, removed: false };
             assert_eq!(DType::from_id(id), Err(unknown));
         }
-        assert_eq!(DType::from_id(29).unwrap_err().to_string(), "IQ1_M (type 29)");
+        assert_eq!(DType::from_id(24).unwrap_err().to_string(), "I8 (type 24)");
         assert_eq!(DType::from_id(4).unwrap_err().to_string(), "Q4_2 (type 4, removed from ggml)");
         assert_eq!(DType::from_id(99).unwrap_err().to_string(), "type 99");
     }

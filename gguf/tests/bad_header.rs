@@ -377,9 +377,9 @@ fn row_18_tensor_types() {
         assert!(text.contains("\"blk.0.x\"") && text.contains("supported: F32 F16 "), "{text}");
         assert!(text.contains(&id) || text.contains(&id[1..id.len() - 1]), "{text}");
     }
-    let raw = Raw::new().tensor(b"blk.0.x", &[256], 29, 0).data(4096);
-    let pieces = ["tensor \"blk.0.x\": unsupported tensor type IQ1_M (29); supported: F32 F16"];
-    refused("IQ1_M", raw.bytes(), Unsupported, &pieces);
+    let raw = Raw::new().tensor(b"blk.0.x", &[256], 15, 0).data(4096);
+    let pieces = ["tensor \"blk.0.x\": unsupported tensor type Q8_K (15); supported: F32 F16"];
+    refused("Q8_K", raw.bytes(), Unsupported, &pieces);
 }
 
 #[test]

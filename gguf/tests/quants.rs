@@ -68,7 +68,7 @@ fn encoded_weights_decode_to_near_ones() {
 
 #[test]
 fn blocks_without_spread() {
-    for dtype in DType::ALL {
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.has_encoder()) {
         for value in [0.0, -0.0, 0.75, -0.75, 1e-30, 3e38] {
             let (mut bytes, mut back) = (vec![0; dtype.row_bytes(256)], vec![0.0; 256]);
             dtype.encode(&[value; 256], &mut bytes);
@@ -89,7 +89,7 @@ fn blocks_without_spread() {
 fn nothing_that_is_encoded_panics() {
     let odd =
         [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE, 1e-45, 0.0, -1.0];
-    for dtype in DType::ALL {
+    for dtype in DType::ALL.into_iter().filter(|dtype| dtype.has_encoder()) {
         let mut bytes = vec![0; dtype.row_bytes(256)];
         for a in odd {
             for b in odd {

@@ -7,7 +7,7 @@
 //! differently. Float formats are four elements after four, zero past the row's end.
 
 use gguf::DType;
-use gguf::quant::{Bits, Block, Codes, Float, Kind, RunScale, Scale, Visit};
+use gguf::quant::{Bits, Block, Codes, Float, Half, Kind, RunScale, Scale, Visit};
 use graph::ints::{Form, MinTerm, Q8Format, Rounding, form};
 use graph::ops::quantize_q16::BLOCK;
 use graph::{Graph, LoadOptions, WeightId};
@@ -99,7 +99,7 @@ impl Layout {
             };
         };
         let scales = match (form.scale, form.min()) {
-            (Scale::F16 { .. }, MinTerm::None) => Scales::One,
+            (Scale::F16 { .. }, MinTerm::None) | (Scale::Fraction { .. }, _) => Scales::One,
             (Scale::F16 { .. }, MinTerm::Sum | MinTerm::Subs) => Scales::Two,
             (Scale::E8m0 { .. }, _) => Scales::Power,
         };
@@ -165,10 +165,13 @@ impl Visit for PackRow<'_> {
     fn visit<B: Block>(self) {
         let Self { quant, r, row, out } = self;
         let tiles = out.chunks_mut(quant.block_words());
-        for ((block, bytes), out) in B::all(row).iter().zip(row.chunks(size_of::<B>())).zip(tiles) {
+        for (b, out) in tiles.enumerate() {
+            let (bytes, part) =
+                (&row[b / B::PARTS * size_of::<B>()..][..size_of::<B>()], b % B::PARTS);
+            let [block] = B::all(bytes) else { unreachable!("the bytes of one block") };
             for u in 0..quant.units() {
                 let unit = &mut out[u * quant.unit_words * ROWS..];
-                pack_unit(quant.form.codes, block.codes(u), |word, bits| {
+                pack_unit(quant.form.codes, block.codes(part * quant.units() + u), |word, bits| {
                     unit[word * ROWS + r] |= bits;
                 });
             }
@@ -182,13 +185,16 @@ impl Visit for PackRow<'_> {
                     put(quant.mins_at(), min);
                 }
             }
-            let half = |at: usize| u32::from(u16::from_le_bytes([bytes[at], bytes[at + 1]]));
+            let half = |of: Half| u32::from(u16::from_le_bytes(of.get(bytes)));
             let to = quant.full() * ROWS;
             match (B::QUANT.scale, quant.scales) {
-                (Scale::F16 { at }, Scales::Two) => out[to + r] = half(at) | half(at + 2) << 16,
-                (Scale::F16 { at }, Scales::One | Scales::Power) => {
-                    out[to + r / 2] |= half(at) << (16 * (r % 2));
+                (Scale::F16 { at }, Scales::Two) => {
+                    out[to + r] = half(Half::At(at)) | half(Half::At(at + 2)) << 16;
                 }
+                (Scale::F16 { at }, Scales::One | Scales::Power) => {
+                    out[to + r / 2] |= half(Half::At(at)) << (16 * (r % 2));
+                }
+                (Scale::Fraction { of, .. }, _) => out[to + r / 2] |= half(of) << (16 * (r % 2)),
                 (Scale::E8m0 { .. }, _) => out[to + r] = B::QUANT.scale.d(bytes).to_bits(),
             }
         }
@@ -200,6 +206,7 @@ fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
     for (g, code) in codes.into_iter().enumerate() {
         let mut nibble = |code: u32| put(g / 2, (code & NIBBLES) << (4 * (g % 2)));
         match kind {
+            Codes::Signs => put(0, (code & ONES) << g),
             Codes::Bytes => put(g, code),
             Codes::Plain { bits: Bits::Six, .. } => {
                 nibble(code);
@@ -210,7 +217,7 @@ fn pack_unit(kind: Codes, codes: [u32; 8], mut put: impl FnMut(usize, u32)) {
                 put(4, (code >> 4 & ONES) << g);
             }
             Codes::Plain { bits: Bits::Four, .. } | Codes::Table(_) => nibble(code),
-            Codes::Plain { bits: Bits::Three, .. } => {
+            Codes::Plain { bits: Bits::Three, .. } | Codes::ShortTable(_) => {
                 put(g / 4, (code & TWOS) << (2 * (g % 4)));
                 put(2, (code >> 2 & ONES) << g);
             }
@@ -242,16 +249,29 @@ pub(crate) fn quantized_words(rounding: Rounding, n: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// How many bits more than the file's a weight takes. A point of a grid is kept as codes of its weights, three or four
+    /// bits each, and digits of base 3 as two bits; parts of a block have a scale each.
+    const GROWN: [(DType, f64); 9] = [
+        (DType::IQ1_S, 3.3125),
+        (DType::IQ1_M, 3.5625),
+        (DType::IQ2_XXS, 3.3125),
+        (DType::IQ2_XS, 3.5625),
+        (DType::IQ2_S, 3.5625),
+        (DType::IQ3_XXS, 4.3125),
+        (DType::IQ3_S, 4.3125),
+        (DType::TQ1_0, 2.3125),
+        (DType::Q1_0, 1.5),
+    ];
+
     #[test]
     fn no_format_grows_by_much() {
         for dtype in DType::ALL {
             let layout = Layout::of(dtype);
             let bits = 32.0 * layout.tile_words(1024) as f64 / (1024.0 * ROWS as f64);
             let file = dtype.bits_per_weight();
-            assert!(
-                bits >= file.floor() && bits <= file * 1.2,
-                "{dtype}: {bits} bits, file {file}"
-            );
+            let grown = GROWN.iter().find(|(grown, _)| *grown == dtype);
+            let most = grown.map_or(file * 1.2, |(_, bits)| *bits);
+            assert!(bits >= file.floor() && bits <= most, "{dtype}: {bits} bits, file {file}");
         }
     }
 
@@ -267,6 +287,7 @@ mod tests {
             4 => nibbles,
             3 => twos(0) | ones(2) << 2,
             2 => twos(0),
+            1 => ones(0),
             bits => panic!("codes of {bits} bits"),
         }
     }
@@ -285,7 +306,7 @@ mod tests {
             for (r, row) in rows.iter().enumerate() {
                 dtype.dequantize(row, &mut want);
                 for (i, want) in want.iter().enumerate() {
-                    let (block, at) = (i / dtype.block_len(), i % dtype.block_len());
+                    let (block, at) = (i / q.form.block_len(), i % q.form.block_len());
                     let block = &tile[block * q.block_words()..];
                     let word = |k: usize| block[k * ROWS + r];
                     let byte =
@@ -295,7 +316,10 @@ mod tests {
                     let half = |bits: u32| half::f16::from_bits(bits as u16).to_f32();
                     let last = q.full() * ROWS;
                     let (d, m) = match q.scales {
-                        Scales::One => (half(block[last + r / 2] >> (16 * (r % 2))), 0.0),
+                        Scales::One => {
+                            let stored = half(block[last + r / 2] >> (16 * (r % 2)));
+                            (stored * q.form.scale.fraction(), 0.0)
+                        }
                         Scales::Two => (half(block[last + r]), half(block[last + r] >> 16)),
                         Scales::Power => (f32::from_bits(block[last + r]), 0.0),
                     };

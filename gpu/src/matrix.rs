@@ -137,15 +137,16 @@ impl Exact {
 fn bias_of(form: &Form) -> u32 {
     match form.codes {
         Codes::Plain { offset, .. } => offset as u32,
-        Codes::Bytes | Codes::Table(_) => 128,
+        Codes::Signs => 1,
+        Codes::Bytes | Codes::Table(_) | Codes::ShortTable(_) => 128,
     }
 }
 
 /// What makes bytes unsigned.
 fn to_unsigned(form: &Form) -> &'static str {
     match form.codes {
-        Codes::Plain { .. } => "",
-        Codes::Bytes | Codes::Table(_) => " ^ 0x80808080u",
+        Codes::Plain { .. } | Codes::Signs => "",
+        Codes::Bytes | Codes::Table(_) | Codes::ShortTable(_) => " ^ 0x80808080u",
     }
 }
 
@@ -238,13 +239,14 @@ fn by_format(form: &Form) -> Defines {
 mod tests {
     use super::*;
 
-    /// Worked out by hand: 31 · 16320 · 32 is 16189440, and 2^24 is 16777216.
+    /// Worked out by hand: 31 · 16320 · 32 is 16189440, 43 · 16320 · 16 is 11228160, and 2^24 is 16777216.
     #[test]
     fn sums_of_bytes_are_apart() {
         let apart = |dtype| sums_apart(&form(dtype).unwrap());
         let quants = DType::ALL.into_iter().filter(|&dtype| form(dtype).is_some());
         let found: Vec<DType> = quants.filter(|&dtype| apart(dtype)).collect();
-        assert_eq!(found, [DType::Q8_0, DType::IQ4_NL, DType::IQ4_XS]);
+        let grids = [DType::IQ2_XXS, DType::IQ3_XXS];
+        assert_eq!(found, [&[DType::Q8_0, DType::IQ4_NL, DType::IQ4_XS], &grids[..]].concat());
     }
 
     #[test]

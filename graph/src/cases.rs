@@ -5,7 +5,7 @@ mod experts;
 mod run;
 mod temperature;
 
-use crate::ints::{Ints, form};
+use crate::ints::{Ints, Part, form};
 pub use crate::tapped::Tapped;
 use crate::{
     Act, Attention, Builder, Graph, KV_BLOCK, KvHeads, LoadOptions, LongFreqs, Mask, Node, Op,
@@ -14,7 +14,7 @@ use crate::{
 pub use experts::experts;
 pub(crate) use experts::several;
 use gguf::DType;
-use gguf::quant::{Float, Kind, Quant, Scale};
+use gguf::quant::{Float, Half, Kind, Quant, Scale};
 use half::f16;
 pub use run::Cut;
 use std::sync::Arc;
@@ -82,8 +82,9 @@ pub fn random_tensor(rng: &mut Rng, dtype: DType, n: usize, size: f32) -> Vec<u8
 
 fn random_block(rng: &mut Rng, dtype: DType, quant: Quant, size: f32) -> Vec<u8> {
     let mut block: Vec<u8> = (0..dtype.block_bytes()).map(|_| rng.bits() as u8).collect();
-    let at = match quant.scale {
-        Scale::F16 { at } => at,
+    let (first, m_at) = match quant.scale {
+        Scale::F16 { at } => (Half::At(at), quant.shape.has_m().then_some(Half::At(at + 2))),
+        Scale::Fraction { of, .. } => (of, None),
         Scale::E8m0 { at } => {
             // The integers of MXFP4 reach 12, and the scale is below 2^(e - 127).
             block[at] = (124.0 + size.log2()) as u8 - rng.below(3) as u8;
@@ -92,15 +93,15 @@ fn random_block(rng: &mut Rng, dtype: DType, quant: Quant, size: f32) -> Vec<u8>
     };
     // The largest integer that a scale multiplies, so that scale times integer is about `size`.
     let mut ints = Ints::new();
-    ints.unpack(dtype, &block);
-    let most = (0..dtype.block_len())
+    ints.unpack(dtype, Part { bytes: &block, part: 0 });
+    let most = (0..quant.shape.block_len())
         .map(|i| i32::from(ints.q[i]) * i32::from(ints.scale[i / 16]))
         .map(i32::abs)
         .max();
-    let m_at = quant.shape.has_m().then_some(at + 2);
-    for at in std::iter::once(at).chain(m_at) {
+    let size = size / quant.scale.fraction();
+    for half in std::iter::once(first).chain(m_at) {
         let scale = f16::from_f32(rng.unit() * size / most.unwrap_or(1).max(1) as f32);
-        block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
+        half.set(&mut block, scale.to_le_bytes());
     }
     block
 }

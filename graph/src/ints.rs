@@ -125,7 +125,8 @@ impl Form {
     pub fn offset(&self) -> i8 {
         match self.codes {
             Codes::Plain { offset, .. } => offset,
-            Codes::Bytes | Codes::Table(_) => 0,
+            Codes::Signs => 1,
+            Codes::Bytes | Codes::Table(_) | Codes::ShortTable(_) => 0,
         }
     }
 }
@@ -136,11 +137,27 @@ impl Ints {
         Self { q: [0; MAX_BLOCK], scale: [1; 16], min: [0; 16], d: 0.0, m: 0.0 }
     }
 
-    /// Unpacks one block of `dtype`. `b` holds `dtype.block_bytes()` bytes. Float formats have no integer view: they
-    /// leave the block as it is ([`form`] is `None` for them, and callers ask it first).
-    pub fn unpack(&mut self, dtype: DType, b: &[u8]) {
-        let _ = dtype.visit(Unpack { ints: self, bytes: b });
+    /// Unpacks one block of `dtype`. Float formats have no integer view: they leave the block as it is ([`form`] is `None`
+    /// for them, and callers ask it first).
+    pub fn unpack(&mut self, dtype: DType, from: Part<'_>) {
+        let _ = dtype.visit(Unpack { ints: self, from });
     }
+}
+
+/// A block of [`Form::block_len`] elements: a block of the file, or a part of one.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The block of the file.
+    pub bytes: &'a [u8],
+    /// Which of its parts ([`DType::parts`]).
+    pub part: usize,
+}
+
+/// The blocks of a row as it stands in a file.
+pub fn blocks(dtype: DType, row: &[u8]) -> impl Iterator<Item = Part<'_>> {
+    let parts = dtype.parts();
+    row.chunks(dtype.block_bytes())
+        .flat_map(move |bytes| (0..parts).map(move |part| Part { bytes, part }))
 }
 
 /// One run of weights in `int16`: `w = scale · q`, and `+ min` where the format has a minimum.
@@ -171,20 +188,21 @@ impl Ints {
 
 struct Unpack<'a> {
     ints: &'a mut Ints,
-    bytes: &'a [u8],
+    from: Part<'a>,
 }
 
 impl Visit for Unpack<'_> {
     type Out = ();
 
     fn visit<B: Block>(self) {
-        let Self { ints, bytes } = self;
+        let Self { ints, from: Part { bytes, part } } = self;
         let Quant { codes, shape, scale } = B::QUANT;
         let [block] = B::all(bytes) else { unreachable!("callers cut one block") };
         ints.d = scale.d(bytes);
         ints.m = if shape.has_m() { scale.m(bytes) } else { 0.0 };
         for (unit, q) in ints.q[..shape.block_len()].as_chunks_mut::<32>().0.iter_mut().enumerate()
         {
+            let unit = part * shape.block_len() / 32 + unit;
             for (q, word) in q.as_chunks_mut::<4>().0.iter_mut().zip(block.codes(unit)) {
                 *q = word.to_le_bytes().map(|code| codes.value(code));
             }

@@ -21,12 +21,14 @@ pub trait Block: Pod {
     const FILE_TYPE: u32;
     /// How codes and scales make weights.
     const QUANT: Quant;
+    /// How many blocks of [`Self::QUANT`] it is, which share its scale.
+    const PARTS: usize = 1;
     /// What llama-quantize takes instead where rows are no whole blocks of 256.
     const SHORTER: Option<DType> = None;
     /// Writes the weights of whole blocks.
     const DECODE: Decoder;
-    /// Quantises into whole blocks.
-    const ENCODE: Encoder;
+    /// Quantises into whole blocks, where karat can.
+    const ENCODE: Option<Encoder> = None;
     /// The same by an importance matrix, where the format heeds one.
     const ENCODE_BY: Option<EncoderBy> = None;
 
@@ -70,10 +72,14 @@ pub enum Codes {
         /// Makes q signed where the code is not.
         offset: i8,
     },
+    /// One bit: `q = 2 · code - 1`.
+    Signs,
     /// The code is q, a signed byte.
     Bytes,
     /// A code of four bits is the place of q in these values.
     Table(&'static [i8; 16]),
+    /// A code of three bits is the place of q in these values.
+    ShortTable(&'static [i8; 8]),
 }
 
 /// Bits of a plain code.
@@ -104,8 +110,10 @@ impl Codes {
     pub const fn bits(self) -> usize {
         match self {
             Self::Plain { bits, .. } => bits.count(),
+            Self::Signs => 1,
             Self::Bytes => 8,
             Self::Table(_) => 4,
+            Self::ShortTable(_) => 3,
         }
     }
 
@@ -114,8 +122,10 @@ impl Codes {
     pub fn value(self, code: u8) -> i8 {
         match self {
             Self::Plain { offset, .. } => code as i8 - offset,
+            Self::Signs => 2 * (code & 1) as i8 - 1,
             Self::Bytes => code as i8,
             Self::Table(values) => values[usize::from(code & 15)],
+            Self::ShortTable(values) => values[usize::from(code & 7)],
         }
     }
 
@@ -197,6 +207,14 @@ pub enum Scale {
         /// Its first byte.
         at: usize,
     },
+    /// An f16, divided by two as often as `halvings` says: the integer scales of such formats are odd numbers, which count
+    /// halves, quarters or eighths.
+    Fraction {
+        /// Where the f16 stands.
+        of: Half,
+        /// 2 for a quarter.
+        halvings: u8,
+    },
     /// One byte: the power of two of [`half_power`]. 255 stands for NaN.
     E8m0 {
         /// The byte.
@@ -204,11 +222,51 @@ pub enum Scale {
     },
 }
 
+/// Where the f16 of a block stands that has it not in two bytes of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Half {
+    /// At this byte.
+    At(usize),
+    /// In four u16 from this byte on: their highest four bits are its nibbles, the lowest first.
+    Nibbles(usize),
+}
+
+impl Half {
+    /// Its bytes, little-endian.
+    #[inline(always)]
+    pub fn get(self, block: &[u8]) -> [u8; 2] {
+        match self {
+            Self::At(at) => [block[at], block[at + 1]],
+            Self::Nibbles(at) => {
+                let nibble = |i: usize| block[at + 2 * i + 1] >> 4;
+                [nibble(0) | nibble(1) << 4, nibble(2) | nibble(3) << 4]
+            }
+        }
+    }
+
+    /// Writes it into a block.
+    pub fn set(self, block: &mut [u8], half: [u8; 2]) {
+        match self {
+            Self::At(at) => block[at..at + 2].copy_from_slice(&half),
+            Self::Nibbles(at) => {
+                let bits = u16::from_le_bytes(half);
+                for i in 0..4 {
+                    let byte = &mut block[at + 2 * i + 1];
+                    *byte = *byte & 15 | ((bits >> (4 * i)) as u8) << 4;
+                }
+            }
+        }
+    }
+}
+
 impl Scale {
     /// The scale of a block.
     pub fn d(self, block: &[u8]) -> f32 {
         match self {
             Self::F16 { at } => half_at(block, at),
+            Self::Fraction { of, .. } => {
+                f16::from_le_bytes(of.get(block)).to_f32() * self.fraction()
+            }
             Self::E8m0 { at } => half_power(block[at]),
         }
     }
@@ -217,7 +275,15 @@ impl Scale {
     pub fn m(self, block: &[u8]) -> f32 {
         match self {
             Self::F16 { at } => half_at(block, at + 2),
-            Self::E8m0 { .. } => 0.0,
+            Self::Fraction { .. } | Self::E8m0 { .. } => 0.0,
+        }
+    }
+
+    /// What the stored number is multiplied by: a power of two, so that it is exact.
+    pub fn fraction(self) -> f32 {
+        match self {
+            Self::F16 { .. } | Self::E8m0 { .. } => 1.0,
+            Self::Fraction { halvings, .. } => f32::from_bits((127 - u32::from(halvings)) << 23),
         }
     }
 }
@@ -259,10 +325,11 @@ pub(crate) struct Facts {
     pub(crate) file_type: u32,
     pub(crate) block_len: usize,
     pub(crate) block_bytes: usize,
+    pub(crate) parts: usize,
     pub(crate) kind: Kind,
     pub(crate) shorter: Option<DType>,
     pub(crate) decode: Decoder,
-    pub(crate) encode: Encoder,
+    pub(crate) encode: Option<Encoder>,
     pub(crate) encode_by: Option<EncoderBy>,
 }
 
@@ -271,8 +338,9 @@ impl Facts {
         Self {
             id: B::ID,
             file_type: B::FILE_TYPE,
-            block_len: B::QUANT.shape.block_len(),
+            block_len: B::QUANT.shape.block_len() * B::PARTS,
             block_bytes: size_of::<B>(),
+            parts: B::PARTS,
             kind: Kind::Quant(B::QUANT),
             shorter: B::SHORTER,
             decode: B::DECODE,

@@ -9,10 +9,11 @@ pub(crate) const F32: Facts = Facts {
     file_type: 0,
     block_len: 1,
     block_bytes: 4,
+    parts: 1,
     kind: Kind::Float(Float::F32),
     shorter: None,
     decode: decode_f32,
-    encode: encode_f32,
+    encode: Some(encode_f32),
     encode_by: None,
 };
 
@@ -20,9 +21,10 @@ pub(crate) const F16: Facts = Facts {
     id: 1,
     file_type: 1,
     block_bytes: 2,
+    parts: 1,
     kind: Kind::Float(Float::F16),
     decode: decode_f16,
-    encode: encode_f16,
+    encode: Some(encode_f16),
     ..F32
 };
 
@@ -30,9 +32,10 @@ pub(crate) const BF16: Facts = Facts {
     id: 30,
     file_type: 32,
     block_bytes: 2,
+    parts: 1,
     kind: Kind::Float(Float::BF16),
     decode: decode_bf16,
-    encode: encode_bf16,
+    encode: Some(encode_bf16),
     ..F32
 };
 

@@ -28,7 +28,7 @@ impl Block for BlockIq4Nl {
         scale: Scale::F16 { at: 0 },
     };
     const DECODE: Decoder = decode_blocks::<Self, 32>;
-    const ENCODE: Encoder = encode_blocks::<Self, 32>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 32>);
     const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 32>);
 
     #[inline(always)]

@@ -31,7 +31,7 @@ impl Block for BlockIq4Xs {
     };
     const SHORTER: Option<DType> = Some(DType::IQ4_NL);
     const DECODE: Decoder = decode_blocks::<Self, 256>;
-    const ENCODE: Encoder = encode_blocks::<Self, 256>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 256>);
     const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 256>);
 
     #[inline(always)]

@@ -12,10 +12,20 @@
 mod facts;
 mod fit;
 pub(crate) mod floats;
+mod grids;
+pub(crate) mod iq1_m;
+pub(crate) mod iq1_s;
+pub(crate) mod iq2_s;
+pub(crate) mod iq2_xs;
+pub(crate) mod iq2_xxs;
+pub(crate) mod iq3_s;
+pub(crate) mod iq3_xxs;
 pub(crate) mod iq4_nl;
 pub(crate) mod iq4_xs;
 mod lines;
 pub(crate) mod mxfp4;
+pub(crate) mod q1_0;
+pub(crate) mod q2_0;
 pub(crate) mod q2_k;
 pub(crate) mod q3_k;
 pub(crate) mod q4_0;
@@ -27,12 +37,14 @@ pub(crate) mod q5_k;
 pub(crate) mod q6_k;
 pub(crate) mod q8_0;
 mod scale_min;
+pub(crate) mod tq1_0;
+pub(crate) mod tq2_0;
 mod words;
 
 pub(crate) use facts::Facts;
 pub use facts::{
-    Bits, Block, Codes, Decoder, Encoder, EncoderBy, Float, Kind, Quant, Run, RunScale, Scale,
-    Shape, Visit,
+    Bits, Block, Codes, Decoder, Encoder, EncoderBy, Float, Half, Kind, Quant, Run, RunScale,
+    Scale, Shape, Visit,
 };
 pub use mxfp4::half_power;
 
@@ -44,7 +56,7 @@ trait Decode<const N: usize>: Pod {
 }
 
 /// A block made of its weights.
-trait Encode<const N: usize>: Decode<N> {
+trait Encode<const N: usize>: Pod {
     fn encode(weights: &[f32; N]) -> Self;
 }
 
@@ -65,6 +77,33 @@ fn decode_blocks<B: Decode<N>, const N: usize>(bytes: &[u8], out: &mut [f32]) {
     let blocks: &[B] = bytemuck::cast_slice(bytes);
     for (block, out) in blocks.iter().zip(out.as_chunks_mut().0) {
         block.decode(out);
+    }
+}
+
+/// Decodes by what a block says of itself, `w = d · scale · q`: right to the bit where every product is exact, whatever the
+/// order. That is where an f16 is multiplied by integers of 13 bits together: the formats with grids, and the ternary ones.
+fn decode_exact<B: Block>(bytes: &[u8], out: &mut [f32]) {
+    let Quant { codes, scale, .. } = B::QUANT;
+    let blocks = B::all(bytes).iter().zip(bytes.chunks_exact(size_of::<B>()));
+    for ((block, bytes), out) in blocks.zip(out.as_chunks_mut::<256>().0) {
+        let d = scale.d(bytes);
+        for (unit, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (g, word) in block.codes(unit).into_iter().enumerate() {
+                let run = (32 * unit + 4 * g) / block_run(B::QUANT.shape);
+                let scale = d * f32::from(block.run(run).scale);
+                for (out, code) in out[4 * g..][..4].iter_mut().zip(word.to_le_bytes()) {
+                    *out = scale * f32::from(codes.value(code));
+                }
+            }
+        }
+    }
+}
+
+/// Weights that share a scale.
+const fn block_run(shape: Shape) -> usize {
+    match shape {
+        Shape::One { .. } => 32,
+        Shape::Runs { run, .. } => run.elements(),
     }
 }
 
@@ -126,6 +165,16 @@ fn pack_twos(q: &[u8; 256]) -> [u8; 64] {
         let at = i / 32 * 128 + i % 32;
         (0..4).fold(0, |bits, k| bits | (q[at + 32 * k] & 3) << (2 * k))
     })
+}
+
+/// The bits of eight signs of which seven are stored: there is an even number of minuses.
+fn even_signs(seven: u32) -> u32 {
+    seven | (seven.count_ones() & 1) << 7
+}
+
+/// The bits of 32 signs, of which each eight are stored as seven bits.
+fn four_even_signs(bits: u32) -> u32 {
+    (0..4).fold(0, |signs, l| signs | even_signs(bits >> (7 * l) & 127) << (8 * l))
 }
 
 /// Least and greatest weight.

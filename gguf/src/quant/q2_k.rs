@@ -37,7 +37,7 @@ impl Block for BlockQ2K {
     };
     const SHORTER: Option<DType> = Some(DType::Q4_0);
     const DECODE: Decoder = decode_blocks::<Self, 256>;
-    const ENCODE: Encoder = encode_blocks::<Self, 256>;
+    const ENCODE: Option<Encoder> = Some(encode_blocks::<Self, 256>);
     const ENCODE_BY: Option<EncoderBy> = Some(encode_row_by::<Self, 256>);
 
     #[inline(always)]

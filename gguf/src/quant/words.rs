@@ -49,6 +49,18 @@ pub(super) fn ones(b: &[u8; 32], unit: usize) -> [u32; 8] {
     words(|g| (word(b, 4 * g) >> unit) & ONES)
 }
 
+/// 32 codes of two bits, one after the other, the first in the lowest bits.
+#[inline(always)]
+pub(super) fn spread_twos(b: &[u8; 8]) -> [u32; 8] {
+    words(|g| twos_of(u32::from(b[g])))
+}
+
+/// Four numbers of two bits as bytes, the first in the lowest.
+#[inline(always)]
+pub(super) const fn twos_of(bits: u32) -> u32 {
+    (bits | bits << 6 | bits << 12 | bits << 18) & TWOS
+}
+
 /// Bit i of `bits` as code i.
 #[inline(always)]
 pub(super) fn spread(bits: u32) -> [u32; 8] {

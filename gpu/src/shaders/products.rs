@@ -157,7 +157,7 @@ fn of_ints(file: &'static str, dtype: DType, products: usize) -> Shader {
 }
 
 /// A table's values as WGSL's words, four signed bytes each.
-fn words_of(values: &[i8; 16]) -> String {
+fn words_of(values: &[i8]) -> String {
     let word = |c: &[i8; 4]| format!("0x{:08x}u", u32::from_le_bytes(c.map(|q| q as u8)));
     values.as_chunks::<4>().0.iter().map(word).collect::<Vec<_>>().join(", ")
 }
@@ -186,8 +186,9 @@ pub(super) fn weights(dtype: DType) -> Defines {
     };
     let Quant { form, unit_words, runs, mins, scales } = q;
     let (stored, table_words) = match form.codes {
-        Codes::Plain { .. } | Codes::Bytes => (form.codes.bits(), None),
+        Codes::Plain { .. } | Codes::Signs | Codes::Bytes => (form.codes.bits(), None),
         Codes::Table(values) => (4, Some(words_of(values))),
+        Codes::ShortTable(values) => (3, Some(words_of(values))),
     };
     let (one, two, power) = match scales {
         Scales::One => (true, false, false),
@@ -195,12 +196,15 @@ pub(super) fn weights(dtype: DType) -> Defines {
         Scales::Power => (false, false, true),
     };
     let run_of_group = if by_sixteen(&form) { "2u * u + (j >> 2u)" } else { "u" };
-    let bits = [2, 3, 4, 5, 6, 8].into_iter().fold(Defines::new(), |defines, bits| {
+    let bits = [1, 2, 3, 4, 5, 6, 8].into_iter().fold(Defines::new(), |defines, bits| {
         defines.flag(&format!("BITS_{bits}"), stored == bits)
     });
     bits.flag("QUANT", true)
         .flag("TABLE", table_words.is_some())
+        .set("TABLE_LEN", &(form.codes.values().count() / 4))
         .set("TABLE_WORDS", &table_words.unwrap_or_default())
+        .flag("FRACTION", form.scale.fraction() < 1.0)
+        .set("D_TIMES", &format!("{:?}f", form.scale.fraction()))
         .flag("SCALES", runs > 0)
         .set("RUN_OF_GROUP", run_of_group)
         .flag("MINS", mins)

@@ -1,7 +1,7 @@
 //! Matrix product `y[r] = Σ_k w[r][k] · x[k]`, in all arithmetics. Fast versions: `cpu/src/kernels/mat_mul/`, and
 //! `mat_mul_*.wgsl` and `mat_vec_*.wgsl` in `gpu/src/kernels/`.
 
-use crate::ints::{Form, Ints, MinTerm, Rounding, RunFloats, form};
+use crate::ints::{Form, Ints, MinTerm, Rounding, RunFloats, blocks, form};
 use crate::math::{dot_f32, fma};
 use crate::ops::quantize_q8::{Q8Row, quantize_q8};
 use crate::ops::quantize_q16::{Q16Row, quantize_q16};
@@ -15,8 +15,8 @@ use gguf::DType;
 pub fn dot_int8(dtype: DType, form: Form, row: &[u8], x: &Q8Row) -> f32 {
     let mut ints = Ints::new();
     let mut acc = 0.0f32;
-    for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
-        ints.unpack(dtype, bytes);
+    for (b, block) in blocks(dtype, row).enumerate() {
+        ints.unpack(dtype, block);
         let q = &x.q[b * form.block_len()..][..form.block_len()];
         let block = Q8Block { q, d: x.d[b], s: x.s.get(b).copied() };
         acc = step_int8(form, &ints, block, acc);
@@ -59,8 +59,8 @@ pub fn dot_int16(dtype: DType, form: Form, row: &[u8], x: &Q16Row) -> f32 {
     let (block_len, run_len) = (form.block_len(), form.run_len());
     let mut ints = Ints::new();
     let mut acc = 0.0f32;
-    for (b, bytes) in row.chunks(dtype.block_bytes()).enumerate() {
-        ints.unpack(dtype, bytes);
+    for (b, block) in blocks(dtype, row).enumerate() {
+        ints.unpack(dtype, block);
         let q_a = x.q[b * block_len..][..block_len].chunks(run_len);
         for (i, (q, q_a)) in ints.q.chunks(run_len).zip(q_a).enumerate() {
             let d_a = x.d[(b * block_len + i * run_len) / 32];

@@ -307,7 +307,7 @@ impl Mixer {
         }
         let pure = recipe.mixing == Mixing::Pure || self.file_type == FileType::MXFP4;
         Ok(Wanted::Fitting(match named {
-            Some(named) => named.dtype,
+            Some(named) => encodable(named.dtype, info)?,
             None if pure => plain,
             // Without an output matrix the embedding is it.
             None if category == Category::Output => self.output(info),
@@ -403,13 +403,25 @@ impl Mixer {
     }
 }
 
+/// A format that a flag names, if karat has an encoder of it, or the tensor is in it already.
+fn encodable(dtype: DType, info: &TensorInfo) -> Result<DType> {
+    if dtype.has_encoder() || info.dtype == dtype {
+        return Ok(dtype);
+    }
+    let all = DType::ALL.into_iter().filter(|dtype| dtype.has_encoder());
+    let known = all.map(DType::name).collect::<Vec<_>>().join(" ");
+    let what =
+        format!("tensor {}: karat does not quantise to {dtype}, allowed are {known}", info.name);
+    Err(Error::new(ErrorKind::BadRequest, what))
+}
+
 /// A format that a flag names for one tensor: there is no other where it does not fit.
 fn exactly(dtype: DType, info: &TensorInfo) -> Result<Wanted> {
-    let (row, block) = (info.row_len(), dtype.block_len() as u64);
+    let (row, block) = (info.row_len(), encodable(dtype, info)?.block_len() as u64);
+    let name = &info.name;
     if row.is_multiple_of(block) {
         return Ok(Wanted::Exactly(dtype));
     }
-    let name = &info.name;
     let what = format!(
         "tensor {name}: rows of {row} are no whole blocks of {dtype}, allowed multiples of {block}"
     );

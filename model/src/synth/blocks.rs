@@ -75,7 +75,9 @@ impl Blocks {
             Kind::Quant(Quant { codes, scale: Scale::E8m0 { .. }, .. }) => {
                 std / rms(&codes.values().map(f32::from).collect::<Vec<_>>())
             }
-            Kind::Quant(Quant { scale: Scale::F16 { .. }, .. }) => std / unit_rms(dtype),
+            Kind::Quant(Quant { scale: Scale::F16 { .. } | Scale::Fraction { .. }, .. }) => {
+                std / unit_rms(dtype)
+            }
         };
         Self::with_base(dtype, base, extremes)
     }
@@ -87,7 +89,7 @@ impl Blocks {
         for i in 0..256 {
             match quant.scale {
                 Scale::E8m0 { .. } => blocks.scales[i] = [exponent(base, i, extremes), 0],
-                Scale::F16 { .. } => {
+                Scale::F16 { .. } | Scale::Fraction { .. } => {
                     let scale = scale(base, i, extremes);
                     // Formats with minima have scales above 0 in real files.
                     let scale = if quant.shape.has_m() { scale.abs() } else { scale };
@@ -109,6 +111,10 @@ impl Blocks {
         rng.fill_bytes(out);
         for block in out.chunks_exact_mut(self.dtype.block_bytes()) {
             match quant.scale {
+                Scale::Fraction { of, .. } => {
+                    let i = usize::from(of.get(block)[0]);
+                    of.set(block, self.scales[i]);
+                }
                 Scale::E8m0 { at } => block[at] = self.scales[usize::from(block[at])][0],
                 Scale::F16 { at } => {
                     let i = usize::from(block[at]);

@@ -18,7 +18,14 @@ impl Format {
     /// Every name that [`FromStr`] takes, but for the mix of models with experts, which are not made here.
     pub fn names() -> Vec<&'static str> {
         let made = |file_type: &FileType| *file_type != FileType::MXFP4_MOE;
-        FileType::ALL.into_iter().filter(made).map(FileType::name).collect()
+        let mixes = FileType::ALL.into_iter().filter(made).map(FileType::name);
+        mixes.chain(Self::unmixed().map(DType::name)).collect()
+    }
+
+    /// Formats that no mix is made of.
+    fn unmixed() -> impl Iterator<Item = DType> {
+        let mixed = |dtype| FileType::ALL.into_iter().any(|file_type| file_type.dtype() == dtype);
+        DType::ALL.into_iter().filter(move |&dtype| !mixed(dtype))
     }
 
     /// The same format without a mix: every matrix has it.
@@ -58,7 +65,10 @@ impl FromStr for Format {
     /// A name in any case; `Q4_K` stands for its mix, as in llama-quantize.
     fn from_str(name: &str) -> Result<Self> {
         let found = name.parse().ok().filter(|&file_type| file_type != FileType::MXFP4_MOE);
-        found.map(Self::Mix).ok_or_else(|| {
+        let plain = || {
+            Self::unmixed().find(|dtype| dtype.name().eq_ignore_ascii_case(name)).map(Self::Plain)
+        };
+        found.map(Self::Mix).or_else(plain).ok_or_else(|| {
             let known = Self::names().join(" ");
             let what = format!("unknown format \"{}\"; known: {known}", name.escape_debug());
             Error::new(ErrorKind::BadRequest, what)
@@ -82,6 +92,7 @@ mod tests {
         assert_eq!("Q4_K_M".parse::<Format>().unwrap().pure(), Format::Plain(DType::Q4_K));
         let error = "Q9".parse::<Format>().unwrap_err().to_string();
         assert!(error.starts_with("unknown format \"Q9\"; known: F32 F16"), "{error}");
-        assert!(error.ends_with("MXFP4 Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S"), "{error}");
+        assert!(error.contains("MXFP4 Q3_K_L Q3_K_M Q3_K_S Q2_K Q2_K_S IQ2_XXS "), "{error}");
+        assert_eq!("iq2_xxs".parse::<Format>().unwrap(), Format::Plain(DType::IQ2_XXS));
     }
 }

@@ -5,7 +5,7 @@ use crate::Tolerance;
 use crate::bound::{Exact, TINY, U, U_BF16, U_F16, gamma};
 use gguf::DType;
 use graph::Arithmetic;
-use graph::ints::{Form, Ints, MinTerm, Q8Format, Rounding, form};
+use graph::ints::{Form, Ints, MinTerm, Q8Format, Rounding, blocks, form};
 use graph::math::round_f16;
 use graph::ops::quantize_q8::{Q8Row, quantize_q8};
 use graph::ops::quantize_q16::{BLOCK, MAX, Q16Row, quantize_q16};
@@ -122,16 +122,16 @@ fn int8(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exac
     let (dtype, n_in) = (weight.dtype, weight.n_in);
     let q8: Vec<RoundedRow> =
         x.chunks(n_in).map(|x| RoundedRow::new(form.q8(), x, tolerance)).collect();
-    let blocks = n_in / form.block_len();
+    let n_blocks = n_in / form.block_len();
     let offset = match tolerance {
         Tolerance::Bits => 0,
         Tolerance::Rounding => i32::from(form.offset()),
     };
-    let by = gamma(2 * blocks + 16);
-    let mut ints = vec![Ints::new(); blocks];
+    let by = gamma(2 * n_blocks + 16);
+    let mut ints = vec![Ints::new(); n_blocks];
     let mut rows = Vec::with_capacity(q8.len() * weight.n_out);
     for row in bytes.chunks(dtype.row_bytes(n_in)) {
-        for (ints, block) in ints.iter_mut().zip(row.chunks(dtype.block_bytes())) {
+        for (ints, block) in ints.iter_mut().zip(blocks(dtype, row)) {
             ints.unpack(dtype, block);
         }
         for x in &q8 {
@@ -231,7 +231,7 @@ fn int16(form: Form, tensor: Tensor<'_>, x: &[f32], tolerance: Tolerance) -> Exa
     let by = gamma(2 * (n_in / form.run_len()) + 16);
     let mut rows = Vec::with_capacity(all.len() * weight.n_out);
     for row in bytes.chunks(dtype.row_bytes(n_in)) {
-        for (ints, block) in ints.iter_mut().zip(row.chunks(dtype.block_bytes())) {
+        for (ints, block) in ints.iter_mut().zip(blocks(dtype, row)) {
             ints.unpack(dtype, block);
         }
         for x in &all {

@@ -3,7 +3,7 @@
 use crate::bound::{Exact, TINY, gamma};
 use gguf::DType;
 use graph::Weight;
-use graph::ints::{Ints, MinTerm, form};
+use graph::ints::{Ints, MinTerm, blocks, form};
 
 /// A weight and its bytes in the file.
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ pub(crate) fn decode(
         return;
     };
     let mut ints = Ints::new();
-    for (b, block) in bytes.chunks(dtype.block_bytes()).enumerate() {
+    for (b, block) in blocks(dtype, bytes).enumerate() {
         ints.unpack(dtype, block);
         let (d, m) = (f64::from(ints.d), f64::from(ints.m));
         for i in 0..form.block_len() {

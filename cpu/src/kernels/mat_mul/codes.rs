@@ -20,6 +20,9 @@ pub(crate) fn f16s<I: Isa>(isa: I, block: &[u8], at: usize) -> I::F {
 pub(crate) fn scale<I: Isa>(isa: I, layout: &Layout, block: &[u8]) -> I::F {
     match layout.form.scale {
         Scale::F16 { .. } => f16s(isa, block, 0),
+        Scale::Fraction { .. } => {
+            isa.f_mul(f16s(isa, block, 0), isa.f_splat(layout.form.scale.fraction()))
+        }
         Scale::E8m0 { .. } => {
             // 2^(e-128): for e >= 2 the exponent field is e-1; 0 and 1 are the denormals 2^-128 and 2^-127.
             let e = isa.i_load_u8(lanes(block, 0));
@@ -121,10 +124,12 @@ pub(crate) trait Unpack {
 
 /// [`Codes::Plain`]
 pub(crate) struct Plain<const BITS: usize>;
+/// [`Codes::Signs`]
+pub(crate) struct Signs;
 /// [`Codes::Bytes`]
 pub(crate) struct Bytes;
-/// [`Codes::Table`]
-pub(crate) struct Table;
+/// [`Codes::Table`] and [`Codes::ShortTable`]
+pub(crate) struct Table<const BITS: usize>;
 
 impl<const BITS: usize> Unpack for Plain<BITS> {
     const SIGNED: bool = false;
@@ -149,6 +154,16 @@ impl<const BITS: usize> Unpack for Plain<BITS> {
     }
 }
 
+impl Unpack for Signs {
+    const SIGNED: bool = false;
+
+    /// Twice the code: one is taken from it, as from others their offset.
+    #[inline(always)]
+    fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, _: &[u8; 16]) -> I::B {
+        isa.b_shift_mask(plane(isa, planes, 0), g as i32 - 1, 2)
+    }
+}
+
 impl Unpack for Bytes {
     const SIGNED: bool = true;
 
@@ -158,12 +173,12 @@ impl Unpack for Bytes {
     }
 }
 
-impl Unpack for Table {
+impl<const BITS: usize> Unpack for Table<BITS> {
     const SIGNED: bool = true;
 
     #[inline(always)]
     fn operand<I: Isa>(isa: I, planes: &[u8], g: usize, table: &[u8; 16]) -> I::B {
-        isa.b_lut(Plain::<4>::operand(isa, planes, g, table), table)
+        isa.b_lut(Plain::<BITS>::operand(isa, planes, g, table), table)
     }
 }
 
@@ -183,8 +198,10 @@ macro_rules! with_codes {
             Codes::Plain { bits: Bits::Four, .. } => with!(codes::Plain<4>),
             Codes::Plain { bits: Bits::Five, .. } => with!(codes::Plain<5>),
             Codes::Plain { bits: Bits::Six, .. } => with!(codes::Plain<6>),
+            Codes::Signs => with!(codes::Signs),
             Codes::Bytes => with!(codes::Bytes),
-            Codes::Table(_) => with!(codes::Table),
+            Codes::Table(_) => with!(codes::Table<4>),
+            Codes::ShortTable(_) => with!(codes::Table<3>),
         }
     }};
 }
@@ -213,9 +230,11 @@ pub(crate) use with_runs;
 /// The format's table as bytes of the operand, `bias` added.
 #[inline(always)]
 pub(crate) fn table(layout: &Layout, bias: u8) -> [u8; 16] {
+    let byte = |v: i8| (v as u8).wrapping_add(bias);
     match layout.form.codes {
-        Codes::Table(values) => values.map(|v| (v as u8).wrapping_add(bias)),
-        Codes::Plain { .. } | Codes::Bytes => [0; 16],
+        Codes::Table(values) => values.map(byte),
+        Codes::ShortTable(values) => std::array::from_fn(|i| byte(values[i % 8])),
+        Codes::Plain { .. } | Codes::Signs | Codes::Bytes => [0; 16],
     }
 }
 
@@ -224,6 +243,7 @@ pub(crate) fn table(layout: &Layout, bias: u8) -> [u8; 16] {
 pub(crate) fn offset(layout: &Layout, bias: u8) -> i32 {
     match layout.form.codes {
         Codes::Plain { offset, .. } => i32::from(offset),
-        Codes::Bytes | Codes::Table(_) => i32::from(bias),
+        Codes::Signs => 1,
+        Codes::Bytes | Codes::Table(_) | Codes::ShortTable(_) => i32::from(bias),
     }
 }

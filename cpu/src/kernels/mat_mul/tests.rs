@@ -5,7 +5,7 @@ use crate::kernels::rounded::{Activations, Rounded};
 use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::tiles::{Layout, UNIT, row_codes};
-use gguf::quant::{Bits, Codes, Run, Scale, Shape, half_power};
+use gguf::quant::{Bits, Codes, Half, Run, Scale, Shape, half_power};
 use graph::Arithmetic;
 use graph::cases::Rng;
 use graph::ints::{Form, MinTerm, Rounding};
@@ -15,11 +15,15 @@ use graph::ops::quantize_q16::{Q16Row, quantize_q16};
 
 static VALUES: [i8; 16] = [-128, -90, -61, -40, -23, -9, -2, 0, 1, 5, 14, 30, 52, 77, 101, 127];
 
+static FEW: [i8; 8] = [-128, -43, -8, 0, 1, 9, 62, 127];
+
 fn forms() -> Vec<Form> {
     let bits = [Bits::Two, Bits::Three, Bits::Four, Bits::Five, Bits::Six];
     let plain =
         bits.into_iter().flat_map(|bits| [0, 3].map(|offset| Codes::Plain { bits, offset }));
-    let kinds: Vec<Codes> = plain.chain([Codes::Bytes, Codes::Table(&VALUES)]).collect();
+    let kinds: Vec<Codes> = plain
+        .chain([Codes::Signs, Codes::Bytes, Codes::Table(&VALUES), Codes::ShortTable(&FEW)])
+        .collect();
     let one = [false, true].map(|plus_m| Shape::One { plus_m });
     let runs = [(Run::Of16, false), (Run::Of16, true), (Run::Of32, false), (Run::Of32, true)]
         .map(|(run, minus_min)| Shape::Runs { run, largest_scale: 128, minus_min });
@@ -31,7 +35,12 @@ fn forms() -> Vec<Form> {
         let shape = Shape::One { plus_m: false };
         Form { codes, shape, scale: Scale::E8m0 { at: 0 } }
     });
-    f16.chain(e8m0).collect()
+    let fraction = Form {
+        codes: Codes::ShortTable(&FEW),
+        shape: Shape::Runs { run: Run::Of16, largest_scale: 31, minus_min: false },
+        scale: Scale::Fraction { of: Half::At(0), halvings: 3 },
+    };
+    f16.chain(e8m0).chain([fraction]).collect()
 }
 
 /// Tiles of random codes and integers under scales of an ordinary size.
@@ -40,7 +49,7 @@ fn random_tiles(rng: &mut Rng, layout: &Layout, n_in: usize, n_tiles: usize) -> 
         (0..n_tiles * layout.tile_bytes(n_in)).map(|_| rng.bits() as u8).collect();
     for block in tiles.chunks_mut(layout.block_bytes) {
         match layout.form.scale {
-            Scale::F16 { .. } => {
+            Scale::F16 { .. } | Scale::Fraction { .. } => {
                 for half in block[..layout.d_bytes + layout.m_bytes].as_chunks_mut::<2>().0 {
                     *half = half::f16::from_f32(rng.unit()).to_le_bytes();
                 }
@@ -82,6 +91,7 @@ impl RowOfBlock<'_> {
     fn d(&self) -> f32 {
         match self.layout.form.scale {
             Scale::F16 { .. } => self.half(2 * self.r),
+            Scale::Fraction { halvings, .. } => self.half(2 * self.r) / (1 << halvings) as f32,
             Scale::E8m0 { .. } => half_power(self.block[self.r]),
         }
     }
@@ -97,8 +107,10 @@ impl RowOfBlock<'_> {
         row_codes(layout.form.codes, planes, self.r, &mut codes);
         i32::from(match layout.form.codes {
             Codes::Plain { offset, .. } => codes[i % UNIT] as i8 - offset,
+            Codes::Signs => [-1, 1][usize::from(codes[i % UNIT])],
             Codes::Bytes => codes[i % UNIT].wrapping_sub(self.bias) as i8,
             Codes::Table(values) => values[usize::from(codes[i % UNIT])],
+            Codes::ShortTable(values) => values[usize::from(codes[i % UNIT])],
         })
     }
 

@@ -1,6 +1,7 @@
 // Weights as gpu/src/layout.rs lays them out: tiles of 32 rows, blocks within them, each word of a block 32 times, once
 // for each row.
 #flag BF16         the format is bf16
+#flag BITS_1       codes of 1 bit
 #flag BITS_2       codes of 2 bits
 #flag BITS_3       codes of 3 bits
 #flag BITS_4       codes of 4 bits
@@ -11,17 +12,20 @@
 #flag D_ONE        the scale of a block is an f16
 #flag D_TWO        a block has two f16, its scale and what is added
 #flag F16          the format is f16
+#flag FRACTION     a scale is a part of its f16
 #flag F32          the format is f32
 #flag MINS         runs of elements have an integer minimum
 #flag QUANT        a format of integers with scales; else of floats
 #flag SCALES       runs of elements have an integer scale
 #flag TABLE        codes are indices of a table
 #const BLOCK_WORDS  words of a block of 32 rows
+#const D_TIMES      which part of its f16 a scale is
 #const FULL         words of one row of a block before its f32 scales
 #const MINS_AT      the word of a row where its minimums begin
 #const OFFSET       what is taken from a stored code
 #const RUN_OF_GROUP the run of four elements `j` of unit `u`
 #const SCALES_AT    the word of a row where its integer scales begin
+#const TABLE_LEN    words of the table
 #const TABLE_WORDS  the table, four bytes in a word
 #const UNITS        units of 32 elements in a block
 #const UNIT_WORDS   words of the codes of a unit of one row
@@ -32,7 +36,7 @@
 fn word(base: u32, k: u32, r: u32) -> u32 { return w[base + k * 32u + r]; }
 
 #if TABLE
-const TABLE = array<u32, 4>({{TABLE_WORDS}});
+const TABLE = array<u32, {{TABLE_LEN}}>({{TABLE_WORDS}});
 
 fn look_up(codes: u32) -> u32 {
     var out = 0u;
@@ -69,8 +73,13 @@ fn codes(base: u32, u: u32, j: u32, r: u32) -> u32 {
 #if BITS_3
     let low = (word(base, at + (j >> 2u), r) >> (2u * (j & 3u))) & 0x03030303u;
     let high = (word(base, at + 2u, r) >> j) & 0x01010101u;
+#if TABLE
+    return look_up(low | (high << 2u));
+#else
     return low | (high << 2u);
 #endif
+#endif
+    #if BITS_1: return ((word(base, at, r) >> j) & 0x01010101u) << 1u;
     #if BITS_2: return (word(base, at + (j >> 2u), r) >> (2u * (j & 3u))) & 0x03030303u;
 }
 
@@ -86,7 +95,14 @@ fn d_word(base: u32, r: u32) -> u32 {
 // The f32 scale in that word.
 fn d_of(word: u32, r: u32) -> f32 {
     #if D_F32: return bitcast<f32>(word ^ no_bits());
-    #if D_ONE: return f16_to_f32((word >> ((r & 1u) * 16u)) & 0xffffu);
+#if D_ONE
+    let d = f16_to_f32((word >> ((r & 1u) * 16u)) & 0xffffu);
+#if FRACTION
+    return d * {{D_TIMES}};
+#else
+    return d;
+#endif
+#endif
     #if D_TWO: return f16_to_f32(word & 0xffffu);
 }
 

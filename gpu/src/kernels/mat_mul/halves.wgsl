@@ -1,4 +1,5 @@
 // Sixteen elements of a row of weights, as a matrix unit takes them.
+#flag BITS_1     codes of 1 bit
 #flag BITS_2     codes of 2 bits
 #flag BITS_3     codes of 3 bits
 #flag BITS_4     codes of 4 bits
@@ -20,6 +21,7 @@ fn half_words(base: u32, u: u32, h: u32, r: u32) -> vec4<u32> {
     #if BITS_5: return vec4<u32>(word(base, at + 2u * h, r), word(base, at + 2u * h + 1u, r), word(base, at + 4u, r), 0u);
     #if BITS_4: return vec4<u32>(word(base, at + 2u * h, r), word(base, at + 2u * h + 1u, r), 0u, 0u);
     #if BITS_3: return vec4<u32>(word(base, at + h, r), word(base, at + 2u, r), 0u, 0u);
+    #if BITS_1: return vec4<u32>(word(base, at, r), 0u, 0u, 0u);
     #if BITS_2: return vec4<u32>(word(base, at + h, r), 0u, 0u, 0u);
 }
 
@@ -36,7 +38,15 @@ fn half_codes(words: vec4<u32>, h: u32, j: u32) -> u32 {
     return low;
 #endif
 #endif
-    #if BITS_3: return ((words.x >> (2u * j)) & 0x03030303u) | ((words.y >> (4u * h + j)) & 0x01010101u) << 2u;
+#if BITS_3
+    let three = ((words.x >> (2u * j)) & 0x03030303u) | ((words.y >> (4u * h + j)) & 0x01010101u) << 2u;
+#if TABLE
+    return look_up(three);
+#else
+    return three;
+#endif
+#endif
+    #if BITS_1: return ((words.x >> (4u * h + j)) & 0x01010101u) << 1u;
     #if BITS_2: return (words.x >> (2u * j)) & 0x03030303u;
 }
 
