@@ -144,6 +144,15 @@ mod tests {
     }
 
     #[test]
+    fn tiles_take_the_bytes_that_memory_is_reckoned_with() {
+        for (dtype, layout) in quantised() {
+            assert_eq!(layout.block_bytes, LANES * layout.form.resident_bytes(), "{dtype}");
+        }
+        // 3 bits a weight, a byte for each run of 32, and an f16: 106 bytes for 50 of the file.
+        assert_eq!(Layout::of(DType::IQ1_S).unwrap().form.resident_bytes(), 106);
+    }
+
+    #[test]
     fn words_give_what_single_codes_give() {
         let mut rng = Rng::new(7);
         let mut formats = 0;

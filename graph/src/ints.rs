@@ -121,6 +121,21 @@ impl Form {
         self.run().map_or(0, |run| self.block_len() / run.elements())
     }
 
+    /// Bytes of a block as backends keep it: codes of [`Codes::bits`] each, a byte for each integer scale and minimum, and the
+    /// float scales. Formats with grids have fewer in a file, where one index stands for several codes.
+    pub fn resident_bytes(&self) -> usize {
+        let d = match self.scale {
+            Scale::F16 { .. } | Scale::Fraction { .. } => 2,
+            Scale::E8m0 { .. } => 1,
+        };
+        let (m, run) = match self.min() {
+            MinTerm::None => (0, 1),
+            MinTerm::Sum => (2, 1),
+            MinTerm::Subs => (2, 2),
+        };
+        d + m + self.n_runs() * run + self.block_len() * self.codes.bits() / 8
+    }
+
     /// What is taken from a stored code to get the quant.
     pub fn offset(&self) -> i8 {
         match self.codes {

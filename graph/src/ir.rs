@@ -59,6 +59,16 @@ impl Weight {
         let rows = (self.n_out as u64).saturating_mul(self.n_mats as u64);
         blocks.saturating_mul(rows).saturating_mul(self.dtype.block_bytes() as u64)
     }
+
+    /// Bytes as backends keep it to multiply with: those of the file, or more where its codes are taken apart
+    /// ([`crate::ints::Form::resident_bytes`]). Saturates, too.
+    pub fn resident_bytes(&self) -> u64 {
+        let Some(form) = crate::ints::form(self.dtype) else { return self.file_bytes() };
+        let blocks = (self.n_in as u64).div_ceil(form.block_len() as u64);
+        let rows = (self.n_out as u64).saturating_mul(self.n_mats as u64);
+        let bytes = blocks.saturating_mul(rows).saturating_mul(form.resident_bytes() as u64);
+        bytes.max(self.file_bytes())
+    }
 }
 
 /// The forms in which a backend keeps a weight: both, where it is used both ways.

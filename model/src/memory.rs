@@ -80,7 +80,7 @@ pub fn largest_context(
 }
 
 fn weight_bytes(graph: &Graph) -> u64 {
-    graph.weights.iter().map(graph::Weight::file_bytes).fold(0, u64::saturating_add)
+    graph.weights.iter().map(graph::Weight::resident_bytes).fold(0, u64::saturating_add)
 }
 
 /// The most bytes of values that are alive at one time, if each is freed after its last reader.

@@ -144,6 +144,8 @@ pub struct Experts {
     pub n_used: usize,
     /// Width between the projections of one expert.
     pub n_ff: usize,
+    /// The key of the file that says it, without the architecture's prefix.
+    pub n_ff_key: &'static str,
     /// The gates' activation.
     pub act: Act,
     /// How the router's numbers become weights.

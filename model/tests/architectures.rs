@@ -14,9 +14,9 @@ const OPTIONS: EngineOptions =
     EngineOptions { n_ctx: 256, n_batch: 512, n_seqs: 3, keep: model::Keep::All };
 
 /// Graph, rope tables and caches as text. `UPDATE_EXPECT=1 cargo test` writes the files anew.
-fn snapshot(arch: &'static str) -> String {
+fn snapshot(tiny: &Tiny) -> String {
     use std::fmt::Write as _;
-    let file = Tiny::new(arch).file();
+    let file = tiny.file();
     let graph = model::graph(&model::spec(&file).unwrap(), &file).unwrap();
     let mut out = graph.to_string();
     for (i, rope) in graph.rope_tables.iter().enumerate() {
@@ -34,8 +34,14 @@ fn snapshot(arch: &'static str) -> String {
 #[test]
 fn graphs() {
     for arch in archs() {
-        expect_file![format!("snapshots/{arch}.txt")].assert_eq(&snapshot(arch));
+        expect_file![format!("snapshots/{arch}.txt")].assert_eq(&snapshot(&Tiny::new(arch)));
     }
+    expect_file!["snapshots/llama-experts.txt"].assert_eq(&snapshot(&mixtral()));
+}
+
+/// Mixtral is a llama with experts.
+fn mixtral() -> Tiny {
+    Tiny::with("llama", Tiny::experts)
 }
 
 /// The bits of all logits of a text that is cut into pieces of the lengths of `cut`, over and over.
@@ -86,10 +92,11 @@ fn batched_bits(engine: &mut Engine, ids: &[u32]) -> Vec<u32> {
 #[test]
 fn same_bits_however_a_text_is_cut() {
     let ids = text(LEN, 1);
-    for arch in archs() {
+    for tiny in archs().map(Tiny::new).chain([mixtral()]) {
+        let arch = tiny.arch;
         // The loads share the cuts of one length: all of both would take minutes.
         for (load, alone) in LOADS.into_iter().zip([&[1][..], &[3], &[17]]) {
-            let mut engine = Tiny::new(arch).engine(load, OPTIONS);
+            let mut engine = tiny.engine(load, OPTIONS);
             let whole = bits(&mut engine, &ids, &[LEN]);
             assert_eq!(whole.len(), LEN * engine.n_vocab());
             assert!(whole.iter().all(|&x| f32::from_bits(x).is_finite()), "{arch} {load:?}");

@@ -82,6 +82,7 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         wanted("minicpm", &[10_000.0], None),
         wanted("mistral3", &[1e6, 1e6], None),
         wanted("olmo2", &[10_000.0], None),
+        wanted("olmoe", &[10_000.0], None),
         wanted("phi3", &[10_000.0], Some(1e-5)),
         wanted("qwen", &[10_000.0], Some(1e-6)),
         wanted("qwen2", &[10_000.0], None),
@@ -210,6 +211,12 @@ fn row_41_hyper_parameters_out_of_range_are_refused_by_name() {
         ("gemma3", "attention.sliding_window_pattern", 0u32.into()),
         ("gemma3", "attention.sliding_window_pattern", vec![true, false].into()),
         ("gemma3", "final_logit_softcapping", (-1.0f32).into()),
+        ("qwen", "feed_forward_length", 1u32.into()),
+        ("qwen", "feed_forward_length", 161u32.into()),
+        ("qwen3moe", "expert_used_count", 0u32.into()),
+        ("qwen3moe", "expert_used_count", 6u32.into()),
+        ("qwen3moe", "expert_count", 1025u32.into()),
+        ("qwen3moe", "expert_shared_feed_forward_length", 1u32.into()),
     ];
     for (arch, key, value) in table {
         let (kind, text) = refused(arch, |tiny| tiny.set(key, value.clone()));
@@ -252,6 +259,82 @@ fn row_41_experts_are_refused_not_ignored() {
         (ErrorKind::Unsupported, true),
         "{text}"
     );
+}
+
+#[test]
+fn row_41_what_an_architecture_cannot_be_without_is_named() {
+    let table: [(&'static str, fn(&mut Tiny), ErrorKind, &str); 5] = [
+        (
+            "qwen3moe",
+            |tiny| tiny.unset("expert_count"),
+            ErrorKind::BadHyperParameter,
+            "qwen3moe.expert_used_count",
+        ),
+        (
+            "granite",
+            |tiny| tiny.unset("logit_scale"),
+            ErrorKind::MissingKey,
+            "missing key \"granite.logit_scale\"",
+        ),
+        (
+            "baichuan",
+            |tiny| tiny.set("block_count", 40u32),
+            ErrorKind::Unsupported,
+            "baichuan.block_count: 40",
+        ),
+        (
+            "mistral3",
+            |tiny| tiny.set("rope.dimension_count", 16u32),
+            ErrorKind::Unsupported,
+            "mistral3.rope.dimension_count",
+        ),
+        (
+            "glm4",
+            |tiny| tiny.set("nextn_predict_layers", 1u32),
+            ErrorKind::Unsupported,
+            "glm4.nextn_predict_layers: 1",
+        ),
+    ];
+    for (arch, change, kind, begins) in table {
+        let (found, text) = refused(arch, change);
+        assert!(found == kind && text.starts_with(begins), "{arch}: {found:?} {text}");
+    }
+}
+
+/// Hunyuan's converter once wrote its one feed-forward as the only expert.
+#[test]
+fn one_expert_is_none() {
+    let mut tiny = Tiny::new("hunyuan-dense");
+    let before = model::spec(&tiny.file()).unwrap();
+    tiny.set("expert_count", 1u32);
+    tiny.set("expert_used_count", 1u32);
+    assert_eq!(model::spec(&tiny.file()).unwrap(), before);
+    tiny.set("expert_count", 2u32);
+    let error = model::spec(&tiny.file()).unwrap_err().to_string();
+    assert!(error.starts_with("hunyuan-dense.expert_count: 2"), "{error}");
+}
+
+#[test]
+fn row_42_a_tensor_for_each_expert_is_refused_by_name() {
+    let (kind, text) = refused("qwen3moe", |tiny| {
+        tiny.remove("blk.0.ffn_up_exps.weight");
+        tiny.matrix("blk.0.ffn_up.0.weight", DType::F32, &[96, 64]);
+    });
+    assert_eq!(kind, ErrorKind::BadTensor, "{text}");
+    let begins = "tensor \"blk.0.ffn_up.0.weight\": a tensor for each expert";
+    assert!(text.starts_with(begins) && text.contains("\"blk.0.ffn_up_exps.weight\""), "{text}");
+}
+
+/// Mixtral's experts are as wide as the feed-forward that they stand for, and that key is named.
+#[test]
+fn row_42_the_key_of_an_expert_s_width_is_the_file_s() {
+    let mut tiny = Tiny::with("llama", Tiny::experts);
+    assert_eq!(model::spec(&tiny.file()).unwrap().warnings, [""; 0]);
+    tiny.set("feed_forward_length", 64u32);
+    let file = tiny.file();
+    let spec = model::spec(&file).unwrap();
+    let text = model::graph(&spec, &file).map(|_| ()).unwrap_err().to_string();
+    assert!(text.contains("llama.feed_forward_length = 64"), "{text}");
 }
 
 #[test]

@@ -12,7 +12,7 @@ const DEFAULTS: Defaults =
 pub(super) const USUAL: Usual = Usual::TIED;
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    // Files of PaddleOCR-VL's text model say sections, which change nothing for text.
+    // llama.cpp reads sections here, which change nothing for text.
     llama::text_sections(meta)?;
     let spec = llama::without_factors(llama::base(meta, DEFAULTS)?);
     Ok(Spec { biases: &[Bias::Qkv], ..spec })

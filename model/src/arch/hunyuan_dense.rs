@@ -10,7 +10,7 @@ const DEFAULTS: Defaults =
     Defaults { rope_base: 10_000.0, eps: Some(1e-5), window: Window::Own, scale: inverse_root };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let mut spec = llama::base(meta, DEFAULTS)?;
+    let mut spec = llama::base_of_one_expert(meta, DEFAULTS)?;
     // Newer files leave it to the reader to stretch the base (NTK-aware, as the model's code does).
     let alpha = meta.opt_factor("rope.scaling.alpha")?;
     let stretched = |rope: Rope| {

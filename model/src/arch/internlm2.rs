@@ -1,4 +1,4 @@
-//! InternLM 2, 2.5 and 3 (arXiv 2403.17297): Llama, whose fused projection the converter takes apart.
+//! InternLM 2 and 2.5 (arXiv 2403.17297): Llama, whose fused projection the converter takes apart.
 
 use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;

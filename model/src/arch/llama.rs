@@ -133,6 +133,17 @@ pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
     of_heads(meta, defaults, 1)
 }
 
+/// The same for an architecture some of whose files call their only feed-forward an expert.
+pub(super) fn base_of_one_expert(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    if meta.opt_count("expert_count", 0..=experts::MAX_EXPERTS)? == Some(1) {
+        // Every token has the one that there is.
+        meta.opt_count("expert_used_count", 0..=1)?;
+    } else {
+        refuse_experts(meta)?;
+    }
+    of_heads(meta, defaults, 1)
+}
+
 /// The same where layers may have no attention. Theirs has no key and value heads, and the architecture puts something
 /// else in its place.
 pub(super) fn hybrid(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
@@ -151,6 +162,7 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     refuse_encoders(meta)?;
+    refuse_foretellers(meta, n_layer)?;
     let heads = heads(meta, n_layer, fewest)?;
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
     let dim = |key| head_dim(meta, key, n_embd, heads[0].n_head);
@@ -210,6 +222,19 @@ fn refuse_encoders(meta: &Meta<'_>) -> Result<()> {
             Err(Error::new(ErrorKind::Unsupported, what))
         }
         Some(true) | None => Ok(()),
+    }
+}
+
+/// Layers that foretell tokens beyond the next are no part of the model that answers, and would be counted among its own.
+fn refuse_foretellers(meta: &Meta<'_>, n_layer: usize) -> Result<()> {
+    let key = "nextn_predict_layers";
+    match meta.opt_count(key, 0..=n_layer)? {
+        None | Some(0) => Ok(()),
+        Some(n) => {
+            let what =
+                format!("{}: {n}, karat runs models without such layers only", meta.key(key));
+            Err(Error::new(ErrorKind::Unsupported, what))
+        }
     }
 }
 
@@ -351,7 +376,7 @@ pub(super) fn halves(spec: Spec) -> Spec {
     Spec { ropes: spec.ropes.into_iter().map(halves).collect(), ..spec }
 }
 
-/// The same with pairs of neighbours.
+/// The same without the factors of the rotary embedding that a file may bring.
 pub(super) fn without_factors(spec: Spec) -> Spec {
     let plain = |rope| Rope { factors: RopeFactors::None, ..rope };
     Spec { ropes: spec.ropes.into_iter().map(plain).collect(), ..spec }

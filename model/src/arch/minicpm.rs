@@ -15,8 +15,8 @@ const DEFAULTS: Defaults =
 const EMBD_SCALE: f32 = 12.0;
 /// `scale_depth` of the same.
 const DEPTH_SCALE: f32 = 1.4;
-/// `dim_model_base` of the same: logits of a wider model are divided by how much wider it is. llama.cpp divides by the
-/// inverse where a file does not say it; those that say it have what the model's code computes with.
+/// `dim_model_base` of the same: logits of a wider model are divided by how much wider it is. A file
+/// that says so has width / 256; without the key llama.cpp divides by 256 / width, which multiplies, unlike the model's code.
 const BASE_WIDTH: f32 = 256.0;
 
 pub(super) const USUAL: Usual = Usual {

@@ -1,4 +1,4 @@
-//! Ministral 3, Mistral Small 4 and Devstral 2 dense (arXiv 2601.08584): Llama stretched by YaRN with limits of its own, and a
+//! Ministral 3 and Devstral 2 dense (arXiv 2601.08584): Llama stretched by YaRN with limits of its own, and a
 //! temperature of attention that grows with the position.
 
 use super::llama::{self, Defaults, Window, inverse_root};

@@ -15,6 +15,7 @@ mod llama;
 mod minicpm;
 mod mistral3;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen;
 mod qwen2;
@@ -74,6 +75,7 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "minicpm", spec: minicpm::spec, usual: minicpm::USUAL, presets: &[] },
     Arch { name: "mistral3", spec: mistral3::spec, usual: mistral3::USUAL, presets: &[] },
     Arch { name: "olmo2", spec: olmo2::spec, usual: Usual::PLAIN, presets: &[] },
+    Arch { name: "olmoe", spec: olmoe::spec, usual: olmoe::USUAL, presets: &[] },
     Arch { name: "phi3", spec: phi3::spec, usual: phi3::USUAL, presets: &[] },
     Arch { name: "qwen", spec: qwen::spec, usual: qwen::USUAL, presets: &[] },
     Arch { name: "qwen2", spec: qwen2::spec, usual: qwen2::USUAL, presets: qwen2::PRESETS },

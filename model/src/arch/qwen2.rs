@@ -3,8 +3,7 @@
 use super::llama::{self, Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::{Numbers, Preset, Shape, Usual};
-use crate::{Bias, Result, Rope, RopeFactors, Spec};
-use graph::RopePairs;
+use crate::{Bias, Result, Spec};
 
 pub(super) const USUAL: Usual = Usual { biases: &[Bias::Qkv], ..Usual::TIED };
 
@@ -38,14 +37,7 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 
 /// What the family has in common.
 pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
-    let spec = rotating_halves(llama::base(meta, defaults)?);
+    // No model of the family brings factors; a file that does is refused for its unknown tensor.
+    let spec = llama::halves(llama::base(meta, defaults)?);
     Ok(Spec { biases: &[Bias::Qkv, Bias::Output], ..spec })
-}
-
-/// The same with halves rotated together. No model of the family brings factors; a file that does is refused for its unknown
-/// tensor.
-pub(super) fn rotating_halves(mut spec: Spec) -> Spec {
-    let halves = |rope| Rope { pairs: RopePairs::Halves, factors: RopeFactors::None, ..rope };
-    let ropes = spec.ropes.drain(..).map(halves).collect();
-    Spec { ropes, ..spec }
 }

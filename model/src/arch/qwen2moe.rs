@@ -3,7 +3,6 @@
 
 use super::llama::experts::{self, Width};
 use super::llama::{self, Defaults, MAX_WIDTH, Window, inverse_root};
-use super::qwen2;
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{Bias, Experts, Result, Spec};
@@ -25,7 +24,7 @@ const DEFAULTS: Defaults =
     Defaults { rope_base: 10_000.0, eps: None, window: Window::Own, scale: inverse_root };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let spec = qwen2::rotating_halves(llama::with_experts(meta, DEFAULTS)?);
+    let spec = llama::halves(llama::with_experts(meta, DEFAULTS)?);
     let spec = Spec { biases: &[Bias::Qkv], ..spec };
     let n_ff = meta.per_layer("feed_forward_length", spec.layers.len(), 1..=MAX_WIDTH)?[0];
     let shared = Some(experts::shared(meta, n_ff)?);

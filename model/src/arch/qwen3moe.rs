@@ -3,7 +3,6 @@
 
 use super::llama::experts::{self, Width};
 use super::llama::{self, Defaults, Window, inverse_root};
-use super::qwen2;
 use crate::meta::Meta;
 use crate::shape::Usual;
 use crate::{Attention, Bias, QkNorm, Result, Spec};
@@ -23,7 +22,9 @@ const DEFAULTS: Defaults =
     Defaults { rope_base: 10_000.0, eps: Some(1e-6), window: Window::Own, scale: inverse_root };
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
-    let spec = qwen2::rotating_halves(llama::with_experts(meta, DEFAULTS)?);
+    let spec = llama::halves(llama::with_experts(meta, DEFAULTS)?);
+    // 0 is what files of models without an expert for every token may say.
+    meta.opt_count(experts::SHARED_WIDTH, 0..=0)?;
     let spec = Spec { biases: &[Bias::Qkv], ..spec };
     let spec = experts::in_place(meta, spec, experts::SOFTMAX, Width::Own)?;
     Ok(spec.map_attention(|_, attention| Attention { qk_norm: QkNorm::PerHead, ..attention }))

@@ -49,7 +49,7 @@ impl Decoder<'_> {
     }
 
     fn expert_dim(&self, experts: &Experts) -> Dim {
-        self.spec.dim(experts.n_ff, "expert_feed_forward_length")
+        self.spec.dim(experts.n_ff, experts.n_ff_key)
     }
 
     /// From the router's logits to the chosen experts and their weights.

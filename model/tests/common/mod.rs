@@ -39,6 +39,11 @@ pub(crate) struct Tiny {
 
 impl Tiny {
     pub(crate) fn new(arch: &'static str) -> Self {
+        Self::with(arch, |_| ())
+    }
+
+    /// The same with keys changed before the tensors are made.
+    pub(crate) fn with(arch: &'static str, change: impl FnOnce(&mut Self)) -> Self {
         let mut tiny = Self { arch, keys: vec![], tensors: vec![], seed: 7 };
         tiny.set_full("general.architecture", arch);
         let tokens: gguf::Strings = (0..N_VOCAB).map(|i| format!("t{i}")).collect();
@@ -68,6 +73,7 @@ impl Tiny {
             tiny.set(key, value.clone());
         }
         tiny.special();
+        change(&mut tiny);
         let spec = model::spec(&tiny.file()).expect("a spec");
         for tensor in known.tensors(&spec).expect("sizes that agree") {
             tiny.fill(&tensor);
@@ -87,6 +93,12 @@ impl Tiny {
             Role::Bias => self.vector(&tensor.name, sizes[0], 0.0),
             Role::RopeFactors => {}
         }
+    }
+
+    /// Two of five experts for each token.
+    pub(crate) fn experts(&mut self) {
+        self.set("expert_count", 5u32);
+        self.set("expert_used_count", 2u32);
     }
 
     /// What some architectures have of their own, among it every sort of rope scaling.
@@ -127,9 +139,9 @@ impl Tiny {
                 self.floats("rope_factors_short.weight", &[1.0; 12]);
                 self.floats("rope_factors_long.weight", &[2.5; 12]);
             }
+            "olmoe" => self.experts(),
             "qwen2moe" | "qwen3moe" => {
-                self.set("expert_count", 5u32);
-                self.set("expert_used_count", 2u32);
+                self.experts();
                 self.set("expert_feed_forward_length", 64u32);
             }
             "qwen2" | "mistral3" => {

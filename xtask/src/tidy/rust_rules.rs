@@ -29,6 +29,7 @@ const ARCHS: [&str; 25] = [
     "minicpm",
     "mistral3",
     "olmo2",
+    "olmoe",
     "phi3",
     "qwen",
     "qwen2",

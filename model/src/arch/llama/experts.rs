@@ -7,7 +7,12 @@ use crate::{Experts, FeedForward, Gating, Layer, Result, SharedExpert, Spec};
 use graph::Act;
 
 /// Most experts of a layer: llama.cpp's limit.
-const MAX_EXPERTS: usize = 1024;
+pub(super) const MAX_EXPERTS: usize = 1024;
+
+/// The key of an expert's width.
+const EXPERT_WIDTH: &str = "expert_feed_forward_length";
+/// That of the expert that every token has.
+pub(in crate::arch) const SHARED_WIDTH: &str = "expert_shared_feed_forward_length";
 
 /// How many experts a layer has, and how many each token has.
 #[derive(Clone, Copy)]
@@ -33,6 +38,7 @@ pub(in crate::arch) const SOFTMAX: Experts = Experts {
     n_expert: 0,
     n_used: 0,
     n_ff: 0,
+    n_ff_key: EXPERT_WIDTH,
     act: Act::Silu,
     gating: Gating::Softmax,
     normalise: true,
@@ -61,22 +67,28 @@ pub(in crate::arch) fn in_place(
     };
     let own = match width {
         Width::Whole => None,
-        Width::Own => meta.opt_count("expert_feed_forward_length", 1..=MAX_WIDTH)?,
+        Width::Own => own_width(meta, EXPERT_WIDTH)?,
     };
+    let n_ff_key = if own.is_some() { EXPERT_WIDTH } else { "feed_forward_length" };
     Ok(spec.map_layers(|_, layer| {
         let FeedForward::Gated(gated) = layer.feed_forward else { return layer };
         let n_ff = own.unwrap_or(match width {
             Width::Whole => gated.n_ff,
             Width::Own => (gated.n_ff / n_used).max(1),
         });
-        let experts = Experts { n_expert, n_used, n_ff, ..experts };
+        let experts = Experts { n_expert, n_used, n_ff, n_ff_key, ..experts };
         Layer { feed_forward: FeedForward::Experts(experts), ..layer }
     }))
+}
+
+/// A width that the file states; 0 says nothing, as in llama.cpp.
+fn own_width(meta: &Meta<'_>, key: &str) -> Result<Option<usize>> {
+    Ok(meta.opt_count(key, 0..=MAX_WIDTH)?.filter(|&n| n > 0))
 }
 
 /// The expert that every token has, with a gate: as wide as `expert_shared_feed_forward_length` says, else as the
 /// feed-forward.
 pub(in crate::arch) fn shared(meta: &Meta<'_>, n_ff: usize) -> Result<SharedExpert> {
-    let own = meta.opt_count("expert_shared_feed_forward_length", 1..=MAX_WIDTH)?;
+    let own = own_width(meta, SHARED_WIDTH)?;
     Ok(SharedExpert { n_ff: own.unwrap_or(n_ff), gated: true })
 }
