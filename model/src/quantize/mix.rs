@@ -695,7 +695,9 @@ mod tests {
                     n_bytes: 0,
                     shard: 0,
                 };
-                assert_eq!(is_quantised(&info), !role.is_elementwise(), "{name} {role:?}");
+                // llama-quantize leaves routers as they are: which experts a token gets hangs on their last bits.
+                let wanted = !role.is_elementwise() && !name.contains("ffn_gate_inp");
+                assert_eq!(is_quantised(&info), wanted, "{name} {role:?}");
                 let category = Category::of(name);
                 let agrees = match role {
                     Role::Table => category == Category::TokenEmbd,

@@ -13,7 +13,7 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 25] = [
+const ARCHS: [&str; 26] = [
     "baichuan",
     "ernie4_5",
     "exaone4",
