@@ -261,41 +261,49 @@ fn row_41_experts_are_refused_not_ignored() {
     );
 }
 
+/// A change of a model's keys, and the error that it must give.
+struct Refusal {
+    arch: &'static str,
+    change: fn(&mut Tiny),
+    kind: ErrorKind,
+    begins: &'static str,
+}
+
 #[test]
 fn row_41_what_an_architecture_cannot_be_without_is_named() {
-    let table: [(&'static str, fn(&mut Tiny), ErrorKind, &str); 5] = [
-        (
-            "qwen3moe",
-            |tiny| tiny.unset("expert_count"),
-            ErrorKind::BadHyperParameter,
-            "qwen3moe.expert_used_count",
-        ),
-        (
-            "granite",
-            |tiny| tiny.unset("logit_scale"),
-            ErrorKind::MissingKey,
-            "missing key \"granite.logit_scale\"",
-        ),
-        (
-            "baichuan",
-            |tiny| tiny.set("block_count", 40u32),
-            ErrorKind::Unsupported,
-            "baichuan.block_count: 40",
-        ),
-        (
-            "mistral3",
-            |tiny| tiny.set("rope.dimension_count", 16u32),
-            ErrorKind::Unsupported,
-            "mistral3.rope.dimension_count",
-        ),
-        (
-            "glm4",
-            |tiny| tiny.set("nextn_predict_layers", 1u32),
-            ErrorKind::Unsupported,
-            "glm4.nextn_predict_layers: 1",
-        ),
+    let refusals = [
+        Refusal {
+            arch: "qwen3moe",
+            change: |tiny| tiny.unset("expert_count"),
+            kind: ErrorKind::BadHyperParameter,
+            begins: "qwen3moe.expert_used_count",
+        },
+        Refusal {
+            arch: "granite",
+            change: |tiny| tiny.unset("logit_scale"),
+            kind: ErrorKind::MissingKey,
+            begins: "missing key \"granite.logit_scale\"",
+        },
+        Refusal {
+            arch: "baichuan",
+            change: |tiny| tiny.set("block_count", 40u32),
+            kind: ErrorKind::Unsupported,
+            begins: "baichuan.block_count: 40",
+        },
+        Refusal {
+            arch: "mistral3",
+            change: |tiny| tiny.set("rope.dimension_count", 16u32),
+            kind: ErrorKind::Unsupported,
+            begins: "mistral3.rope.dimension_count",
+        },
+        Refusal {
+            arch: "glm4",
+            change: |tiny| tiny.set("nextn_predict_layers", 1u32),
+            kind: ErrorKind::Unsupported,
+            begins: "glm4.nextn_predict_layers: 1",
+        },
     ];
-    for (arch, change, kind, begins) in table {
+    for Refusal { arch, change, kind, begins } in refusals {
         let (found, text) = refused(arch, change);
         assert!(found == kind && text.starts_with(begins), "{arch}: {found:?} {text}");
     }
