@@ -371,14 +371,27 @@ fn chosen() -> Vec<(Case, Vec<Cut>)> {
             if product { vec![Cut::Chunks(512)] } else { vec![Cut::Chunks(72), Cut::Batch(512)] };
         (if product { small } else { near }).then_some((case, cuts))
     })
+    .chain(experts())
     .collect()
+}
+
+/// Experts whose weights are a softmax over all, and over the chosen; with these come all steps of a router, and biases.
+fn experts() -> impl Iterator<Item = (Case, Vec<Cut>)> {
+    let all = cases::experts().unwrap().into_iter().enumerate();
+    all.filter(|(i, _)| [0, 3].contains(i)).map(|(_, case)| (case, vec![Cut::Chunks(72)]))
 }
 
 /// How a format's weights are read does not depend on the arithmetic: `int16` in one decoder, and in products of formats whose
 /// runs and sums differ.
 fn is_wanted(case: &Case, options: LoadOptions) -> bool {
-    let formats =
-        ["products Q4_1 ", "products Q4_K ", "products Q2_K ", "products Q8_0 ", "decoder Q4_0"];
+    let formats = [
+        "products Q4_1 ",
+        "products Q4_K ",
+        "products Q2_K ",
+        "products Q8_0 ",
+        "decoder Q4_0",
+        "experts Q8_0 ",
+    ];
     options.arithmetic != Arithmetic::Int16
         || formats.iter().any(|format| case.name.contains(format))
 }
