@@ -138,12 +138,11 @@ impl<'a> Meta<'a> {
         if x == 0.0 { Ok(None) } else { self.opt_positive(key) }
     }
 
-    /// A window of attention: positions that a token sees, its own included. 0 says "none" and reads as `None`, like a
-    /// window in which every sequence fits that the model was trained on.
-    pub(crate) fn opt_window(&self, key: &str, n_ctx_train: usize) -> Result<Option<u32>> {
-        let window = self.opt_count(key, 0..=u32::MAX as usize)?;
-        let window = window.filter(|&n| n > 0 && n < n_ctx_train);
-        Ok(window.and_then(|n| u32::try_from(n).ok()))
+    /// The window of attention: positions that a token sees, its own included. 0 says "none" and reads as `None`; a file that
+    /// says nothing has `default`.
+    pub(crate) fn window(&self, default: Option<u32>) -> Result<Option<u32>> {
+        let stated = self.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
+        Ok(stated.map_or(default, |n| u32::try_from(n).ok()).filter(|&n| n > 0))
     }
 
     /// Whether a key says `true` or `false`, or `None` where it is absent.

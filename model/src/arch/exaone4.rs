@@ -13,16 +13,14 @@ const DEFAULTS: Defaults =
 const DEFAULT_PATTERN: usize = 4;
 /// The 32B model, which llama.cpp gives a window of 4096 where the file says none.
 const N_LAYER_32B: usize = 64;
-const WINDOW_32B: usize = 4096;
+const WINDOW_32B: u32 = 4096;
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut spec = llama::base(meta, DEFAULTS)?;
     let halves = |rope| Rope { pairs: RopePairs::Halves, ..rope };
     let ropes = spec.ropes.drain(..).map(halves).collect();
     let n_layer = spec.layers.len();
-    let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
-    let window = window.or(Some(WINDOW_32B).filter(|_| n_layer == N_LAYER_32B));
-    let window = window.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+    let window = meta.window((n_layer == N_LAYER_32B).then_some(WINDOW_32B))?;
     let windowed = llama::windowed(meta, n_layer, DEFAULT_PATTERN)?;
     Ok(Spec { ropes, biases: &[Bias::Qkv], ..spec }
         .map_layers(|_, layer| Layer { norms: Norms::After, ..layer })

@@ -12,7 +12,7 @@ use gguf::Value;
 const DEFAULTS: Defaults =
     Defaults { rope_base: 10_000.0, eps: Some(1e-6), window: Window::Own, scale: inverse_root };
 /// Where the file does not say otherwise: llama.cpp's and `Gemma2Config`'s. The first files did not say.
-const DEFAULT_WINDOW: usize = 4096;
+const DEFAULT_WINDOW: u32 = 4096;
 const DEFAULT_CAPS: Caps = Caps { scores: 50.0, logits: 30.0 };
 /// The first of two layers has the window.
 const DEFAULT_PATTERN: usize = 2;
@@ -38,21 +38,19 @@ pub(super) const USUAL: Usual = Usual {
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let spec = gemma::base(meta, DEFAULTS)?;
     let (n_layer, n_embd) = (spec.layers.len(), spec.n_embd);
-    let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
-    let window = u32::try_from(window.unwrap_or(DEFAULT_WINDOW)).ok().filter(|&n| n > 0);
+    let window = meta.window(Some(DEFAULT_WINDOW))?;
     let windowed = llama::windowed(meta, n_layer, DEFAULT_PATTERN)?;
     let softcap = cap(meta, "attn_logit_softcapping", DEFAULT_CAPS.scores)?;
     let logit_softcap = cap(meta, "final_logit_softcapping", DEFAULT_CAPS.logits)?;
     Ok(Spec { logit_softcap, ..spec }
         .map_layers(|_, layer| Layer { norms: Norms::BeforeAndAfter, ..layer })
         .map_attention(|i, attention| {
-            let head_width = if n_layer == N_LAYER_27B {
-                n_embd / attention.n_head
+            let scale = if n_layer == N_LAYER_27B {
+                inverse_root(n_embd / attention.n_head)
             } else {
-                attention.head_dim_k
+                attention.scale
             };
-            let window = window.filter(|_| windowed[i]);
-            Attention { window, softcap, scale: inverse_root(head_width), ..attention }
+            Attention { window: window.filter(|_| windowed[i]), softcap, scale, ..attention }
         }))
 }
 

@@ -32,26 +32,19 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let spec = gemma::base(meta, DEFAULTS)?;
     let n_layer = spec.layers.len();
     let ropes = ropes(meta, &spec.ropes[0])?;
-    let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
-    let window = window.filter(|&n| n > 0);
+    let window = meta.window(None)?;
     let pattern = llama::windowed(meta, n_layer, DEFAULT_PATTERN)?;
     let is_local = if window.is_some() { pattern } else { vec![false; n_layer] };
     let n_embd = spec.n_embd;
     let attention = |i: usize, attention: Attention| {
-        let head_width =
-            if n_layer == N_LAYER_27B { n_embd / attention.n_head } else { attention.head_dim_k };
-        let (rope, window) = if is_local[i] {
-            (Some(LOCAL), window.and_then(|n| u32::try_from(n).ok()))
+        let scale = if n_layer == N_LAYER_27B {
+            inverse_root(n_embd / attention.n_head)
         } else {
-            (attention.rope, attention.window)
+            attention.scale
         };
-        Attention {
-            qk_norm: QkNorm::PerHead,
-            rope,
-            window,
-            scale: 1.0 / (head_width as f32).sqrt(),
-            ..attention
-        }
+        let (rope, window) =
+            if is_local[i] { (Some(LOCAL), window) } else { (attention.rope, attention.window) };
+        Attention { qk_norm: QkNorm::PerHead, rope, window, scale, ..attention }
     };
     let logit_softcap = meta.opt_factor("final_logit_softcapping")?;
     let spec = Spec { ropes, logit_softcap, ..spec };

@@ -25,35 +25,23 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     // No key is an old name of another: the logits' scale must be there, as in llama.cpp.
     let logit_scale =
         meta.opt_positive("logit_scale")?.ok_or_else(|| meta.missing("logit_scale"))?;
-    let scales = Scales {
-        embd: meta.opt_factor("embedding_scale")?,
-        residual: meta.opt_factor("residual_scale")?,
-        logits: 1.0 / logit_scale,
-    };
+    let embd_scale = meta.opt_factor("embedding_scale")?;
+    let residual_scale = meta.opt_factor("residual_scale")?;
     let scale = meta.opt_factor("attention.scale")?;
     // Files of hybrid models without positions say so by this key, which elsewhere is information only.
     let has_rope = meta.opt_flag("rope.scaling.finetuned")? != Some(false);
-    Ok(base(meta, DEFAULTS, &scales)?.map_attention(|_, attention| Attention {
-        scale: scale.unwrap_or(attention.scale),
-        rope: attention.rope.filter(|_| has_rope),
-        ..attention
-    }))
+    let logit_scale = Some(1.0 / logit_scale);
+    Ok(Spec { embd_scale, residual_scale, logit_scale, ..base(meta, DEFAULTS)? }.map_attention(
+        |_, attention| Attention {
+            scale: scale.unwrap_or(attention.scale),
+            rope: attention.rope.filter(|_| has_rope),
+            ..attention
+        },
+    ))
 }
 
-/// What the family has in common: its factors.
-pub(super) struct Scales {
-    pub(super) embd: Option<f32>,
-    pub(super) residual: Option<f32>,
-    pub(super) logits: f32,
-}
-
-/// Llama with these factors.
-pub(super) fn base(meta: &Meta<'_>, defaults: Defaults, scales: &Scales) -> Result<Spec> {
-    Ok(Spec {
-        embd_scale: scales.embd,
-        residual_scale: scales.residual,
-        logit_scale: Some(scales.logits),
-        biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
-        ..llama::base(meta, defaults)?
-    })
+/// What the family has in common, without its factors.
+pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    let biases = &[Bias::Qkv, Bias::AttnOut, Bias::Ffn];
+    Ok(Spec { biases, ..llama::base(meta, defaults)? })
 }

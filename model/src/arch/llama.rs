@@ -169,7 +169,8 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
     let (head_dim_k, head_dim_v) = (dim("attention.key_length")?, dim("attention.value_length")?);
     let rope = rope(meta, defaults, n_ctx_train, head_dim_k)?;
     let window = match defaults.window {
-        Window::All => meta.opt_window("attention.sliding_window", n_ctx_train)?,
+        // Every sequence that the model was trained on fits into a longer one.
+        Window::All => meta.window(None)?.filter(|&n| (n as usize) < n_ctx_train),
         Window::Own => None,
     };
     let layer = |(&Heads { n_head, n_head_kv }, n_ff)| Layer {

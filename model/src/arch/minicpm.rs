@@ -1,6 +1,6 @@
 //! MiniCPM (arXiv 2404.06395): Granite's factors, with defaults for files that do not say them.
 
-use super::granite::{self, Scales};
+use super::granite;
 use super::llama::{Defaults, Window, inverse_root};
 use crate::meta::Meta;
 use crate::shape::Usual;
@@ -32,11 +32,11 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let embd = meta.opt_factor("embedding_scale")?;
     let residual = meta.opt_factor("residual_scale")?;
     let divisor = meta.opt_positive("logit_scale")?;
-    let scales = Scales { embd: Some(embd.unwrap_or(EMBD_SCALE)), residual, logits: 1.0 };
-    let spec = granite::base(meta, DEFAULTS, &scales)?;
+    let spec = granite::base(meta, DEFAULTS)?;
     let usual = DEPTH_SCALE / (spec.layers.len() as f32).sqrt();
     let divisor = divisor.unwrap_or(spec.n_embd as f32 / BASE_WIDTH);
     Ok(Spec {
+        embd_scale: Some(embd.unwrap_or(EMBD_SCALE)),
         residual_scale: Some(residual.unwrap_or(usual)),
         logit_scale: Some(1.0 / divisor),
         ..spec

@@ -14,8 +14,7 @@ const DEFAULT_PATTERN: usize = 4;
 
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     let mut spec = llama::halves(llama::base(meta, DEFAULTS)?);
-    let window = meta.opt_count("attention.sliding_window", 0..=u32::MAX as usize)?;
-    let window = window.and_then(|n| u32::try_from(n).ok()).filter(|&n| n > 0);
+    let window = meta.window(None)?;
     let windowed = match window {
         Some(_) => llama::windowed(meta, spec.layers.len(), DEFAULT_PATTERN)?,
         None => vec![false; spec.layers.len()],

@@ -25,6 +25,7 @@ struct Part<'a> {
     n_in: &'a Dim,
     n_out: &'a Dim,
     n_expert: usize,
+    role: Role,
 }
 
 impl Decoder<'_> {
@@ -32,15 +33,18 @@ impl Decoder<'_> {
     pub(super) fn experts(&mut self, at: At<'_>, experts: &Experts, x: ValueId) -> Result<ValueId> {
         let routed = self.routed(at, experts, x)?;
         let (embd, ff) = (self.spec.embd_dim(), self.expert_dim(experts));
-        let part = |name, n_in, n_out| Part { name, n_in, n_out, n_expert: experts.n_expert };
-        let up = self.chosen(at, part("up", &embd, &ff), routed, x)?;
-        let gate = self.chosen(at, part("gate", &embd, &ff), routed, x)?;
+        let n_expert = experts.n_expert;
+        let inner = |name| Part { name, n_in: &embd, n_out: &ff, n_expert, role: Role::Inner };
+        let up = self.chosen(at, inner("up"), routed, x)?;
+        let gate = self.chosen(at, inner("gate"), routed, x)?;
         let value = match experts.act {
             Act::Silu => "ffn_moe_swiglu",
             Act::GeluTanh => "ffn_moe_geglu",
         };
         let y = self.builder.glu(experts.act, gate, up, at.value(value))?;
-        let y = self.chosen(at, part("down", &ff, &embd), routed, y)?;
+        let role = Role::Branch { branch: Branch::FeedForward, norms: at.layer.norms };
+        let down = Part { name: "down", n_in: &ff, n_out: &embd, n_expert, role };
+        let y = self.chosen(at, down, routed, y)?;
         let y = self.builder.weighted(y, routed.weights, at.value("ffn_moe_weighted"))?;
         let y = self.builder.sum_slots(experts.n_used, y, at.value("ffn_moe_out"))?;
         let Some(shared) = &experts.shared else { return Ok(y) };
@@ -89,12 +93,7 @@ impl Decoder<'_> {
         routed: Routed,
         x: ValueId,
     ) -> Result<ValueId> {
-        let Part { name, n_in, n_out, n_expert } = part;
-        let role = if name == "down" {
-            Role::Branch { branch: Branch::FeedForward, norms: at.layer.norms }
-        } else {
-            Role::Inner
-        };
+        let Part { name, n_in, n_out, n_expert, role } = part;
         let shape = [n_in.clone(), n_out.clone(), self.spec.dim(n_expert, "expert_count")];
         let tensor = TensorSpec::new(at.weight(&format!("ffn_{name}_exps")), shape, role);
         self.source.refuse_apart(&tensor, &at.weight(&format!("ffn_{name}.0")))?;
