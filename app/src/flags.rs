@@ -205,7 +205,6 @@ const FOREIGN: &[Foreign] = &[
         &["--winogrande", "--winogrande-tasks", "--multiple-choice", "--multiple-choice-tasks"],
         Refused("--hellaswag, the one set of tasks that karat scores"),
     ),
-    foreign(&["--ignore-eos"], Refused("karat bench, where lengths are what counts")),
 ];
 
 /// Commands that take a model and the flags above.

@@ -7,6 +7,8 @@
 mod oracle_support;
 
 use graph::{Arithmetic, KvType, LoadOptions};
+use karat::sampler::{Dry, SamplerKind};
+use karat::{Probabilities, ProbabilitiesOf, SamplerParams};
 use oracle_support::{Oracle, Trace, assert_products_equal, load, next_tokens, variant};
 
 #[test]
@@ -60,4 +62,53 @@ fn f32_ops_equal_a_layer_of_a_trace() {
         println!("{:24} NMSE {:.2e}{own_inputs}", c.key, c.nmse);
         assert!(c.nmse <= 1e-10, "{} {:.2e}", c.key, c.nmse);
     }
+}
+
+/// A recorded case of `tools/golden_samplers.py --dry`.
+#[derive(serde::Deserialize)]
+struct Taken {
+    text: String,
+    breakers: Vec<String>,
+    /// Ids, and what DRY takes from their logits.
+    taken: Vec<(u32, f64)>,
+}
+
+/// Which tokens break a repetition depends on the vocabulary.
+#[test]
+fn dry_takes_what_llama_cpp_s_takes() {
+    let Some(oracle) = Oracle::small() else { return };
+    let recorded = std::fs::read_to_string(oracle.dir.join("dry.json")).unwrap();
+    let recorded: Vec<Taken> = serde_json::from_str(&recorded).unwrap();
+    let model = karat::Model::open(oracle.default_model()).unwrap();
+    let n_vocab = model.tokenizer().n_vocab();
+    for case in &recorded {
+        let breakers = case.breakers.clone();
+        let params = SamplerParams {
+            dry: Dry { multiplier: 1.0, base: 1.5, allowed_length: 1, last_n: 64, breakers },
+            sequence: vec![SamplerKind::Dry],
+            ..SamplerParams::default()
+        };
+        let all = Probabilities { of: ProbabilitiesOf::Sampler, best: n_vocab };
+        let mut sampler = model.sampler(params).unwrap().telling(Some(all));
+        let ids = model.tokenize(&case.text).unwrap();
+        ids.iter().for_each(|&id| sampler.accept(id));
+        sampler.sample(&vec![0.0; n_vocab], 0).unwrap();
+        let told = &sampler.told().unwrap().best;
+        let highest = told[0].log_probability;
+        let mut found: Vec<(u32, f64)> = told
+            .iter()
+            .map(|told| (told.id, highest - told.log_probability))
+            .filter(|(_, taken)| *taken > 0.0)
+            .collect();
+        found.sort_by_key(|(id, _)| *id);
+        let near =
+            found.iter().zip(&case.taken).all(|(a, b)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-4);
+        let what = format!("{:?} with {:?}", case.text, case.breakers);
+        assert!(
+            near && found.len() == case.taken.len(),
+            "{what}: {found:?}, llama.cpp {:?}",
+            case.taken
+        );
+    }
+    assert_eq!(recorded.len(), 24);
 }

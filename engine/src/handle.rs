@@ -6,10 +6,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
 use crate::load::{self, Info, Opened, Sampling};
 use crate::options::{Backend, Options};
+use crate::sampling;
 use crate::sequence::{Sequence, Work};
 use crate::session::Session;
 use graph::{Arithmetic, KvType, NoTap};
-use model::{Engine, Recommended, SeqId, StopRules};
+use model::{Engine, Recommended, Sampler, SamplerParams, SeqId, StopRules};
 use std::ffi::{OsStr, OsString};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokenizer::{ChatTemplate, Ends, Show, Special, Tokenizer};
@@ -133,6 +134,15 @@ impl Model {
     pub fn sequence(&self) -> Result<Sequence> {
         let id = self.engine()?.add();
         Ok(Sequence::new(self.clone(), id))
+    }
+
+    /// A sampler for the model's vocabulary, for programs that run the steps themselves: it never takes what the file
+    /// suppresses. Tell it of every token of the text, prompt included ([`Sampler::accept`]).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a setting out of range, and for a bias of an id out of the vocabulary.
+    pub fn sampler(&self, params: SamplerParams) -> Result<Sampler> {
+        sampling::sampler(self.tokenizer(), params)
     }
 
     /// Runs one step over several sequences of this model and returns the wanted logits of each item, row by row. What

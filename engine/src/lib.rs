@@ -194,6 +194,7 @@ mod net;
 mod options;
 pub mod output;
 pub mod perplexity;
+mod sampling;
 mod sequence;
 mod session;
 pub mod sources;
@@ -213,7 +214,7 @@ pub use sequence::{Sequence, Work};
 pub use session::{Answer, Piece, Session, Stream, Timings, random_seed};
 
 pub use graph::{Arithmetic, KvType, Stop};
-pub use model::sampler::argmax;
-pub use model::{Finish, Recommended, SamplerParams, Wanted};
+pub use model::sampler::{self, Probabilities, ProbabilitiesOf, Probable, Told, argmax};
+pub use model::{Finish, Recommended, Sampler, SamplerParams, Wanted};
 pub use tokenizer::Message;
 pub use {gguf, graph, tokenizer, why};

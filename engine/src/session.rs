@@ -1,9 +1,10 @@
 //! Texts that go on from a prompt, piece by piece as they are generated.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::handle::Model;
 use crate::sequence::Sequence;
 use graph::Stop;
+use model::sampler::{Probabilities, Told};
 use model::{Finish, Generation, Request, Sampler, SamplerParams};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -23,7 +24,7 @@ impl Session {
     pub(crate) fn new(model: &Model) -> Result<Self> {
         let sequence = model.sequence()?;
         let params = model.recommended_sampling().params();
-        let sampler = Sampler::new(params)?.without(model.tokenizer().suppressed());
+        let sampler = model.sampler(params)?;
         Ok(Self { sequence, sampler, max_tokens: None, stop: Stop::new() })
     }
 
@@ -57,10 +58,14 @@ impl Session {
     /// # Errors
     /// As [`Session::with_sampling`].
     pub fn set_sampling(&mut self, params: SamplerParams) -> Result<()> {
-        let refused = |error: model::Error| Error::new(ErrorKind::Usage, error.to_string());
-        let sampler = Sampler::new(params).map_err(refused)?;
-        self.sampler = sampler.without(self.sequence.model().tokenizer().suppressed());
+        let sampler = self.sequence.model().sampler(params)?;
+        self.sampler = sampler.telling(self.sampler.tells());
         Ok(())
+    }
+
+    /// Tells how likely each token was, in [`Piece::told`] and [`Answer::told`]; `None` does not.
+    pub fn set_probabilities(&mut self, wanted: Option<Probabilities>) {
+        self.sampler.tell(wanted);
     }
 
     /// How tokens are chosen.
@@ -147,10 +152,12 @@ pub fn random_seed() -> u64 {
 }
 
 /// A piece of a text, as it was generated.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Piece {
     /// The token; `None` for what is left of the text at its end.
     pub id: Option<u32>,
+    /// How likely the token was, where [`Session::set_probabilities`] asked.
+    pub told: Option<Told>,
     /// The characters that the token completes; empty where it is only a part of one.
     pub text: String,
 }
@@ -232,7 +239,7 @@ impl Stream<'_> {
                 history.push(Message::new("assistant", self.answer.text.as_str()));
             }
         }
-        Some(Piece { id: None, text }).filter(|piece| !piece.text.is_empty())
+        Some(Piece { id: None, told: None, text }).filter(|piece| !piece.text.is_empty())
     }
 }
 
@@ -244,9 +251,11 @@ impl Iterator for Stream<'_> {
         match self.next_id() {
             Ok(Some(id)) => {
                 let text = self.decoder.as_mut()?.push(id);
+                let told = self.sampler.told().cloned();
                 self.answer.ids.push(id);
+                self.answer.told.extend(told.clone());
                 self.answer.text.push_str(&text);
-                Some(Ok(Piece { id: Some(id), text }))
+                Some(Ok(Piece { id: Some(id), told, text }))
             }
             Ok(None) => self.close().map(Ok),
             Err(error) => {
@@ -271,6 +280,8 @@ pub struct Answer {
     pub text: String,
     /// Its tokens, without the one that ended it.
     pub ids: Vec<u32>,
+    /// How likely each of them was, where [`Session::set_probabilities`] asked.
+    pub told: Vec<Told>,
     /// Why it ended.
     pub finish: Finish,
     /// Steps of one token that it took: the first id came with the prompt.
@@ -291,6 +302,7 @@ impl Default for Answer {
         Self {
             text: String::new(),
             ids: Vec::new(),
+            told: Vec::new(),
             finish: Finish::Stopped,
             n_steps: 0,
             n_prompt: 0,

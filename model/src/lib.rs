@@ -29,7 +29,7 @@ pub use kv::SeqId;
 pub use memory::{Memory, check_memory, largest_context};
 pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
-pub use sampler::{Sampler, SamplerParams};
+pub use sampler::{Sampler, SamplerKind, SamplerParams};
 pub use spec::{
     Attention, Bias, Experts, FeedForward, FfnNorm, GateUp, Gated, Gating, Layer, Mixer, Norms,
     OutputNorm, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,

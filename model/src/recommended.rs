@@ -1,14 +1,8 @@
 //! What a file recommends for sampling: `general.sampling.*`, which converters copy from `generation_config.json`.
 
-use crate::SamplerParams;
 use crate::meta::shown;
+use crate::sampler::{Mirostat, MirostatVersion, SamplerKind, SamplerParams, Xtc};
 use gguf::{File, Value};
-
-/// Samplers in the order in which karat applies them, by llama.cpp's names.
-const SEQUENCE: [&str; 5] = ["penalties", "top_k", "top_p", "min_p", "temperature"];
-/// Keys of samplers that karat does not have.
-const OTHER_SAMPLERS: [&str; 5] =
-    ["xtc_probability", "xtc_threshold", "mirostat", "mirostat_tau", "mirostat_eta"];
 
 /// The settings that a file recommends; `None` where it says nothing, or nothing in range.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,10 +15,22 @@ pub struct Recommended {
     pub top_p: Option<f32>,
     /// [`SamplerParams::min_p`].
     pub min_p: Option<f32>,
+    /// [`Xtc::probability`].
+    pub xtc_probability: Option<f32>,
+    /// [`Xtc::threshold`].
+    pub xtc_threshold: Option<f32>,
     /// [`SamplerParams::repeat_penalty`].
     pub repeat_penalty: Option<f32>,
     /// [`SamplerParams::penalty_last_n`].
     pub penalty_last_n: Option<usize>,
+    /// [`Mirostat::version`].
+    pub mirostat: Option<MirostatVersion>,
+    /// [`Mirostat::tau`].
+    pub mirostat_tau: Option<f32>,
+    /// [`Mirostat::eta`].
+    pub mirostat_eta: Option<f32>,
+    /// [`SamplerParams::sequence`].
+    pub sequence: Option<Vec<SamplerKind>>,
     /// What karat does not follow, a line each.
     pub warnings: Vec<String>,
 }
@@ -34,24 +40,25 @@ impl Recommended {
     /// and not followed.
     pub fn of(file: &File) -> Self {
         let mut keys = Keys { file, warnings: Vec::new() };
-        let mut found = Self {
+        let found = Self {
             temperature: keys.float("temp", |x, params| params.temperature = x),
             top_k: keys.integer("top_k").map(|k| usize::try_from(k).unwrap_or(0)),
             top_p: keys.float("top_p", |x, params| params.top_p = x),
             min_p: keys.float("min_p", |x, params| params.min_p = x),
+            xtc_probability: keys.float("xtc_probability", |x, params| params.xtc.probability = x),
+            xtc_threshold: keys.float("xtc_threshold", |x, params| params.xtc.threshold = x),
             repeat_penalty: keys.float("penalty_repeat", |x, params| params.repeat_penalty = x),
             // -1 is the whole context.
             penalty_last_n: keys
                 .integer("penalty_last_n")
                 .map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            mirostat: keys.mirostat(),
+            mirostat_tau: keys.float("mirostat_tau", |x, params| params.mirostat.tau = x),
+            mirostat_eta: keys.float("mirostat_eta", |x, params| params.mirostat.eta = x),
+            sequence: keys.sequence(),
             warnings: Vec::new(),
         };
-        if let Some(names) = keys.text("sequence") {
-            found.follow(&names, &mut keys);
-        }
-        keys.warn_of_other_samplers();
-        found.warnings = keys.warnings;
-        found
+        Self { warnings: keys.warnings, ..found }
     }
 
     /// The same, with what somebody else recommends where it leaves a setting open.
@@ -62,8 +69,14 @@ impl Recommended {
             top_k: self.top_k.or(other.top_k),
             top_p: self.top_p.or(other.top_p),
             min_p: self.min_p.or(other.min_p),
+            xtc_probability: self.xtc_probability.or(other.xtc_probability),
+            xtc_threshold: self.xtc_threshold.or(other.xtc_threshold),
             repeat_penalty: self.repeat_penalty.or(other.repeat_penalty),
             penalty_last_n: self.penalty_last_n.or(other.penalty_last_n),
+            mirostat: self.mirostat.or(other.mirostat),
+            mirostat_tau: self.mirostat_tau.or(other.mirostat_tau),
+            mirostat_eta: self.mirostat_eta.or(other.mirostat_eta),
+            sequence: self.sequence.or_else(|| other.sequence.clone()),
             warnings: self.warnings,
         }
     }
@@ -76,39 +89,19 @@ impl Recommended {
             top_k: self.top_k.unwrap_or(default.top_k),
             top_p: self.top_p.unwrap_or(default.top_p),
             min_p: self.min_p.unwrap_or(default.min_p),
+            xtc: Xtc {
+                probability: self.xtc_probability.unwrap_or(default.xtc.probability),
+                threshold: self.xtc_threshold.unwrap_or(default.xtc.threshold),
+            },
             repeat_penalty: self.repeat_penalty.unwrap_or(default.repeat_penalty),
             penalty_last_n: self.penalty_last_n.unwrap_or(default.penalty_last_n),
-            ..default
-        }
-    }
-
-    /// A sequence of samplers: those that it leaves out are off. Another order than karat's is not followed.
-    fn follow(&mut self, names: &str, keys: &mut Keys<'_>) {
-        let named: Vec<&str> = names.split(';').map(str::trim).collect();
-        let ours: Vec<&str> =
-            named.iter().copied().filter(|name| SEQUENCE.contains(name)).collect();
-        let in_order: Vec<&str> =
-            SEQUENCE.iter().copied().filter(|name| ours.contains(name)).collect();
-        if ours.is_empty() || ours != in_order {
-            let what = format!("\"{}\", karat's order is {}", shown(names), SEQUENCE.join(";"));
-            keys.warn("sequence", &what);
-            return;
-        }
-        let is_off = |name: &str| !ours.contains(&name);
-        if is_off("penalties") {
-            self.repeat_penalty = Some(1.0);
-        }
-        if is_off("top_k") {
-            self.top_k = Some(0);
-        }
-        if is_off("top_p") {
-            self.top_p = Some(1.0);
-        }
-        if is_off("min_p") {
-            self.min_p = Some(0.0);
-        }
-        if is_off("temperature") {
-            self.temperature = Some(1.0);
+            mirostat: Mirostat {
+                version: self.mirostat.unwrap_or(default.mirostat.version),
+                tau: self.mirostat_tau.unwrap_or(default.mirostat.tau),
+                eta: self.mirostat_eta.unwrap_or(default.mirostat.eta),
+            },
+            sequence: self.sequence.clone().unwrap_or(default.sequence),
+            ..SamplerParams::default()
         }
     }
 }
@@ -173,12 +166,22 @@ impl Keys<'_> {
         text
     }
 
-    fn warn_of_other_samplers(&mut self) {
-        for key in OTHER_SAMPLERS {
-            let Some(value) = self.get(key) else { continue };
-            let is_off = value.as_int() == Some(0) || *value == Value::F32(0.0);
-            if !is_off {
-                self.warn(key, "karat has no such sampler");
+    fn mirostat(&mut self) -> Option<MirostatVersion> {
+        let version = self.integer("mirostat")?;
+        let known = MirostatVersion::from_number(version);
+        if known.is_none() {
+            self.warn("mirostat", &format!("{version}, allowed are 0, 1 and 2"));
+        }
+        known
+    }
+
+    fn sequence(&mut self) -> Option<Vec<SamplerKind>> {
+        let names = self.text("sequence")?;
+        match SamplerKind::sequence_of_names(&names) {
+            Ok(kinds) => Some(kinds),
+            Err(error) => {
+                self.warn("sequence", &format!("\"{}\": {error}", shown(&names)));
+                None
             }
         }
     }
@@ -229,20 +232,14 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_switches_off_what_it_leaves_out() {
-        let found = read(&[("sequence", "top_k;temperature".into()), ("top_k", 3i32.into())]);
-        let wanted = SamplerParams {
-            top_k: 3,
-            top_p: 1.0,
-            min_p: 0.0,
-            repeat_penalty: 1.0,
-            ..SamplerParams::default()
-        };
+    fn a_sequence_is_followed_in_its_order() {
+        let found = read(&[("sequence", "temperature;top_k".into()), ("top_k", 3i32.into())]);
+        let sequence = vec![SamplerKind::Temperature, SamplerKind::TopK];
+        let wanted = SamplerParams { top_k: 3, sequence, ..SamplerParams::default() };
         assert_eq!((found.params(), found.warnings.len()), (wanted, 0));
-        // llama.cpp's own, with samplers that do nothing unless they are set.
         let own = "penalties;dry;top_n_sigma;top_k;typ_p;top_p;min_p;xtc;temperature";
-        assert_eq!(read(&[("sequence", own.into())]), Recommended::default());
-        for other in ["temperature;top_k", "", "mirostat"] {
+        assert_eq!(read(&[("sequence", own.into())]).params(), SamplerParams::default());
+        for other in ["top_k;infill", "", "mirostat"] {
             let found = read(&[("sequence", other.into())]);
             assert_eq!(found.params(), SamplerParams::default());
             assert!(found.warnings[0].contains("general.sampling.sequence"), "{other}");
@@ -260,18 +257,31 @@ mod tests {
             ("top_k", vec![1u32].into()),
             ("penalty_repeat", 0.0f32.into()),
             ("sequence", 1u32.into()),
-            ("xtc_probability", 0.5f32.into()),
-            ("xtc_threshold", 0.1f32.into()),
-            ("mirostat", 2i32.into()),
-            ("mirostat_tau", 5.0f32.into()),
-            ("mirostat_eta", 0.1f32.into()),
+            ("xtc_probability", 1.5f32.into()),
+            ("xtc_threshold", (-0.1f32).into()),
+            ("mirostat", 3i32.into()),
+            ("mirostat_tau", (-5.0f32).into()),
+            ("mirostat_eta", 2.0f32.into()),
         ] {
             let found = read(&[(key, value)]);
             assert_eq!(found.params(), SamplerParams::default(), "{key}");
             assert_eq!(found.warnings.len(), 1, "{key}");
             assert!(found.warnings[0].starts_with(&format!("general.sampling.{key}: ")), "{key}");
         }
-        let off = read(&[("mirostat", 0i32.into()), ("xtc_probability", 0.0f32.into())]);
-        assert_eq!(off, Recommended::default());
+    }
+
+    #[test]
+    fn xtc_and_mirostat_are_followed() {
+        let found = read(&[
+            ("xtc_probability", 0.5f32.into()),
+            ("xtc_threshold", 0.2f32.into()),
+            ("mirostat", 2i32.into()),
+            ("mirostat_tau", 4.0f32.into()),
+            ("mirostat_eta", 0.2f32.into()),
+        ]);
+        let mirostat = Mirostat { version: MirostatVersion::V2, tau: 4.0, eta: 0.2 };
+        let xtc = Xtc { probability: 0.5, threshold: 0.2 };
+        let wanted = SamplerParams { xtc, mirostat, ..SamplerParams::default() };
+        assert_eq!((found.params(), found.warnings.len()), (wanted, 0));
     }
 }

@@ -32,7 +32,7 @@ const GROUPS: &[Group] = &[
     Group {
         name: "sampler",
         package: "karat-model",
-        files: &["model/src/sampler.rs", "model/src/generate.rs"],
+        files: &["model/src/sampler/*.rs", "model/src/generate.rs"],
         timeout: 300,
     },
     Group {

@@ -3,10 +3,11 @@
 use crate::exit::{Code, Failure, failure, say};
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
-use crate::sampling::{Advice, Origins, SamplingArgs, Setting};
+use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
 use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
 use karat::{Answer, Config, Finish, Info, Model, Piece, SamplerParams, Timings, text};
+use karat::{Probabilities, ProbabilitiesOf, Probable, Told};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::{IsTerminal, Read};
@@ -65,6 +66,13 @@ struct OutputArgs {
     /// Do not escape the model's control characters on a terminal
     #[arg(long)]
     raw_output: bool,
+    /// With --json or --tokens: how likely each token was, and the N likeliest in its place; natural logarithms of the
+    /// model's probabilities
+    #[arg(long, visible_alias = "n-probs", value_name = "N")]
+    logprobs: Option<usize>,
+    /// The probabilities after the samplers in place of the model's
+    #[arg(long, requires = "logprobs")]
+    post_sampling_probs: bool,
 }
 
 /// What `--json` prints.
@@ -75,10 +83,40 @@ struct Report<'a> {
     prompt_ids: &'a [u32],
     ids: &'a [u32],
     finish: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    logprobs: Vec<Logprob>,
     seed: u64,
     /// Each setting by its name, and who says it.
-    sampling: BTreeMap<String, Setting>,
+    sampling: BTreeMap<String, Shown>,
     timings: Timings,
+}
+
+/// How likely a token was, and the likeliest in its place.
+#[derive(serde::Serialize)]
+struct Logprob {
+    #[serde(flatten)]
+    chosen: TokenLogprob,
+    top_logprobs: Vec<TokenLogprob>,
+}
+
+/// A token by itself, with the names of OpenAI's API.
+#[derive(serde::Serialize)]
+struct TokenLogprob {
+    id: u32,
+    token: String,
+    bytes: Vec<u8>,
+    logprob: f64,
+}
+
+impl Logprob {
+    fn new(tokenizer: &Tokenizer, told: &Told) -> Self {
+        let token = |probable: &Probable| {
+            let bytes = tokenizer.piece(probable.id).to_vec();
+            let token = String::from_utf8_lossy(&bytes).into_owned();
+            TokenLogprob { id: probable.id, token, bytes, logprob: probable.log_probability }
+        };
+        Self { chosen: token(&told.chosen), top_logprobs: told.best.iter().map(token).collect() }
+    }
 }
 
 /// Generates and prints an answer.
@@ -87,7 +125,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let flags = Flags { model: args.model.model.as_ref(), text: given };
     let Wanted { model, text } = words::sort_out(&args.texts, flags, config)?;
     let Some(prompt) = args.prompt(text.as_ref())? else { return args.chat(model, config) };
-    args.sampling.check()?;
+    let probabilities = args.output.probabilities()?;
     let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
     let origins = args.sampling.origins(Advice::of(&model));
@@ -98,17 +136,18 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     printer.prompt(tokenizer, &prompt)?;
     let mut session = model.session()?.with_sampling(params)?;
     session.set_max_tokens(max_tokens(args.n_predict));
+    session.set_probabilities(probabilities);
     let mut stream = session.complete_ids(&prompt)?;
     for piece in stream.by_ref() {
         printer.piece(tokenizer, &piece?)?;
     }
     let answer = stream.answer()?;
-    let (info, params) = (model.info(), session.sampling());
-    let done = Done { info, prompt: &prompt, answer: &answer, params, origins: &origins };
+    let params = session.sampling();
+    let done = Done { model: &model, prompt: &prompt, answer: &answer, params, origins: &origins };
     printer.end(&done)?;
     if answer.finish == Finish::ContextFull {
-        let what =
-            format!("the answer ends here: the context of {} is full; -c takes more", info.n_ctx);
+        let n_ctx = model.info().n_ctx;
+        let what = format!("the answer ends here: the context of {n_ctx} is full; -c takes more");
         say("warning", &what);
     }
     if args.output.stats {
@@ -119,7 +158,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
 
 /// An answer, and all that can be told of it.
 struct Done<'a> {
-    info: &'a Info,
+    model: &'a Model,
     prompt: &'a [u32],
     answer: &'a Answer,
     params: &'a SamplerParams,
@@ -129,7 +168,7 @@ struct Done<'a> {
 impl Done<'_> {
     /// A line for people.
     fn stats(&self) -> String {
-        let Info { load_seconds, backend, .. } = self.info;
+        let Info { load_seconds, backend, .. } = self.model.info();
         let (timings, finish) = (self.answer.timings(), self.answer.finish_reason());
         let followed = self.origins.followed(self.params);
         let followed = if followed.is_empty() { followed } else { format!("; {followed}") };
@@ -142,12 +181,14 @@ impl Done<'_> {
     /// An object for programs.
     fn report(&self) -> Report<'_> {
         let settings = self.origins.settings(self.params).into_iter();
+        let tokenizer = self.model.tokenizer();
         Report {
-            model: self.info,
+            model: self.model.info(),
             text: &self.answer.text,
             prompt_ids: self.prompt,
             ids: &self.answer.ids,
             finish: self.answer.finish_reason(),
+            logprobs: self.answer.told.iter().map(|told| Logprob::new(tokenizer, told)).collect(),
             seed: self.params.seed,
             sampling: settings.map(|s| (s.name.replace('-', "_"), s)).collect(),
             timings: self.answer.timings(),
@@ -313,6 +354,21 @@ enum Style {
 }
 
 impl OutputArgs {
+    /// Which probabilities are printed.
+    fn probabilities(&self) -> Result<Option<Probabilities>> {
+        let Some(best) = self.logprobs else { return Ok(None) };
+        if self.style() == Style::Text {
+            let failure = Failure::new(Code::Usage, "--logprobs: a text has no place for them");
+            return Err(failure.hint("--json, or --tokens").into());
+        }
+        let of = if self.post_sampling_probs {
+            ProbabilitiesOf::Sampler
+        } else {
+            ProbabilitiesOf::Model
+        };
+        Ok(Some(Probabilities { of, best }))
+    }
+
     fn style(&self) -> Style {
         match (self.tokens, self.json) {
             (true, _) => Style::Tokens,
@@ -348,7 +404,10 @@ impl Printer {
                     if piece.text.is_empty() { self.ended } else { piece.text.ends_with('\n') };
             }
             (Style::Tokens, Some(id)) => {
-                self.out.line(&format!("text\t{id}\t{}", text::quoted(tokenizer.piece(id))))?;
+                let likely = piece.told.as_ref().map(|told| likely(tokenizer, told));
+                let (piece, likely) =
+                    (text::quoted(tokenizer.piece(id)), likely.unwrap_or_default());
+                self.out.line(&format!("text\t{id}\t{piece}{likely}"))?;
             }
             (Style::Tokens, None) | (Style::Json, _) => {}
         }
@@ -363,6 +422,15 @@ impl Printer {
             Style::Json => self.out.json(&done.report()),
         }
     }
+}
+
+/// Columns for `--tokens`: the token's log-probability, and of each of the likeliest its piece and that.
+fn likely(tokenizer: &Tokenizer, told: &Told) -> String {
+    let mut columns = format!("\t{:.4}", told.chosen.log_probability);
+    for Probable { id, log_probability } in &told.best {
+        columns += &format!("\t{}={log_probability:.4}", text::quoted(tokenizer.piece(*id)));
+    }
+    columns
 }
 
 #[cfg(test)]

@@ -50,7 +50,6 @@ enum Next {
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let name = args.model.name()?;
-    args.sampling.check()?;
     let mut input = Input::new(config)?;
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;

@@ -4,7 +4,7 @@ use super::Next;
 use super::talk::Talk;
 use crate::exit::{Code, Failure, failure, say};
 use crate::out::Out;
-use crate::sampling::{self, Setting};
+use crate::sampling::{self, Shown};
 use anyhow::Result;
 use karat::Existing;
 use std::path::Path;
@@ -22,8 +22,7 @@ pub(super) const COMMANDS: &[(&str, &str)] = &[
     ("/stats", "times of the last answer, and how full the context is"),
     (
         "/set",
-        "[NAME VALUE]: show or change temp, top-k, top-p, min-p, seed, n-predict, repeat-penalty, repeat-last-n, \
-              presence-penalty, frequency-penalty",
+        "[NAME VALUE]: show all settings, or change one: temp, top-k, seed, n-predict and the other flags' names",
     ),
     ("/exit", "leave (Ctrl-D, too)"),
 ];
@@ -84,7 +83,7 @@ fn help(out: &mut Out) -> Result<()> {
 fn settings(talk: &Talk) -> String {
     let params = talk.chat.session().sampling();
     let mut lines = String::new();
-    for Setting { name, value, from } in talk.origins.settings(params) {
+    for Shown { name, value, from } in talk.origins.settings(params) {
         lines.push_str(&format!("{name:<18} {value:<6} {}\n", from.name()));
     }
     let n_predict = talk.chat.session().max_tokens().map_or("-1".to_owned(), |n| n.to_string());
@@ -101,28 +100,18 @@ fn set(talk: &mut Talk, setting: &str) -> Result<()> {
         return Ok(());
     }
     let mut params = talk.chat.session().sampling().clone();
-    match name {
-        "temp" => params.temperature = parse(name, value)?,
-        "top-k" => {
-            params.top_k = sampling::top_k(value)
-                .map_err(|what| failure(Code::Usage, format!("top-k: {what}")))?;
+    let refused = |what: String| failure(Code::Usage, format!("{name}: {what}"));
+    if name == "seed" {
+        params.seed = sampling::seed(value).map_err(refused)?.pick();
+    } else if let Some(setting) = karat::sampler::Setting::named(name) {
+        setting.set(&mut params, value).map_err(refused)?;
+        if let Some(why) = setting.idle(&params) {
+            say("warning", &format!("{name} changes nothing: {why}"));
         }
-        "top-p" => params.top_p = parse(name, value)?,
-        "min-p" => params.min_p = parse(name, value)?,
-        "seed" => {
-            let seed = sampling::seed(value)
-                .map_err(|what| failure(Code::Usage, format!("seed: {what}")))?;
-            params.seed = seed.pick();
-        }
-        "repeat-penalty" => params.repeat_penalty = parse(name, value)?,
-        "repeat-last-n" => params.penalty_last_n = parse(name, value)?,
-        "presence-penalty" => params.presence_penalty = parse(name, value)?,
-        "frequency-penalty" => params.frequency_penalty = parse(name, value)?,
-        _ => {
-            return Err(Failure::new(Code::Usage, format!("/set: no setting \"{name}\""))
-                .hint("/set lists them")
-                .into());
-        }
+    } else {
+        return Err(Failure::new(Code::Usage, format!("/set: no setting \"{name}\""))
+            .hint("/set lists them")
+            .into());
     }
     talk.chat.session_mut().set_sampling(params)?;
     talk.origins.set(name);
