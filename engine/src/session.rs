@@ -1,5 +1,7 @@
 //! Texts that go on from a prompt, piece by piece as they are generated.
 
+#[cfg(doc)]
+use crate::error::ErrorKind;
 use crate::error::Result;
 use crate::handle::Model;
 use crate::sequence::Sequence;
