@@ -145,10 +145,8 @@ const FOREIGN: &[Foreign] = &[
     ),
     foreign(&["-mm", "--mmproj"], Refused("a text model: karat reads no pictures")),
     foreign(&["--lora", "--lora-scaled"], Refused("a model that the adapter is merged into")),
-    foreign(
-        &["-j", "--json-schema", "-jf", "--json-schema-file", "--grammar", "--grammar-file"],
-        Refused("a prompt that asks for the form: karat has no grammars"),
-    ),
+    only(RUN, &["-jf"], Is("--json-schema-file")),
+    only(CHAT, &["-jf"], Is("--json-schema-file")),
     foreign(&["--temperature"], Is("--temp")),
     only(RUN, &["--max-tokens", "--n-tokens"], Is("--n-predict")),
     only(CHAT, &["--max-tokens", "--n-tokens"], Is("--n-predict")),
@@ -159,7 +157,6 @@ const FOREIGN: &[Foreign] = &[
         &["--keepalive"],
         NoEffect(Value::One, "a model is in memory only while a command uses it"),
     ),
-    foreign(&["--format"], Refused("a prompt that asks for the form: karat has no grammars")),
     only(RUN, &["-sys", "--system-prompt"], Is("--system")),
     only(CHAT, &["-sys", "--system-prompt"], Is("--system")),
     only(

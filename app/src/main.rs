@@ -5,6 +5,7 @@ mod bar;
 mod commands;
 mod exit;
 mod flags;
+mod grammar;
 mod interrupt;
 mod load;
 mod out;

@@ -4,6 +4,7 @@ use crate::chat::{Chat, ChatForm};
 use crate::config::Config;
 use crate::error::{Error, ErrorKind, Result};
 use crate::event::Event;
+use crate::grammar::{AtLimit, Compiled, Grammar, Grammars};
 use crate::load::{self, Info, Opened, Sampling};
 use crate::options::{Backend, Options};
 use crate::sampling;
@@ -12,7 +13,7 @@ use crate::session::Session;
 use graph::{Arithmetic, KvType, NoTap};
 use model::{Engine, Recommended, Sampler, SamplerParams, SeqId, StopRules};
 use std::ffi::{OsStr, OsString};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokenizer::{ChatTemplate, Ends, Show, Special, Tokenizer};
 
 /// A model that is ready to run. A handle: clones share the weights and the cache, and may be used from several threads,
@@ -26,6 +27,8 @@ struct Shared {
     stop: StopRules,
     sampling: Sampling,
     info: Info,
+    /// Made when the first grammar is asked for.
+    grammars: OnceLock<Grammars>,
 }
 
 /// How to open a model: [`Options`], each with a method of its name, and where it comes from.
@@ -143,6 +146,18 @@ impl Model {
     /// [`ErrorKind::Usage`] for a setting out of range, and for a bias of an id out of the vocabulary.
     pub fn sampler(&self, params: SamplerParams) -> Result<Sampler> {
         sampling::sampler(self.tokenizer(), params)
+    }
+
+    /// A grammar, ready for a text.
+    pub(crate) fn compile(&self, grammar: &Grammar, at_limit: AtLimit) -> Result<Compiled> {
+        let grammars = match self.0.grammars.get() {
+            Some(grammars) => grammars,
+            None => {
+                let made = Grammars::new(self.tokenizer())?;
+                self.0.grammars.get_or_init(|| made)
+            }
+        };
+        grammars.compile(grammar, self.tokenizer(), at_limit)
     }
 
     /// Runs one step over several sequences of this model and returns the wanted logits of each item, row by row. What
@@ -287,6 +302,7 @@ impl<'l> Builder<'l> {
             load::open(source, &self.options, &config, &*self.listener)?;
         let stop = StopRules { end_ids: tokenizer.eog_ids().collect(), max_tokens: None };
         stop.check(engine.n_vocab())?;
-        Ok(Model(Arc::new(Shared { engine: Mutex::new(engine), tokenizer, stop, sampling, info })))
+        let (engine, grammars) = (Mutex::new(engine), OnceLock::new());
+        Ok(Model(Arc::new(Shared { engine, tokenizer, stop, sampling, info, grammars })))
     }
 }

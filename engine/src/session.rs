@@ -3,6 +3,7 @@
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
+use crate::grammar::{AtLimit, Grammar};
 use crate::handle::Model;
 use crate::sequence::Sequence;
 use graph::Stop;
@@ -60,8 +61,22 @@ impl Session {
     /// # Errors
     /// As [`Session::with_sampling`].
     pub fn set_sampling(&mut self, params: SamplerParams) -> Result<()> {
-        let sampler = self.sequence.model().sampler(params)?;
-        self.sampler = sampler.telling(self.sampler.tells());
+        let sampler = self.sequence.model().sampler(params)?.telling(self.sampler.tells());
+        let constraint = self.sampler.take_constraint();
+        self.sampler = sampler;
+        self.sampler.constrain(constraint);
+        Ok(())
+    }
+
+    /// Texts have this form from now on; `None` leaves them free. `at_limit` says what becomes of one that comes to its most
+    /// tokens first.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for what is no such grammar, and for what it asks that cannot be held.
+    pub fn set_grammar(&mut self, grammar: Option<&Grammar>, at_limit: AtLimit) -> Result<()> {
+        let model = self.sequence.model();
+        let compiled = grammar.map(|grammar| model.compile(grammar, at_limit)).transpose()?;
+        self.sampler.constrain(compiled.map(|compiled| Box::new(compiled) as _));
         Ok(())
     }
 
@@ -352,7 +367,7 @@ impl Answer {
     /// Why it ended, as OpenAI's API names it.
     pub fn finish_reason(&self) -> &'static str {
         match self.finish {
-            Finish::EndToken(_) => "stop",
+            Finish::EndToken(_) | Finish::Complete => "stop",
             Finish::MaxTokens | Finish::ContextFull => "length",
             Finish::Stopped => "interrupted",
         }

@@ -3,6 +3,7 @@
 use crate::kv::SeqId;
 use crate::{Engine, Error, ErrorKind, Result, Sampler, sampler};
 use graph::Best;
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,8 @@ pub enum Finish {
     EndToken(u32),
     /// [`StopRules::max_tokens`] were generated.
     MaxTokens,
+    /// The sampler's constraint has the text whole: nothing may follow.
+    Complete,
     /// No position is left.
     ContextFull,
     /// The listener said so.
@@ -128,6 +131,8 @@ enum State {
     Logits(Vec<f32>),
     /// The step of this id, the last of the text so far.
     After(u32),
+    /// The text has come to its length, and is closed with these ids before it ends; the model is not asked.
+    Closing(VecDeque<u32>, Finish),
     /// There is no next id.
     Ended(Finish),
 }
@@ -157,8 +162,7 @@ impl Generation {
         let state = match logits {
             None => State::Ended(Finish::Stopped),
             Some(logits) => {
-                sampler.forget();
-                prompt.iter().for_each(|&id| sampler.accept(id));
+                sampler.begin(prompt);
                 State::Logits(logits)
             }
         };
@@ -191,13 +195,17 @@ impl Generation {
         if self.finish().is_some() {
             return Ok(None);
         }
-        if self.stop.max_tokens.is_some_and(|max| self.n_generated >= max) {
-            return Ok(self.end(Finish::MaxTokens));
+        if self.n_generated > 0 && sampler.is_complete() {
+            return Ok(self.end(Finish::Complete));
+        }
+        let is_closing = matches!(self.state, State::Closing(..));
+        if !is_closing && self.stop.max_tokens.is_some_and(|max| self.n_generated >= max) {
+            return Ok(self.close(sampler, Finish::MaxTokens));
         }
         let next = match std::mem::replace(&mut self.state, State::Ended(Finish::Stopped)) {
             State::Logits(logits) => Next::Logits(logits),
             State::After(_) if engine.ids(self.seq).len() >= engine.options().n_ctx => {
-                return Ok(self.end(Finish::ContextFull));
+                return Ok(self.close(sampler, Finish::ContextFull));
             }
             State::After(id) => {
                 self.n_steps += 1;
@@ -207,6 +215,7 @@ impl Generation {
                     Next::Logits(engine.decode(self.seq, id)?)
                 }
             }
+            State::Closing(ids, finish) => return Ok(self.next_closing(ids, finish)),
             State::Ended(finish) => return Ok(self.end(finish)),
         };
         let len = engine.ids(self.seq).len();
@@ -221,6 +230,18 @@ impl Generation {
         self.n_generated += 1;
         self.state = State::After(id);
         Ok(Some(id))
+    }
+
+    /// Ends the text at its length, closed if the sampler's constraint is to.
+    fn close(&mut self, sampler: &mut Sampler, finish: Finish) -> Option<u32> {
+        self.next_closing(sampler.closing().into(), finish)
+    }
+
+    fn next_closing(&mut self, mut ids: VecDeque<u32>, finish: Finish) -> Option<u32> {
+        let Some(id) = ids.pop_front() else { return self.end(finish) };
+        self.n_generated += 1;
+        self.state = State::Closing(ids, finish);
+        Some(id)
     }
 
     fn end(&mut self, finish: Finish) -> Option<u32> {
@@ -239,7 +260,7 @@ impl Generation {
     pub fn finish(&self) -> Option<Finish> {
         match self.state {
             State::Ended(finish) => Some(finish),
-            State::Logits(_) | State::After(_) => None,
+            State::Logits(_) | State::After(_) | State::Closing(..) => None,
         }
     }
 

@@ -13,7 +13,7 @@ mod ps;
 mod pull;
 mod quantize;
 mod rm;
-mod run;
+pub(crate) mod run;
 mod synth;
 mod tokenize;
 mod trace;

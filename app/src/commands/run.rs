@@ -1,6 +1,7 @@
 //! `karat run`: one prompt, one answer.
 
 use crate::exit::{Code, Failure, failure, say};
+use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
@@ -49,6 +50,8 @@ pub(crate) struct Args {
     load: LoadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    grammar: GrammarArgs,
 }
 
 #[derive(clap::Args)]
@@ -126,6 +129,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let Wanted { model, text } = words::sort_out(&args.texts, flags, config)?;
     let Some(prompt) = args.prompt(text.as_ref())? else { return args.chat(model, config) };
     let probabilities = args.output.probabilities()?;
+    let grammar = args.grammar.grammar()?;
     let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
     let origins = args.sampling.origins(Advice::of(&model));
@@ -137,6 +141,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut session = model.session()?.with_sampling(params)?;
     session.set_max_tokens(max_tokens(args.n_predict));
     session.set_probabilities(probabilities);
+    session.set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     let mut stream = session.complete_ids(&prompt)?;
     for piece in stream.by_ref() {
         printer.piece(tokenizer, &piece?)?;
@@ -246,6 +251,7 @@ impl Args {
             raw_output: self.output.raw_output,
             load: self.load.clone(),
             sampling: self.sampling.clone(),
+            grammar: self.grammar.clone(),
         };
         super::chat::run(&args, config)
     }

@@ -1,5 +1,6 @@
 //! The tokens that may still be drawn, with their logits.
 
+use super::Allowed;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
@@ -21,6 +22,8 @@ pub(super) fn likelier(a: &Candidate, b: &Candidate) -> Ordering {
 #[derive(Debug)]
 pub(super) struct Candidates<'l> {
     logits: &'l [f32],
+    /// Those that may be drawn; `None` for all.
+    allowed: Option<Allowed>,
     /// New logits, by id.
     changed: BTreeMap<u32, f64>,
     /// What is left, once a sampler has needed a list.
@@ -28,8 +31,31 @@ pub(super) struct Candidates<'l> {
 }
 
 impl<'l> Candidates<'l> {
+    #[cfg(test)]
     pub(super) fn new(logits: &'l [f32]) -> Self {
-        Self { logits, changed: BTreeMap::new(), list: None }
+        Self::among(logits, None)
+    }
+
+    /// The vocabulary, or what of it is allowed.
+    pub(super) fn among(logits: &'l [f32], allowed: Option<Allowed>) -> Self {
+        Self { logits, allowed, changed: BTreeMap::new(), list: None }
+    }
+
+    /// Whether no token can be drawn.
+    pub(super) fn is_hopeless(&self) -> bool {
+        !self.whole().any(|c| c.logit > f64::NEG_INFINITY)
+    }
+
+    /// All that is allowed, in the order of the ids, with the new logits of what was changed.
+    fn whole(&self) -> impl Iterator<Item = Candidate> + '_ {
+        let mut changed = self.changed.iter().peekable();
+        let all = (0u32..).zip(self.logits).map(move |(id, &logit)| {
+            match changed.next_if(|(at, _)| **at == id) {
+                Some((_, &logit)) => Candidate { id, logit },
+                None => Candidate { id, logit: f64::from(logit) },
+            }
+        });
+        all.filter(|c| self.allowed.as_ref().is_none_or(|allowed| allowed.contains(c.id)))
     }
 
     /// Gives the tokens of `changes` new logits: `new` of the old one and of what stands beside the id. An id beyond the
@@ -52,8 +78,10 @@ impl<'l> Candidates<'l> {
 
     /// All of them. In the order of their ids, unless a sampler has sorted them.
     pub(super) fn list(&mut self) -> &mut Vec<Candidate> {
-        let Self { logits, changed, list } = self;
-        list.get_or_insert_with(|| whole(logits, changed).collect())
+        if self.list.is_none() {
+            self.list = Some(self.whole().collect());
+        }
+        self.list.get_or_insert_default()
     }
 
     pub(super) fn into_list(mut self) -> Vec<Candidate> {
@@ -77,7 +105,7 @@ impl<'l> Candidates<'l> {
         let most = 2 * k + 64;
         let mut best: Vec<Candidate> = Vec::with_capacity(most.min(self.logits.len()));
         let mut floor = f64::NEG_INFINITY;
-        for candidate in whole(self.logits, &self.changed) {
+        for candidate in self.whole() {
             // An equal of the k-th comes after it: its id is higher.
             if candidate.logit <= floor {
                 continue;
@@ -93,18 +121,6 @@ impl<'l> Candidates<'l> {
         best.truncate(k);
         best
     }
-}
-
-/// The vocabulary in the order of its ids, with the new logits of what was changed.
-fn whole<'a>(
-    logits: &'a [f32],
-    changed: &'a BTreeMap<u32, f64>,
-) -> impl Iterator<Item = Candidate> + 'a {
-    let mut changed = changed.iter().peekable();
-    (0u32..).zip(logits).map(move |(id, &logit)| match changed.next_if(|(at, _)| **at == id) {
-        Some((_, &logit)) => Candidate { id, logit },
-        None => Candidate { id, logit: f64::from(logit) },
-    })
 }
 
 /// Moves the `n` likeliest to the front, sorted.

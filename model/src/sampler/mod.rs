@@ -6,6 +6,7 @@
 
 mod adaptive;
 mod candidates;
+mod constraint;
 mod cut;
 mod dry;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod probabilities;
 mod settings;
 mod temperature;
 
+pub use constraint::{Allowed, Constraint};
 pub use dry::Breaker;
 pub use params::{
     Adaptive, Dry, DynamicTemperature, LogitBias, Mirostat, MirostatVersion, SamplerKind,
@@ -42,6 +44,7 @@ pub struct Sampler {
     breakers: Vec<Breaker>,
     mirostat: mirostat::Mirostat,
     adaptive: adaptive::Adaptive,
+    constraint: Option<Box<dyn Constraint>>,
     wanted: Option<Probabilities>,
     told: Option<Told>,
 }
@@ -63,6 +66,7 @@ impl Sampler {
             breakers: Vec::new(),
             mirostat: mirostat::Mirostat::new(params.mirostat),
             adaptive: adaptive::Adaptive::new(params.adaptive),
+            constraint: None,
             wanted: None,
             told: None,
             params,
@@ -81,6 +85,26 @@ impl Sampler {
     pub fn with_breakers(mut self, breakers: Vec<Breaker>) -> Self {
         self.breakers = breakers;
         self
+    }
+
+    /// Only takes tokens that `constraint` allows; `None` allows all.
+    pub fn constrain(&mut self, constraint: Option<Box<dyn Constraint>>) {
+        self.constraint = constraint;
+    }
+
+    /// Takes the constraint out, to put it into another sampler.
+    pub fn take_constraint(&mut self) -> Option<Box<dyn Constraint>> {
+        self.constraint.take()
+    }
+
+    /// Whether the constraint has the text whole: nothing may come next but its end.
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(|constraint| constraint.is_complete())
+    }
+
+    /// Tokens that make the text whole for the constraint, if it is to be closed where it comes to its length.
+    pub fn closing(&mut self) -> Vec<u32> {
+        self.constraint.as_mut().map_or(Vec::new(), |constraint| constraint.closing())
     }
 
     /// Has the probabilities of each choice told, by [`Sampler::told`].
@@ -111,9 +135,30 @@ impl Sampler {
         self.told.as_ref()
     }
 
-    /// Tells the sampler of a token of the text, prompt included; the penalties count it.
+    /// A text begins behind this prompt: its tokens count for the penalties, what Mirostat and adaptive-p have learnt is
+    /// forgotten, and a constraint begins anew. The generator goes on.
+    pub fn begin(&mut self, prompt: &[u32]) {
+        self.recent.clear();
+        self.mirostat = mirostat::Mirostat::new(self.params.mirostat);
+        self.adaptive = adaptive::Adaptive::new(self.params.adaptive);
+        self.told = None;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.begin();
+        }
+        prompt.iter().for_each(|&id| self.remember(id));
+    }
+
+    /// The text goes on with this token.
     pub fn accept(&mut self, id: u32) {
         self.adaptive.accept(id);
+        if let Some(constraint) = &mut self.constraint {
+            constraint.accept(id);
+        }
+        self.remember(id);
+    }
+
+    /// Keeps what the penalties look back at.
+    fn remember(&mut self, id: u32) {
         let penalties = if self.params.has_penalties() { self.params.penalty_last_n } else { 0 };
         let dry = if self.params.has_dry() { self.params.dry.last_n } else { 0 };
         let looks_back = penalties.max(dry);
@@ -126,17 +171,11 @@ impl Sampler {
         }
     }
 
-    /// Another text begins: forgets the accepted tokens, and what Mirostat and adaptive-p have learnt. The generator goes on.
-    pub fn forget(&mut self) {
-        self.recent.clear();
-        self.mirostat = mirostat::Mirostat::new(self.params.mirostat);
-        self.adaptive = adaptive::Adaptive::new(self.params.adaptive);
-    }
-
     /// Whether the argmax of the logits is all that is needed: temperature 0, and nothing that changes which one that is, leaves
     /// an id out, or has probabilities told.
     pub fn is_argmax(&self) -> bool {
-        self.params.takes_argmax() && self.suppressed.is_empty() && self.wanted.is_none()
+        let all = self.suppressed.is_empty() && self.constraint.is_none();
+        self.params.takes_argmax() && all && self.wanted.is_none()
     }
 
     /// The id for the logits at `position`. A logit of −∞ is never taken. NaN, +∞, and −∞ for all are an error that names
@@ -146,8 +185,15 @@ impl Sampler {
         if self.is_argmax() {
             return Ok(best);
         }
-        let mut candidates = Candidates::new(logits);
-        if self.bias(&mut candidates) && max_logit(candidates.list()) == f64::NEG_INFINITY {
+        let allowed = match &mut self.constraint {
+            Some(constraint) => Some(constraint.allowed().map_err(|error| {
+                let what = format!("grammar: {error}, at token {position}");
+                Error::new(ErrorKind::BadRequest, what)
+            })?),
+            None => None,
+        };
+        let mut candidates = Candidates::among(logits, allowed);
+        if self.bias(&mut candidates) && candidates.is_hopeless() {
             return Err(nothing_left(position));
         }
         let Draw { list, at } = match self.params.mirostat.version {
@@ -159,7 +205,7 @@ impl Sampler {
         Ok(id)
     }
 
-    /// Adds the biases, −∞ for what is suppressed; whether there are any.
+    /// Adds the biases, −∞ for what is suppressed; whether there is anything that might leave no token.
     fn bias(&self, candidates: &mut Candidates<'_>) -> bool {
         let mut biases: BTreeMap<u32, f64> = BTreeMap::new();
         for LogitBias { id, bias } in &self.params.logit_bias {
@@ -167,7 +213,7 @@ impl Sampler {
         }
         biases.extend(self.suppressed.iter().map(|&id| (id, f64::NEG_INFINITY)));
         candidates.change(&biases, |logit, bias| logit + bias);
-        !biases.is_empty()
+        !biases.is_empty() || self.constraint.is_some()
     }
 
     /// The samplers in their order, and a draw from what they leave.
@@ -331,7 +377,7 @@ mod tests {
         }
         // Only 1 is recent: 0 wins again although it was accepted.
         assert_eq!(sampler.sample(&[5.0, 9.0, 4.0], 0).unwrap(), 0);
-        sampler.forget();
+        sampler.begin(&[]);
         assert_eq!(sampler.sample(&[5.0, 9.0, 4.0], 0).unwrap(), 1);
     }
 

@@ -57,7 +57,7 @@ impl Told {
         let log_total = libm::log(total);
         let probable =
             |id: u32, logit: f64| Probable { id, log_probability: logit - max - log_total };
-        let mut best = Candidates::new(logits);
+        let mut best = Candidates::among(logits, None);
         best.keep_top(n);
         let best = best.into_list().iter().map(|c| probable(c.id, c.logit)).collect();
         let logit = logits.get(chosen as usize).map_or(f64::NEG_INFINITY, |&l| f64::from(l));

@@ -5,6 +5,7 @@ mod slash;
 mod talk;
 
 use crate::exit::{Code, code, say};
+use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, SamplingArgs};
@@ -39,6 +40,8 @@ pub(crate) struct Args {
     pub(super) load: LoadArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
+    #[command(flatten)]
+    pub(super) grammar: GrammarArgs,
 }
 
 /// What to do after a line of input.
@@ -50,6 +53,7 @@ enum Next {
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let name = args.model.name()?;
+    let grammar = args.grammar.grammar()?;
     let mut input = Input::new(config)?;
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
@@ -68,6 +72,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         }
     };
     let mut chat = model.chat_as(form)?.with_sampling(params)?;
+    chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
     let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
