@@ -71,10 +71,10 @@ impl FormArgs {
             }));
         }
         if let Some(text) = &self.grammar {
-            return Ok(Some(Grammar::grammar(text)));
+            return Ok(Some(Grammar::from_text(text)));
         }
         if let Some(file) = &self.grammar_file {
-            return Ok(Some(Grammar::grammar(&read_file(file)?)));
+            return Ok(Some(Grammar::from_text(&read_file(file)?)));
         }
         Ok(self.regex.clone().map(Grammar::Regex))
     }

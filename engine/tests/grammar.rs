@@ -122,7 +122,7 @@ fn gbnf_is_about_characters() {
     for (grammar, holds) in cases {
         for seed in 0..8 {
             let mut session = session(&model, seed, 12);
-            session.set_grammar(Some(&Grammar::grammar(grammar)), AtLimit::Close).unwrap();
+            session.set_grammar(Some(&Grammar::from_text(grammar)), AtLimit::Close).unwrap();
             let text = session.complete(PROMPT).unwrap().text().unwrap();
             assert!(holds(&text), "{grammar:?} gave {text:?}");
         }
@@ -133,7 +133,7 @@ fn gbnf_is_about_characters() {
 fn regular_expressions_and_lark_hold_for_the_whole_text() {
     let model = model();
     let date = Grammar::Regex(r"20[0-9]{2}-(0[1-9]|1[0-2])".to_owned());
-    let lark = Grammar::grammar("%llguidance {}\nstart: \"yes\" | \"no\"\n");
+    let lark = Grammar::from_text("%llguidance {}\nstart: \"yes\" | \"no\"\n");
     for seed in 0..8 {
         let mut session = session(&model, seed, 20);
         session.set_grammar(Some(&date), AtLimit::Cut).unwrap();
@@ -180,20 +180,20 @@ fn what_is_no_grammar_is_refused_in_one_line() {
     let mut session = session(&model, 1, 5);
     let schema = |text: &str| Grammar::json_schema(text).unwrap();
     let cases = [
-        (Grammar::grammar(""), "no rule root"),
-        (Grammar::grammar("root ::= a"), "line 1: rule a is not defined"),
-        (Grammar::grammar("root ::= \"a\"\nroot2 = \"b\""), "line 2: expected ::="),
-        (Grammar::grammar("root ::= \"a"), "line 1: a text or a class has no end"),
-        (Grammar::grammar("root ::= [z-a]"), "ends before it begins"),
-        (Grammar::grammar("root ::= []"), "a class without characters"),
-        (Grammar::grammar("root ::= \"a\"{3,2}"), "the second count is less"),
-        (Grammar::grammar("root ::= \"a\"{9999}"), "over 2000 repetitions"),
-        (Grammar::grammar("root ::= (\"a\""), "expected )"),
-        (Grammar::grammar("root ::= \"\\q\""), "unknown escape"),
-        (Grammar::grammar("root ::= \"\\xZZ\""), "expected 2 hexadecimal digits"),
-        (Grammar::grammar("root ::= <no-such>"), "no such token"),
-        (Grammar::grammar("root ::= <[99999]>"), "no such token"),
-        (Grammar::grammar(&format!("root ::= {}", "(".repeat(100_000))), "over 200 parentheses"),
+        (Grammar::from_text(""), "no rule root"),
+        (Grammar::from_text("root ::= a"), "line 1: rule a is not defined"),
+        (Grammar::from_text("root ::= \"a\"\nroot2 = \"b\""), "line 2: expected ::="),
+        (Grammar::from_text("root ::= \"a"), "line 1: a text or a class has no end"),
+        (Grammar::from_text("root ::= [z-a]"), "ends before it begins"),
+        (Grammar::from_text("root ::= []"), "a class without characters"),
+        (Grammar::from_text("root ::= \"a\"{3,2}"), "the second count is less"),
+        (Grammar::from_text("root ::= \"a\"{9999}"), "over 2000 repetitions"),
+        (Grammar::from_text("root ::= (\"a\""), "expected )"),
+        (Grammar::from_text("root ::= \"\\q\""), "unknown escape"),
+        (Grammar::from_text("root ::= \"\\xZZ\""), "expected 2 hexadecimal digits"),
+        (Grammar::from_text("root ::= <no-such>"), "no such token"),
+        (Grammar::from_text("root ::= <[99999]>"), "no such token"),
+        (Grammar::from_text(&format!("root ::= {}", "(".repeat(100_000))), "over 200 parentheses"),
         (Grammar::Regex("(".to_owned()), "regular expression: "),
         (Grammar::Lark("start: foo".to_owned()), "grammar: "),
         (schema("{\"type\": \"strange\"}"), "JSON schema: "),

@@ -52,7 +52,7 @@ impl Grammar {
     }
 
     /// A grammar by its text: llama.cpp's, or Lark behind a line with `%llguidance`, as llama.cpp tells them apart.
-    pub fn grammar(text: &str) -> Self {
+    pub fn from_text(text: &str) -> Self {
         if text.starts_with("%llguidance") {
             Self::Lark(text.to_owned())
         } else {
@@ -80,10 +80,8 @@ impl Grammar {
 
 /// The schema with a bound on white space, unless it says its own.
 fn spaced(schema: &Value) -> Value {
-    let mut schema = match schema {
-        Value::Bool(true) => serde_json::json!({}),
-        other => other.clone(),
-    };
+    let any = *schema == Value::Bool(true);
+    let mut schema = if any { serde_json::json!({}) } else { schema.clone() };
     if let Some(object) = schema.as_object_mut() {
         object
             .entry("x-guidance")
