@@ -145,6 +145,8 @@ const FOREIGN: &[Foreign] = &[
     ),
     foreign(&["-mm", "--mmproj"], Refused("a text model: karat reads no pictures")),
     foreign(&["--lora", "--lora-scaled"], Refused("a model that the adapter is merged into")),
+    only(RUN, &["-md"], Is("--draft-model")),
+    only(CHAT, &["-md"], Is("--draft-model")),
     only(RUN, &["-jf"], Is("--json-schema-file")),
     only(CHAT, &["-jf"], Is("--json-schema-file")),
     foreign(&["--temperature"], Is("--temp")),

@@ -10,6 +10,7 @@ mod interrupt;
 mod load;
 mod out;
 mod sampling;
+mod speculation;
 mod stderr;
 mod words;
 

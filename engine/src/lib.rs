@@ -199,6 +199,7 @@ mod sampling;
 mod sequence;
 mod session;
 pub mod sources;
+mod speculation;
 pub mod testing;
 pub mod text;
 
@@ -214,9 +215,11 @@ pub use options::{Backend, Options, default_threads, usable_threads};
 pub use output::{Existing, Output};
 pub use sequence::{Sequence, Work};
 pub use session::{Answer, Piece, Session, Stream, Timings, random_seed};
+pub use speculation::Speculation;
 
 pub use graph::{Arithmetic, KvType, Stop};
 pub use model::sampler::{self, Probabilities, ProbabilitiesOf, Probable, Told, argmax};
+pub use model::speculate::Guess;
 pub use model::{Finish, Recommended, Sampler, SamplerParams, Wanted};
 pub use tokenizer::Message;
 pub use {gguf, graph, tokenizer, why};

@@ -6,8 +6,10 @@ use crate::error::Result;
 use crate::grammar::{AtLimit, Grammar};
 use crate::handle::Model;
 use crate::sequence::Sequence;
+use crate::speculation::{Guesser, Speculation};
 use graph::Stop;
 use model::sampler::{Probabilities, Told};
+use model::speculate::Guess;
 use model::{Finish, Generation, Request, Sampler, SamplerParams};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -21,6 +23,7 @@ pub struct Session {
     sampler: Sampler,
     max_tokens: Option<usize>,
     stop: Stop,
+    guesser: Option<Guesser>,
 }
 
 impl Session {
@@ -28,7 +31,7 @@ impl Session {
         let sequence = model.sequence()?;
         let params = model.recommended_sampling().params();
         let sampler = model.sampler(params)?;
-        Ok(Self { sequence, sampler, max_tokens: None, stop: Stop::new() })
+        Ok(Self { sequence, sampler, max_tokens: None, stop: Stop::new(), guesser: None })
     }
 
     /// How tokens are chosen; the default is what the file recommends, else llama.cpp's, with seed 0: the same prompt gives
@@ -77,6 +80,17 @@ impl Session {
         let model = self.sequence.model();
         let compiled = grammar.map(|grammar| model.compile(grammar, at_limit)).transpose()?;
         self.sampler.constrain(compiled.map(|compiled| Box::new(compiled) as _));
+        Ok(())
+    }
+
+    /// Guesses what comes next, which is the same text sooner; `None` does not.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a draft model with another vocabulary, and for the session's model itself. Where the model's
+    /// sequences cannot go back behind a wrong guess, texts are refused with [`ErrorKind::ModelFile`].
+    pub fn set_speculation(&mut self, speculation: Option<&Speculation>) -> Result<()> {
+        let model = self.sequence.model();
+        self.guesser = speculation.map(|how| how.guesser(model)).transpose()?;
         Ok(())
     }
 
@@ -130,16 +144,20 @@ impl Session {
         prompt: &[u32],
         history: Option<&'s mut Vec<Message>>,
     ) -> Result<Stream<'s>> {
-        let Self { sequence, sampler, max_tokens, stop } = self;
+        let Self { sequence, sampler, max_tokens, stop, guesser } = self;
         let model = sequence.model();
         let rules = model.stop_rules(*max_tokens);
         let request = Request { seq: sequence.id(), prompt, stop: &rules };
         let mut go_on = |_| {
             if stop.is_requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let generation = model
-            .engine()?
+        let mut engine = model.engine()?;
+        let mut generation = engine
             .stopping(stop, |engine| Generation::begin(engine, request, sampler, &mut go_on))?;
+        if let Some(guesser) = guesser {
+            generation.draft_with(&engine, Box::new(guesser.clone()))?;
+        }
+        drop(engine);
         Ok(Stream {
             model,
             sampler,
@@ -225,26 +243,35 @@ impl Stream<'_> {
     }
 
     fn next_id(&mut self) -> Result<Option<u32>> {
-        if self.stop.is_requested() {
-            self.generation.stop();
-        }
         // The end of a text needs no engine.
         if self.generation.finish().is_some() {
             return Ok(None);
         }
         let mut engine = self.model.engine()?;
+        if self.stop.is_requested() {
+            self.generation.stop(&mut engine)?;
+            return Ok(None);
+        }
         let (generation, sampler) = (&mut self.generation, &mut *self.sampler);
         Ok(engine.stopping(self.stop, |engine| generation.next_id(engine, sampler))?)
+    }
+
+    /// Ends a text that has not ended by itself. A model that panicked is of no use to anybody, whatever its sequence holds.
+    fn give_up(&mut self) {
+        if let Ok(mut engine) = self.model.engine() {
+            let _ = self.generation.stop(&mut engine);
+        }
     }
 
     /// What is left of the text; the answer is complete then.
     fn close(&mut self) -> Option<Piece> {
         let text = self.decoder.take()?.finish();
-        self.generation.stop();
+        self.give_up();
         self.answer.text.push_str(&text);
         self.answer.finish = self.generation.finish().unwrap_or(Finish::Stopped);
         self.answer.n_reused = self.generation.n_reused();
         self.answer.n_steps = self.generation.n_steps();
+        self.answer.guesses = self.generation.guesses();
         self.answer.prompt_time = self.generation.prompt_time();
         self.answer.decode_time = self.generation.decode_time();
         if let Some(history) = self.history.take() {
@@ -301,8 +328,10 @@ pub struct Answer {
     pub told: Vec<Told>,
     /// Why it ended.
     pub finish: Finish,
-    /// Steps of one token that it took: the first id came with the prompt.
+    /// Steps that it took: the first id came with the prompt. Without guesses each gives a token.
     pub n_steps: usize,
+    /// Tokens that were guessed, and those of them that the text has taken.
+    pub guesses: Guess,
     /// Tokens of the prompt.
     pub n_prompt: usize,
     /// Those that were in the cache already.
@@ -322,6 +351,7 @@ impl Default for Answer {
             told: Vec::new(),
             finish: Finish::Stopped,
             n_steps: 0,
+            guesses: Guess::default(),
             n_prompt: 0,
             n_reused: 0,
             prompt_time: Duration::ZERO,
@@ -345,8 +375,12 @@ pub struct Timings {
     pub generated_tokens: usize,
     /// Seconds for them.
     pub generated_seconds: f64,
-    /// Steps a second behind the prompt, which gives the first token; none where there was none.
+    /// Tokens a second behind the prompt, which gives the first token; none where there was none.
     pub generated_per_second: Option<f64>,
+    /// Tokens that were guessed.
+    pub guessed_tokens: usize,
+    /// Those of them that the text has taken.
+    pub taken_tokens: usize,
 }
 
 impl Answer {
@@ -360,7 +394,9 @@ impl Answer {
             prompt_per_second: rate(n_computed, self.prompt_time),
             generated_tokens: self.ids.len(),
             generated_seconds: self.decode_time.as_secs_f64(),
-            generated_per_second: rate(self.n_steps, self.decode_time),
+            generated_per_second: rate(self.n_steps + self.guesses.taken, self.decode_time),
+            guessed_tokens: self.guesses.n,
+            taken_tokens: self.guesses.taken,
         }
     }
 
@@ -393,6 +429,11 @@ impl fmt::Display for Timings {
             self.generated_tokens,
             self.generated_seconds,
             per_second(self.generated_per_second),
-        )
+        )?;
+        if self.guessed_tokens > 0 {
+            let (taken, guessed) = (self.taken_tokens, self.guessed_tokens);
+            write!(f, "; {taken} of {guessed} guessed tokens taken")?;
+        }
+        Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! The loop for one sequence: prompt in, ids out, until a stop rule holds.
 
 use crate::kv::SeqId;
-use crate::{Engine, Error, ErrorKind, Result, Sampler, sampler};
-use graph::Best;
+use crate::speculate::{Drafter, Guess};
+use crate::{Engine, Error, ErrorKind, Keep, Result, Sampler, Wanted, Work, sampler};
+use graph::{Best, CacheGroup, NoTap};
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -103,7 +104,7 @@ pub fn generate(
     while let Some(id) = generation.next_id(engine, sampler)? {
         ids.push(id);
         if listen(Event::Token(id)).is_break() {
-            generation.stop();
+            generation.stop(engine)?;
         }
     }
     let Generation { n_reused, prompt_time, decode_time, .. } = generation;
@@ -112,7 +113,6 @@ pub fn generate(
 }
 
 /// A text in the making: its ids come one by one, each computed when it is asked for.
-#[derive(Debug)]
 pub struct Generation {
     seq: SeqId,
     stop: StopRules,
@@ -122,6 +122,8 @@ pub struct Generation {
     n_reused: usize,
     prompt_time: Duration,
     decode_time: Duration,
+    drafter: Option<Box<dyn Drafter>>,
+    guesses: Guess,
 }
 
 /// Where the next id comes from.
@@ -129,6 +131,8 @@ pub struct Generation {
 enum State {
     /// The logits after the prompt.
     Logits(Vec<f32>),
+    /// What the model says behind the last id, and behind each of the guessed ones, which are computed.
+    Guessed(Guessed),
     /// The step of this id, the last of the text so far.
     After(u32),
     /// The text has come to its length, and is closed with these ids before it ends; the model is not asked.
@@ -137,7 +141,18 @@ enum State {
     Ended(Finish),
 }
 
+/// A guess that was computed.
+#[derive(Debug)]
+struct Guessed {
+    /// The ids that the text has not taken yet.
+    ids: VecDeque<u32>,
+    /// What the model says before each of these, and behind the last.
+    next: VecDeque<Next>,
+    so_far: Guess,
+}
+
 /// What the model says of the next id.
+#[derive(Debug)]
 enum Next {
     Logits(Vec<f32>),
     Argmax(Best),
@@ -176,7 +191,29 @@ impl Generation {
             n_reused,
             prompt_time,
             decode_time,
+            drafter: None,
+            guesses: Guess::default(),
         })
+    }
+
+    /// Computes what `drafter` guesses along with each id. The text is the same.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where a sequence cannot go back behind a wrong guess: layers keep a state, or those with
+    /// a window only what a token still sees.
+    pub fn draft_with(&mut self, engine: &Engine, drafter: Box<dyn Drafter>) -> Result<()> {
+        let groups = &engine.graph().groups;
+        let what = if groups.contains(&CacheGroup::States) {
+            "speculation: layers of this model keep a state, which cannot go back behind a wrong guess"
+        } else if engine.options().keep == Keep::Seen
+            && groups.iter().any(|g| matches!(g, CacheGroup::Positions { window: Some(_) }))
+        {
+            "speculation: layers with a window keep only what is seen, and cannot go back behind a wrong guess"
+        } else {
+            self.drafter = Some(drafter);
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::Unsupported, what))
     }
 
     /// The next id of the text; `None` once it has ended, and after an error.
@@ -196,6 +233,7 @@ impl Generation {
             return Ok(None);
         }
         if self.n_generated > 0 && sampler.is_complete() {
+            self.forget_guess(engine)?;
             return Ok(self.end(Finish::Complete));
         }
         let is_closing = matches!(self.state, State::Closing(..));
@@ -204,11 +242,15 @@ impl Generation {
         }
         let next = match std::mem::replace(&mut self.state, State::Ended(Finish::Stopped)) {
             State::Logits(logits) => Next::Logits(logits),
+            State::Guessed(guessed) => return self.next_guessed(engine, sampler, guessed),
             State::After(_) if engine.ids(self.seq).len() >= engine.options().n_ctx => {
                 return Ok(self.close(sampler, Finish::ContextFull));
             }
             State::After(id) => {
                 self.n_steps += 1;
+                if let Some(guessed) = self.compute_guess(engine, sampler, id)? {
+                    return self.next_guessed(engine, sampler, guessed);
+                }
                 if sampler.is_argmax() {
                     Next::Argmax(engine.decode_greedy(self.seq, id)?)
                 } else {
@@ -218,18 +260,108 @@ impl Generation {
             State::Closing(ids, finish) => return Ok(self.next_closing(ids, finish)),
             State::Ended(finish) => return Ok(self.end(finish)),
         };
-        let len = engine.ids(self.seq).len();
-        let id = match next {
-            Next::Logits(logits) => sampler.sample(&logits, len)?,
-            Next::Argmax(best) => sampler::checked_best(best, len)?,
-        };
+        let id = choose(next, sampler, engine.ids(self.seq).len())?;
+        Ok(self.take(sampler, id))
+    }
+
+    /// Adds an id to the text, unless it is an end.
+    fn take(&mut self, sampler: &mut Sampler, id: u32) -> Option<u32> {
         if self.stop.end_ids.contains(&id) {
-            return Ok(self.end(Finish::EndToken(id)));
+            return self.end(Finish::EndToken(id));
         }
         sampler.accept(id);
         self.n_generated += 1;
         self.state = State::After(id);
-        Ok(Some(id))
+        Some(id)
+    }
+
+    /// Computes the last id together with a guess of those that follow; `None` where there is none.
+    fn compute_guess(
+        &mut self,
+        engine: &mut Engine,
+        sampler: &Sampler,
+        id: u32,
+    ) -> Result<Option<Guessed>> {
+        let Some(drafter) = &mut self.drafter else { return Ok(None) };
+        let options = engine.options();
+        let mut text = engine.ids(self.seq).to_vec();
+        text.push(id);
+        let room = options.n_ctx - text.len();
+        let wanted = self.stop.max_tokens.map_or(room, |max| max - self.n_generated);
+        // The last token needs no guess: behind it nothing is computed.
+        let n = room.min(wanted.saturating_sub(1)).min(options.n_batch - 1);
+        let mut guess = drafter.guess(&text, n);
+        // A guess must not bring on the frequencies of longer texts.
+        let is_long = engine.graph().is_long(text.len());
+        while engine.graph().is_long(text.len() + guess.len()) != is_long {
+            guess.pop();
+        }
+        if guess.is_empty() {
+            return Ok(None);
+        }
+        let tokens: Vec<u32> = std::iter::once(id).chain(guess.iter().copied()).collect();
+        let work = [Work { seq: self.seq, tokens: &tokens, wanted: Wanted::All }];
+        let next = if sampler.is_argmax() {
+            engine.step_greedy(&work)?.into_iter().map(Next::Argmax).collect()
+        } else {
+            let n_vocab = engine.n_vocab();
+            let rows = engine.step(&work, &mut NoTap)?;
+            let rows = rows.iter().flat_map(|rows| rows.chunks(n_vocab));
+            rows.map(|row| Next::Logits(row.to_vec())).collect()
+        };
+        let so_far = Guess { n: guess.len(), taken: 0 };
+        Ok(Some(Guessed { ids: guess.into(), next, so_far }))
+    }
+
+    /// The next id where a guess was computed: drawn as it would be without.
+    fn next_guessed(
+        &mut self,
+        engine: &mut Engine,
+        sampler: &mut Sampler,
+        mut guessed: Guessed,
+    ) -> Result<Option<u32>> {
+        let len = engine.ids(self.seq).len() - guessed.ids.len();
+        let Some(next) = guessed.next.pop_front() else {
+            let what = "backend returned too few rows for a guess";
+            return Err(Error::new(ErrorKind::Backend, what));
+        };
+        let id = choose(next, sampler, len)?;
+        let is_right = guessed.ids.front() == Some(&id);
+        let taken = self.take(sampler, id);
+        if is_right && taken.is_some() {
+            guessed.ids.pop_front();
+            guessed.so_far.taken += 1;
+            self.state = State::Guessed(guessed);
+            return Ok(taken);
+        }
+        let finish = self.finish();
+        self.state = State::Guessed(guessed);
+        self.forget_guess(engine)?;
+        self.state = finish.map_or(State::After(id), State::Ended);
+        Ok(taken)
+    }
+
+    /// Takes what is left of a guess out of the sequence, and goes on as if it had not been made.
+    fn forget_guess(&mut self, engine: &mut Engine) -> Result<()> {
+        let State::Guessed(guessed) = &self.state else { return Ok(()) };
+        let (so_far, wrong) = (guessed.so_far, guessed.ids.len());
+        self.guesses.n += so_far.n;
+        self.guesses.taken += so_far.taken;
+        if let Some(drafter) = &mut self.drafter {
+            drafter.took(so_far);
+        }
+        if wrong == 0 {
+            return Ok(());
+        }
+        let text = engine.ids(self.seq);
+        let text = text[..text.len() - wrong].to_vec();
+        // Inside of a block that a fork shares more is forgotten: that is read again.
+        let left = engine.truncate(self.seq, text.len())?;
+        for tokens in text[left..].chunks(engine.options().n_batch) {
+            let again = [Work { seq: self.seq, tokens, wanted: Wanted::None }];
+            engine.step(&again, &mut NoTap)?;
+        }
+        Ok(())
     }
 
     /// Ends the text at its length, closed if the sampler's constraint is to.
@@ -250,17 +382,28 @@ impl Generation {
     }
 
     /// Ends the text where it is, unless it has ended already.
-    pub fn stop(&mut self) {
-        if self.finish().is_none() {
-            self.state = State::Ended(Finish::Stopped);
+    ///
+    /// # Errors
+    /// Those of a step, where a part of the sequence has to be read again.
+    pub fn stop(&mut self, engine: &mut Engine) -> Result<()> {
+        if self.finish().is_some() {
+            return Ok(());
         }
+        let forgotten = self.forget_guess(engine);
+        self.state = State::Ended(Finish::Stopped);
+        forgotten
+    }
+
+    /// How many tokens were guessed, and how many of them the text has taken.
+    pub fn guesses(&self) -> Guess {
+        self.guesses
     }
 
     /// Why the text ended; `None` while it goes on.
     pub fn finish(&self) -> Option<Finish> {
         match self.state {
             State::Ended(finish) => Some(finish),
-            State::Logits(_) | State::After(_) | State::Closing(..) => None,
+            State::Logits(_) | State::Guessed(_) | State::After(_) | State::Closing(..) => None,
         }
     }
 
@@ -282,5 +425,22 @@ impl Generation {
     /// Time of the steps and draws after that.
     pub fn decode_time(&self) -> Duration {
         self.decode_time
+    }
+}
+
+/// The id that is drawn behind `len` positions.
+fn choose(next: Next, sampler: &mut Sampler, len: usize) -> Result<u32> {
+    match next {
+        Next::Logits(logits) => sampler.sample(&logits, len),
+        Next::Argmax(best) => sampler::checked_best(best, len),
+    }
+}
+
+impl std::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("Generation");
+        shown.field("seq", &self.seq).field("stop", &self.stop);
+        shown.field("n_generated", &self.n_generated).field("guesses", &self.guesses);
+        shown.finish_non_exhaustive()
     }
 }

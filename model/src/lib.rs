@@ -17,6 +17,7 @@ mod rope;
 pub mod sampler;
 mod shape;
 mod spec;
+pub mod speculate;
 pub mod synth;
 mod tensors;
 

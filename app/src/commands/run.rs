@@ -5,6 +5,7 @@ use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
+use crate::speculation::SpeculationArgs;
 use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
 use karat::{Answer, Config, Finish, Info, Model, Piece, SamplerParams, Timings, text};
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     sampling: SamplingArgs,
     #[command(flatten)]
     grammar: GrammarArgs,
+    #[command(flatten)]
+    speculation: SpeculationArgs,
 }
 
 #[derive(clap::Args)]
@@ -141,6 +144,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut session = model.session()?.with_sampling(params)?;
     session.set_max_tokens(max_tokens(args.n_predict));
     session.set_probabilities(probabilities);
+    let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    session.set_speculation(speculation.as_ref())?;
     session.set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     let mut stream = session.complete_ids(&prompt)?;
     for piece in stream.by_ref() {
@@ -252,6 +257,7 @@ impl Args {
             load: self.load.clone(),
             sampling: self.sampling.clone(),
             grammar: self.grammar.clone(),
+            speculation: self.speculation.clone(),
         };
         super::chat::run(&args, config)
     }

@@ -9,6 +9,7 @@ use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, SamplingArgs};
+use crate::speculation::SpeculationArgs;
 use anyhow::Result;
 use input::Input;
 use karat::text;
@@ -42,6 +43,8 @@ pub(crate) struct Args {
     pub(super) sampling: SamplingArgs,
     #[command(flatten)]
     pub(super) grammar: GrammarArgs,
+    #[command(flatten)]
+    pub(super) speculation: SpeculationArgs,
 }
 
 /// What to do after a line of input.
@@ -72,6 +75,8 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         }
     };
     let mut chat = model.chat_as(form)?.with_sampling(params)?;
+    let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    chat.session_mut().set_speculation(speculation.as_ref())?;
     chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
