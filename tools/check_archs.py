@@ -25,6 +25,7 @@ SHAPE = {"layers": 5, "embd": 384, "heads": 6, "kv-heads": 2, "head-dim": 64, "f
 # What llama.cpp wants of some: a number of layers by which it knows the model, as many key heads as query heads.
 SHAPES = {
     "baichuan": {"layers": 32, "kv-heads": 6},
+    "dots1": {"kv-heads": 6},
     "olmoe": {"kv-heads": 6},
     "qwen": {"kv-heads": 6},
 }

@@ -23,7 +23,7 @@ GGML_TYPE_F32, GGML_TYPE_I32 = 0, 26
 # ggml's own name of a tensor that llama.cpp gave none.
 UNNAMED = re.compile(r"node_\d+$")
 # Ops that go on with a value: what they are made of may have the name of what is made of it.
-GOES_ON = {"SCALE", "ADD", "MUL", "UNARY", "TANH"}
+GOES_ON = {"SCALE", "ADD", "MUL", "UNARY", "TANH", "RESHAPE"}
 # What one model has before its names in every layer.
 PREFIX = "model.layers.{}."
 # Its names, and those that the others have, by the op.

@@ -362,9 +362,6 @@ impl Backend for Gpu {
             if a.mask == Mask::None {
                 return Err("attention without a mask".to_owned());
             }
-            if a.sinks.is_some() {
-                return Err("attention sinks".to_owned());
-            }
             let dim = graph.kv(a.cache).head_dim_v;
             let room = self.device.limits.max_compute_workgroup_storage_size as usize / 4 - 128;
             if dim > room {

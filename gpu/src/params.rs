@@ -129,8 +129,8 @@ params! {
         n_in: u32, blocks: u32, n_out: u32, first: u32, count: u32, row_words: u32, slots: u32, x_slots: u32,
     }
 
-    /// `experts/route.wgsl`: rows of `cols` numbers become rows of `n`.
-    Route { cols: u32, n: u32, at_least: f32, }
+    /// `experts/route.wgsl`: rows of `cols` numbers become rows of `n`; `used` of `groups` are kept.
+    Route { cols: u32, n: u32, at_least: f32, groups: u32, used: u32, }
 
     /// `experts/slots.wgsl`: `slots` slots of `n` columns; the result has `cols`.
     Slots { cols: u32, n: u32, slots: u32, }

@@ -10,7 +10,7 @@ use crate::template::{Defines, expand};
 use gguf::DType;
 use graph::ints::{Q8Format, Rounding};
 use graph::ops::quantize_q16;
-use graph::{Act, KvType, math};
+use graph::{Act, Attention, KvType, math};
 use products::weights;
 pub(crate) use products::{FEW_LANES, MANY_LANES, by_sixteen};
 pub use products::{
@@ -84,6 +84,8 @@ pub enum Map {
     Silu,
     /// `gelu_tanh(a) · b`
     GeluTanh,
+    /// gpt-oss's gated unit of a and b.
+    SwigluOai,
     /// `by · tanh(a / by)`
     Softcap,
 }
@@ -91,7 +93,7 @@ pub enum Map {
 /// Computes each element by itself.
 pub fn elementwise(map: Map) -> Shader {
     let two = match map {
-        Map::Add | Map::Mul | Map::Bias | Map::Silu | Map::GeluTanh => true,
+        Map::Add | Map::Mul | Map::Bias | Map::Silu | Map::GeluTanh | Map::SwigluOai => true,
         Map::Scale | Map::Softcap => false,
     };
     let defines = Defines::new()
@@ -102,6 +104,7 @@ pub fn elementwise(map: Map) -> Shader {
         .flag("SCALE", map == Map::Scale)
         .flag("SILU", map == Map::Silu)
         .flag("GELU_TANH", map == Map::GeluTanh)
+        .flag("SWIGLU_OAI", map == Map::SwigluOai)
         .flag("SOFTCAP", map == Map::Softcap);
     Shader::new::<params::Elementwise>("rows/elementwise", if two { 3 } else { 2 }, defines)
 }
@@ -173,29 +176,35 @@ pub enum QuantizeOf {
     /// A gated activation, which the same dispatch computes and stores in f32 too.
     Glu(Act),
     /// One token's attention, whose chunks the same dispatch merges and stores in f32 too.
-    Merge,
+    Merge {
+        /// Whether a sink is merged last.
+        sinks: bool,
+    },
 }
 
 /// Quantisation of activations.
 pub fn quantize(rounding: Rounding, of: QuantizeOf) -> Shader {
-    let (glu, silu, gelu_tanh, merge) = match of {
-        QuantizeOf::Value => (false, false, false, false),
-        QuantizeOf::Glu(Act::Silu) => (true, true, false, false),
-        QuantizeOf::Glu(Act::GeluTanh) => (true, false, true, false),
-        QuantizeOf::Merge => (false, false, false, true),
+    let act = |act| of == QuantizeOf::Glu(act);
+    let (glu, merge, sinks) = match of {
+        QuantizeOf::Value => (false, false, false),
+        QuantizeOf::Glu(_) => (true, false, false),
+        QuantizeOf::Merge { sinks } => (false, true, sinks),
     };
     let defines = quantizing(Defines::new(), rounding, 256)
         .flag("SLOTS", false)
         .flag("GLU", glu)
-        .flag("SILU", silu)
-        .flag("GELU_TANH", gelu_tanh)
-        .flag("MERGE", merge);
+        .flag("SILU", act(Act::Silu))
+        .flag("GELU_TANH", act(Act::GeluTanh))
+        .flag("SWIGLU_OAI", act(Act::SwigluOai))
+        .flag("MERGE", merge)
+        .flag("SINKS", sinks);
     let writes = 1 + u32::from(of != QuantizeOf::Value);
     let shader = match of {
         QuantizeOf::Value | QuantizeOf::Glu(_) => Shader::new::<params::Quantize>,
-        QuantizeOf::Merge => Shader::new::<params::QuantizeMerge>,
+        QuantizeOf::Merge { .. } => Shader::new::<params::QuantizeMerge>,
     };
-    Shader { writes, ..shader("quantize/quantize", 2 * writes, defines) }
+    let buffers = 2 * writes + u32::from(sinks);
+    Shader { writes, ..shader("quantize/quantize", buffers, defines) }
 }
 
 /// Quantisation of a value whose rows are several rows each: those of chosen experts.
@@ -207,10 +216,11 @@ pub fn quantize_slots(rounding: Rounding) -> Shader {
 
 /// A step of a router.
 pub fn route(route: graph::Route) -> Shader {
-    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopK};
+    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
     let defines = Defines::new()
         .flag("SOFTMAX", route == Softmax)
         .flag("SIGMOID", route == Sigmoid)
+        .flag("TOP_GROUPS", matches!(route, TopGroups { .. }))
         .flag("TOP_K", route == TopK)
         .flag("PICK", route == Pick)
         .flag("NORMALISE", matches!(route, Normalise { .. }));
@@ -306,12 +316,30 @@ impl HeadDims {
     }
 }
 
+/// What attention does besides weighing values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Scores are capped.
+    pub softcap: bool,
+    /// Each head has a sink.
+    pub sinks: bool,
+}
+
+impl Extras {
+    /// Those of an op.
+    pub fn of(a: &Attention) -> Self {
+        Self { softcap: a.softcap.is_some(), sinks: a.sinks.is_some() }
+    }
+}
+
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
-pub fn attention(kv: KvType, softcap: bool, dim_v: usize) -> Shader {
-    let defines = cached(kv).flag("SOFTCAP", softcap).set("DIM_V", &dim_v);
+pub fn attention(kv: KvType, extras: Extras, dim_v: usize) -> Shader {
+    let Extras { softcap, sinks } = extras;
+    let defines = cached(kv).flag("SOFTCAP", softcap).flag("SINKS", sinks).set("DIM_V", &dim_v);
+    let buffers = 4 + u32::from(sinks);
     Shader {
         cache: Cache::Reads,
-        ..Shader::new::<params::Attention>("attention/attention", 4, defines)
+        ..Shader::new::<params::Attention>("attention/attention", buffers, defines)
     }
 }
 
@@ -320,7 +348,7 @@ pub(crate) const TILE_QUERIES: usize = 32;
 
 /// The same for many tokens on a GPU, which has threads to spare; `None` where heads have more than 256 elements, or no
 /// multiple of four.
-pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shader> {
+pub fn attention_tile(kv: KvType, extras: Extras, dims: HeadDims) -> Option<Shader> {
     if [dims.k, dims.v].into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
         return None;
     }
@@ -332,7 +360,8 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shade
     let passes = dims.v.div_ceil(64);
     let rows = if passes == 3 { 8 } else { 32 / passes };
     let defines = cached(kv)
-        .flag("SOFTCAP", softcap)
+        .flag("SOFTCAP", extras.softcap)
+        .flag("SINKS", extras.sinks)
         .set("LOADS", &loads)
         .set("K_FOURS", &(4 * loads))
         .set("V_FOURS", &(dims.v / 4))
@@ -341,7 +370,7 @@ pub fn attention_tile(kv: KvType, softcap: bool, dims: HeadDims) -> Option<Shade
         .set("V_ROWS", &rows);
     Some(Shader {
         cache: Cache::Reads,
-        ..Shader::new::<params::Attention>("attention/tile", 4, defines)
+        ..Shader::new::<params::Attention>("attention/tile", 4 + u32::from(extras.sinks), defines)
     })
 }
 
@@ -356,8 +385,9 @@ pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
 }
 
 /// Merges what [`attention_part`] gave for each chunk.
-pub fn attention_merge() -> Shader {
-    Shader::new::<params::AttentionMerge>("attention/merge", 3, Defines::new())
+pub fn attention_merge(sinks: bool) -> Shader {
+    let defines = Defines::new().flag("SINKS", sinks);
+    Shader::new::<params::AttentionMerge>("attention/merge", 3 + u32::from(sinks), defines)
 }
 
 /// Finds the largest element of each row.
@@ -460,6 +490,8 @@ pub fn constants() -> Defines {
         .set("EXP_MIN", &literal(math::EXP_MIN))
         .set("GELU_K", &literal(math::GELU_K))
         .set("GELU_C", &literal(math::GELU_C))
+        .set("OAI_K", &literal(math::OAI_K))
+        .set("OAI_LIMIT", &literal(math::OAI_LIMIT))
         .set("Q16_MAX", &literal(quantize_q16::MAX))
         .set("Q16_TINY", &quantize_q16::TINY.to_bits());
     for (i, c) in math::EXP_POLY.into_iter().enumerate() {
@@ -478,14 +510,17 @@ pub fn all() -> Vec<Shader> {
     let roundings = [Rounding::Q8(Q8Format::Q8x32), Rounding::Q8(Q8Format::Q8x256), Rounding::Q16];
     let maps = [Map::Add, Map::Mul, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
     let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
-    all.extend([columns(), output_rows(), rope(false), rope(true), attention_merge(), argmax()]);
+    all.extend([elementwise(Map::SwigluOai), columns(), output_rows(), rope(false), rope(true)]);
+    all.extend([attention_merge(false), attention_merge(true), argmax()]);
     all.extend([ssm_conv(), ssm_conv_state()]);
-    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopK};
+    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
+    all.push(route(TopGroups { groups: 1, used: 1 }));
     all.extend([Softmax, Sigmoid, TopK, Pick, Normalise { at_least: 0.0 }].map(route));
     all.extend([Slots::AddId, Slots::Weighted, Slots::Sum].map(slots));
     all.extend(roundings.map(quantize_slots));
-    let glus = [Act::Silu, Act::GeluTanh].map(QuantizeOf::Glu);
-    for of in [QuantizeOf::Value, QuantizeOf::Merge].into_iter().chain(glus) {
+    let glus = [Act::Silu, Act::GeluTanh, Act::SwigluOai].map(QuantizeOf::Glu);
+    let merges = [false, true].map(|sinks| QuantizeOf::Merge { sinks });
+    for of in [QuantizeOf::Value].into_iter().chain(merges).chain(glus) {
         all.extend(roundings.map(|rounding| quantize(rounding, of)));
     }
     for of_sum in [false, true] {
@@ -519,15 +554,23 @@ pub fn all() -> Vec<Shader> {
     }
     for kv in [KvType::F16, KvType::F32] {
         all.extend([store_kv(kv), rope_store(kv)]);
-        for softcap in [false, true] {
-            all.push(attention(kv, softcap, 128));
-            all.extend([128, 256].map(|dim| attention_part(kv, softcap, HeadDims::square(dim))));
-            all.extend(
-                [64, 128, 256]
-                    .into_iter()
-                    .filter_map(|dim| attention_tile(kv, softcap, HeadDims::square(dim))),
-            );
-        }
+        all.extend(attentions(kv));
     }
+    all
+}
+
+/// Those of attention over a cache of this type.
+fn attentions(kv: KvType) -> Vec<Shader> {
+    let mut all = Vec::new();
+    let tile = |extras, dim| attention_tile(kv, extras, HeadDims::square(dim));
+    for softcap in [false, true] {
+        let extras = Extras { softcap, sinks: false };
+        all.push(attention(kv, extras, 128));
+        all.extend([128, 256].map(|dim| attention_part(kv, softcap, HeadDims::square(dim))));
+        all.extend([64, 128, 256].into_iter().filter_map(|dim| tile(extras, dim)));
+    }
+    let sinks = Extras { softcap: false, sinks: true };
+    all.push(attention(kv, sinks, 64));
+    all.extend(tile(sinks, 64));
     all
 }

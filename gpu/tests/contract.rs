@@ -147,14 +147,19 @@ fn attention_of_other_kinds_is_refused_by_name() {
         for case in graph::seams::unmasked().unwrap() {
             let refused = |node| gpu.supports(&case.graph, node, LoadOptions::default()).err();
             let reasons: Vec<String> = case.graph.nodes.iter().filter_map(refused).collect();
-            let expected = if case.name.contains(", None, sinks") {
-                "attention without a mask"
-            } else {
-                "attention sinks"
-            };
-            assert_eq!(reasons, [expected], "{}", case.name);
+            let is_masked = !case.name.contains(", None, sinks");
+            let expected: &[&str] = if is_masked { &[] } else { &["attention without a mask"] };
+            assert_eq!(reasons, expected, "{}", case.name);
         }
     }
+}
+
+#[test]
+fn sinks_have_the_reference_bits_by_rows_and_together() {
+    let mut cases = graph::seams::unmasked().unwrap();
+    cases.retain(|case| !case.name.contains(", None, sinks"));
+    assert_eq!(cases.len(), 2);
+    check(cases, &[Cut::Chunks(1), Cut::Batch(512)]);
 }
 
 #[test]
@@ -313,6 +318,7 @@ fn attention_of_many_lanes_has_the_reference_bits() {
             ..plain
         },
         cases::Decoder { n_head: 2, head_dim: 196, softcap: Some(3.0), ..plain },
+        cases::Decoder { n_head: 16, head_dim: 68, sinks: true, ..plain },
         cases::Decoder {
             n_head: 3,
             n_head_kv: 1,

@@ -256,6 +256,16 @@ impl Builder {
             Route::Softmax | Route::Sigmoid | Route::Normalise { .. } => {
                 Ok(self.same(Op::Route(route), x, name))
             }
+            Route::TopGroups { groups, used } => {
+                let Value { cols, name: of, .. } = self.graph.value(x);
+                // The worth of a group is that of two elements.
+                let fits = groups > 0 && cols.is_multiple_of(groups) && cols / groups >= 2;
+                if !fits || used == 0 || used > groups {
+                    let what = format!("{of}: {used} of {groups} groups of {cols} columns");
+                    return Err(shape(what));
+                }
+                Ok(self.same(Op::Route(route), x, name))
+            }
             Route::TopK | Route::Pick => {
                 let name = name.into();
                 Err(shape(format!("{name}: {route:?} has an own method of the builder")))

@@ -98,6 +98,19 @@ pub const GELU_K: f32 = -1.595_769_2;
 /// The cubic coefficient of GELU's tanh form.
 pub const GELU_C: f32 = 0.044_715;
 
+/// What [`swiglu_oai`] multiplies the gate by inside the exponential.
+pub const OAI_K: f32 = -1.702;
+/// Where it clamps.
+pub const OAI_LIMIT: f32 = 7.0;
+
+/// gpt-oss's gated unit: `g · σ(1.702 · g) · (u + 1)` of the gate that is at most 7 and an up that is clamped to ±7.
+pub fn swiglu_oai(gate: f32, up: f32) -> f32 {
+    let gate = if gate > OAI_LIMIT { OAI_LIMIT } else { gate };
+    let up = if up > OAI_LIMIT { OAI_LIMIT } else { up };
+    let up = if up < -OAI_LIMIT { -OAI_LIMIT } else { up };
+    gate / (1.0 + exp(OAI_K * gate)) * (up + 1.0)
+}
+
 /// GELU's tanh form through the logistic function: `x · σ(2·sqrt(2/π)·(x + 0.044715 x³))`. No tanh, hence no NaN for
 /// large |x|.
 pub fn gelu_tanh(x: f32) -> f32 {

@@ -11,6 +11,8 @@ pub enum Act {
     Silu,
     /// The tanh form of GELU (arXiv 1606.08415).
     GeluTanh,
+    /// gpt-oss's unit, which clamps and adds: `min(gate, 7) · σ(1.702 · min(gate, 7)) · (clamp(up, -7, 7) + 1)`.
+    SwigluOai,
 }
 
 /// Which two elements RoPE rotates together.
@@ -103,6 +105,14 @@ pub enum Route {
     Softmax,
     /// `1 / (1 + e⁻ˣ)` of each element.
     Sigmoid,
+    /// Elements of the best groups as they are, -∞ for those of the others. A group is worth the sum of its two largest
+    /// elements; of equal groups the first is better.
+    TopGroups {
+        /// Groups of a row, all of one size.
+        groups: usize,
+        /// Those that are kept.
+        used: usize,
+    },
     /// The columns of the largest elements, the largest first: indices.
     TopK,
     /// The elements in the chosen columns; inputs numbers, indices.
@@ -315,6 +325,8 @@ impl Op {
             Self::Route(Route::Softmax) => new("SOFT_MAX", &["SOFT_MAX"]),
             // A quotient where llama.cpp makes it of SiLU.
             Self::Route(Route::Sigmoid) => new("UNARY", &["UNARY", "DIV"]),
+            // ggml cuts the row into groups and puts it together again.
+            Self::Route(Route::TopGroups { .. }) => new("SET_ROWS", &["RESHAPE", "SET_ROWS"]),
             // ggml sorts all and takes a view of the first.
             Self::Route(Route::TopK) => new("TOP_K", &["VIEW", "TOP_K"]),
             Self::Route(Route::Pick) => new("GET_ROWS", &["GET_ROWS"]).indices(&[1]),

@@ -32,7 +32,7 @@ pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerKind, SamplerParams};
 pub use spec::{
-    Attention, Bias, Experts, FeedForward, FfnNorm, GateUp, Gated, Gating, Layer, Mixer, Norms,
-    OutputNorm, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
+    Attention, Bias, ExpertGroups, Experts, FeedForward, FfnNorm, GateUp, Gated, Gating, Layer,
+    Mixer, Norms, OutputNorm, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
 };
 pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

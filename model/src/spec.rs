@@ -37,6 +37,8 @@ pub struct Spec {
     pub logit_scale: Option<f32>,
     /// `cap · tanh(x / cap)` on the logits.
     pub logit_softcap: Option<f32>,
+    /// Layers behind these in the file that foretell tokens beyond the next: no part of what answers.
+    pub n_foretelling: usize,
     /// What is odd about the metadata but no reason to refuse it, a line each.
     pub warnings: Vec<String>,
 }
@@ -123,6 +125,9 @@ pub struct Attention {
     pub query_scale: QueryScale,
     /// `cap · tanh(x / cap)` on the scores.
     pub softcap: Option<f32>,
+    /// Whether each query head has a logit of its own that takes part in the softmax and brings no value: a sink
+    /// (arXiv 2309.17453).
+    pub sinks: bool,
 }
 
 /// What works on each token alone.
@@ -154,8 +159,19 @@ pub struct Experts {
     pub normalise: bool,
     /// Factor on the weights.
     pub scale: Option<f32>,
+    /// Groups of experts of which each token may choose from a few; `None` where it may from all.
+    pub groups: Option<ExpertGroups>,
     /// An expert that every token has.
     pub shared: Option<SharedExpert>,
+}
+
+/// Experts in groups of one size, of which each token chooses from the best (arXiv 2412.19437).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExpertGroups {
+    /// All groups.
+    pub n_group: usize,
+    /// Those that a token may choose from.
+    pub n_used: usize,
 }
 
 /// How a router's numbers become weights, before some are chosen.
@@ -165,6 +181,8 @@ pub enum Gating {
     Softmax,
     /// The logistic function of each.
     Sigmoid,
+    /// The numbers themselves choose; then softmax over the chosen alone.
+    Chosen,
 }
 
 /// An expert that every token has.
@@ -229,6 +247,10 @@ pub enum Bias {
     Ffn,
     /// `ffn_gate_inp.bias`.
     Router,
+    /// `exp_probs_b.bias`: added to the router's numbers to choose by, and no part of the weights.
+    Selection,
+    /// `ffn_gate_exps.bias`, `ffn_up_exps.bias`, `ffn_down_exps.bias`: a row for each expert.
+    Experts,
     /// `output.bias`.
     Output,
 }

@@ -473,7 +473,7 @@ fn gated(scene: &Scene<'_>, act: Act, hear: &mut Hear<'_>) {
     }
     let other = match act {
         Act::Silu => Act::GeluTanh,
-        Act::GeluTanh => Act::Silu,
+        Act::GeluTanh | Act::SwigluOai => Act::Silu,
     };
     elementwise::glu(other, gate, up, &mut out);
     if scene.test(Kind::Activation, &out, hear) {

@@ -1,7 +1,7 @@
 //! Recorded values in a safetensors file; the layout is docs/traces.md's.
 
 use crate::{Error, ErrorKind, Result, Values};
-use graph::{Arithmetic, Graph, Node, Step};
+use graph::{Arithmetic, Graph, Node, Rows, Step};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde_json::json;
@@ -107,16 +107,23 @@ impl Trace {
     }
 
     /// The graph's values, by name and op, and by the names that other engines give them. A value of another size than
-    /// the step's is not taken for it.
+    /// the step's is not taken for it; one of all rows, where the graph has those that are wanted, is taken by its rows.
     pub fn values(&self, graph: &Graph, steps: &[Step]) -> Values {
         let of = |(i, step): (usize, &Step)| {
             let find = |node: &Node| {
                 let value = graph.value(node.output?);
                 let rows = step.rows(value.rows);
-                let fits = |found: &&[f32]| found.len() == rows * value.cols;
+                let fitting = |found: &[f32]| {
+                    if found.len() == rows * value.cols {
+                        return Some(found.to_vec());
+                    }
+                    let is_all = value.rows == Rows::Outputs
+                        && found.len() == step.tokens.len() * value.cols;
+                    is_all.then(|| wanted_rows(step, value.cols, found))
+                };
                 let named = |name: &str| {
                     let mut ops = node.op.traced_as().iter();
-                    ops.find_map(|op| self.get(i, name, op).filter(fits)).map(<[f32]>::to_vec)
+                    ops.find_map(|op| self.get(i, name, op).and_then(fitting))
                 };
                 named(&value.name)
                     .or_else(|| other_names(&value.name).find_map(|name| named(&name)))
@@ -164,6 +171,11 @@ impl Trace {
     }
 }
 
+/// The rows of a value of all tokens whose logits are wanted.
+fn wanted_rows(step: &Step, cols: usize, all: &[f32]) -> Vec<f32> {
+    step.outputs.iter().flat_map(|&row| &all[row as usize * cols..][..cols]).copied().collect()
+}
+
 /// Values that llama.cpp calls differently from model to model: karat's name, and one that another model's has.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("inp_scaled", "embd"),
@@ -172,6 +184,10 @@ const OTHER_NAMES: &[(&str, &str)] = &[
     ("sa_out", "ffn_inp"),
     ("ffn_inp", "sa_out"),
     ("ffn_norm", "attn_post_norm"),
+    ("ffn_norm", "post_attn_norm"),
+    ("ffn_shexp", "ffn_mlp"),
+    ("ffn_shexp", "ffn_shexp_out"),
+    ("result_norm", "h_nextn"),
     ("attn_post_norm", "post_attn_norm"),
     ("ffn_post_norm", "post_mlp_norm"),
 ];

@@ -314,7 +314,7 @@ pub(crate) const FAULTS: &[Fault] = &[
             if let Op::Glu { act } = &mut node(g, "ffn_swiglu-1:GLU").op {
                 *act = match act {
                     Act::Silu => Act::GeluTanh,
-                    Act::GeluTanh => Act::Silu,
+                    Act::GeluTanh | Act::SwigluOai => Act::Silu,
                 };
             }
         }),

@@ -3,7 +3,7 @@
 use super::{lanes, lanes_mut};
 use crate::simd::{Isa, Kernel, LANES, exp};
 use graph::Act;
-use graph::math::{GELU_C, GELU_K};
+use graph::math::{GELU_C, GELU_K, OAI_K, OAI_LIMIT};
 
 /// What is done to each element.
 #[derive(Clone, Copy)]
@@ -66,8 +66,21 @@ pub(super) fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
             let u = isa.f_fma(isa.f_mul(isa.f_splat(GELU_C), isa.f_mul(a, a)), a, a);
             isa.f_mul(isa.f_div(a, isa.f_add(one, exp(isa, isa.f_mul(isa.f_splat(GELU_K), u)))), b)
         }
+        Map::Glu(Act::SwigluOai) => swiglu_oai(isa, a, b),
         Map::Softcap(cap) => softcap(isa, a, cap),
     }
+}
+
+/// `graph::math::swiglu_oai`.
+#[inline(always)]
+fn swiglu_oai<I: Isa>(isa: I, gate: I::F, up: I::F) -> I::F {
+    let (one, most) = (isa.f_splat(1.0), isa.f_splat(OAI_LIMIT));
+    let least = isa.f_splat(-OAI_LIMIT);
+    let gate = isa.f_lt(most, gate, most, gate);
+    let up = isa.f_lt(most, up, most, up);
+    let up = isa.f_lt(up, least, least, up);
+    let e = exp(isa, isa.f_mul(isa.f_splat(OAI_K), gate));
+    isa.f_mul(isa.f_div(gate, isa.f_add(one, e)), isa.f_add(up, one))
 }
 
 /// `graph::math::softcap`.

@@ -34,7 +34,9 @@ impl Kernel for Router<'_> {
                 y
             }),
             Route::TopK => top_k(x, out),
-            Route::Pick | Route::Normalise { .. } => experts::route(route, x, chosen, out),
+            Route::TopGroups { .. } | Route::Pick | Route::Normalise { .. } => {
+                experts::route(route, x, chosen, out);
+            }
         }
     }
 }

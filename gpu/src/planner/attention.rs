@@ -5,7 +5,7 @@ use super::mat_mul::Source;
 use super::{Bound, Kernel, Planner, output_of};
 use crate::dispatch::{Depth, Dispatch, Grid};
 use crate::params;
-use crate::shaders::{self, HeadDims};
+use crate::shaders::{self, Extras, HeadDims};
 use graph::{Attention, Node, Result, Rows, ValueId};
 use std::ops::RangeInclusive;
 
@@ -27,8 +27,9 @@ impl<'a> Planner<'a> {
         let (q, out) = (node.inputs[0], output_of(node));
         let mut all = self.attention_many(a, q, out)?;
         all.extend(self.attention_part(a, q)?);
-        let bound = vec![self.partials(), self.step(), self.value(out)];
-        let shader = shaders::attention_merge();
+        let read = [self.partials(), self.step()].into_iter().chain(self.sinks(a)?);
+        let bound = read.chain([self.value(out)]).collect();
+        let shader = shaders::attention_merge(a.sinks.is_some());
         let kernel = Kernel::new(shader, bound, &self.merge_params(a), Rows::Tokens);
         let one = Grid { for_rows: ONE, ..Grid::each_row(a.n_head) };
         all.extend(self.dispatches(&kernel.over(one))?);
@@ -50,6 +51,11 @@ impl<'a> Planner<'a> {
         all.extend(self.quantize(out, rounding, Source::Partials(a), ONE)?);
         all.extend(self.mat_mul(product)?);
         Ok(all)
+    }
+
+    /// The heads' sinks, where there are some.
+    pub(super) fn sinks(&self, a: &Attention) -> Result<Option<Bound<'a>>> {
+        a.sinks.map(|sinks| self.vector(sinks)).transpose()
     }
 
     fn window(a: &Attention) -> u32 {
@@ -99,12 +105,13 @@ impl<'a> Planner<'a> {
 
     /// Attention in steps of more than one row.
     fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
-        let (kv, dims, capped) = (self.model.options.kv, self.head_dims(a), a.softcap.is_some());
-        let bound = vec![self.value(q), self.step(), self.tables(), self.value(out)];
+        let (kv, dims, extras) = (self.model.options.kv, self.head_dims(a), Extras::of(a));
+        let read = [self.value(q), self.step(), self.tables()].into_iter().chain(self.sinks(a)?);
+        let bound: Vec<_> = read.chain([self.value(out)]).collect();
         let mut all = Vec::new();
         let mut grid = Grid { for_rows: MANY, ..Grid::each_row(a.n_head) };
         let wide = self.device.lanes != shaders::FEW_LANES;
-        if let Some(shader) = shaders::attention_tile(kv, capped, dims).filter(|_| wide) {
+        if let Some(shader) = shaders::attention_tile(kv, extras, dims).filter(|_| wide) {
             grid.for_tokens_each = 0..=TILES_FROM - 1;
             // The heads of a KV head that one workgroup takes, with as many tokens as there is room for.
             let heads_per_kv = self.heads_per_kv(a);
@@ -120,7 +127,7 @@ impl<'a> Planner<'a> {
             let kernel = Kernel::new(shader, bound.clone(), &params, Rows::Tokens);
             all.extend(self.dispatches(&kernel.over(tiles).with_cache(a.cache))?);
         }
-        let shader = shaders::attention(kv, capped, dims.v.next_multiple_of(2));
+        let shader = shaders::attention(kv, extras, dims.v.next_multiple_of(2));
         let kernel = Kernel::new(shader, bound, &self.attention_params(a, 1), Rows::Tokens);
         all.extend(self.dispatches(&kernel.over(grid).with_cache(a.cache))?);
         Ok(all)

@@ -15,12 +15,14 @@ impl<'a> Planner<'a> {
     pub(super) fn route(&self, node: &Node, route: Route) -> Result<Vec<Dispatch>> {
         let out = output_of(node);
         let value = self.graph.value(out);
-        let at_least = match route {
-            Route::Normalise { at_least } => at_least,
-            Route::Softmax | Route::Sigmoid | Route::TopK | Route::Pick => 0.0,
+        let (at_least, groups, used) = match route {
+            Route::Normalise { at_least } => (at_least, 0, 0),
+            Route::TopGroups { groups, used } => (0.0, groups, used),
+            Route::Softmax | Route::Sigmoid | Route::TopK | Route::Pick => (0.0, 0, 0),
         };
+        let (groups, used) = (groups as u32, used as u32);
         let cols = self.graph.value(node.inputs[0]).cols as u32;
-        let params = params::Route { cols, n: value.cols as u32, at_least };
+        let params = params::Route { cols, n: value.cols as u32, at_least, groups, used };
         let bound = node.inputs.iter().chain([&out]).map(|&id| self.value(id)).collect();
         self.dispatches(&Kernel::new(shaders::route(route), bound, &params, value.rows))
     }

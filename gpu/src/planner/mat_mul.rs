@@ -68,7 +68,8 @@ impl<'a> Planner<'a> {
                 Kernel::new(shader, bound, &plain, rows)
             }
             Source::Partials(a) => {
-                let bound = [self.partials(), self.step()].into_iter().chain(written).collect();
+                let read = [self.partials(), self.step()].into_iter().chain(self.sinks(a)?);
+                let bound = read.chain(written).collect();
                 let merge = self.merge_params(a);
                 let params = params::QuantizeMerge {
                     n: n as u32,
@@ -78,7 +79,8 @@ impl<'a> Planner<'a> {
                     window: merge.window,
                     max_chunks: merge.max_chunks,
                 };
-                let shader = shaders::quantize(rounding, QuantizeOf::Merge);
+                let shader =
+                    shaders::quantize(rounding, QuantizeOf::Merge { sinks: a.sinks.is_some() });
                 Kernel::new(shader, bound, &params, rows)
             }
         };

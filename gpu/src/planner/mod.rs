@@ -165,6 +165,7 @@ impl<'a> Planner<'a> {
             Op::Rope { .. } => self.rope(std::slice::from_ref(node)),
             Op::Glu { act: Act::Silu } => self.map(node, Map::Silu, 0.0, second()),
             Op::Glu { act: Act::GeluTanh } => self.map(node, Map::GeluTanh, 0.0, second()),
+            Op::Glu { act: Act::SwigluOai } => self.map(node, Map::SwigluOai, 0.0, second()),
             Op::Route(route) => self.route(node, *route),
             Op::MatMulId { w } => self.mat_mul_id(node, *w),
             Op::AddId { b } => self.slots(node, Slots::AddId, Some(self.vector(*b)?)),

@@ -15,6 +15,9 @@ struct Experts {
     /// Experts for each token.
     slots: usize,
     gate: Gate,
+    act: Act,
+    /// Magnitude of the embeddings.
+    size: f32,
 }
 
 /// How the router's numbers become weights.
@@ -26,6 +29,8 @@ enum Gate {
     Sigmoid,
     /// Softmax over the chosen alone; the experts have biases.
     Chosen,
+    /// As `Sigmoid`, of the best of three groups.
+    Groups,
 }
 
 /// A tensor of several matrices; its name comes later.
@@ -44,6 +49,8 @@ pub fn experts() -> Result<Vec<Case>> {
         n_experts: 5,
         slots: 2,
         gate: Gate::Softmax,
+        act: Act::Silu,
+        size: 1.0,
     };
     let k = Experts { dtype: DType::Q4_K, n_embd: 256, n_ff: 256, n_experts: 9, ..plain };
     [
@@ -54,6 +61,16 @@ pub fn experts() -> Result<Vec<Case>> {
         Experts { dtype: DType::Q5_1, n_experts: 130, slots: 9, gate: Gate::Sigmoid, ..plain },
         Experts { dtype: DType::F16, n_embd: 33, n_ff: 50, slots: 1, ..plain },
         Experts { dtype: DType::F32, n_embd: 35, n_ff: 17, gate: Gate::Chosen, ..plain },
+        Experts { gate: Gate::Groups, n_experts: 9, ..plain },
+        Experts { gate: Gate::Groups, n_experts: 33, slots: 7, ..plain },
+        // So large that gates and ups are clamped.
+        Experts {
+            dtype: DType::MXFP4,
+            gate: Gate::Chosen,
+            act: Act::SwigluOai,
+            size: 5.0,
+            ..plain
+        },
     ]
     .into_iter()
     .map(case)
@@ -63,7 +80,7 @@ pub fn experts() -> Result<Vec<Case>> {
 fn case(spec: Experts) -> Result<Case> {
     let Experts { dtype, n_embd, n_ff, n_experts, slots, .. } = spec;
     let mut c = CaseBuilder::new((n_experts * 100 + slots) as u64, 37);
-    let table = c.weight(DType::F32, n_embd, 37, 1.0);
+    let table = c.weight(DType::F32, n_embd, 37, spec.size);
     let mut x = c.builder.get_rows(table, "embd")?;
     c.builder.stream(x);
     for il in 0..2 {
@@ -73,12 +90,18 @@ fn case(spec: Experts) -> Result<Case> {
     }
     let x = c.builder.output_rows(x, "rows")?;
     c.product(DType::F32, x, 37, "result_output")?;
-    let name = format!("experts {dtype} [{n_embd}, {n_ff}], {slots} of {n_experts}");
+    let mut name = format!("experts {dtype} [{n_embd}, {n_ff}], {slots} of {n_experts}");
+    if spec.gate == Gate::Groups {
+        name += " by groups";
+    }
+    if spec.act != Act::Silu {
+        name += &format!(", {:?}", spec.act);
+    }
     c.finish(name, &[75, 1, 4], 0)
 }
 
 fn layer(c: &mut CaseBuilder, spec: Experts, il: usize, x: ValueId) -> Result<ValueId> {
-    let Experts { dtype, n_embd, n_ff, n_experts, slots, gate } = spec;
+    let Experts { dtype, n_embd, n_ff, n_experts, slots, gate, .. } = spec;
     let named = |name: &str| format!("ffn_moe_{name}-{il}");
     let (chosen, weights) = route(c, spec, il, x)?;
     let part = |c: &mut CaseBuilder, x, [n_in, n_out]: [usize; 2], name: &str| {
@@ -92,7 +115,7 @@ fn layer(c: &mut CaseBuilder, spec: Experts, il: usize, x: ValueId) -> Result<Va
     };
     let up = part(c, x, [n_embd, n_ff], "up")?;
     let gate = part(c, x, [n_embd, n_ff], "gate")?;
-    let y = c.builder.glu(Act::Silu, gate, up, named("swiglu"))?;
+    let y = c.builder.glu(spec.act, gate, up, named("swiglu"))?;
     let y = part(c, y, [n_ff, n_embd], "down")?;
     let y = c.builder.weighted(y, weights, named("weighted"))?;
     let sum = c.builder.sum_slots(slots, y, named("out"))?;
@@ -109,14 +132,20 @@ fn route(c: &mut CaseBuilder, spec: Experts, il: usize, x: ValueId) -> Result<(V
     let logits = c.product(DType::F32, x, n, &named("logits"))?;
     let probs = match spec.gate {
         Gate::Softmax => c.builder.route(Route::Softmax, logits, named("probs"))?,
-        Gate::Sigmoid => c.builder.route(Route::Sigmoid, logits, named("probs"))?,
+        Gate::Sigmoid | Gate::Groups => c.builder.route(Route::Sigmoid, logits, named("probs"))?,
         Gate::Chosen => logits,
     };
-    let selection = if spec.gate == Gate::Sigmoid {
+    let selection = if matches!(spec.gate, Gate::Sigmoid | Gate::Groups) {
         let bias = c.weight(DType::F32, n, 1, 0.2);
         c.builder.add_bias(bias, probs, named("probs_biased"))?
     } else {
         probs
+    };
+    let selection = if spec.gate == Gate::Groups {
+        let best = Route::TopGroups { groups: 3, used: 2 };
+        c.builder.route(best, selection, named("probs_masked"))?
+    } else {
+        selection
     };
     let chosen = c.builder.top_k(slots, selection, named("topk"))?;
     let weights = c.builder.pick(probs, chosen, named("weights"))?;
@@ -125,7 +154,7 @@ fn route(c: &mut CaseBuilder, spec: Experts, il: usize, x: ValueId) -> Result<(V
             let normal = Route::Normalise { at_least: 6.103_515_6e-5 };
             c.builder.route(normal, weights, named("weights_norm"))?
         }
-        Gate::Sigmoid => c.builder.scale(2.5, weights, named("weights_scaled")),
+        Gate::Sigmoid | Gate::Groups => c.builder.scale(2.5, weights, named("weights_scaled")),
         Gate::Chosen => c.builder.route(Route::Softmax, weights, named("weights_softmax"))?,
     };
     Ok((chosen, weights))

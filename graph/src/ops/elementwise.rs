@@ -26,11 +26,11 @@ pub fn scale(x: &[f32], by: f32, out: &mut [f32]) {
 /// `act(gate) · up`.
 pub fn glu(act: Act, gate: &[f32], up: &[f32], out: &mut [f32]) {
     for i in 0..out.len() {
-        let g = match act {
-            Act::Silu => math::silu(gate[i]),
-            Act::GeluTanh => math::gelu_tanh(gate[i]),
+        out[i] = match act {
+            Act::Silu => math::silu(gate[i]) * up[i],
+            Act::GeluTanh => math::gelu_tanh(gate[i]) * up[i],
+            Act::SwigluOai => math::swiglu_oai(gate[i], up[i]),
         };
-        out[i] = g * up[i];
     }
 }
 

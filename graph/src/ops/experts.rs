@@ -11,6 +11,7 @@ pub fn route(route: Route, x: &[f32], chosen: &[f32], out: &mut [f32]) {
     match route {
         Route::Softmax => softmax(x, out),
         Route::Sigmoid => out.iter_mut().zip(x).for_each(|(out, &x)| *out = sigmoid(x)),
+        Route::TopGroups { groups, used } => top_groups(x, groups, used, out),
         Route::TopK => top_k(x, out),
         Route::Pick => {
             out.iter_mut().zip(chosen).for_each(|(out, &expert)| *out = x[expert as usize]);
@@ -34,6 +35,36 @@ fn softmax(x: &[f32], out: &mut [f32]) {
 /// `1 / (1 + e⁻ˣ)`.
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
+}
+
+/// Elements of the best `used` of `groups` groups as they are, -∞ for those of the others.
+pub fn top_groups(x: &[f32], groups: usize, used: usize, out: &mut [f32]) {
+    let each = (x.len() / groups.max(1)).max(1);
+    let worth: Vec<u32> = x.chunks(each).map(|group| rank(best_two(group))).collect();
+    for (i, (x, out)) in x.chunks(each).zip(out.chunks_mut(each)).enumerate() {
+        let better = |(j, &other): (usize, &u32)| other > worth[i] || (other == worth[i] && j < i);
+        if worth.iter().enumerate().filter(|&at| better(at)).count() < used {
+            out.copy_from_slice(x);
+        } else {
+            out.fill(f32::NEG_INFINITY);
+        }
+    }
+}
+
+/// The sum of the two largest elements.
+fn best_two(x: &[f32]) -> f32 {
+    let (mut first, mut second) = (x[0], x[1]);
+    if rank(second) > rank(first) {
+        (first, second) = (second, first);
+    }
+    for &x in &x[2..] {
+        if rank(x) > rank(first) {
+            (first, second) = (x, first);
+        } else if rank(x) > rank(second) {
+            second = x;
+        }
+    }
+    first + second
 }
 
 /// The places of the largest elements, as many as `out` has room for, the largest first. Of equals the first comes first.
@@ -147,6 +178,19 @@ mod tests {
         route(Route::Normalise { at_least: 0.5 }, &[0.125, 0.25], &[], &mut normal);
         assert_eq!(normal, [0.25, 0.5]);
         assert_eq!(sigmoid(0.0), 0.5);
+    }
+
+    /// Four groups of three; their best two add up to 3, 7, 7 and 4: of the equal ones the first is better.
+    #[test]
+    fn the_best_groups_stay() {
+        let x = [1.0, 2.0, 0.5, 3.0, 0.0, 4.0, 6.0, 0.25, 1.0, -1.0, 5.0, -2.0];
+        let mut out = [0.0; 12];
+        route(Route::TopGroups { groups: 4, used: 1 }, &x, &[], &mut out);
+        let no = f32::NEG_INFINITY;
+        assert_eq!(out, [no, no, no, 3.0, 0.0, 4.0, no, no, no, no, no, no]);
+        route(Route::TopGroups { groups: 4, used: 3 }, &x, &[], &mut out);
+        assert_eq!(out[..3], [no; 3]);
+        assert_eq!(out[3..], x[3..]);
     }
 
     #[test]

@@ -21,7 +21,14 @@ pub(super) const USUAL: Usual = Usual {
     ..Usual::TIED
 };
 
+pub(super) const BIASES: &[Bias] = &[Bias::Qkv, Bias::AttnOut, Bias::Ffn];
+
 pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
+    with_factors(meta, base(meta, DEFAULTS)?)
+}
+
+/// With the factors that the file says.
+pub(super) fn with_factors(meta: &Meta<'_>, spec: Spec) -> Result<Spec> {
     // No key is an old name of another: the logits' scale must be there, as in llama.cpp.
     let logit_scale =
         meta.opt_positive("logit_scale")?.ok_or_else(|| meta.missing("logit_scale"))?;
@@ -31,17 +38,16 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
     // Files of hybrid models without positions say so by this key, which elsewhere is information only.
     let has_rope = meta.opt_flag("rope.scaling.finetuned")? != Some(false);
     let logit_scale = Some(1.0 / logit_scale);
-    Ok(Spec { embd_scale, residual_scale, logit_scale, ..base(meta, DEFAULTS)? }.map_attention(
-        |_, attention| Attention {
+    Ok(Spec { embd_scale, residual_scale, logit_scale, ..spec }.map_attention(|_, attention| {
+        Attention {
             scale: scale.unwrap_or(attention.scale),
             rope: attention.rope.filter(|_| has_rope),
             ..attention
-        },
-    ))
+        }
+    }))
 }
 
 /// What the family has in common, without its factors.
 pub(super) fn base(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
-    let biases = &[Bias::Qkv, Bias::AttnOut, Bias::Ffn];
-    Ok(Spec { biases, ..llama::base(meta, defaults)? })
+    Ok(Spec { biases: BIASES, ..llama::base(meta, defaults)? })
 }

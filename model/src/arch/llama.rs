@@ -156,13 +156,29 @@ pub(super) fn with_experts(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> 
     of_heads(meta, defaults, 1)
 }
 
+/// The same for an architecture whose files may have layers behind the others that foretell tokens beyond the next. As in
+/// llama.cpp they are passed over: what they foretell could be tried ahead, and no answer hangs on it.
+pub(super) fn with_experts_and_foretellers(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    let n_all = meta.count("block_count", 1..=MAX_LAYERS)?;
+    let n = meta.opt_count("nextn_predict_layers", 0..=n_all - 1)?.unwrap_or(0);
+    let mut spec = of_all_layers(meta, defaults, 1)?;
+    spec.layers.truncate(n_all - n);
+    Ok(Spec { n_foretelling: n, ..spec })
+}
+
 /// With at least `fewest` key and value heads.
 fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> {
+    let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
+    refuse_foretellers(meta, n_layer)?;
+    of_all_layers(meta, defaults, fewest)
+}
+
+/// The same with every layer that the file has.
+fn of_all_layers(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
     refuse_encoders(meta)?;
-    refuse_foretellers(meta, n_layer)?;
     let heads = heads(meta, n_layer, fewest)?;
     let n_ff = meta.per_layer("feed_forward_length", n_layer, 1..=MAX_WIDTH)?;
     let dim = |key| head_dim(meta, key, n_embd, heads[0].n_head);
@@ -187,6 +203,7 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
             scale: (defaults.scale)(head_dim_k),
             query_scale: QueryScale::Scores,
             softcap: None,
+            sinks: false,
         }),
         feed_forward: FeedForward::Gated(Gated { n_ff, gate_up: GateUp::Separate, act: Act::Silu }),
     };
@@ -205,6 +222,7 @@ fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> 
         output_norm: OutputNorm::Output,
         logit_scale: None,
         logit_softcap: None,
+        n_foretelling: 0,
         warnings: Vec::new(),
     })
 }

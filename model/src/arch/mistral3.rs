@@ -48,7 +48,7 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
 }
 
 /// YaRN with the limits and the factor that the file says.
-fn scaling(meta: &Meta<'_>, scaling: RopeScaling) -> Result<RopeScaling> {
+pub(super) fn scaling(meta: &Meta<'_>, scaling: RopeScaling) -> Result<RopeScaling> {
     let own_fast = meta.opt_positive("rope.scaling.yarn_beta_fast")?;
     let own_slow = meta.opt_positive("rope.scaling.yarn_beta_slow")?;
     let own_log_mul = meta.opt_factor("rope.scaling.yarn_log_multiplier")?;

@@ -1,18 +1,28 @@
 //! The architectures: one file and one line in [`ARCHS`] for each, a difference from llama's.
 
 mod baichuan;
+mod bailingmoe;
+mod bailingmoe2;
+mod deepseek;
+mod dots1;
 mod ernie4_5;
+mod ernie4_5_moe;
 mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod glm4moe;
+mod gpt_oss;
 mod granite;
+mod granitemoe;
 mod hunyuan_dense;
+mod hunyuan_moe;
 mod internlm2;
 mod lfm2;
 mod llama;
 mod minicpm;
+mod minimax_m2;
 mod mistral3;
 mod olmo2;
 mod olmoe;
@@ -24,6 +34,7 @@ mod qwen2vl;
 mod qwen3;
 mod qwen3moe;
 mod qwen3vl;
+mod qwen3vlmoe;
 mod seed_oss;
 mod smollm3;
 
@@ -61,18 +72,33 @@ impl Arch {
 /// All that karat knows.
 pub const ARCHS: &[Arch] = &[
     Arch { name: "baichuan", spec: baichuan::spec, usual: Usual::PLAIN, presets: &[] },
+    Arch { name: "bailingmoe", spec: bailingmoe::spec, usual: bailingmoe::USUAL, presets: &[] },
+    Arch { name: "bailingmoe2", spec: bailingmoe2::spec, usual: bailingmoe2::USUAL, presets: &[] },
+    Arch { name: "deepseek", spec: deepseek::spec, usual: deepseek::USUAL, presets: &[] },
+    Arch { name: "dots1", spec: dots1::spec, usual: dots1::USUAL, presets: &[] },
     Arch { name: "ernie4_5", spec: ernie4_5::spec, usual: ernie4_5::USUAL, presets: &[] },
+    Arch {
+        name: "ernie4_5-moe",
+        spec: ernie4_5_moe::spec,
+        usual: ernie4_5_moe::USUAL,
+        presets: &[],
+    },
     Arch { name: "exaone4", spec: exaone4::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "gemma", spec: gemma::spec, usual: Usual::TIED, presets: &[] },
     Arch { name: "gemma2", spec: gemma2::spec, usual: gemma2::USUAL, presets: &[] },
     Arch { name: "gemma3", spec: gemma3::spec, usual: gemma3::USUAL, presets: &[] },
     Arch { name: "glm4", spec: glm4::spec, usual: glm4::USUAL, presets: &[] },
+    Arch { name: "glm4moe", spec: glm4moe::spec, usual: glm4moe::USUAL, presets: &[] },
+    Arch { name: "gpt-oss", spec: gpt_oss::spec, usual: gpt_oss::USUAL, presets: &[] },
     Arch { name: "granite", spec: granite::spec, usual: granite::USUAL, presets: &[] },
+    Arch { name: "granitemoe", spec: granitemoe::spec, usual: granitemoe::USUAL, presets: &[] },
     Arch { name: "hunyuan-dense", spec: hunyuan_dense::spec, usual: Usual::TIED, presets: &[] },
+    Arch { name: "hunyuan-moe", spec: hunyuan_moe::spec, usual: hunyuan_moe::USUAL, presets: &[] },
     Arch { name: "internlm2", spec: internlm2::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "lfm2", spec: lfm2::spec, usual: lfm2::USUAL, presets: lfm2::PRESETS },
     Arch { name: "llama", spec: llama::spec, usual: Usual::PLAIN, presets: llama::PRESETS },
     Arch { name: "minicpm", spec: minicpm::spec, usual: minicpm::USUAL, presets: &[] },
+    Arch { name: "minimax-m2", spec: minimax_m2::spec, usual: minimax_m2::USUAL, presets: &[] },
     Arch { name: "mistral3", spec: mistral3::spec, usual: mistral3::USUAL, presets: &[] },
     Arch { name: "olmo2", spec: olmo2::spec, usual: Usual::PLAIN, presets: &[] },
     Arch { name: "olmoe", spec: olmoe::spec, usual: olmoe::USUAL, presets: &[] },
@@ -84,6 +110,7 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "qwen3", spec: qwen3::spec, usual: Usual::TIED, presets: &[] },
     Arch { name: "qwen3moe", spec: qwen3moe::spec, usual: qwen3moe::USUAL, presets: &[] },
     Arch { name: "qwen3vl", spec: qwen3vl::spec, usual: qwen3vl::USUAL, presets: &[] },
+    Arch { name: "qwen3vlmoe", spec: qwen3vlmoe::spec, usual: qwen3vlmoe::USUAL, presets: &[] },
     Arch { name: "seed_oss", spec: seed_oss::spec, usual: seed_oss::USUAL, presets: &[] },
     Arch { name: "smollm3", spec: smollm3::spec, usual: Usual::TIED, presets: &[] },
 ];
@@ -134,4 +161,9 @@ pub(crate) fn is_70b(arch: &str, n_layer: u64, grouped_heads: bool) -> bool {
         "jais2" => n_layer == 68,
         _ => false,
     }
+}
+
+/// Whether matrices of attention lie one behind the other in a third dimension, as those of experts do.
+pub(crate) fn has_deep_attention(arch: &str) -> bool {
+    arch == "bailingmoe3"
 }

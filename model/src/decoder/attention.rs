@@ -3,7 +3,7 @@
 use super::{At, Decoder, Linear};
 use crate::tensors::{Branch, Dim, HeadDims, NormPlace, Presence, Role, TensorSpec};
 use crate::{Attention, Bias, QkNorm, QueryScale, Result};
-use graph::{KvHeads, Mask, ValueId};
+use graph::{KvHeads, Mask, ValueId, WeightId};
 
 /// Queries or keys on their way from projection to attention.
 #[derive(Clone, Copy)]
@@ -48,7 +48,8 @@ impl Decoder<'_> {
         let cache = self.builder.kv_cache(heads, window);
         self.builder.store_kv(cache, k, v)?;
         let mask = window.map_or(Mask::Causal, Mask::Window);
-        let op = graph::Attention { cache, n_head, scale, mask, sinks: None, softcap };
+        let sinks = self.sinks(at, attention)?;
+        let op = graph::Attention { cache, n_head, scale, mask, sinks, softcap };
         let x = self.builder.attention(op, q, at.value("kqv_out"))?; // [tokens, n_head · head_dim_v]
         let output = Linear {
             name: "attn_output",
@@ -60,6 +61,16 @@ impl Decoder<'_> {
             value: "attn_out",
         };
         self.linear(at, &output, x)
+    }
+
+    /// The heads' sinks, where the model has some.
+    fn sinks(&mut self, at: At<'_>, attention: &Attention) -> Result<Option<WeightId>> {
+        if !attention.sinks {
+            return Ok(None);
+        }
+        let n_head = self.spec.dim(attention.n_head, "attention.head_count");
+        let sinks = TensorSpec::new(at.weight("attn_sinks"), [n_head], Role::Sinks);
+        self.weight(&sinks).map(Some)
     }
 
     /// Queries, keys and values; from one tensor where the file has it, whatever the architecture.

@@ -43,6 +43,7 @@ impl Decoder<'_> {
         let value = match gated.act {
             Act::Silu => "ffn_swiglu",
             Act::GeluTanh => "ffn_geglu",
+            Act::SwigluOai => "ffn_swiglu_oai",
         };
         let x = self.builder.glu(gated.act, gate, up, at.value(value))?;
         let down = Linear {

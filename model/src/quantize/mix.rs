@@ -3,7 +3,7 @@
 use super::file_type::FileType;
 use super::recipe::{Mixing, OutputMatrix, Recipe, Target};
 use super::rules::{self, Place};
-use crate::arch::is_70b;
+use crate::arch::{has_deep_attention, is_70b};
 use crate::{Error, ErrorKind, Result};
 use gguf::{DType, File, TensorInfo};
 use std::cmp::Ordering;
@@ -351,7 +351,7 @@ impl Mixer {
     fn mxfp4_moe(&self, info: &TensorInfo, category: Category) -> DType {
         let is_deep = info.dims.get(2).is_some_and(|&n| n > 1);
         let is_ffn = matches!(category, Category::FfnIn | Category::FfnDown);
-        let is_expert = is_deep && (self.facts.arch != "bailingmoe3" || is_ffn);
+        let is_expert = is_deep && (!has_deep_attention(&self.facts.arch) || is_ffn);
         if is_expert { DType::MXFP4 } else { DType::Q8_0 }
     }
 
@@ -715,7 +715,9 @@ mod tests {
                         category,
                         Category::AttnV | Category::AttnK | Category::FfnIn | Category::Other
                     ),
-                    Role::Norm(_) | Role::Conv | Role::Bias | Role::RopeFactors => true,
+                    Role::Norm(_) | Role::Conv | Role::Bias | Role::Sinks | Role::RopeFactors => {
+                        true
+                    }
                 };
                 assert!(agrees, "{name} is {role:?} and {category:?}");
             }

@@ -95,6 +95,8 @@ impl Filler {
             // The rows of a convolution are as large as what it makes of them.
             Role::Conv => Fill::Vector(VectorFill { mean: 0.0, std: unit, outliers: false }),
             Role::Bias => Fill::Vector(VectorFill { mean: 0.0, std: BIAS, outliers: false }),
+            // As large as scores.
+            Role::Sinks => Fill::Vector(VectorFill { mean: 0.0, std: 1.0, outliers: false }),
             Role::RopeFactors => Fill::Vector(VectorFill { mean: 1.0, std: 0.0, outliers: false }),
         }
     }

@@ -23,8 +23,11 @@ impl<'a> FileTensors<'a> {
 
     /// A tensor that nobody reads means that the file's model is another one than its metadata says.
     pub(crate) fn refuse_unknown(&self) -> Result<()> {
-        let mut unknown =
-            self.file.tensors().iter().filter(|info| !self.known.contains(&info.name));
+        let mut unknown = self
+            .file
+            .tensors()
+            .iter()
+            .filter(|info| !self.known.contains(&info.name) && !self.foretells(&info.name));
         let Some(first) = unknown.next() else { return Ok(()) };
         let more = match unknown.count() {
             0 => String::new(),
@@ -33,6 +36,16 @@ impl<'a> FileTensors<'a> {
         let layers = self.spec.layers.len();
         let what = format!("unknown to {} models of {layers} layers{more}", self.spec.arch);
         Err(bad(&first.name, what))
+    }
+}
+
+impl FileTensors<'_> {
+    /// Whether a tensor is of a layer behind those that answer.
+    fn foretells(&self, name: &str) -> bool {
+        let n = self.spec.layers.len();
+        let rest = name.strip_prefix("blk.").and_then(|rest| rest.split('.').next());
+        let layer: Option<usize> = rest.and_then(|number| number.parse().ok());
+        layer.is_some_and(|layer| (n..n + self.spec.n_foretelling).contains(&layer))
     }
 }
 

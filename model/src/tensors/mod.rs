@@ -63,6 +63,8 @@ pub enum Role {
     Conv,
     /// Numbers that are added to the outputs of a matrix.
     Bias,
+    /// A logit for each head that takes part in its softmax.
+    Sinks,
     /// Divisors of a rotary embedding's frequencies.
     RopeFactors,
 }
@@ -124,7 +126,7 @@ impl Role {
     /// Whether the elements are added or multiplied one by one, unlike those of a matrix.
     pub(crate) fn is_elementwise(self) -> bool {
         match self {
-            Self::Norm(_) | Self::Conv | Self::Bias | Self::RopeFactors => true,
+            Self::Norm(_) | Self::Conv | Self::Bias | Self::Sinks | Self::RopeFactors => true,
             Self::Table | Self::Inner | Self::Branch { .. } | Self::Output => false,
         }
     }

@@ -90,7 +90,8 @@ impl Tiny {
             }
             Role::Conv => self.matrix(&tensor.name, DType::F32, &sizes),
             Role::Norm(_) => self.vector(&tensor.name, sizes[0], 1.0),
-            Role::Bias => self.vector(&tensor.name, sizes[0], 0.0),
+            Role::Bias if sizes.len() > 1 => self.matrix(&tensor.name, DType::F32, &sizes),
+            Role::Bias | Role::Sinks => self.vector(&tensor.name, sizes[0], 0.0),
             Role::RopeFactors => {}
         }
     }
@@ -140,7 +141,34 @@ impl Tiny {
                 self.floats("rope_factors_long.weight", &[2.5; 12]);
             }
             "olmoe" => self.experts(),
-            "qwen2moe" | "qwen3moe" => {
+            "gpt-oss" => {
+                self.experts();
+                self.set("expert_feed_forward_length", 64u32);
+                self.set("attention.sliding_window", 5u32);
+                self.set("rope.scaling.type", "yarn");
+            }
+            "bailingmoe2" => {
+                // The best two of three groups.
+                self.set("expert_count", 6u32);
+                self.set("expert_used_count", 3u32);
+                self.set("expert_group_count", 3u32);
+                self.set("expert_feed_forward_length", 64u32);
+                self.set("expert_shared_feed_forward_length", 32u32);
+                self.set("rope.dimension_count", 16u32);
+            }
+            "qwen3vlmoe" => {
+                self.experts();
+                self.set("expert_feed_forward_length", 64u32);
+                let sections = Array::I32(vec![4, 6, 6, 0]);
+                self.set("rope.dimension_sections", Value::Array(sections));
+            }
+            "granitemoe" | "ernie4_5-moe" | "hunyuan-moe" => {
+                self.experts();
+                self.set("expert_feed_forward_length", 64u32);
+                self.set("expert_shared_feed_forward_length", 32u32);
+            }
+            "bailingmoe" | "deepseek" | "dots1" | "glm4moe" | "minimax-m2" | "qwen2moe"
+            | "qwen3moe" => {
                 self.experts();
                 self.set("expert_feed_forward_length", 64u32);
             }

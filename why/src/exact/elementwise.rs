@@ -37,7 +37,10 @@ fn each(values: impl Iterator<Item = f64>, roundings: f64) -> Exact {
 pub(super) fn glu(act: Act, gate: &[f32], up: &[f32], tolerance: Tolerance) -> Exact {
     let mut exact = Exact::with_room(gate.len());
     for (&gate, &up) in gate.iter().zip(up) {
-        let (x, up) = (f64::from(gate), f64::from(up));
+        let (x, up) = match act {
+            Act::Silu | Act::GeluTanh => (f64::from(gate), f64::from(up)),
+            Act::SwigluOai => (f64::from(gate).min(7.0), f64::from(up).clamp(-7.0, 7.0) + 1.0),
+        };
         let (value, mut bound) = match act {
             Act::Silu => {
                 let value = x / (1.0 + (-x).exp());
@@ -49,6 +52,11 @@ pub(super) fn glu(act: Act, gate: &[f32], up: &[f32], tolerance: Tolerance) -> E
                 let value = x / (1.0 + (-arg).exp());
                 // What the exponent is wrong by is multiplied by the exponent.
                 (value, (16.0 + 6.0 * arg.abs()) * U * value.abs())
+            }
+            Act::SwigluOai => {
+                let arg = f64::from(1.702f32) * x;
+                let value = x / (1.0 + (-arg).exp());
+                (value, (18.0 + 6.0 * arg.abs()) * U * value.abs())
             }
         };
         if act == Act::GeluTanh && tolerance == Tolerance::Rounding {

@@ -13,20 +13,30 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 26] = [
+const ARCHS: [&str; 37] = [
     "baichuan",
+    "bailingmoe",
+    "bailingmoe2",
+    "deepseek",
+    "dots1",
     "ernie4_5",
+    "ernie4_5_moe",
     "exaone4",
     "gemma",
     "gemma2",
     "gemma3",
     "glm4",
+    "glm4moe",
+    "gpt_oss",
     "granite",
+    "granitemoe",
     "hunyuan_dense",
+    "hunyuan_moe",
     "internlm2",
     "lfm2",
     "llama",
     "minicpm",
+    "minimax_m2",
     "mistral3",
     "olmo2",
     "olmoe",
@@ -38,6 +48,7 @@ const ARCHS: [&str; 26] = [
     "qwen3",
     "qwen3moe",
     "qwen3vl",
+    "qwen3vlmoe",
     "seed_oss",
     "smollm3",
 ];

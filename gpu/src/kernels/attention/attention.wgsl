@@ -1,13 +1,19 @@
 // Meaning: graph/src/ops/attention.rs. One workgroup of 64 lanes for one head of one token. Lanes are positions for the
 // scores and words of the head for the weighted sum; chunks of 64 positions are merged in order.
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
+#flag SINKS    a sink of each head is merged last, as a chunk with the sum 1 and no value
 #flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
 #const DIM_V    elements of a head of V, an even number
 #include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
+#if SINKS
+@group(0) @binding(3) var<storage, read> sinks: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+#else
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+#endif
 @group(1) @binding(0) var<storage, read_write> cache_k: array<u32>;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<u32>;
 #include lib/exp
@@ -112,8 +118,19 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         most = new_most;
         workgroupBarrier();
     }
+#if SINKS
+    let sink = sinks[wg.x];
+    var top = most;
+    if sink > most { top = sink; }
+    var shares = vec2<f32>(most - top, sink - top);
+    for (var i = 0u; i < 2u; i++) { shares[i] = exponential(shares[i]); }
+    sum = fused(sum, shares.x, shares.y);
+#endif
     let inverse = quotient(1.0, sum);
     for (var d = t; d < p.dim_v; d += 64u) {
+#if SINKS
+        acc[d] = fused(acc[d], shares.x, bitcast<f32>(no_bits()));
+#endif
         out[(wg.y * p.n_head + wg.x) * p.dim_v + d] = acc[d] * inverse;
     }
 }

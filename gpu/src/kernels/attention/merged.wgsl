@@ -1,7 +1,8 @@
 // Element `d` of the result of head `head`, from its chunks in order: graph/src/ops/attention.rs `merge`. `partials` are
 // as part.wgsl stores them.
+#flag SINKS    a sink of each head is merged last, as a chunk with the sum 1 and no value
 #flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
-#needs exponential, fused, keep, p.dim_v, p.max_chunks, p.positions_at, p.window, partials, quotient, step
+#needs exponential, fused, keep, no_bits, p.dim_v, p.max_chunks, p.positions_at, p.window, partials, quotient, sinks, step
 #include lib/mask
 fn merged(head: u32, d: u32) -> f32 {
     let first = first_seen(step[p.positions_at]);
@@ -43,6 +44,14 @@ fn merged(head: u32, d: u32) -> f32 {
         }
 #endfor
     }
+#endif
+#if SINKS
+    let sink = sinks[head];
+    var top = most;
+    if sink > most { top = sink; }
+    let share = exponential(most - top);
+    sum = fused(sum, share, exponential(sink - top));
+    acc = fused(acc, share, bitcast<f32>(no_bits()));
 #endif
     return acc * quotient(1.0, sum);
 }

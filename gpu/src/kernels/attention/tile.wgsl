@@ -3,6 +3,7 @@
 // has four queries (`quad`); of the scores it has four positions of a chunk, of the weighted sums every 16th four elements.
 // K passes through workgroup memory in tiles of 32 elements, V in tiles of {{V_ROWS}} positions; a tile is prefetched
 // while the one before it is used. Tokens of one sequence are done together, sequences one after the other.
+#flag SINKS    a sink of each head is merged last, as a chunk with the sum 1 and no value
 #flag SOFTCAP  scores are capped
 #const LOADS    fours of words of a tile that a thread loads
 #const V_FOURS  fours of elements of a head of V
@@ -12,7 +13,12 @@
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
 @group(0) @binding(2) var<storage, read> tables: array<u32>;
+#if SINKS
+@group(0) @binding(3) var<storage, read> sinks: array<f32>;
+@group(0) @binding(4) var<storage, read_write> out: array<vec4<f32>>;
+#else
 @group(0) @binding(3) var<storage, read_write> out: array<vec4<f32>>;
+#endif
 @group(1) @binding(0) var<storage, read_write> cache_k: array<vec4<u32>>;
 @group(1) @binding(1) var<storage, read_write> cache_v: array<vec4<u32>>;
 #include lib/exp
@@ -159,6 +165,15 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         }
         begin = end;
     }
+#if SINKS
+    var sink = vec4<f32>(0.0);
+    #for I 0..4: sink[{{I}}] = sinks[to{{I}} % p.n_head];
+    let top = select(most, sink, sink > most);
+    let share = exponential4(most - top);
+    sum = fused4(sum, share, exponential4(sink - top));
+    let nothing = vec4<f32>(bitcast<f32>(no_bits()));
+    #for I 0..4: #for N 0..{{V_PASSES}}: acc{{I}}_{{N}} = fused4(acc{{I}}_{{N}}, vec4<f32>(share[{{I}}]), nothing);
+#endif
 #for I 0..4
     if of{{I}} < tokens {
         let inverse = quotient(1.0, sum[{{I}}]);

@@ -3,8 +3,9 @@
 #flag PICK      the elements in the chosen columns
 #flag SIGMOID   the logistic function of each
 #flag SOFTMAX   softmax over the row
+#flag TOP_GROUPS the elements of the best groups, -infinity for the others
 #flag TOP_K     the columns of the largest elements
-struct Params { rows: u32, row0: u32, cols: u32, n: u32, at_least: f32 }
+struct Params { rows: u32, row0: u32, cols: u32, n: u32, at_least: f32, groups: u32, used: u32 }
 var<immediate> p: Params;
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 #if PICK
@@ -23,6 +24,20 @@ fn rank(v: f32) -> u32 {
     if size == 0u { return 0x80000000u; }
     return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
 }
+
+#if TOP_GROUPS
+// The rank of the sum of a group's two largest elements.
+fn worth(begin: u32, each: u32) -> u32 {
+    var first = x[begin];
+    var second = x[begin + 1u];
+    if rank(second) > rank(first) { first = second; second = x[begin]; }
+    for (var i = 2u; i < each; i += 1u) {
+        let v = x[begin + i];
+        if rank(v) > rank(first) { second = first; first = v; } else if rank(v) > rank(second) { second = v; }
+    }
+    return rank(keep(first + second));
+}
+#endif
 
 #if SOFTMAX
 var<workgroup> tops: array<u32, 64>;
@@ -62,6 +77,19 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if SIGMOID
     for (var i = t; i < p.cols; i += 64u) {
         out[to + i] = quotient(1.0, 1.0 + keep(exponential(-x[at + i])));
+    }
+#endif
+#if TOP_GROUPS
+    let each = p.cols / p.groups;
+    for (var i = t; i < p.cols; i += 64u) {
+        let group = i / each;
+        let own = worth(at + group * each, each);
+        var place = 0u;
+        for (var j = 0u; j < p.groups; j += 1u) {
+            let other = worth(at + j * each, each);
+            if other > own || (other == own && j < group) { place += 1u; }
+        }
+        if place < p.used { out[to + i] = x[at + i]; } else { out[to + i] = -infinity(); }
     }
 #endif
 #if TOP_K

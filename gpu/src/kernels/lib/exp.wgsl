@@ -10,6 +10,8 @@
 #const EXP_POLY_5  of graph::math
 #const GELU_C      of graph::math
 #const GELU_K      of graph::math
+#const OAI_K       of graph::math
+#const OAI_LIMIT   of graph::math
 #const LN2_HI      of graph::math
 #const LN2_LO      of graph::math
 #const LOG2_E      of graph::math
@@ -66,6 +68,15 @@ fn silu(x: f32) -> f32 { return quotient(x, 1.0 + keep(exponential(-x))); }
 fn gelu_tanh(x: f32) -> f32 {
     let u = fused(keep({{GELU_C}} * keep(x * x)), x, x);
     return quotient(x, 1.0 + keep(exponential({{GELU_K}} * u)));
+}
+
+fn swiglu_oai(gate: f32, up: f32) -> f32 {
+    var g = gate;
+    if g > {{OAI_LIMIT}} { g = {{OAI_LIMIT}}; }
+    var u = up;
+    if u > {{OAI_LIMIT}} { u = {{OAI_LIMIT}}; }
+    if u < -{{OAI_LIMIT}} { u = -{{OAI_LIMIT}}; }
+    return quotient(g, 1.0 + keep(exponential({{OAI_K}} * g))) * keep(u + 1.0);
 }
 
 fn capped(x: f32, cap: f32) -> f32 {

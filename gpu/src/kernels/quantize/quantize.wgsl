@@ -6,7 +6,9 @@
 #flag MERGE     of the merged chunks of attention
 #flag Q16       to 15 bits and a sign; else to 8 bits
 #flag SILU      the activation function is SiLU
+#flag SINKS     the attention has a sink for each head
 #flag SLOTS     a row of the value is several rows
+#flag SWIGLU_OAI the activation function is gpt-oss's unit
 #if MERGE
 struct Params { rows: u32, row0: u32, n: u32, row_words: u32, dim_v: u32, positions_at: u32, window: u32,
     max_chunks: u32 }
@@ -19,8 +21,14 @@ var<immediate> p: Params;
 #if MERGE
 @group(0) @binding(0) var<storage, read> partials: array<f32>;
 @group(0) @binding(1) var<storage, read> step: array<u32>;
+#if SINKS
+@group(0) @binding(2) var<storage, read> sinks: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(4) var<storage, read_write> acts: array<u32>;
+#else
 @group(0) @binding(2) var<storage, read_write> out: array<f32>;
 @group(0) @binding(3) var<storage, read_write> acts: array<u32>;
+#endif
 #include lib/exp
 #include attention/merged
 #elif GLU
@@ -48,6 +56,7 @@ fn element(i: u32) -> f32 {
 #elif GLU
     #if SILU: let v = keep(silu(gate[i]) * up[i]);
     #if GELU_TANH: let v = keep(gelu_tanh(gate[i]) * up[i]);
+    #if SWIGLU_OAI: let v = keep(swiglu_oai(gate[i], up[i]));
     out[i] = v;
     return v;
 #else

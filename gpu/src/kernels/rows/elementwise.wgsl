@@ -6,6 +6,7 @@
 #flag SCALE     a · by
 #flag SILU      silu(a) · b
 #flag SOFTCAP   by · tanh(a / by)
+#flag SWIGLU_OAI gpt-oss's gated unit of a and b
 #flag TWO       there is a second input
 struct Params { rows: u32, row0: u32, cols: u32, by: f32 }
 var<immediate> p: Params;
@@ -30,5 +31,6 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     #if SCALE: out[i] = a[i] * p.by;
     #if SILU: out[i] = silu(a[i]) * b[i];
     #if GELU_TANH: out[i] = gelu_tanh(a[i]) * b[i];
+    #if SWIGLU_OAI: out[i] = swiglu_oai(a[i], b[i]);
     #if SOFTCAP: out[i] = capped(a[i], p.by);
 }
