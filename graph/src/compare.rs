@@ -1,22 +1,25 @@
 //! Comparing two runs of one graph, value by value: bits between our own backends, NMSE against strangers.
 
 use crate::{Graph, Loaded, Node, Result, Step, Tap, Value};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-/// Which row of a run: of which value (`name:OP`), sequence and position.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Which row of a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
-    value: String,
     seq: u32,
     position: u32,
 }
+
+/// The rows of a value.
+type Rows = BTreeMap<RowKey, Vec<f32>>;
 
 /// Every row of every value of a run, by `name:OP`, sequence and position: however the run was cut into steps, the
 /// rows are the same, and so must be their bits.
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    rows: HashMap<RowKey, Vec<f32>>,
+    /// By `name:OP`.
+    of_values: BTreeMap<String, Rows>,
     step: Step,
 }
 
@@ -40,30 +43,31 @@ impl Recording {
 
     /// Number of rows recorded.
     pub fn len(&self) -> usize {
-        self.rows.len()
+        self.of_values.values().map(Rows::len).sum()
     }
 
     /// Number of values recorded.
     pub fn values(&self) -> usize {
-        self.rows.values().map(Vec::len).sum()
+        self.of_values.values().flat_map(Rows::values).map(Vec::len).sum()
     }
 
     /// Whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+        self.of_values.values().all(Rows::is_empty)
     }
 
     /// Every row that was recorded, by key, sequence and position.
     pub fn rows(&self) -> Vec<RecordedRow<'_>> {
-        let rows = self.rows.iter().map(|(key, values)| RecordedRow {
-            key: &key.value,
-            seq: key.seq,
-            position: key.position,
-            values,
-        });
-        let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|row| (row.key, row.seq, row.position));
-        rows
+        let mut all = Vec::with_capacity(self.len());
+        for (key, rows) in &self.of_values {
+            all.extend(rows.iter().map(|(&RowKey { seq, position }, values)| RecordedRow {
+                key,
+                seq,
+                position,
+                values,
+            }));
+        }
+        all
     }
 
     /// The first difference in the graph's order between this recording and `other`, bit by bit (NaN equals NaN).
@@ -71,32 +75,43 @@ impl Recording {
     pub fn first_difference(&self, other: &Self, graph: &Graph) -> Option<Difference> {
         let order: HashMap<String, usize> =
             graph.nodes.iter().enumerate().map(|(i, n)| (graph.key(n), i)).collect();
-        let mut keys: Vec<_> = self.rows.keys().chain(other.rows.keys()).collect();
-        keys.sort_by_key(|key| (order.get(&key.value).copied(), key.seq, key.position));
+        let mut keys: Vec<&String> = self.of_values.keys().chain(other.of_values.keys()).collect();
+        keys.sort_by_key(|key| (order.get(*key), *key));
         keys.dedup();
-        for key in keys {
-            let (left, right) = (self.rows.get(key), other.rows.get(key));
-            let (Some(left), Some(right)) = (left, right) else {
-                return Some(Difference::missing(key, left.is_none()));
-            };
-            if let Some(col) =
-                (0..left.len().max(right.len())).find(|&i| match (left.get(i), right.get(i)) {
-                    (Some(&l), Some(&r)) => !same_bits(l, r),
-                    _ => true,
-                })
-            {
-                let values = (left.get(col).copied(), right.get(col).copied());
-                return Some(Difference {
-                    key: key.value.clone(),
-                    seq: key.seq,
-                    position: key.position,
-                    col,
-                    values,
-                });
+        let none = Rows::new();
+        keys.into_iter().find_map(|key| {
+            let (left, right) = (self.of_values.get(key), other.of_values.get(key));
+            first_of_value(key, left.unwrap_or(&none), right.unwrap_or(&none))
+        })
+    }
+}
+
+/// The first difference between the rows that two recordings have of the value `key`.
+fn first_of_value(key: &str, left: &Rows, right: &Rows) -> Option<Difference> {
+    let mut rows: Vec<RowKey> = left.keys().chain(right.keys()).copied().collect();
+    rows.sort_unstable();
+    rows.dedup();
+    rows.into_iter().find_map(|row| {
+        let difference = |col, values| {
+            let RowKey { seq, position } = row;
+            Some(Difference { key: key.to_owned(), seq, position, col, values })
+        };
+        match (left.get(&row), right.get(&row)) {
+            (None, _) => difference(0, (None, Some(f32::NAN))),
+            (_, None) => difference(0, (Some(f32::NAN), None)),
+            (Some(left), Some(right)) => {
+                let col = first_column(left, right)?;
+                difference(col, (left.get(col).copied(), right.get(col).copied()))
             }
         }
-        None
-    }
+    })
+}
+
+/// The first column in which two rows differ, their lengths included.
+fn first_column(left: &[f32], right: &[f32]) -> Option<usize> {
+    let unlike = left.iter().zip(right).position(|(&l, &r)| !same_bits(l, r));
+    let shorter = left.len().min(right.len());
+    unlike.or_else(|| (left.len() != right.len()).then_some(shorter))
 }
 
 /// A row of a [`Recording`].
@@ -123,15 +138,12 @@ impl Tap for RecordingTap<'_> {
     }
 
     fn value(&mut self, node: &Node, value: &Value, data: &mut [f32]) {
-        let step = &self.recording.step;
+        let Recording { of_values, step } = &mut *self.recording;
+        let rows = of_values.entry(self.graph.key(node)).or_default();
         for (i, row) in data.chunks(value.cols).enumerate() {
             let token = step.token_of(value.rows, i);
-            let key = RowKey {
-                value: self.graph.key(node),
-                seq: step.seqs[token],
-                position: step.positions[token],
-            };
-            self.recording.rows.insert(key, row.to_vec());
+            let key = RowKey { seq: step.seqs[token], position: step.positions[token] };
+            rows.insert(key, row.to_vec());
         }
     }
 
@@ -153,14 +165,6 @@ pub struct Difference {
     pub col: usize,
     /// Left and right value, where there is one.
     pub values: (Option<f32>, Option<f32>),
-}
-
-impl Difference {
-    fn missing(key: &RowKey, left: bool) -> Self {
-        let values = if left { (None, Some(f32::NAN)) } else { (Some(f32::NAN), None) };
-        let RowKey { value, seq, position } = key.clone();
-        Self { key: value, seq, position, col: 0, values }
-    }
 }
 
 impl fmt::Display for Difference {
