@@ -24,15 +24,14 @@ pub fn known() -> [Matrix; 3] {
     [(16, 32), (8, 32), (8, 8)].map(|(size, subgroup)| Matrix { size, subgroup })
 }
 
-/// What a workgroup multiplies: `sub_rows` by `sub_tokens` subgroups, each with 32 rows of weights and 32 tokens.
+/// What a workgroup multiplies: `sub_rows` by `sub_tokens` subgroups, each with `side` rows of weights and as many tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tile {
+    side: u32,
     sub_rows: u32,
     sub_tokens: u32,
 }
 
-/// Rows of weights and rows of activations of a subgroup.
-const SUB: u32 = 32;
 /// The largest activation.
 const ACT_MOST: u32 = 127;
 /// The same in `int16`, as far as 128 times a high byte and the low byte may be apart: 127 · 128 and 64.
@@ -42,12 +41,14 @@ const F16_WHOLE: u32 = 1 << 11;
 const F32_WHOLE: u32 = 1 << 24;
 
 impl Matrix {
-    /// The tile of a workgroup: as many threads as rows, at least.
+    /// The tile of a workgroup: at least as many threads as rows, and no more than their halves of units. The fragments of
+    /// a subgroup are written out one by one in the shader: a unit in software, which has subgroups of few threads, would
+    /// take half a minute to compile 16 of them, so that there are more subgroups of 4 each.
     pub(crate) fn tile(self) -> Tile {
-        if self.subgroup >= SUB {
-            Tile { sub_rows: 2, sub_tokens: 2 }
+        if self.subgroup >= 32 {
+            Tile { side: 32, sub_rows: 2, sub_tokens: 2 }
         } else {
-            Tile { sub_rows: 1, sub_tokens: SUB / self.subgroup }
+            Tile { side: 16, sub_rows: 2, sub_tokens: 32 / self.subgroup }
         }
     }
 
@@ -76,11 +77,11 @@ impl Matrix {
 
 impl Tile {
     pub(crate) fn rows(self) -> u32 {
-        self.sub_rows * SUB
+        self.sub_rows * self.side
     }
 
     pub(crate) fn tokens(self) -> u32 {
-        self.sub_tokens * SUB
+        self.sub_tokens * self.side
     }
 
     fn subgroups(self) -> u32 {
@@ -204,7 +205,7 @@ fn by_unit(matrix: Matrix) -> Defines {
         .set("A_EACH", &(2 * rows).div_ceil(threads))
         .set("X_EACH", &(2 * tokens).div_ceil(threads))
         .set("SUB_ROWS", &tile.sub_rows)
-        .set("FRAGMENTS", &(SUB / size))
+        .set("FRAGMENTS", &(tile.side / size))
         .set("EACH", &(size * size / matrix.subgroup))
 }
 
