@@ -7,11 +7,14 @@ use crate::shaders::{self, Cache, Shader};
 use crate::trust;
 use graph::{Error, ErrorKind, Result};
 use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Longest wait for one submission. A software device takes minutes over a long prompt; a hung one is lost before.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Longest wait for another thread, which has polled the device meanwhile, to hand on what it was told.
+const HANDED_ON: Duration = Duration::from_secs(60);
 /// Bytes of parameters that every kernel may have.
 pub(crate) const MAX_PARAMS: u32 = 64;
 /// Lanes for each row of weights where threads cost nothing.
@@ -71,10 +74,15 @@ pub(crate) struct PendingRead {
     index: wgpu::SubmissionIndex,
     staging: Option<wgpu::Buffer>,
     bytes: u64,
-    mapped: Arc<Mutex<Option<std::result::Result<(), wgpu::BufferAsyncError>>>>,
+    /// How the mapping ended. Whichever thread polls the device first hands that on, not only the one that waits for it.
+    mapped: Receiver<std::result::Result<(), wgpu::BufferAsyncError>>,
 }
 
-/// An opened device.
+/// The compiled form of a shader, once it has one. Each has a lock of its own: others can be compiled meanwhile.
+type Slot = Arc<Mutex<Option<Arc<Pipeline>>>>;
+
+/// An opened device. A clone is the same device, with the same pipelines.
+#[derive(Clone)]
 pub(crate) struct Device {
     pub(crate) name: String,
     pub(crate) probes: Probes,
@@ -88,7 +96,7 @@ pub(crate) struct Device {
     device: wgpu::Device,
     queue: wgpu::Queue,
     fault: Fault,
-    pipelines: Mutex<HashMap<Shader, Arc<Pipeline>>>,
+    pipelines: Arc<Mutex<HashMap<Shader, Slot>>>,
     kv_layout: wgpu::BindGroupLayout,
     state_layout: wgpu::BindGroupLayout,
 }
@@ -232,7 +240,7 @@ impl Device {
             device,
             queue,
             fault,
-            pipelines: Mutex::default(),
+            pipelines: Arc::default(),
             kv_layout,
             state_layout,
         }
@@ -247,7 +255,7 @@ impl Device {
     /// Makes shaders for such arithmetic from now on.
     pub(crate) fn trust(&mut self, probes: Probes) {
         self.probes = probes;
-        self.pipelines = Mutex::default();
+        self.pipelines = Arc::default();
     }
 
     /// Whether the device was opened with what shaders for a matrix unit want.
@@ -301,10 +309,20 @@ impl Device {
 
     /// The compiled form of a shader, made at its first use.
     pub(crate) fn pipeline(&self, shader: &Shader) -> Result<Arc<Pipeline>> {
-        let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pipeline) = pipelines.get(shader) {
+        let slot = {
+            let mut pipelines = self.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(pipelines.entry(shader.clone()).or_default())
+        };
+        let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = &*slot {
             return Ok(Arc::clone(pipeline));
         }
+        let pipeline = Arc::new(self.compile(shader)?);
+        *slot = Some(Arc::clone(&pipeline));
+        Ok(pipeline)
+    }
+
+    fn compile(&self, shader: &Shader) -> Result<Pipeline> {
         let source = shaders::source(shader, self.probes)
             .map_err(|e| Error::new(ErrorKind::Unsupported, e))?;
         let label = Some(shader.file);
@@ -344,9 +362,7 @@ impl Device {
             cache: None,
         });
         self.check()?;
-        let pipeline = Arc::new(Pipeline { pipeline, layout });
-        pipelines.insert(shader.clone(), Arc::clone(&pipeline));
-        Ok(pipeline)
+        Ok(Pipeline { pipeline, layout })
     }
 
     /// A buffer of the device, zeroed; `what` is for the error.
@@ -520,16 +536,16 @@ impl Device {
             let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
             *staging = Some(self.buffer_for("read-back", bytes.next_power_of_two(), usage)?);
         }
-        let mapped = Arc::new(Mutex::new(None));
+        let (sender, mapped) = channel();
         let staging = staging.clone().filter(|_| bytes > 0);
         if let Some(staging) = &staging {
             encoder.copy_buffer_to_buffer(buffer, *offset, staging, 0, bytes);
         }
         let index = self.queue.submit(ready.into_iter().chain([encoder.finish()]));
         if let Some(staging) = &staging {
-            let answer = Arc::clone(&mapped);
             staging.slice(..bytes).map_async(wgpu::MapMode::Read, move |result| {
-                *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(result);
+                // Nobody waits any more where the device was lost.
+                let _ = sender.send(result);
             });
         }
         Ok(PendingRead { index, staging, bytes, mapped })
@@ -539,12 +555,12 @@ impl Device {
     pub(crate) fn finish_read(&self, pending: PendingRead) -> Result<Vec<f32>> {
         self.wait(pending.index)?;
         let Some(staging) = pending.staging else { return Ok(Vec::new()) };
-        let result = pending.mapped.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let result = pending.mapped.recv_timeout(HANDED_ON);
         let lost = |why: String| Error::new(ErrorKind::DeviceLost, format!("{}: {why}", self.name));
         match result {
-            Some(Ok(())) => {}
-            Some(Err(e)) => return Err(lost(format!("results cannot be read: {e}"))),
-            None => return Err(lost("results did not arrive".to_owned())),
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => return Err(lost(format!("results cannot be read: {e}"))),
+            Err(_) => return Err(lost("results did not arrive".to_owned())),
         }
         let slice = staging.slice(..pending.bytes);
         let view = slice.get_mapped_range().map_err(|e| lost(e.to_string()))?;

@@ -203,45 +203,8 @@ impl Adapter {
     /// # Errors
     /// Where the device lacks what the kernels need, or cannot be made to give the contract's bits.
     pub fn open(&self, threads: usize) -> Result<Gpu> {
-        Ok(self.gpu(probe::open(&self.adapter)?, threads))
-    }
-
-    /// The same with the kernels of a device that has threads to spare, to test them on one that has not; `None` where
-    /// a workgroup cannot have that many.
-    ///
-    /// # Errors
-    /// As [`Adapter::open`].
-    pub fn open_wide(&self, threads: usize) -> Result<Option<Gpu>> {
-        let mut device = probe::open(&self.adapter)?;
-        if !device.widen() {
-            return Ok(None);
-        }
-        Ok(Some(self.gpu(device, threads)))
-    }
-
-    /// The same on a device that binds no more than `binding` bytes at once, and as few buffers as any device may, to test
-    /// what is taken in pieces.
-    ///
-    /// # Errors
-    /// As [`Adapter::open`].
-    pub fn open_narrow(&self, threads: usize, binding: u64) -> Result<Gpu> {
-        let mut device = probe::open(&self.adapter)?;
-        device.narrow(binding);
-        Ok(self.gpu(device, threads))
-    }
-
-    /// The same with naga's checks in every shader, and without doubles, to test those forms of the kernels too.
-    ///
-    /// # Errors
-    /// As [`Adapter::open`].
-    pub fn open_checked(&self, threads: usize) -> Result<Gpu> {
-        let mut device = probe::open(&self.adapter)?;
-        device.check_shaders();
-        Ok(self.gpu(device, threads))
-    }
-
-    fn gpu(&self, device: device::Device, threads: usize) -> Gpu {
-        Gpu { device: Arc::new(device), info: Arc::new(self.info()), threads: threads.max(1) }
+        let device = probe::open(&self.adapter)?;
+        Ok(Gpu { device: Arc::new(device), info: Arc::new(self.info()), threads: threads.max(1) })
     }
 }
 
@@ -262,6 +225,32 @@ impl Gpu {
     /// The matrix unit that multiplies prompts, where the device has one whose sums are exact.
     pub fn matrix(&self) -> Option<matrix::Matrix> {
         self.device.matrix
+    }
+
+    /// The same device with the kernels of one that has threads to spare, to test them on one that has not; `None` where a
+    /// workgroup cannot have that many.
+    pub fn widened(&self) -> Option<Self> {
+        let mut device = device::Device::clone(&self.device);
+        device.widen().then(|| self.on(device))
+    }
+
+    /// The same device as one that binds no more than `binding` bytes at once, and as few buffers as any device may, to
+    /// test what is taken in pieces.
+    pub fn narrowed(&self, binding: u64) -> Self {
+        let mut device = device::Device::clone(&self.device);
+        device.narrow(binding);
+        self.on(device)
+    }
+
+    /// The same device with naga's checks in every shader, and without doubles, to test those forms of the kernels too.
+    pub fn checked(&self) -> Self {
+        let mut device = device::Device::clone(&self.device);
+        device.check_shaders();
+        self.on(device)
+    }
+
+    fn on(&self, device: device::Device) -> Self {
+        Self { device: Arc::new(device), ..self.clone() }
     }
 
     /// What it is.

@@ -20,7 +20,7 @@ use graph::compare::Recording;
 use graph::reference::Reference;
 use graph::{Arithmetic, Backend, KvType, LoadOptions};
 use skip::say_skipped;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 #[allow(clippy::disallowed_methods, reason = "a test has no app::config")]
@@ -48,8 +48,14 @@ fn adapters() -> Vec<Adapter> {
     adapters
 }
 
-/// The same, opened.
+/// The same, opened once for all tests: what one has compiled, no other compiles again.
 fn devices() -> Vec<Gpu> {
+    static OPENED: OnceLock<Vec<Gpu>> = OnceLock::new();
+    OPENED.get_or_init(own_devices).clone()
+}
+
+/// The same, opened for a test that loses its devices or asks what they hold.
+fn own_devices() -> Vec<Gpu> {
     let open = |adapter: Adapter| {
         let gpu = adapter.open(2).unwrap_or_else(|e| panic!("{}: {e}", adapter.info().name));
         println!("{}: {:?}, {:?}", gpu.name(), gpu.probes(), gpu.matrix());
@@ -202,9 +208,9 @@ fn rows_and_columns_of_awkward_sizes_have_the_reference_bits() {
 
 #[test]
 fn products_of_many_lanes_have_the_reference_bits() {
-    for adapter in adapters() {
-        let Some(gpu) = adapter.open_wide(2).unwrap() else {
-            say_skipped(&format!("{} has no workgroups of 1024 threads", adapter.info().name));
+    for gpu in devices() {
+        let Some(gpu) = gpu.widened() else {
+            say_skipped(&format!("{} has no workgroups of 1024 threads", gpu.name()));
             continue;
         };
         // Rows of several rounds of blocks, and products with enough rows that each has fewer lanes.
@@ -228,7 +234,7 @@ fn products_of_many_lanes_have_the_reference_bits() {
 
 #[test]
 fn what_is_larger_than_a_binding_is_taken_in_pieces() {
-    for adapter in adapters() {
+    for opened in devices() {
         let int16 = LoadOptions { arithmetic: Arithmetic::Int16, ..LoadOptions::default() };
         for (dtype, n, options) in [
             (DType::F32, 256, LoadOptions::default()),
@@ -238,7 +244,7 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
         ] {
             // Room for 64 rows of values.
             let binding = 512 * n as u64;
-            let gpu = adapter.open_narrow(2, binding).unwrap();
+            let gpu = opened.narrowed(binding);
             let case = cases::large(dtype, n).unwrap();
             let weight = &case.graph.weights[0];
             assert!((dtype.row_bytes(weight.n_in) * weight.n_out) as u64 > binding, "{dtype}");
@@ -250,7 +256,7 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
             }
         }
         // A cache of one layer must fit in a binding, and says so.
-        let gpu = adapter.open_narrow(2, 512 << 10).unwrap();
+        let gpu = opened.narrowed(512 << 10);
         let case = &cases::decoders().unwrap()[0];
         let loaded =
             gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {});
@@ -258,7 +264,7 @@ fn what_is_larger_than_a_binding_is_taken_in_pieces() {
         assert_eq!(error.kind(), graph::ErrorKind::OutOfMemory, "{error}");
         assert!(error.to_string().contains("binds 524288"), "{error}");
         // Rows that fit in no binding are refused when the model is run, by their width.
-        let gpu = adapter.open_narrow(2, 64 << 10).unwrap();
+        let gpu = opened.narrowed(64 << 10);
         let case = cases::large(DType::Q8_0, 1024).unwrap();
         let loaded =
             gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {});
@@ -272,8 +278,8 @@ fn shaders_with_checks_have_the_reference_bits() {
     // The checks bound every index and loop. Where they change nothing, nothing was out of bounds.
     let cases = share(cases::all().unwrap()).step_by(3);
     let cases: Vec<Case> = cases.filter(|case| case.first_position == 0).collect();
-    for adapter in adapters() {
-        let gpu = adapter.open_checked(2).unwrap();
+    for gpu in devices() {
+        let gpu = gpu.checked();
         for (i, case) in cases.iter().enumerate() {
             let options = cases::options()[i % cases::options().len()];
             let expected = record(&Reference, case, options, Cut::Batch(512));
@@ -337,9 +343,9 @@ fn attention_of_many_lanes_has_the_reference_bits() {
         all.push(cases::decoder(spec).unwrap());
     }
     let all: Vec<Case> = share(all).collect();
-    for adapter in adapters() {
-        let Some(gpu) = adapter.open_wide(2).unwrap() else {
-            say_skipped(&format!("{} has no workgroups of 1024 threads", adapter.info().name));
+    for gpu in devices() {
+        let Some(gpu) = gpu.widened() else {
+            say_skipped(&format!("{} has no workgroups of 1024 threads", gpu.name()));
             continue;
         };
         let mut runs = 0;
@@ -622,7 +628,7 @@ fn a_lost_device_is_an_error_of_each_run_and_another_takes_over() {
         assert_eq!(error.kind(), graph::ErrorKind::DeviceLost, "{error}");
         assert!(error.to_string().contains("lost"), "{error}");
     };
-    for gpu in devices() {
+    for gpu in own_devices() {
         let load = |gpu: &Gpu| {
             gpu.load(Arc::clone(&case.graph), &[&case.file], LoadOptions::default(), &mut |_| {})
         };
@@ -652,7 +658,7 @@ fn a_lost_device_is_an_error_of_each_run_and_another_takes_over() {
 
 #[test]
 fn a_device_that_does_not_answer_in_time_is_lost() {
-    for gpu in devices() {
+    for gpu in own_devices() {
         let error = gpu.hang().unwrap_err();
         assert_eq!(error.kind(), graph::ErrorKind::DeviceLost, "{error}");
         assert!(error.to_string().contains("after 0ns"), "{error}");
@@ -662,7 +668,7 @@ fn a_device_that_does_not_answer_in_time_is_lost() {
 #[test]
 fn loading_and_unloading_leaves_nothing_behind() {
     let case = &cases::decoders().unwrap()[0];
-    for gpu in devices() {
+    for gpu in own_devices() {
         let cycle = || {
             let options = LoadOptions::default();
             let loaded = gpu.load(Arc::clone(&case.graph), &[&case.file], options, &mut |_| {});

@@ -4,7 +4,8 @@
 //!
 //! Wanted: clang 16 or newer, and a device to record the calls on (lavapipe does); without them the test says so and
 //! passes, with `CI` set it fails. `KARAT_MSL_SANITIZE=1` adds ASan and UBSan, `KARAT_MSL_KEEP=folder` keeps the files,
-//! `KARAT_MSL_ONLY=text,…` runs the kernels whose files' names hold one of the texts.
+//! `KARAT_MSL_ONLY=text,…` runs the kernels whose files' names hold one of the texts, `KARAT_MSL_CASE=text,…` records the
+//! cases whose names do.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(clippy::print_stdout, reason = "what was skipped, and how much was run, is shown")]
@@ -400,6 +401,15 @@ fn only() -> String {
     std::env::var("KARAT_MSL_ONLY").unwrap_or_default()
 }
 
+fn only_cases() -> String {
+    std::env::var("KARAT_MSL_CASE").unwrap_or_default()
+}
+
+/// Whether kernels or cases are left out on request.
+fn is_part() -> bool {
+    !(only().is_empty() && only_cases().is_empty())
+}
+
 /// Calls on a device, of products and attention on it where it takes the kernels with many lanes, and of RoPE and the
 /// storing of keys and values each by itself, as devices with few buffers do them.
 fn record(
@@ -418,6 +428,8 @@ fn record(
         let attention = attention.map(|(_, case)| (case, vec![Cut::Batch(512)]));
         all.extend(products.chain(attention).map(|(case, cuts)| (wide, case, cuts)));
     }
+    let wanted = only_cases();
+    all.retain(|(_, case, _)| wanted.split(',').any(|text| case.name.contains(text)));
     for (gpu, case, cuts) in all {
         for options in case.options().into_iter().filter(|options| is_wanted(&case, *options)) {
             for &cut in &cuts {
@@ -493,8 +505,8 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     };
     let gpu = adapter.open(2).unwrap();
     let start = std::time::Instant::now();
-    let wide = adapter.open_wide(2).unwrap();
-    let narrow = adapter.open_narrow(2, 64 << 20).unwrap();
+    let wide = gpu.widened();
+    let narrow = gpu.narrowed(64 << 20);
     let (shaders, calls) = record(&gpu, wide.as_ref(), &narrow);
     check_parameters(&shaders, &calls);
     let keep = std::env::var_os("KARAT_MSL_KEEP").map(PathBuf::from);
@@ -518,11 +530,12 @@ fn metal_s_language_on_a_cpu_gives_the_bits() {
     let (text, right) = run(&program, &calls);
     println!("{text}{:.1} s in all", start.elapsed().as_secs_f64());
     assert!(right, "{text}");
-    if !sanitize && only().is_empty() {
+    if !sanitize && !is_part() {
         check_that_harm_is_found(&build, &shaders, &calls);
     }
-    if !only().is_empty() {
-        return say_skipped(&format!("kernels without one of \"{}\" in their name", only()));
+    if is_part() {
+        let (kernels, cases) = (only(), only_cases());
+        return say_skipped(&format!("kernels and cases but for \"{kernels}\" and \"{cases}\""));
     }
     // Every kernel is there, but for those that only open or measure a device.
     let missing: Vec<_> = shaders::all()
