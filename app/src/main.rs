@@ -12,6 +12,7 @@ mod out;
 mod sampling;
 mod speculation;
 mod stderr;
+mod template;
 mod words;
 
 use anyhow::Context as _;

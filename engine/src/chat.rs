@@ -84,6 +84,11 @@ impl Chat {
             }
             ChatForm::Raw => None,
         };
+        Self::by(model, template)
+    }
+
+    /// In a template; in none, messages stand one behind the other.
+    pub(crate) fn by(model: &Model, template: Option<ChatTemplate>) -> Result<Self> {
         Ok(Self { session: model.session()?, template, messages: Vec::new(), system: None })
     }
 

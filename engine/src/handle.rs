@@ -101,6 +101,14 @@ impl Model {
         template.map_err(|e| Error::from(e).with_hint(hint))
     }
 
+    /// Another chat template than the file's: its source, or one of llama.cpp's names for templates, such as `llama3`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Usage`] for a word that is no such name; [`ErrorKind::Rejected`] for what cannot be compiled.
+    pub fn template_by(&self, text: &str) -> Result<ChatTemplate> {
+        Ok(ChatTemplate::other(text, self.tokenizer())?)
+    }
+
     /// Whether the file has a chat template.
     pub fn has_template(&self) -> bool {
         self.tokenizer().chat_template().is_some()
@@ -120,6 +128,15 @@ impl Model {
     /// As [`Model::template`], for [`ChatForm::Template`].
     pub fn chat_as(&self, form: ChatForm) -> Result<Chat> {
         Chat::new(self, form)
+    }
+
+    /// Begins a conversation in another template, or in the model's with variables of its own: [`Model::template_by`],
+    /// [`ChatTemplate::with_variables`].
+    ///
+    /// # Errors
+    /// As [`Model::session`].
+    pub fn chat_by(&self, template: ChatTemplate) -> Result<Chat> {
+        Chat::by(self, Some(template))
     }
 
     /// Begins a session: texts that go on from a prompt.

@@ -423,3 +423,23 @@ fn options_of_the_builder_are_those_of_the_command_line() {
     chat.set_messages(vec![Message::new("user", "a"), Message::new("assistant", "b")]);
     chat.send("a prompt that is cut into several steps").unwrap().text().unwrap();
 }
+
+/// The prompt is another text, and the answer another one.
+#[test]
+fn a_chat_in_another_template() {
+    let model = Tiny::new().model();
+    let mut answers = Vec::new();
+    for name in ["chatml", "gemma", "{% for m in messages %}{{ m.content }}{% endfor %}"] {
+        let chat = model.chat_by(model.template_by(name).unwrap()).unwrap();
+        let mut chat = chat.with_max_tokens(8);
+        let answer = chat.send("hello").unwrap().answer().unwrap();
+        answers.push((answer.n_prompt, answer.ids));
+    }
+    assert_eq!(answers[2].0, model.tokenize("hello").unwrap().len());
+    assert!(answers[0] != answers[1] && answers[1] != answers[2]);
+    let error = model.template_by("chatmi").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+    assert!(error.to_string().contains("names: chatml, "), "{error}");
+    let error = model.template_by("{% for %}").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
+}

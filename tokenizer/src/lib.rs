@@ -19,6 +19,8 @@ mod vocab;
 
 pub use decode::{Decoder, Show};
 pub use error::{Error, ErrorKind, Result};
-pub use template::{Chat, ChatTemplate, MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES, Message};
+pub use template::{
+    Chat, ChatTemplate, MAX_OUTPUT_BYTES, MAX_SOURCE_BYTES, Message, template_names,
+};
 pub use tokenizer::{Ends, MAX_TEXT_BYTES, Special, Tokenizer};
 pub use vocab::{MAX_TOKEN_BYTES, MAX_TOKENS, Model, SpecialIds, TokenKind, Vocab};

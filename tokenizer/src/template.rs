@@ -4,6 +4,7 @@
 mod engine;
 mod guard;
 mod json;
+mod named;
 mod strftime;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use super::error::{Error, ErrorKind, Result, quoted};
 use super::tokenizer::Tokenizer;
 use engine::Render;
 use guard::{Guard, Speaker};
+pub use named::template_names;
 
 /// Largest template source, in bytes.
 pub const MAX_SOURCE_BYTES: usize = 1 << 20;
@@ -67,6 +69,8 @@ pub struct ChatTemplate {
     source: Arc<str>,
     /// `bos_token` and its like.
     tokens: Map<String, Json>,
+    /// What a template is rendered with unless [`Chat::extra`] says otherwise.
+    variables: Map<String, Json>,
     /// Seconds since 1970 for `strftime_now`, where clock and time zone shall not be asked.
     now: Option<i64>,
 }
@@ -83,10 +87,7 @@ impl ChatTemplate {
                 "tokenizer.chat_template: the model has no chat template",
             )
         })?;
-        let template = Self::new(source)?;
-        let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)));
-        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
-        Ok(template.with_tokens(&bos.unwrap_or_default(), &eos.unwrap_or_default()))
+        Ok(Self::new(source)?.for_tokenizer(tokenizer))
     }
 
     /// Compiles `source`, to see that it can be.
@@ -107,7 +108,37 @@ impl ChatTemplate {
         let source = source.replace("\r\n", "\n").replace('\r', "\n");
         let source: Arc<str> = engine::without_generation_tags(&source).into();
         engine::check(&source)?;
-        Ok(Self { source, tokens: Map::new(), now: None }.with_tokens("", ""))
+        let (tokens, variables) = (Map::new(), Map::new());
+        Ok(Self { source, tokens, variables, now: None }.with_tokens("", ""))
+    }
+
+    /// Another template for the same tokenizer: its source, or a name that [`template_names`] has.
+    ///
+    /// # Errors
+    /// As [`ChatTemplate::new`]; a word that is no known name is refused with all of them.
+    pub fn other(text: &str, tokenizer: &Tokenizer) -> Result<Self> {
+        let is_word = !text.contains(['{', '\n', ' ']);
+        let source = match named::source(text) {
+            Some(source) => source,
+            None if is_word => {
+                let names: Vec<&str> = template_names().collect();
+                let what = format!(
+                    "chat template {}: no name of one, and no template; names: {}",
+                    quoted(text.as_bytes()),
+                    names.join(", ")
+                );
+                return Err(Error::new(ErrorKind::Argument, what));
+            }
+            None => text.to_owned(),
+        };
+        Ok(Self::new(&source)?.for_tokenizer(tokenizer))
+    }
+
+    /// With the texts of a tokenizer's BOS and EOS.
+    fn for_tokenizer(self, tokenizer: &Tokenizer) -> Self {
+        let text = |id: Option<u32>| id.map(|id| String::from_utf8_lossy(tokenizer.piece(id)));
+        let (bos, eos) = (text(tokenizer.bos()), text(tokenizer.eos()));
+        self.with_tokens(&bos.unwrap_or_default(), &eos.unwrap_or_default())
     }
 
     /// Renders with these texts as `bos_token` and `eos_token`.
@@ -117,6 +148,22 @@ impl ChatTemplate {
             self.tokens.insert(name.to_owned(), Json::String(text.to_owned()));
         }
         self
+    }
+
+    /// Renders with these variables, `enable_thinking` for one, where [`Chat::extra`] does not say otherwise.
+    ///
+    /// # Errors
+    /// A variable is reserved.
+    pub fn with_variables(mut self, variables: Map<String, Json>) -> Result<Self> {
+        variables.keys().try_for_each(|name| check_variable(name))?;
+        self.variables.extend(variables);
+        Ok(self)
+    }
+
+    /// Whether the source has this word: a variable that it has not changes nothing.
+    pub fn mentions(&self, name: &str) -> bool {
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        self.source.split(|c: char| !is_part(c)).any(|word| word == name)
     }
 
     /// Renders as if it were `seconds` since 1970-01-01 UTC, and here were UTC, for templates that print the date.
@@ -131,7 +178,15 @@ impl ChatTemplate {
     /// # Errors
     /// A reserved variable or a malformed role in `chat`, a limit, or the template's own `raise_exception`.
     pub fn render(&self, chat: &Chat<'_>) -> Result<String> {
-        self.render_guarded(chat, &Guard::none())
+        let extra = self.extra(chat);
+        self.render_guarded(&Chat { extra: Some(&extra), ..*chat }, &Guard::none())
+    }
+
+    /// All variables: those of the template, and the chat's before them.
+    fn extra(&self, chat: &Chat<'_>) -> Map<String, Json> {
+        let mut all = self.variables.clone();
+        all.extend(chat.extra.into_iter().flatten().map(|(k, v)| (k.clone(), v.clone())));
+        all
     }
 
     /// The prompt's ids, in which no special token comes from what `chat` holds: such texts stay text.
@@ -141,8 +196,10 @@ impl ChatTemplate {
     /// # Errors
     /// As [`ChatTemplate::render`] and [`Tokenizer::encode`].
     pub fn encode(&self, tokenizer: &Tokenizer, chat: &Chat<'_>) -> Result<Vec<u32>> {
-        let guard = Guard::new(tokenizer.partition(), &self.source, chat)?;
-        let prompt = self.render_guarded(chat, &guard)?;
+        let extra = self.extra(chat);
+        let chat = Chat { extra: Some(&extra), ..*chat };
+        let guard = Guard::new(tokenizer.partition(), &self.source, &chat)?;
+        let prompt = self.render_guarded(&chat, &guard)?;
         // The template writes BOS and EOS itself; llama.cpp takes them off so that they do not double.
         let mut text = prompt.as_str();
         for (added, name) in
@@ -171,15 +228,7 @@ impl ChatTemplate {
         );
         variables.insert("documents".to_owned(), Json::Null);
         for (name, value) in chat.extra.into_iter().flatten() {
-            if RESERVED.contains(&name.as_str()) {
-                return Err(Error::new(
-                    ErrorKind::Argument,
-                    format!(
-                        "template variable {}: reserved, it cannot be set",
-                        quoted(name.as_bytes())
-                    ),
-                ));
-            }
+            check_variable(name)?;
             variables.insert(name.clone(), guard.hide_in(value));
         }
         engine::render(Render {
@@ -188,6 +237,15 @@ impl ChatTemplate {
             now: self.now,
         })
     }
+}
+
+fn check_variable(name: &str) -> Result<()> {
+    if RESERVED.contains(&name) {
+        let name = quoted(name.as_bytes());
+        let what = format!("template variable {name}: reserved, it cannot be set");
+        return Err(Error::new(ErrorKind::Argument, what));
+    }
+    Ok(())
 }
 
 fn messages(messages: &[Message], guard: &Guard) -> Result<Json> {

@@ -544,3 +544,27 @@ fn what_templates_of_the_wild_use() {
         assert_eq!(template.render(&chat).unwrap(), expected, "{source}");
     }
 }
+
+/// Qwen3's template writes an empty thought where `enable_thinking` is false.
+#[test]
+fn variables_of_a_template_stand_unless_the_chat_says_otherwise() {
+    let family = FAMILIES.iter().find(|family| family.name == "qwen3").unwrap();
+    let messages = [Message::new("user", "hi")];
+    let (on, off) = (json!({"enable_thinking": true}), json!({"enable_thinking": false}));
+    let template = ChatTemplate::new(family.source).unwrap();
+    assert!(template.mentions("enable_thinking") && !template.mentions("enable"));
+    let render = |template: &ChatTemplate, extra: &serde_json::Value| {
+        let extra = extra.as_object();
+        let chat = Chat { extra, add_generation_prompt: true, ..chat(&messages) };
+        template.render(&chat).unwrap()
+    };
+    let thinks = render(&template, &json!({}));
+    let quick = template.with_variables(off.as_object().unwrap().clone()).unwrap();
+    assert!(!thinks.contains("<think>"));
+    assert!(render(&quick, &json!({})).ends_with("<think>\n\n</think>\n\n"));
+    assert_eq!(render(&quick, &on), thinks);
+    let reserved = json!({"messages": []});
+    let error = quick.with_variables(reserved.as_object().unwrap().clone()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Argument);
+    assert!(error.to_string().contains("\"messages\": reserved"), "{error}");
+}

@@ -6,6 +6,7 @@ use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
 use crate::speculation::SpeculationArgs;
+use crate::template::TemplateArgs;
 use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
 use karat::{Answer, Config, Finish, Info, Model, Piece, SamplerParams, Timings, text};
@@ -51,6 +52,8 @@ pub(crate) struct Args {
     load: LoadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    #[command(flatten)]
+    template: TemplateArgs,
     #[command(flatten)]
     grammar: GrammarArgs,
     #[command(flatten)]
@@ -256,6 +259,7 @@ impl Args {
             raw_output: self.output.raw_output,
             load: self.load.clone(),
             sampling: self.sampling.clone(),
+            template: self.template.clone(),
             grammar: self.grammar.clone(),
             speculation: self.speculation.clone(),
         };
@@ -272,7 +276,11 @@ impl Args {
         let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
         let raw = |error: karat::Error| error.with_hint("--raw takes the prompt as it is");
-        Ok(model.template().map_err(raw)?.encode(model.tokenizer(), &chat)?)
+        let template = match self.template.template(model)? {
+            Some(template) => template,
+            None => model.template().map_err(raw)?,
+        };
+        Ok(template.encode(model.tokenizer(), &chat)?)
     }
 }
 

@@ -10,10 +10,11 @@ use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, SamplingArgs};
 use crate::speculation::SpeculationArgs;
+use crate::template::TemplateArgs;
 use anyhow::Result;
 use input::Input;
 use karat::text;
-use karat::{ChatForm, Config};
+use karat::{Chat, ChatForm, Config, Model};
 use talk::Talk;
 
 /// What `karat chat` takes.
@@ -42,6 +43,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
     #[command(flatten)]
+    pub(super) template: TemplateArgs,
+    #[command(flatten)]
     pub(super) grammar: GrammarArgs,
     #[command(flatten)]
     pub(super) speculation: SpeculationArgs,
@@ -65,16 +68,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if args.stats && !followed.is_empty() {
         say("stats", &followed);
     }
-    let form = match (args.raw, model.has_template()) {
-        (true, _) => ChatForm::Raw,
-        (false, true) => ChatForm::Template,
-        (false, false) => {
-            let how = "each message begins with `User:` or `Assistant:`; --raw adds nothing";
-            say("warning", &format!("the model has no chat template: {how}"));
-            ChatForm::Plain
-        }
-    };
-    let mut chat = model.chat_as(form)?.with_sampling(params)?;
+    let mut chat = begin(args, &model)?.with_sampling(params)?;
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
     chat.session_mut().set_speculation(speculation.as_ref())?;
     chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
@@ -89,6 +83,23 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut talk = Talk::new(chat, origins, args.stats);
     let mut out = Out::new(controls);
     converse(&mut talk, &mut input, &mut out)
+}
+
+/// The conversation, in the form that is asked for.
+fn begin(args: &Args, model: &Model) -> Result<Chat> {
+    if let Some(template) = args.template.template(model)? {
+        return Ok(model.chat_by(template)?);
+    }
+    let form = match (args.raw, model.has_template()) {
+        (true, _) => ChatForm::Raw,
+        (false, true) => ChatForm::Template,
+        (false, false) => {
+            let how = "each message begins with `User:` or `Assistant:`; --raw adds nothing";
+            say("warning", &format!("the model has no chat template: {how}"));
+            ChatForm::Plain
+        }
+    };
+    Ok(model.chat_as(form)?)
 }
 
 fn converse(talk: &mut Talk, input: &mut Input, out: &mut Out) -> Result<()> {
