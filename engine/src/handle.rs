@@ -106,7 +106,12 @@ impl Model {
     /// # Errors
     /// [`ErrorKind::Usage`] for a word that is no such name; [`ErrorKind::Rejected`] for what cannot be compiled.
     pub fn template_by(&self, text: &str) -> Result<ChatTemplate> {
-        Ok(ChatTemplate::other(text, self.tokenizer())?)
+        ChatTemplate::other(text, self.tokenizer()).map_err(|error| {
+            if error.kind() == tokenizer::ErrorKind::Argument {
+                return Error::new(ErrorKind::Usage, error.to_string());
+            }
+            Error::from(error)
+        })
     }
 
     /// Whether the file has a chat template.
