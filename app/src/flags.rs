@@ -180,16 +180,6 @@ const FOREIGN: &[Foreign] = &[
         NoEffect(Value::None, "a backslash is one unless -e says otherwise"),
     ),
     only(CHAT, &["-e", "--escape"], Refused("\\ at the end of a line, or \"\"\" around several")),
-    only(
-        RUN,
-        &["-r", "--reverse-prompt"],
-        Refused("-n: karat ends at the model's own end or at a length"),
-    ),
-    only(
-        CHAT,
-        &["-r", "--reverse-prompt"],
-        Refused("Ctrl-C: karat ends at the model's own end or at a length"),
-    ),
     only(FIRST, &["-m", "--model"], Model("")),
     only(
         PERPLEXITY,

@@ -200,6 +200,7 @@ mod sequence;
 mod session;
 pub mod sources;
 mod speculation;
+mod stops;
 pub mod testing;
 pub mod text;
 

@@ -7,6 +7,7 @@ use crate::grammar::{AtLimit, Grammar};
 use crate::handle::Model;
 use crate::sequence::Sequence;
 use crate::speculation::{Guesser, Speculation};
+use crate::stops::{Passed, Stops};
 use graph::Stop;
 use model::sampler::{Probabilities, Told};
 use model::speculate::Guess;
@@ -24,6 +25,7 @@ pub struct Session {
     max_tokens: Option<usize>,
     stop: Stop,
     guesser: Option<Guesser>,
+    stop_texts: Vec<String>,
 }
 
 impl Session {
@@ -31,7 +33,8 @@ impl Session {
         let sequence = model.sequence()?;
         let params = model.recommended_sampling().params();
         let sampler = model.sampler(params)?;
-        Ok(Self { sequence, sampler, max_tokens: None, stop: Stop::new(), guesser: None })
+        let (max_tokens, stop, guesser, stop_texts) = (None, Stop::new(), None, Vec::new());
+        Ok(Self { sequence, sampler, max_tokens, stop, guesser, stop_texts })
     }
 
     /// How tokens are chosen; the default is what the file recommends, else llama.cpp's, with seed 0: the same prompt gives
@@ -81,6 +84,11 @@ impl Session {
         let compiled = grammar.map(|grammar| model.compile(grammar, at_limit)).transpose()?;
         self.sampler.constrain(compiled.map(|compiled| Box::new(compiled) as _));
         Ok(())
+    }
+
+    /// A text ends where it would say one of these, which is no part of it.
+    pub fn set_stop_texts(&mut self, texts: Vec<String>) {
+        self.stop_texts = texts;
     }
 
     /// Guesses what comes next, which is the same text sooner; `None` does not.
@@ -144,7 +152,7 @@ impl Session {
         prompt: &[u32],
         history: Option<&'s mut Vec<Message>>,
     ) -> Result<Stream<'s>> {
-        let Self { sequence, sampler, max_tokens, stop, guesser } = self;
+        let Self { sequence, sampler, max_tokens, stop, guesser, stop_texts } = self;
         let model = sequence.model();
         let rules = model.stop_rules(*max_tokens);
         let request = Request { seq: sequence.id(), prompt, stop: &rules };
@@ -164,6 +172,8 @@ impl Session {
             stop,
             generation,
             decoder: Some(model.tokenizer().decoder(Show::Text)),
+            stops: Stops::new(stop_texts),
+            stopped_by: None,
             answer: Answer { n_prompt: prompt.len(), ..Answer::default() },
             history,
             failed: false,
@@ -193,7 +203,7 @@ pub struct Piece {
     pub id: Option<u32>,
     /// How likely the token was, where [`Session::set_probabilities`] asked.
     pub told: Option<Told>,
-    /// The characters that the token completes; empty where it is only a part of one.
+    /// The characters that the token completes; empty where it is only a part of one, or may begin a stop text.
     pub text: String,
 }
 
@@ -212,6 +222,9 @@ pub struct Stream<'s> {
     generation: Generation,
     /// Until the end of the text.
     decoder: Option<Decoder<'s>>,
+    stops: Stops,
+    /// The text that ended it.
+    stopped_by: Option<String>,
     answer: Answer,
     /// Where the answer is added, behind the message that it answers.
     history: Option<&'s mut Vec<Message>>,
@@ -263,12 +276,27 @@ impl Stream<'_> {
         }
     }
 
+    /// What of a piece is said for certain. The stream ends where a stop text is whole.
+    fn pass(&mut self, piece: &str) -> String {
+        let Passed { text, stop } = self.stops.push(piece);
+        self.stopped_by = stop;
+        text
+    }
+
     /// What is left of the text; the answer is complete then.
     fn close(&mut self) -> Option<Piece> {
-        let text = self.decoder.take()?.finish();
+        let mut text = String::new();
+        let rest = self.decoder.take()?.finish();
+        if self.stopped_by.is_none() {
+            text = self.pass(&rest);
+            text += &self.stops.finish();
+        }
         self.give_up();
         self.answer.text.push_str(&text);
-        self.answer.finish = self.generation.finish().unwrap_or(Finish::Stopped);
+        self.answer.finish = match &self.stopped_by {
+            Some(_) => Finish::StopText,
+            None => self.generation.finish().unwrap_or(Finish::Stopped),
+        };
         self.answer.n_reused = self.generation.n_reused();
         self.answer.n_steps = self.generation.n_steps();
         self.answer.guesses = self.generation.guesses();
@@ -292,9 +320,13 @@ impl Iterator for Stream<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.decoder.as_ref()?;
+        if self.stopped_by.is_some() {
+            return self.close().map(Ok);
+        }
         match self.next_id() {
             Ok(Some(id)) => {
                 let text = self.decoder.as_mut()?.push(id);
+                let text = self.pass(&text);
                 let told = self.sampler.told().cloned();
                 self.answer.ids.push(id);
                 self.answer.told.extend(told.clone());
@@ -403,7 +435,7 @@ impl Answer {
     /// Why it ended, as OpenAI's API names it.
     pub fn finish_reason(&self) -> &'static str {
         match self.finish {
-            Finish::EndToken(_) | Finish::Complete => "stop",
+            Finish::EndToken(_) | Finish::StopText | Finish::Complete => "stop",
             Finish::MaxTokens | Finish::ContextFull => "length",
             Finish::Stopped => "interrupted",
         }

@@ -443,3 +443,25 @@ fn a_chat_in_another_template() {
     let error = model.template_by("{% for %}").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Rejected, "{error}");
 }
+
+#[test]
+fn a_text_ends_before_a_stop_text() {
+    let model = Tiny::new().model();
+    let mut session = model.session().unwrap().with_max_tokens(30);
+    session.set_sampling(karat::SamplerParams::greedy()).unwrap();
+    let whole = session.complete(PROMPT).unwrap().text().unwrap();
+    for at in [1, 4, whole.len() / 2] {
+        let at = (at..whole.len()).find(|&at| whole.is_char_boundary(at)).unwrap();
+        let end = (at + 3..).find(|&end| whole.is_char_boundary(end)).unwrap();
+        let stop = &whole[at..end];
+        session.set_stop_texts(vec!["never said".to_owned(), stop.to_owned()]);
+        let mut stream = session.complete(PROMPT).unwrap();
+        let pieces: Vec<String> = stream.by_ref().map(|piece| piece.unwrap().text).collect();
+        let answer = stream.answer().unwrap();
+        let wanted = &whole[..whole.find(stop).unwrap()];
+        assert_eq!((pieces.concat().as_str(), answer.text.as_str()), (wanted, wanted));
+        assert_eq!((answer.finish, answer.finish_reason()), (Finish::StopText, "stop"));
+    }
+    session.set_stop_texts(Vec::new());
+    assert_eq!(session.complete(PROMPT).unwrap().text().unwrap(), whole);
+}

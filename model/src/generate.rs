@@ -40,6 +40,8 @@ pub enum Finish {
     EndToken(u32),
     /// [`StopRules::max_tokens`] were generated.
     MaxTokens,
+    /// Its last words were to end it; whoever reads the text says so, not the loop.
+    StopText,
     /// The sampler's constraint has the text whole: nothing may follow.
     Complete,
     /// No position is left.

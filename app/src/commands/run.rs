@@ -43,7 +43,7 @@ pub(crate) struct Args {
     /// The prompt as it is, without the chat template; names of special tokens in it are the tokens
     #[arg(long)]
     raw: bool,
-    /// \n, \t, \r, \", \', \\ and \xHH in the prompt are the characters that they stand for
+    /// \n, \t, \r, \", \', \\ and \xHH in the prompt and in --stop are the characters that they stand for
     #[arg(short, long)]
     escape: bool,
     #[command(flatten)]
@@ -52,6 +52,15 @@ pub(crate) struct Args {
     load: LoadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
+    /// End where the answer would say this; may be given again
+    #[arg(
+        short = 'r',
+        long,
+        visible_alias = "reverse-prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
+    stop: Vec<String>,
     #[command(flatten)]
     template: TemplateArgs,
     #[command(flatten)]
@@ -148,6 +157,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     session.set_max_tokens(max_tokens(args.n_predict));
     session.set_probabilities(probabilities);
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    session.set_stop_texts(args.stops()?);
     session.set_speculation(speculation.as_ref())?;
     session.set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     let mut stream = session.complete_ids(&prompt)?;
@@ -244,6 +254,12 @@ impl Args {
         Ok(Some(if piped.is_empty() { typed } else { format!("{typed}\n\n{piped}") }))
     }
 
+    /// The texts that end the answer; -e is for these, too.
+    fn stops(&self) -> Result<Vec<String>> {
+        let stop = |text: &String| if self.escape { unescape(text) } else { Ok(text.clone()) };
+        self.stop.iter().map(stop).collect()
+    }
+
     /// Talks, with the same flags.
     fn chat(&self, model: Option<OsString>, config: &Config) -> Result<()> {
         if self.output.tokens || self.output.json {
@@ -259,6 +275,7 @@ impl Args {
             raw_output: self.output.raw_output,
             load: self.load.clone(),
             sampling: self.sampling.clone(),
+            stop: self.stop.clone(),
             template: self.template.clone(),
             grammar: self.grammar.clone(),
             speculation: self.speculation.clone(),

@@ -42,6 +42,15 @@ pub(crate) struct Args {
     pub(super) load: LoadArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
+    /// End where the answer would say this; may be given again
+    #[arg(
+        short = 'r',
+        long,
+        visible_alias = "reverse-prompt",
+        value_name = "TEXT",
+        allow_hyphen_values = true
+    )]
+    pub(super) stop: Vec<String>,
     #[command(flatten)]
     pub(super) template: TemplateArgs,
     #[command(flatten)]
@@ -70,6 +79,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     }
     let mut chat = begin(args, &model)?.with_sampling(params)?;
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    chat.session_mut().set_stop_texts(args.stop.clone());
     chat.session_mut().set_speculation(speculation.as_ref())?;
     chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     chat.set_system(args.system.clone());

@@ -45,7 +45,7 @@ impl Talk {
         match answer.finish {
             Finish::Stopped => say("karat", "stopped"),
             Finish::ContextFull => say("warning", "the context is full; /clear begins anew"),
-            Finish::EndToken(_) | Finish::Complete | Finish::MaxTokens => {}
+            Finish::EndToken(_) | Finish::StopText | Finish::Complete | Finish::MaxTokens => {}
         }
         Ok(())
     }
