@@ -13,18 +13,55 @@ pub(crate) enum Controls {
     Raw,
 }
 
+/// A terminal's dim letters, and its plain ones.
+const DIM: &str = "\x1b[2m";
+const PLAIN: &str = "\x1b[0m";
+
 /// Standard output.
 pub(crate) struct Out {
     stdout: std::io::Stdout,
     escape: bool,
+    is_terminal: bool,
+    /// Whether what was printed last is a thought.
+    thinking: bool,
 }
 
 impl Out {
     /// Standard output as it is now.
     pub(crate) fn new(controls: Controls) -> Self {
         let stdout = std::io::stdout();
-        let escape = controls == Controls::Escaped && stdout.is_terminal();
-        Self { stdout, escape }
+        let is_terminal = stdout.is_terminal();
+        let escape = controls == Controls::Escaped && is_terminal;
+        Self { stdout, escape, is_terminal, thinking: false }
+    }
+
+    /// Writes what of an answer is thought, dim, and what is said. Only a terminal has thoughts: what reads a pipe wants the
+    /// answer.
+    pub(crate) fn said(&mut self, thought: &str, text: &str) -> std::io::Result<()> {
+        if self.is_terminal && !thought.is_empty() {
+            let begin = if self.thinking { "" } else { DIM };
+            self.thinking = true;
+            self.plain(begin)?;
+            self.text(thought)?;
+        }
+        if !text.is_empty() {
+            self.end_thought()?;
+        }
+        self.text(text)
+    }
+
+    /// Ends a thought that was begun: the answer stands below it.
+    pub(crate) fn end_thought(&mut self) -> std::io::Result<()> {
+        if !std::mem::take(&mut self.thinking) {
+            return Ok(());
+        }
+        self.plain(PLAIN)?;
+        self.text("\n\n")
+    }
+
+    /// Writes a sequence of karat's own.
+    fn plain(&mut self, sequence: &str) -> std::io::Result<()> {
+        self.stdout.lock().write_all(sequence.as_bytes())
     }
 
     /// Writes and flushes: text is streamed.

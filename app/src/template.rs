@@ -3,8 +3,8 @@
 use crate::commands::run::read_file;
 use crate::exit::{Code, Failure, say};
 use anyhow::Result;
-use karat::Model;
 use karat::tokenizer::ChatTemplate;
+use karat::{Model, Thoughts};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -24,6 +24,10 @@ pub(crate) struct TemplateArgs {
     /// Whether the model thinks before it answers, where its template has a switch for it (enable_thinking)
     #[arg(long, value_enum, value_name = "WHEN", default_value_t = Reasoning::Auto)]
     reasoning: Reasoning,
+    /// What becomes of the thought: auto has it apart (dim on a terminal, `reasoning` in --json, nowhere in a pipe), none
+    /// leaves it in the answer
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = ReasoningFormat::Auto)]
+    reasoning_format: ReasoningFormat,
     /// How much the model thinks, where its template asks: low, medium, high (reasoning_effort)
     #[arg(long, value_name = "LEVEL", conflicts_with = "raw")]
     reasoning_effort: Option<String>,
@@ -39,7 +43,24 @@ enum Reasoning {
     Auto,
 }
 
+/// What becomes of thoughts; llama.cpp's names.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum ReasoningFormat {
+    #[default]
+    #[value(alias = "deepseek")]
+    Auto,
+    None,
+}
+
 impl TemplateArgs {
+    /// Where thoughts go.
+    pub(crate) fn thoughts(&self) -> Thoughts {
+        match self.reasoning_format {
+            ReasoningFormat::Auto => Thoughts::Apart,
+            ReasoningFormat::None => Thoughts::InText,
+        }
+    }
+
     /// The template, with its variables; `None` where nothing is asked for. Says which variables change nothing.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use crate::handle::Model;
 use crate::output::{self, Existing};
 use crate::session::{Session, Stream};
 use crate::text;
+use crate::thoughts::Thoughts;
 use graph::Stop;
 use model::SamplerParams;
 use serde::{Deserialize, Serialize};
@@ -89,7 +90,12 @@ impl Chat {
 
     /// In a template; in none, messages stand one behind the other.
     pub(crate) fn by(model: &Model, template: Option<ChatTemplate>) -> Result<Self> {
-        Ok(Self { session: model.session()?, template, messages: Vec::new(), system: None })
+        let mut session = model.session()?;
+        if template.is_some() {
+            // Templates drop the thoughts of earlier turns: they are no part of what was said.
+            session.set_thoughts(Thoughts::Apart);
+        }
+        Ok(Self { session, template, messages: Vec::new(), system: None })
     }
 
     /// What the model shall be or do.

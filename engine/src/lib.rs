@@ -203,6 +203,7 @@ mod speculation;
 mod stops;
 pub mod testing;
 pub mod text;
+mod thoughts;
 
 pub use chat::{Chat, ChatForm};
 pub use config::{Config, Network, Variable};
@@ -217,6 +218,7 @@ pub use output::{Existing, Output};
 pub use sequence::{Sequence, Work};
 pub use session::{Answer, Piece, Session, Stream, Timings, random_seed};
 pub use speculation::Speculation;
+pub use thoughts::Thoughts;
 
 pub use graph::{Arithmetic, KvType, Stop};
 pub use model::sampler::{self, Probabilities, ProbabilitiesOf, Probable, Told, argmax};

@@ -8,6 +8,7 @@ use crate::handle::Model;
 use crate::sequence::Sequence;
 use crate::speculation::{Guesser, Speculation};
 use crate::stops::{Passed, Stops};
+use crate::thoughts::{Parts, Splitter, Thoughts};
 use graph::Stop;
 use model::sampler::{Probabilities, Told};
 use model::speculate::Guess;
@@ -16,7 +17,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::ControlFlow;
 use std::time::Duration;
-use tokenizer::{Decoder, Ends, Message, Show, Special};
+use tokenizer::{Decoder, Ends, Message, Show, Special, Tokenizer};
 
 /// A prompt goes in, a text comes out. What a prompt has in common with the text before it is not computed again.
 pub struct Session {
@@ -26,6 +27,7 @@ pub struct Session {
     stop: Stop,
     guesser: Option<Guesser>,
     stop_texts: Vec<String>,
+    thoughts: Thoughts,
 }
 
 impl Session {
@@ -33,8 +35,15 @@ impl Session {
         let sequence = model.sequence()?;
         let params = model.recommended_sampling().params();
         let sampler = model.sampler(params)?;
-        let (max_tokens, stop, guesser, stop_texts) = (None, Stop::new(), None, Vec::new());
-        Ok(Self { sequence, sampler, max_tokens, stop, guesser, stop_texts })
+        Ok(Self {
+            sequence,
+            sampler,
+            max_tokens: None,
+            stop: Stop::new(),
+            guesser: None,
+            stop_texts: Vec::new(),
+            thoughts: Thoughts::default(),
+        })
     }
 
     /// How tokens are chosen; the default is what the file recommends, else llama.cpp's, with seed 0: the same prompt gives
@@ -84,6 +93,11 @@ impl Session {
         let compiled = grammar.map(|grammar| model.compile(grammar, at_limit)).transpose()?;
         self.sampler.constrain(compiled.map(|compiled| Box::new(compiled) as _));
         Ok(())
+    }
+
+    /// Where the thoughts of a model that thinks first go. A [`Chat`](crate::Chat) has them apart, a session in the text.
+    pub fn set_thoughts(&mut self, thoughts: Thoughts) {
+        self.thoughts = thoughts;
     }
 
     /// A text ends where it would say one of these, which is no part of it.
@@ -152,7 +166,7 @@ impl Session {
         prompt: &[u32],
         history: Option<&'s mut Vec<Message>>,
     ) -> Result<Stream<'s>> {
-        let Self { sequence, sampler, max_tokens, stop, guesser, stop_texts } = self;
+        let Self { sequence, sampler, max_tokens, stop, guesser, stop_texts, thoughts } = self;
         let model = sequence.model();
         let rules = model.stop_rules(*max_tokens);
         let request = Request { seq: sequence.id(), prompt, stop: &rules };
@@ -172,6 +186,7 @@ impl Session {
             stop,
             generation,
             decoder: Some(model.tokenizer().decoder(Show::Text)),
+            splitter: Splitter::new(*thoughts, &prompt_end(model.tokenizer(), prompt)),
             stops: Stops::new(stop_texts),
             stopped_by: None,
             answer: Answer { n_prompt: prompt.len(), ..Answer::default() },
@@ -203,6 +218,8 @@ pub struct Piece {
     pub id: Option<u32>,
     /// How likely the token was, where [`Session::set_probabilities`] asked.
     pub told: Option<Told>,
+    /// What of the characters that it completes is thought, where [`Session::set_thoughts`] has that apart.
+    pub thought: String,
     /// The characters that the token completes; empty where it is only a part of one, or may begin a stop text.
     pub text: String,
 }
@@ -222,6 +239,7 @@ pub struct Stream<'s> {
     generation: Generation,
     /// Until the end of the text.
     decoder: Option<Decoder<'s>>,
+    splitter: Splitter,
     stops: Stops,
     /// The text that ended it.
     stopped_by: Option<String>,
@@ -276,23 +294,32 @@ impl Stream<'_> {
         }
     }
 
-    /// What of a piece is said for certain. The stream ends where a stop text is whole.
-    fn pass(&mut self, piece: &str) -> String {
-        let Passed { text, stop } = self.stops.push(piece);
+    /// What is said for certain. The stream ends where a stop text is whole.
+    fn pass(&mut self, parts: Parts) -> Parts {
+        let Passed { text, stop } = self.stops.push(&parts.text);
         self.stopped_by = stop;
-        text
+        self.answer.thought.push_str(&parts.thought);
+        self.answer.text.push_str(&text);
+        Parts { text, ..parts }
     }
 
     /// What is left of the text; the answer is complete then.
     fn close(&mut self) -> Option<Piece> {
-        let mut text = String::new();
         let rest = self.decoder.take()?.finish();
+        let mut last = Parts::default();
         if self.stopped_by.is_none() {
-            text = self.pass(&rest);
-            text += &self.stops.finish();
+            let mut parts = self.splitter.push(&rest);
+            let held = self.splitter.finish();
+            parts.thought += &held.thought;
+            parts.text += &held.text;
+            last = self.pass(parts);
+        }
+        if self.stopped_by.is_none() {
+            let held = self.stops.finish();
+            self.answer.text += &held;
+            last.text += &held;
         }
         self.give_up();
-        self.answer.text.push_str(&text);
         self.answer.finish = match &self.stopped_by {
             Some(_) => Finish::StopText,
             None => self.generation.finish().unwrap_or(Finish::Stopped),
@@ -311,7 +338,9 @@ impl Stream<'_> {
                 history.push(Message::new("assistant", self.answer.text.as_str()));
             }
         }
-        Some(Piece { id: None, told: None, text }).filter(|piece| !piece.text.is_empty())
+        let Parts { thought, text } = last;
+        let is_empty = thought.is_empty() && text.is_empty();
+        (!is_empty).then_some(Piece { id: None, told: None, thought, text })
     }
 }
 
@@ -326,12 +355,12 @@ impl Iterator for Stream<'_> {
         match self.next_id() {
             Ok(Some(id)) => {
                 let text = self.decoder.as_mut()?.push(id);
-                let text = self.pass(&text);
+                let parts = self.splitter.push(&text);
+                let Parts { thought, text } = self.pass(parts);
                 let told = self.sampler.told().cloned();
                 self.answer.ids.push(id);
                 self.answer.told.extend(told.clone());
-                self.answer.text.push_str(&text);
-                Some(Ok(Piece { id: Some(id), told, text }))
+                Some(Ok(Piece { id: Some(id), told, thought, text }))
             }
             Ok(None) => self.close().map(Ok),
             Err(error) => {
@@ -352,8 +381,10 @@ impl Drop for Stream<'_> {
 /// A generated text with its ids and times.
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// What the ids spell.
+    /// What the ids spell, but for a thought that is apart.
     pub text: String,
+    /// What the model thought before, where [`Session::set_thoughts`] has that apart.
+    pub thought: String,
     /// Its tokens, without the one that ended it.
     pub ids: Vec<u32>,
     /// How likely each of them was, where [`Session::set_probabilities`] asked.
@@ -379,6 +410,7 @@ impl Default for Answer {
     fn default() -> Self {
         Self {
             text: String::new(),
+            thought: String::new(),
             ids: Vec::new(),
             told: Vec::new(),
             finish: Finish::Stopped,
@@ -440,6 +472,17 @@ impl Answer {
             Finish::Stopped => "interrupted",
         }
     }
+}
+
+/// The last words of a prompt, special tokens among them.
+fn prompt_end(tokenizer: &Tokenizer, prompt: &[u32]) -> String {
+    /// A mark and white space in single bytes are no more.
+    const LAST: usize = 32;
+    let bytes: Vec<u8> = prompt[prompt.len().saturating_sub(LAST)..]
+        .iter()
+        .flat_map(|&id| tokenizer.piece(id).iter().copied())
+        .collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 fn rate(n: usize, time: Duration) -> Option<f64> {

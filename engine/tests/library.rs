@@ -465,3 +465,27 @@ fn a_text_ends_before_a_stop_text() {
     session.set_stop_texts(Vec::new());
     assert_eq!(session.complete(PROMPT).unwrap().text().unwrap(), whole);
 }
+
+/// A grammar has the random model think and answer.
+#[test]
+fn a_thought_is_apart_from_the_answer_and_not_said_again() {
+    let model = Tiny::new().model();
+    let thinks = karat::Grammar::Regex("<think>\n[a-z]{5}\n</think>\n\n[A-Z]{4}".to_owned());
+    let mut chat = model.chat().unwrap();
+    chat.session_mut().set_grammar(Some(&thinks), karat::AtLimit::Cut).unwrap();
+    let mut stream = chat.send("hello").unwrap();
+    let pieces: Vec<karat::Piece> = stream.by_ref().map(|piece| piece.unwrap()).collect();
+    let answer = stream.answer().unwrap();
+    let all = |of: fn(&karat::Piece) -> &str| pieces.iter().map(of).collect::<String>();
+    let lower = answer.thought.chars().all(|c| c.is_ascii_lowercase());
+    let upper = answer.text.chars().all(|c| c.is_ascii_uppercase());
+    assert!(answer.thought.len() == 5 && lower && answer.text.len() == 4 && upper, "{answer:?}");
+    assert_eq!(
+        (all(|p| &p.thought), all(|p| &p.text)),
+        (answer.thought.clone(), answer.text.clone())
+    );
+    assert_eq!(chat.messages()[1].content, answer.text);
+    chat.session_mut().set_thoughts(karat::Thoughts::InText);
+    let whole = chat.send("again").unwrap().answer().unwrap();
+    assert!(whole.thought.is_empty() && whole.text.starts_with("<think>\n"), "{whole:?}");
+}

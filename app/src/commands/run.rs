@@ -98,6 +98,8 @@ struct OutputArgs {
 struct Report<'a> {
     model: &'a Info,
     text: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reasoning: &'a str,
     prompt_ids: &'a [u32],
     ids: &'a [u32],
     finish: &'static str,
@@ -158,6 +160,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     session.set_probabilities(probabilities);
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
     session.set_stop_texts(args.stops()?);
+    if !args.raw {
+        session.set_thoughts(args.template.thoughts());
+    }
     session.set_speculation(speculation.as_ref())?;
     session.set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
     let mut stream = session.complete_ids(&prompt)?;
@@ -208,6 +213,7 @@ impl Done<'_> {
         Report {
             model: self.model.info(),
             text: &self.answer.text,
+            reasoning: &self.answer.thought,
             prompt_ids: self.prompt,
             ids: &self.answer.ids,
             finish: self.answer.finish_reason(),
@@ -436,7 +442,7 @@ impl Printer {
     fn piece(&mut self, tokenizer: &Tokenizer, piece: &Piece) -> Result<()> {
         match (self.style, piece.id) {
             (Style::Text, _) => {
-                self.out.text(&piece.text)?;
+                self.out.said(&piece.thought, &piece.text)?;
                 self.ended =
                     if piece.text.is_empty() { self.ended } else { piece.text.ends_with('\n') };
             }
@@ -453,8 +459,11 @@ impl Printer {
 
     fn end(&mut self, done: &Done<'_>) -> Result<()> {
         match self.style {
-            Style::Text if self.ended => Ok(()),
-            Style::Text => Ok(self.out.line("")?),
+            Style::Text if self.ended => Ok(self.out.end_thought()?),
+            Style::Text => {
+                self.out.end_thought()?;
+                Ok(self.out.line("")?)
+            }
             Style::Tokens => Ok(()),
             Style::Json => self.out.json(&done.report()),
         }

@@ -79,6 +79,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     }
     let mut chat = begin(args, &model)?.with_sampling(params)?;
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    if !args.raw {
+        chat.session_mut().set_thoughts(args.template.thoughts());
+    }
     chat.session_mut().set_stop_texts(args.stop.clone());
     chat.session_mut().set_speculation(speculation.as_ref())?;
     chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;

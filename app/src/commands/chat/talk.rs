@@ -32,8 +32,10 @@ impl Talk {
         let answering = Answering::begin();
         let mut stream = self.chat.send(text)?;
         for piece in stream.by_ref() {
-            out.text(&piece?.text)?;
+            let piece = piece?;
+            out.said(&piece.thought, &piece.text)?;
         }
+        out.end_thought()?;
         let answer = stream.answer()?;
         drop(answering);
         out.line("")?;
