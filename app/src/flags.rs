@@ -150,6 +150,13 @@ const FOREIGN: &[Foreign] = &[
     foreign(&["--think"], Refused("--reasoning on, off or auto")),
     only(RUN, &["-md"], Is("--draft-model")),
     only(CHAT, &["-md"], Is("--draft-model")),
+    foreign(
+        &["--no-context-shift"],
+        NoEffect(
+            Value::None,
+            "a full context ends an answer unless --context-shift says otherwise",
+        ),
+    ),
     only(RUN, &["-jf"], Is("--json-schema-file")),
     only(CHAT, &["-jf"], Is("--json-schema-file")),
     foreign(&["--temperature"], Is("--temp")),

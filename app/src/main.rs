@@ -10,6 +10,7 @@ mod interrupt;
 mod load;
 mod out;
 mod sampling;
+mod shift;
 mod speculation;
 mod stderr;
 mod template;

@@ -28,6 +28,7 @@ pub struct Session {
     guesser: Option<Guesser>,
     stop_texts: Vec<String>,
     thoughts: Thoughts,
+    shift: Option<usize>,
 }
 
 impl Session {
@@ -43,6 +44,7 @@ impl Session {
             guesser: None,
             stop_texts: Vec::new(),
             thoughts: Thoughts::default(),
+            shift: None,
         })
     }
 
@@ -93,6 +95,12 @@ impl Session {
         let compiled = grammar.map(|grammar| model.compile(grammar, at_limit)).transpose()?;
         self.sampler.constrain(compiled.map(|compiled| Box::new(compiled) as _));
         Ok(())
+    }
+
+    /// A text goes on where the context is full: half of what stands behind the first `keep` tokens is forgotten, and the rest
+    /// read again. `None`, as it is at first, ends it there: nothing is forgotten unless you ask for it.
+    pub fn set_context_shift(&mut self, keep: Option<usize>) {
+        self.shift = keep;
     }
 
     /// Where the thoughts of a model that thinks first go. A [`Chat`](crate::Chat) has them apart, a session in the text.
@@ -166,7 +174,8 @@ impl Session {
         prompt: &[u32],
         history: Option<&'s mut Vec<Message>>,
     ) -> Result<Stream<'s>> {
-        let Self { sequence, sampler, max_tokens, stop, guesser, stop_texts, thoughts } = self;
+        let Self { sequence, sampler, max_tokens, stop, guesser, stop_texts, thoughts, shift } =
+            self;
         let model = sequence.model();
         let rules = model.stop_rules(*max_tokens);
         let request = Request { seq: sequence.id(), prompt, stop: &rules };
@@ -176,6 +185,7 @@ impl Session {
         let mut engine = model.engine()?;
         let mut generation = engine
             .stopping(stop, |engine| Generation::begin(engine, request, sampler, &mut go_on))?;
+        generation.shift_context(*shift);
         if let Some(guesser) = guesser {
             generation.draft_with(&engine, Box::new(guesser.clone()))?;
         }

@@ -126,6 +126,8 @@ pub struct Generation {
     decode_time: Duration,
     drafter: Option<Box<dyn Drafter>>,
     guesses: Guess,
+    /// Tokens at the beginning that stay where the context is full and the text goes on.
+    shift: Option<usize>,
 }
 
 /// Where the next id comes from.
@@ -195,7 +197,14 @@ impl Generation {
             decode_time,
             drafter: None,
             guesses: Guess::default(),
+            shift: None,
         })
+    }
+
+    /// Goes on where the context is full: forgets half of what stands behind the first `keep` tokens, as llama.cpp does, and
+    /// reads the rest again, so that what follows is what follows these tokens. `None` ends the text there.
+    pub fn shift_context(&mut self, keep: Option<usize>) {
+        self.shift = keep;
     }
 
     /// Computes what `drafter` guesses along with each id. The text is the same.
@@ -242,12 +251,15 @@ impl Generation {
         if !is_closing && self.stop.max_tokens.is_some_and(|max| self.n_generated >= max) {
             return Ok(self.close(sampler, Finish::MaxTokens));
         }
+        let seq = self.seq;
+        let is_full = |engine: &Engine| engine.ids(seq).len() >= engine.options().n_ctx;
         let next = match std::mem::replace(&mut self.state, State::Ended(Finish::Stopped)) {
             State::Logits(logits) => Next::Logits(logits),
             State::Guessed(guessed) => return self.next_guessed(engine, sampler, guessed),
-            State::After(_) if engine.ids(self.seq).len() >= engine.options().n_ctx => {
+            State::After(_) if is_full(engine) && self.shift.is_none() => {
                 return Ok(self.close(sampler, Finish::ContextFull));
             }
+            State::After(id) if is_full(engine) => Next::Logits(self.read_shifted(engine, id)?),
             State::After(id) => {
                 self.n_steps += 1;
                 if let Some(guessed) = self.compute_guess(engine, sampler, id)? {
@@ -264,6 +276,22 @@ impl Generation {
         };
         let id = choose(next, sampler, engine.ids(self.seq).len())?;
         Ok(self.take(sampler, id))
+    }
+
+    /// Forgets a part of a full sequence, reads the rest and `id`, and returns what the model says behind it.
+    fn read_shifted(&mut self, engine: &mut Engine, id: u32) -> Result<Vec<f32>> {
+        self.n_steps += 1;
+        let mut text = engine.ids(self.seq).to_vec();
+        text.push(id);
+        // At least the last token is read, and at least one goes.
+        let keep = self.shift.unwrap_or(0).min(text.len() - 2);
+        let forgotten = (text.len() - keep).div_ceil(2);
+        text.drain(keep..keep + forgotten);
+        let read = engine.reuse(self.seq, &text)?;
+        let mut go_on = |_| ControlFlow::Continue(());
+        let logits = engine.prefill(self.seq, &text[read..], &mut go_on)?;
+        // A step that is given up is no logits.
+        logits.ok_or_else(|| Error::new(ErrorKind::Stopped, "stopped"))
     }
 
     /// Adds an id to the text, unless it is an end.

@@ -5,6 +5,7 @@ use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
+use crate::shift::ShiftArgs;
 use crate::speculation::SpeculationArgs;
 use crate::template::TemplateArgs;
 use crate::words::{self, Flags, Wanted};
@@ -61,6 +62,8 @@ pub(crate) struct Args {
         allow_hyphen_values = true
     )]
     stop: Vec<String>,
+    #[command(flatten)]
+    shift: ShiftArgs,
     #[command(flatten)]
     template: TemplateArgs,
     #[command(flatten)]
@@ -159,6 +162,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     session.set_max_tokens(max_tokens(args.n_predict));
     session.set_probabilities(probabilities);
     let speculation = args.speculation.speculation(&args.load.options(), config)?;
+    session.set_context_shift(args.shift.keep());
     session.set_stop_texts(args.stops()?);
     if !args.raw {
         session.set_thoughts(args.template.thoughts());
@@ -175,7 +179,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     printer.end(&done)?;
     if answer.finish == Finish::ContextFull {
         let n_ctx = model.info().n_ctx;
-        let what = format!("the answer ends here: the context of {n_ctx} is full; -c takes more");
+        let what = format!(
+            "the answer ends here: the context of {n_ctx} is full; -c takes more, and --context-shift goes on"
+        );
         say("warning", &what);
     }
     if args.output.stats {
@@ -282,6 +288,7 @@ impl Args {
             load: self.load.clone(),
             sampling: self.sampling.clone(),
             stop: self.stop.clone(),
+            shift: self.shift.clone(),
             template: self.template.clone(),
             grammar: self.grammar.clone(),
             speculation: self.speculation.clone(),

@@ -9,6 +9,7 @@ use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, SamplingArgs};
+use crate::shift::ShiftArgs;
 use crate::speculation::SpeculationArgs;
 use crate::template::TemplateArgs;
 use anyhow::Result;
@@ -52,6 +53,8 @@ pub(crate) struct Args {
     )]
     pub(super) stop: Vec<String>,
     #[command(flatten)]
+    pub(super) shift: ShiftArgs,
+    #[command(flatten)]
     pub(super) template: TemplateArgs,
     #[command(flatten)]
     pub(super) grammar: GrammarArgs,
@@ -82,6 +85,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     if !args.raw {
         chat.session_mut().set_thoughts(args.template.thoughts());
     }
+    chat.session_mut().set_context_shift(args.shift.keep());
     chat.session_mut().set_stop_texts(args.stop.clone());
     chat.session_mut().set_speculation(speculation.as_ref())?;
     chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
