@@ -106,10 +106,20 @@ pub(crate) fn answer(program: &str, args: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The cargo that runs us, so that a `+toolchain` choice is kept.
+/// The cargo that runs us, so that a `+toolchain` choice is kept. What that cargo tells us of our own package is not handed
+/// on: build scripts that look at it (`ring`'s) would run again, and all behind them be compiled again, each time that a
+/// person's own cargo and ours take turns.
 pub(crate) fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new(env("CARGO").unwrap_or_else(|| "cargo".to_owned()));
     command.args(args);
+    for (name, _) in std::env::vars_os() {
+        let of_package = |name: &str| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| name.starts_with(prefix))
+        };
+        if name.to_str().is_some_and(of_package) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
@@ -160,6 +170,18 @@ mod tests {
             text,
             "a line\n$ sh -c echo out; echo err >&2\nout\nerr\n$ sh -c echo 7; echo why >&2\nwhy\n"
         );
+    }
+
+    /// This test is run by cargo, which sets them.
+    #[test]
+    fn a_package_s_own_variables_are_not_handed_on() {
+        let command = cargo(&["--version"]);
+        let removed: Vec<_> = command.get_envs().filter(|(_, value)| value.is_none()).collect();
+        for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+            let is_set = std::env::vars_os().any(|(set, _)| set == *name);
+            assert_eq!(removed.iter().any(|(gone, _)| *gone == name), is_set, "{name}");
+        }
+        assert!(!removed.is_empty(), "cargo runs this test");
     }
 
     #[test]
