@@ -175,6 +175,26 @@ fn a_text_that_is_not_to_be_closed_ends_where_it_is() {
 }
 
 #[test]
+fn deep_and_endless_grammars() {
+    let model = model();
+    let mut session = session(&model, 1, 12);
+    let deep = format!("root ::= {}\"a\"{}", "(".repeat(150), ")?".repeat(150));
+    session.set_grammar(Some(&Grammar::from_text(&deep)), AtLimit::Close).unwrap();
+    let text = session.complete(PROMPT).unwrap().text().unwrap();
+    assert!(["", "a"].contains(&text.as_str()), "{text}");
+    // Left recursion is a repetition.
+    session
+        .set_grammar(Some(&Grammar::from_text("root ::= root \"a\" | \"b\"")), AtLimit::Close)
+        .unwrap();
+    let text = session.complete(PROMPT).unwrap().text().unwrap();
+    assert!(text.starts_with('b') && text[1..].chars().all(|c| c == 'a'), "{text}");
+    // A rule of itself alone says nothing.
+    session.set_grammar(Some(&Grammar::from_text("root ::= root")), AtLimit::Close).unwrap();
+    let error = session.complete(PROMPT).unwrap().text().unwrap_err();
+    assert!(error.to_string().contains("nothing may follow"), "{error}");
+}
+
+#[test]
 fn what_is_no_grammar_is_refused_in_one_line() {
     let model = model();
     let mut session = session(&model, 1, 5);

@@ -5,7 +5,6 @@
 
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use tokenizer::Tokenizer;
 
 /// Deepest nesting of parentheses.
@@ -59,64 +58,68 @@ pub(super) fn to_lark(text: &str, tokenizer: &Tokenizer) -> Result<String> {
         let what = format!("grammar: line {line}: rule {name} is not defined");
         return Err(Error::new(ErrorKind::Usage, what));
     }
-    let numbers: BTreeMap<&str, usize> = rules.keys().map(String::as_str).zip(0..).collect();
-    let mut lark = format!("start: r{}\n", numbers["root"]);
-    for (number, alternatives) in rules.values().enumerate() {
-        let _ = write!(lark, "r{number}: ");
-        write_alternatives(&mut lark, alternatives, &numbers);
-        lark.push('\n');
+    let mut lark = Lark { numbers: rules.keys().cloned().zip(0..).collect(), rules: Vec::new() };
+    let start = format!("start: r{}", lark.numbers["root"]);
+    for (name, alternatives) in &rules {
+        let body = lark.alternatives(alternatives);
+        lark.rules.push(format!("r{}: {body}", lark.numbers[name]));
     }
-    Ok(lark)
+    Ok([&[start], &lark.rules[..]].concat().join("\n") + "\n")
 }
 
-fn write_alternatives(lark: &mut String, all: &[Vec<Item>], numbers: &BTreeMap<&str, usize>) {
-    for (i, items) in all.iter().enumerate() {
-        lark.push_str(if i > 0 { " | " } else { "" });
+/// The rules in Lark. A group is a rule of its own, since Lark has a bound on parentheses in one another.
+struct Lark {
+    /// GBNF's rules by their names.
+    numbers: BTreeMap<String, usize>,
+    rules: Vec<String>,
+}
+
+impl Lark {
+    fn alternatives(&mut self, all: &[Vec<Item>]) -> String {
+        let texts: Vec<String> = all.iter().map(|items| self.sequence(items)).collect();
+        texts.join(" | ")
+    }
+
+    fn sequence(&mut self, items: &[Item]) -> String {
         if items.is_empty() {
-            lark.push_str("\"\"");
+            return "\"\"".to_owned();
         }
-        for item in items {
-            write_item(lark, item, numbers);
-            lark.push(' ');
+        let texts: Vec<String> = items.iter().map(|item| self.item(item)).collect();
+        texts.join(" ")
+    }
+
+    fn item(&mut self, item: &Item) -> String {
+        match item {
+            Item::Char(c) => format!("/[{}]/", in_class(*c)),
+            Item::Class(class) => format!("/{class}/"),
+            Item::Rule(name) => format!("r{}", self.numbers[name]),
+            Item::Token { id, negated: false } => format!("<[{id}]>"),
+            Item::Token { id, negated: true } => format!("<[^{id}]>"),
+            Item::Literal(chars) => {
+                let chars: Vec<Item> = chars.iter().map(|c| Item::Char(*c)).collect();
+                self.group(&[chars])
+            }
+            Item::Group(alternatives) => self.group(alternatives),
+            Item::Repeated { item, least, most } => {
+                let item = self.item(item);
+                match (least, most) {
+                    (0, None) => format!("({item})*"),
+                    (1, None) => format!("({item})+"),
+                    (0, Some(1)) => format!("({item})?"),
+                    (least, None) => format!("({item}){{{least},}}"),
+                    (least, Some(most)) => format!("({item}){{{least},{most}}}"),
+                }
+            }
         }
     }
-}
 
-fn write_item(lark: &mut String, item: &Item, numbers: &BTreeMap<&str, usize>) {
-    // Writing to a string cannot fail.
-    let _ = match item {
-        Item::Char(c) => write!(lark, "/[{}]/", in_class(*c)),
-        Item::Class(class) => write!(lark, "/{class}/"),
-        Item::Rule(name) => write!(lark, "r{}", numbers[name.as_str()]),
-        Item::Token { id, negated: false } => write!(lark, "<[{id}]>"),
-        Item::Token { id, negated: true } => write!(lark, "<[^{id}]>"),
-        Item::Literal(chars) => {
-            lark.push('(');
-            for c in chars {
-                write_item(lark, &Item::Char(*c), numbers);
-                lark.push(' ');
-            }
-            lark.push_str(if chars.is_empty() { "\"\")" } else { ")" });
-            Ok(())
-        }
-        Item::Group(alternatives) => {
-            lark.push('(');
-            write_alternatives(lark, alternatives, numbers);
-            lark.push(')');
-            Ok(())
-        }
-        Item::Repeated { item, least, most } => {
-            lark.push('(');
-            write_item(lark, item, numbers);
-            match (least, most) {
-                (0, None) => write!(lark, ")*"),
-                (1, None) => write!(lark, ")+"),
-                (0, Some(1)) => write!(lark, ")?"),
-                (least, None) => write!(lark, "){{{least},}}"),
-                (least, Some(most)) => write!(lark, "){{{least},{most}}}"),
-            }
-        }
-    };
+    /// Writes a rule for a group; returns its name.
+    fn group(&mut self, alternatives: &[Vec<Item>]) -> String {
+        let body = self.alternatives(alternatives);
+        let name = format!("g{}", self.rules.len());
+        self.rules.push(format!("{name}: {body}"));
+        name
+    }
 }
 
 /// A character as a regular expression's class has it.

@@ -163,9 +163,9 @@ fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     }
 }
 
-/// The library's errors go over several lines.
+/// The library's errors go over several lines, of which the others repeat the grammar.
 fn one_line(error: &impl fmt::Display) -> String {
-    format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ")
+    format!("{error:#}").lines().next().unwrap_or_default().trim().to_owned()
 }
 
 /// A grammar and how far a text has come in it.
@@ -184,7 +184,16 @@ impl Constraint for Compiled {
     }
 
     fn allowed(&mut self) -> std::result::Result<Allowed, String> {
-        let mask = self.matcher.compute_mask_or_eos().map_err(|error| one_line(&error))?;
+        let mask = self.matcher.compute_mask_or_eos().map_err(|error| {
+            let why = one_line(&error);
+            // Its name for a place where nothing may follow and the text is not at an end.
+            let is_dead = why.contains("NoExtensionBias");
+            if is_dead {
+                "nothing may follow, and the text is not at its end".to_owned()
+            } else {
+                why
+            }
+        })?;
         Ok(Allowed::from_words(mask.as_slice().to_vec(), self.n_vocab))
     }
 
