@@ -26,6 +26,8 @@ SHAPE = {"layers": 5, "embd": 384, "heads": 6, "kv-heads": 2, "head-dim": 64, "f
 SHAPES = {
     "baichuan": {"layers": 32, "kv-heads": 6},
     "dots1": {"kv-heads": 6},
+    # From there on it has norms of queries and keys.
+    "command-r": {"layers": 64, "embd": 192, "heads": 3, "kv-heads": 1},
     "olmoe": {"kv-heads": 6},
     "qwen": {"kv-heads": 6},
 }

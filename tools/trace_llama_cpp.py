@@ -37,6 +37,12 @@ RENAMED = {
     ("self_attn.out_proj", "MUL_MAT"): "attn_out",
     ("ffn_out", "MUL"): "ffn_norm",
     ("l_out", "MUL_MAT"): "ffn_out",
+    # Norms of heads, where they have the name of what they are of.
+    ("Qcur", "MUL"): "Qcur_normed",
+    ("Kcur", "MUL"): "Kcur_normed",
+    # A slip of one model.
+    ("Vcur", "ROPE"): "Qcur",
+    ("kqv_wo", "MUL_MAT"): "attn_out",
     ("conv.in_proj", "MUL"): "conv.bx",
     ("conv.conv", "MUL"): "conv.y",
 }
@@ -82,8 +88,13 @@ def usual(name: str, op: str, sources: list[str]) -> str:
     """The name that other models have for a value of this name, which is made of values of the names of `sources`."""
     bases = {source.rpartition("-")[0]: source.rpartition("-")[2] for source in sources}
     mixed = bases.keys() & {"attn_out", "conv.out_proj"}
+    if op == "ADD" and "ffn_out" in bases and (UNNAMED.match(name) or name.startswith("ffn_out-")) and len(sources) > 1:
+        # Both branches, or one of them and the stream.
+        return f"{'attn_ffn' if mixed else 'ffn_res'}-{bases['ffn_out']}"
     if op == "ADD" and mixed and UNNAMED.match(name):
-        return f"ffn_inp-{bases[mixed.pop()]}"
+        # A bias is no value; the stream is one.
+        added = "ffn_inp" if len(sources) > 1 else "attn_out"
+        return f"{added}-{bases[mixed.pop()]}"
     base, dash, layer = name.removeprefix(PREFIX).rpartition("-")
     if not dash:
         return RENAMED.get((name, op), name)

@@ -6,6 +6,7 @@ use crate::Cpu;
 use crate::attention::{self, Items};
 use crate::experts::Experts;
 use crate::kernels::elementwise::{Elementwise, Map};
+use crate::kernels::layer_norm::LayerNorm;
 use crate::kernels::mat_mul::{self, MatMul, Product};
 use crate::kernels::mat_mul_f32::{self, MatMulF32, Source};
 use crate::kernels::rms_norm::RmsNorm;
@@ -18,6 +19,7 @@ use crate::pool::{Matrix, Pool, Steps, Workers};
 use crate::simd::{LANES, Level};
 use crate::weights::Weights;
 use graph::ints::Rounding;
+use graph::ops::layer_norm::Affine;
 use graph::ops::ssm_conv::Rows;
 use graph::{
     Act, Attention, Blocks, Cache, Contents, Error, ErrorKind, Graph, Kv, KvType, LoadOptions,
@@ -150,11 +152,12 @@ impl LoadedCpu {
         buffer
     }
 
-    fn get_rows(&mut self, table: WeightId, tokens: &[u32], out: &mut [f32]) {
+    /// Rows of a table, of tokens or of positions.
+    fn get_rows(&mut self, table: WeightId, wanted: &[u32], out: &mut [f32]) {
         let (weight, weights) = (self.graph.weight(table), &self.weights);
         self.pool.rows(out, weight.n_in, |first, rows| {
             for (i, row) in rows.chunks_mut(weight.n_in).enumerate() {
-                weights.decode_row(table, weight, tokens[first + i] as usize, row);
+                weights.decode_row(table, weight, wanted[first + i] as usize, row);
             }
         });
     }
@@ -246,6 +249,17 @@ impl LoadedCpu {
         let w = self.weights.vector(w);
         self.pool.rows(out, cols, |first, out| {
             level.run(RmsNorm { x: &x[first * cols..][..out.len()], w, eps, out });
+        });
+    }
+
+    fn layer_norm(&mut self, norm: &graph::LayerNorm, x: &[f32], cols: usize, out: &mut [f32]) {
+        let (level, weights) = (self.level, &self.weights);
+        let graph::LayerNorm { group, eps, .. } = *norm;
+        let [w, b] = [norm.w, norm.b].map(|id| id.map(|id| weights.vector(id)));
+        let affine = Affine { w, b };
+        self.pool.rows(out, cols, |first, out| {
+            let x = &x[first * cols..][..out.len()];
+            level.run(LayerNorm { x, affine, group, eps, out });
         });
     }
 
@@ -420,6 +434,7 @@ impl LoadedCpu {
         match &node.op {
             Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
+            Op::PositionRows { table } => self.get_rows(*table, &step.positions, out),
             Op::MatMul { w } => {
                 let x = Input { id: node.inputs[0], data: input(0) };
                 self.mat_mul(*w, x, out);
@@ -429,10 +444,12 @@ impl LoadedCpu {
             Op::AddBias { b } => self.add_bias(*b, input(0), out),
             Op::Scale { by } => self.elementwise(Map::Scale(*by), input(0), input(0), cols, out),
             Op::RmsNorm { w, eps } => self.rms_norm(*w, *eps, input(0), cols, out),
+            Op::LayerNorm(norm) => self.layer_norm(norm, input(0), cols, out),
             Op::Rope { .. } => {
                 out.copy_from_slice(input(0));
                 self.rope(&node.op, step, cols, out);
             }
+            Op::Unary(unary) => self.elementwise(Map::Unary(*unary), input(0), input(0), cols, out),
             Op::Glu { act } => self.elementwise(Map::Glu(*act), input(0), input(1), cols, out),
             Op::Route(route) => self.route(*route, node, values, out),
             Op::MatMulId { w } => self.mat_mul_id(*w, node, values, out),

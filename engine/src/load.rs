@@ -276,6 +276,7 @@ impl Plan {
         let (n_batch, n_seqs) = (options.batch_size, options.sequences);
         let mut engine = EngineOptions { n_ctx, n_batch, n_seqs, keep: model::Keep::All };
         let graph = model::graph(spec, file)?;
+        engine.check_positions(&graph)?;
         if options.ctx_size.is_none()
             && let Some(fits) = model::largest_context(&graph, load, &engine, limit)
             && fits < n_ctx

@@ -32,8 +32,8 @@ fn file(arch: &str, key: &str, value: Value) -> File {
         ("attention.sliding_window", 0),
     ];
     keys.extend(counts.map(|(key, n)| (format!("{arch}.{key}"), n.into())));
-    keys.push((format!("{arch}.attention.layer_norm_rms_epsilon"), 1e-5f32.into()));
     let known = model::arch::ARCHS.iter().find(|known| known.name == arch).unwrap();
+    keys.push((format!("{arch}.{}", known.eps_key()), 1e-5f32.into()));
     for (name, value) in known.usual_keys() {
         let name = format!("{arch}.{name}");
         keys.retain(|(own, _)| *own != name);

@@ -57,6 +57,7 @@ files! {
     "mat_mul/vec_int8"
     "mat_mul/vec_split"
     "mat_mul/vec_split_sums"
+    "norm_rope/layer_norm"
     "norm_rope/rms_norm"
     "norm_rope/rope"
     "norm_rope/rope_store"

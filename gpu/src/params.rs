@@ -95,8 +95,9 @@ params! {
     /// `rows/elementwise.wgsl`
     Elementwise { cols: u32, by: f32, }
 
-    /// `rows/get_rows.wgsl`: a piece of the table, rows `first .. first + count` of `n` elements in `blocks` blocks.
-    GetRows { n: u32, blocks: u32, first: u32, count: u32, }
+    /// `rows/get_rows.wgsl`: a piece of the table, rows `first .. first + count` of `n` elements in `blocks` blocks, for
+    /// the numbers that stand in the step's buffer from `wanted_at` on.
+    GetRows { n: u32, blocks: u32, first: u32, count: u32, wanted_at: u32, }
 
     /// `attention/params.wgsl`. `words_k` and `words_v` are the words of a head at one position, `positions_at` and
     /// `tables_at` places in the step's buffer, `heads_each` the heads of a tile, `max_chunks` the chunks of a head that
@@ -137,6 +138,9 @@ params! {
 
     /// `norm_rope/rms_norm.wgsl`: groups of `n` columns; a quantised row has `row_words` words.
     RmsNorm { cols: u32, n: u32, eps: f32, n_f32: f32, row_words: u32, }
+
+    /// `norm_rope/layer_norm.wgsl`: groups of `n` columns; factors of a group begin `by_group` behind those of the one before.
+    LayerNorm { cols: u32, n: u32, eps: f32, n_f32: f32, by_group: u32, }
 
     /// `norm_rope/rope.wgsl`: the first `workgroups` are for the first value, the others the second's, which has `cols2`
     /// columns.

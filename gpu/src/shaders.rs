@@ -80,6 +80,12 @@ pub enum Map {
     Bias,
     /// `a · by`
     Scale,
+    /// `gelu_tanh(a)`
+    Gelu,
+    /// `max(a, 0)²`
+    Relu2,
+    /// The nearest number to `a` from `-by` to `by`
+    Clamp,
     /// `silu(a) · b`
     Silu,
     /// `gelu_tanh(a) · b`
@@ -94,7 +100,7 @@ pub enum Map {
 pub fn elementwise(map: Map) -> Shader {
     let two = match map {
         Map::Add | Map::Mul | Map::Bias | Map::Silu | Map::GeluTanh | Map::SwigluOai => true,
-        Map::Scale | Map::Softcap => false,
+        Map::Scale | Map::Gelu | Map::Relu2 | Map::Clamp | Map::Softcap => false,
     };
     let defines = Defines::new()
         .flag("TWO", two)
@@ -102,6 +108,9 @@ pub fn elementwise(map: Map) -> Shader {
         .flag("MUL", map == Map::Mul)
         .flag("BIAS", map == Map::Bias)
         .flag("SCALE", map == Map::Scale)
+        .flag("GELU", map == Map::Gelu)
+        .flag("RELU2", map == Map::Relu2)
+        .flag("CLAMP", map == Map::Clamp)
         .flag("SILU", map == Map::Silu)
         .flag("GELU_TANH", map == Map::GeluTanh)
         .flag("SWIGLU_OAI", map == Map::SwigluOai)
@@ -134,6 +143,13 @@ pub fn rms_norm(wide: bool, of_sum: bool, quantize: Option<Rounding>) -> Shader 
         writes: 1 + sums + quantizes,
         ..Shader::new::<params::RmsNorm>("norm_rope/rms_norm", 3 + 2 * sums + quantizes, defines)
     }
+}
+
+/// LayerNorm, with factors or without, and with something added behind them.
+pub fn layer_norm(weight: bool, bias: bool) -> Shader {
+    let defines = Defines::new().flag("WEIGHT", weight).flag("BIAS", bias);
+    let buffers = 2 + u32::from(weight) + u32::from(bias);
+    Shader::new::<params::LayerNorm>("norm_rope/layer_norm", buffers, defines)
 }
 
 /// The definitions with which `quantize/blocks_q8.wgsl` or `blocks_q16.wgsl` quantises `tile` elements in a workgroup of 256
@@ -509,7 +525,9 @@ fn literal(x: f32) -> String {
 pub fn all() -> Vec<Shader> {
     let roundings = [Rounding::Q8(Q8Format::Q8x32), Rounding::Q8(Q8Format::Q8x256), Rounding::Q16];
     let maps = [Map::Add, Map::Mul, Map::Bias, Map::Scale, Map::Silu, Map::GeluTanh, Map::Softcap];
-    let mut all: Vec<Shader> = maps.into_iter().map(elementwise).collect();
+    let unary = [Map::Gelu, Map::Relu2, Map::Clamp];
+    let mut all: Vec<Shader> = maps.into_iter().chain(unary).map(elementwise).collect();
+    all.extend([[false; 2], [true, false], [true; 2]].map(|[w, b]| layer_norm(w, b)));
     all.extend([elementwise(Map::SwigluOai), columns(), output_rows(), rope(false), rope(true)]);
     all.extend([attention_merge(false), attention_merge(true), argmax()]);
     all.extend([ssm_conv(), ssm_conv_state()]);

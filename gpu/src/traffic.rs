@@ -58,7 +58,11 @@ impl<'a> Count<'a> {
             seen.push((buffer, offset));
             let of_rows = bytes * rows / dispatch.max_rows as u64;
             if self.weights.contains(&buffer) {
-                let rows_of = if let Op::GetRows { table } = node.op { Some(table) } else { None };
+                let rows_of = if let Op::GetRows { table } | Op::PositionRows { table } = node.op {
+                    Some(table)
+                } else {
+                    None
+                };
                 moved.weights += match (rows_of, &node.op) {
                     (Some(table), _) => rows * self.row_bytes(table),
                     // As if no two rows chose the same experts, as long as there are as many.

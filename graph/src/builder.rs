@@ -2,8 +2,8 @@
 
 use crate::{
     Act, Attention, Cache, CacheGroup, CacheId, Error, ErrorKind, FileId, Graph, GroupId, KvCache,
-    Node, Op, Output, Result, RopePairs, RopeTable, Route, Rows, StateCache, Value, ValueId,
-    ValueKind, Weight, WeightId,
+    LayerNorm, Node, Op, Output, Result, RopePairs, RopeTable, Route, Rows, StateCache, Unary,
+    Value, ValueId, ValueKind, Weight, WeightId,
 };
 use gguf::DType;
 
@@ -132,6 +132,12 @@ impl Builder {
         Ok(self.push(Op::GetRows { table }, &[], name, cols, Rows::Tokens))
     }
 
+    /// Rows of `table` for the positions of the step's tokens: `[tokens, n_embd]`.
+    pub fn position_rows(&mut self, table: WeightId, name: impl Into<String>) -> ValueId {
+        let cols = self.graph.weight(table).n_in;
+        self.push(Op::PositionRows { table }, &[], name, cols, Rows::Tokens)
+    }
+
     /// `x Wᵀ`: `[rows, n_out]`.
     pub fn mat_mul(&mut self, w: WeightId, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
         let (weight, value) = (self.graph.weight(w), self.graph.value(x));
@@ -208,6 +214,36 @@ impl Builder {
             )));
         }
         Ok(self.same(Op::RmsNorm { w, eps }, x, name))
+    }
+
+    /// LayerNorm over groups of columns. Factors and what is added are one for each column of a group, or of a whole row.
+    pub fn layer_norm(
+        &mut self,
+        norm: LayerNorm,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let (name, value) = (name.into(), self.graph.value(x));
+        let cols = value.cols;
+        let fits = |id: &WeightId| [norm.group, cols].contains(&self.graph.weight(*id).elements());
+        let groups = norm.group > 0 && cols.is_multiple_of(norm.group);
+        let lone = norm.w.is_none() && norm.b.is_some();
+        if !groups || lone || !norm.w.iter().chain(&norm.b).all(fits) {
+            let of = |id: Option<WeightId>| id.map(|id| self.graph.weight(id).shape());
+            return Err(shape(format!(
+                "{name}: groups of {} in {cols} columns of {}, factors {:?}, added {:?}",
+                norm.group,
+                value.name,
+                of(norm.w),
+                of(norm.b)
+            )));
+        }
+        Ok(self.same(Op::LayerNorm(norm), x, name))
+    }
+
+    /// A function of each element.
+    pub fn unary(&mut self, unary: Unary, x: ValueId, name: impl Into<String>) -> ValueId {
+        self.same(Op::Unary(unary), x, name)
     }
 
     /// RoPE over heads of `head_dim` columns.

@@ -1,6 +1,7 @@
 //! Test cases that every backend must pass with the reference's bits: small graphs with awkward shapes, random weights
 //! in every format, and ways to cut the same prompts into steps.
 
+mod dense;
 mod experts;
 mod run;
 mod temperature;
@@ -440,6 +441,11 @@ pub fn all() -> Result<Vec<Case>> {
     }
     for n in [2047, 2048, 4608, 5000] {
         cases.push(norms(n)?);
+    }
+    for (n, heads, table) in
+        [(20, 4, DType::F32), (129, 3, DType::F16), (512, 2, DType::Q4_0), (4160, 5, DType::Q8_0)]
+    {
+        cases.push(dense::dense(n, heads, table)?);
     }
     cases.push(likeliest()?);
     cases.push(temperature::case()?);

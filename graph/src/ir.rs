@@ -1,8 +1,8 @@
 //! The graph as plain data: weights, values, caches, nodes. It prints, diffs and snapshots without a device.
 
 use crate::{
-    Blocks, Cache, CacheGroup, CacheId, Error, ErrorKind, GroupId, KvCache, KvType, Node, Op,
-    Result, StateCache, Step, WeightUse,
+    Blocks, Cache, CacheGroup, CacheId, Error, ErrorKind, GroupId, KvCache, KvType, LayerNorm,
+    Node, Op, Result, StateCache, Step, WeightUse,
 };
 use gguf::DType;
 use std::fmt::{self, Write as _};
@@ -51,6 +51,11 @@ impl Weight {
     /// Rows of all matrices.
     pub fn rows(&self) -> usize {
         self.n_out * self.n_mats
+    }
+
+    /// Elements of all rows.
+    pub fn elements(&self) -> usize {
+        self.n_in * self.rows()
     }
 
     /// Bytes in the file. Saturates: a size that does not fit in 64 bits does not fit in memory either.
@@ -311,6 +316,23 @@ impl Graph {
         self.values.last().map_or(0, |value| value.cols)
     }
 
+    /// Positions are below this, where the model has a learned row for each: the fewest rows of such a table.
+    pub fn n_positions(&self) -> Option<(usize, &Weight)> {
+        let table = |node: &Node| {
+            let Op::PositionRows { table } = node.op else { return None };
+            Some((self.weight(table).n_out, self.weight(table)))
+        };
+        self.nodes.iter().filter_map(table).min_by_key(|(n, _)| *n)
+    }
+
+    fn write_layer_norm(&self, line: &mut String, norm: &LayerNorm) -> fmt::Result {
+        let &LayerNorm { group, w, b, eps } = norm;
+        for w in w.into_iter().chain(b) {
+            write!(line, "  {}", self.weight(w).name)?;
+        }
+        write!(line, "  of {group} eps {eps:e}")
+    }
+
     /// `name:OP`, unique in the graph; the key of dumps and comparisons.
     pub fn key(&self, node: &Node) -> String {
         let name = node.output.map_or("kv", |v| self.value(v).name.as_str());
@@ -333,15 +355,20 @@ impl fmt::Display for Graph {
                 write!(line, "{}{}", if i == 0 { " <- " } else { ", " }, maker[input.0])?;
             }
             match &node.op {
-                Op::GetRows { table: w } | Op::MatMul { w } | Op::AddBias { b: w } => {
+                Op::GetRows { table: w }
+                | Op::PositionRows { table: w }
+                | Op::MatMul { w }
+                | Op::AddBias { b: w } => {
                     let w = self.weight(*w);
                     write!(line, "  {} {} [{}, {}]", w.name, w.dtype.name(), w.n_out, w.n_in)?;
                 }
                 Op::RmsNorm { w, eps } => write!(line, "  {} eps {eps:e}", self.weight(*w).name)?,
+                Op::LayerNorm(norm) => self.write_layer_norm(&mut line, norm)?,
                 Op::Rope { table, head_dim, pairs } => {
                     write!(line, "  rope#{table} head {head_dim} {pairs:?}")?
                 }
                 Op::Scale { by } => write!(line, "  by {by}")?,
+                Op::Unary(unary) => write!(line, "  {unary:?}")?,
                 Op::Glu { act } => write!(line, "  {act:?}")?,
                 Op::MatMulId { w } | Op::AddId { b: w } => {
                     let Weight { name, dtype, n_in, n_out, n_mats, .. } = self.weight(*w);

@@ -36,8 +36,8 @@ pub use ir::{
     Weight, WeightForms, WeightId,
 };
 pub use op::{
-    Act, Attention, CacheUse, Description, Mask, Node, Op, OpCache, OpWeight, RopePairs, Route,
-    WeightUse,
+    Act, Attention, CacheUse, Description, LayerNorm, Mask, Node, Op, OpCache, OpWeight, RopePairs,
+    Route, Unary, WeightUse,
 };
 pub use step::{KV_BLOCK, Span, Step};
 pub use stop::Stop;

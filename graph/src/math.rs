@@ -118,6 +118,18 @@ pub fn gelu_tanh(x: f32) -> f32 {
     x / (1.0 + exp(GELU_K * u))
 }
 
+/// `max(x, 0)²`; 0 for NaN, as in ggml.
+pub fn relu_squared(x: f32) -> f32 {
+    let positive = if 0.0 < x { x } else { 0.0 };
+    positive * positive
+}
+
+/// The nearest number from `-limit` to `limit`; NaN stays.
+pub fn clamp(x: f32, limit: f32) -> f32 {
+    let x = if x < -limit { -limit } else { x };
+    if limit < x { limit } else { x }
+}
+
 /// `cap · tanh(x / cap)`, with `tanh y = 1 - 2 / (1 + e^(2y))`.
 pub fn softcap(x: f32, cap: f32) -> f32 {
     cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (x / cap))))
@@ -244,6 +256,17 @@ mod tests {
             assert!((f64::from(softcap(x, 30.0)) - cap64).abs() <= 1e-5, "{x}");
         }
         assert!(gelu_tanh(-1e30).abs() == 0.0 && gelu_tanh(1e30) == 1e30);
+    }
+
+    #[test]
+    fn ends_are_cut_off() {
+        for (x, squared, clamped) in
+            [(-3.0, 0.0, -2.5), (-0.5, 0.0, -0.5), (0.5, 0.25, 0.5), (3.0, 9.0, 2.5)]
+        {
+            assert_eq!((relu_squared(x), clamp(x, 2.5)), (squared, clamped), "{x}");
+        }
+        assert!(relu_squared(f32::NAN) == 0.0 && clamp(f32::NAN, 2.5).is_nan());
+        assert_eq!((relu_squared(f32::NEG_INFINITY), clamp(f32::INFINITY, 2.5)), (0.0, 2.5));
     }
 
     #[test]

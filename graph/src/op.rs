@@ -15,6 +15,20 @@ pub enum Act {
     SwigluOai,
 }
 
+/// What an op of one value computes from each element.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Unary {
+    /// The tanh form of GELU (arXiv 1606.08415).
+    GeluTanh,
+    /// `max(x, 0)²` (arXiv 2109.08668).
+    ReluSquared,
+    /// The nearest number from `-limit` to `limit`.
+    Clamp {
+        /// The largest magnitude.
+        limit: f32,
+    },
+}
+
 /// Which two elements RoPE rotates together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopePairs {
@@ -98,6 +112,19 @@ impl fmt::Display for Attention {
     }
 }
 
+/// A norm that subtracts the mean.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LayerNorm {
+    /// Columns of a group: a whole row, or one head.
+    pub group: usize,
+    /// One factor for each column of a group, or of a row of several groups; `None` for 1.
+    pub w: Option<WeightId>,
+    /// What is added, as many; only where there are factors.
+    pub b: Option<WeightId>,
+    /// Added to the variance.
+    pub eps: f32,
+}
+
 /// What becomes of a router's numbers, row by row: the way from its logits to the weights of the chosen experts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Route {
@@ -135,6 +162,11 @@ pub enum Op {
         /// `[n_vocab, n_embd]`
         table: WeightId,
     },
+    /// Row `position` of the table, in f32: learned positions. No input value.
+    PositionRows {
+        /// `[n_positions, n_embd]`; a step's positions are below `n_positions`.
+        table: WeightId,
+    },
     /// `y = x Wᵀ`.
     MatMul {
         /// `[n_out, n_in]`
@@ -162,6 +194,8 @@ pub enum Op {
         /// Added to the mean.
         eps: f32,
     },
+    /// `(x - mean(x)) / sqrt(variance(x) + eps) · w + b` over each group of columns (arXiv 1607.06450).
+    LayerNorm(LayerNorm),
     /// Rotary position embedding of the first `2 · freqs.len()` elements of each head (arXiv 2104.09864).
     Rope {
         /// Index into [`crate::Graph::rope_tables`].
@@ -171,6 +205,8 @@ pub enum Op {
         /// Pairing.
         pairs: RopePairs,
     },
+    /// A function of each element.
+    Unary(Unary),
     /// `act(gate) · up`; inputs gate, up.
     Glu {
         /// The activation.
@@ -313,14 +349,23 @@ impl Op {
         match self {
             Self::Input => new("INPUT", &["INPUT"]),
             Self::GetRows { table } => new("GET_ROWS", &["GET_ROWS"]).weight(table, Table),
+            Self::PositionRows { table } => new("GET_ROWS", &["GET_ROWS"]).weight(table, Table),
             Self::MatMul { w } => new("MUL_MAT", &["MUL_MAT"]).weight(w, Matrix),
             Self::Add => new("ADD", &["ADD"]),
             Self::Mul => new("MUL", &["MUL"]),
             Self::AddBias { b } => new("ADD", &["ADD"]).weight(b, Vector),
             Self::Scale { .. } => new("SCALE", &["SCALE"]),
             Self::RmsNorm { w, .. } => new("RMS_NORM", &["MUL", "RMS_NORM"]).weight(w, Vector),
+            // What is added and multiplied inside it is an op of its own in ggml.
+            Self::LayerNorm(LayerNorm { w, b, .. }) => {
+                let both = w.iter_mut().chain(b);
+                both.fold(new("NORM", &["ADD", "MUL", "NORM"]), |all, w| all.weight(w, Vector))
+            }
             // A product where a temperature is behind it.
             Self::Rope { .. } => new("ROPE", &["ROPE", "MUL"]),
+            // The square of a ReLU is an op of its own in ggml.
+            Self::Unary(Unary::GeluTanh | Unary::ReluSquared) => new("UNARY", &["UNARY", "SQR"]),
+            Self::Unary(Unary::Clamp { .. }) => new("CLAMP", &["CLAMP"]),
             Self::Glu { .. } => new("GLU", &["GLU", "MUL"]),
             Self::Route(Route::Softmax) => new("SOFT_MAX", &["SOFT_MAX"]),
             // A quotient where llama.cpp makes it of SiLU.

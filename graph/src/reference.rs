@@ -1,10 +1,10 @@
 //! The executable definition: plain loops over the file's own bytes, no SIMD, no threads. Slow and right.
 
-use crate::ops::{attention, elementwise, experts, mat_mul, rms_norm, rope, ssm_conv};
+use crate::ops::{attention, elementwise, experts, layer_norm, mat_mul, rms_norm, rope, ssm_conv};
 use crate::{
     Backend, Blocks, Cache, CacheId, Contents, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType,
-    LoadOptions, Loaded, Node, Op, Result, Route, Span, StateCache, Step, Stop, Tap, ValueId,
-    WeightId, math,
+    LayerNorm, LoadOptions, Loaded, Node, Op, Result, Route, Span, StateCache, Step, Stop, Tap,
+    ValueId, WeightId, math,
 };
 use std::sync::Arc;
 
@@ -110,10 +110,11 @@ impl LoadedReference {
         out
     }
 
-    fn get_rows(&self, table: WeightId, tokens: &[u32], out: &mut [f32]) {
+    /// Rows of a table, of tokens or of positions.
+    fn get_rows(&self, table: WeightId, rows: &[u32], out: &mut [f32]) {
         let weight = self.graph.weight(table);
         let row_bytes = weight.dtype.row_bytes(weight.n_in);
-        for (&id, out) in tokens.iter().zip(out.chunks_mut(weight.n_in)) {
+        for (&id, out) in rows.iter().zip(out.chunks_mut(weight.n_in)) {
             weight
                 .dtype
                 .dequantize(&self.weights[table.0][id as usize * row_bytes..][..row_bytes], out);
@@ -168,6 +169,12 @@ impl LoadedReference {
         }
     }
 
+    fn layer_norm(&self, norm: &LayerNorm, x: &[f32], out: &mut [f32]) {
+        let [w, b] = [norm.w, norm.b].map(|id| id.map(|id| self.vector(id)));
+        let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
+        layer_norm::layer_norm(x, affine, norm.group, norm.eps, out);
+    }
+
     fn cols(&self, v: ValueId) -> usize {
         self.graph.value(v).cols
     }
@@ -219,6 +226,7 @@ impl LoadedReference {
         match &node.op {
             Op::Input => out.copy_from_slice(&step.inputs),
             Op::GetRows { table } => self.get_rows(*table, &step.tokens, out),
+            Op::PositionRows { table } => self.get_rows(*table, &step.positions, out),
             Op::MatMul { w } => {
                 let (weight, bytes) = (self.graph.weight(*w), &self.weights[w.0]);
                 mat_mul::mat_mul(self.options.arithmetic, weight, bytes, input(0), out);
@@ -233,6 +241,7 @@ impl LoadedReference {
             }
             Op::Scale { by } => elementwise::scale(input(0), *by, out),
             Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &self.vector(*w), *eps, out),
+            Op::LayerNorm(norm) => self.layer_norm(norm, input(0), out),
             Op::Rope { table, head_dim, pairs } => {
                 out.copy_from_slice(input(0));
                 let table = &self.graph.rope_tables[*table];
@@ -242,6 +251,7 @@ impl LoadedReference {
                     rope::rope(row, *head_dim, *pairs, &angles);
                 }
             }
+            Op::Unary(unary) => elementwise::unary(*unary, input(0), out),
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),
             Op::Route(route) => self.route(*route, node, values, out),
             Op::MatMulId { w } => self.mat_mul_id(*w, node, values, out),

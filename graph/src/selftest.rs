@@ -3,8 +3,8 @@
 
 use crate::cases::{self, Case, CaseBuilder};
 use crate::{
-    Act, Attention, Graph, KvCache, KvHeads, Mask, Node, Op, Result, RopePairs, RopeTable, Route,
-    ValueId, Weight,
+    Act, Attention, Graph, KvCache, KvHeads, LayerNorm, Mask, Node, Op, Result, RopePairs,
+    RopeTable, Route, Unary, ValueId, Weight, WeightId,
 };
 use gguf::DType;
 use std::collections::HashSet;
@@ -46,6 +46,7 @@ fn kinds(graph: &Graph) -> impl Iterator<Item = (String, Build)> {
 /// What a case is made of.
 enum Build {
     Rows(DType, usize),
+    PositionRows(DType, usize),
     /// A product by the formats of all that take the same activations, by itself or behind a gated activation.
     Products(Vec<DType>, usize, Option<Act>),
     /// A product with very many rows of weights.
@@ -57,6 +58,13 @@ enum Build {
         eps: f32,
         of_sum: bool,
         product: Option<DType>,
+    },
+    /// A norm that subtracts the mean, and the elements of its factors and of what it adds.
+    LayerNorm {
+        cols: usize,
+        norm: LayerNorm,
+        w: Option<usize>,
+        b: Option<usize>,
     },
     Rope(Rotation),
     /// Attention, the rotary embedding of its queries and keys, and the format of the product behind it.
@@ -105,6 +113,7 @@ enum Map {
     Scale { by: f32 },
     Softcap { cap: f32 },
     Columns { start: usize },
+    Unary(Unary),
     Glu { act: Act },
 }
 
@@ -119,6 +128,10 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             let dtype = graph.weight(*table).dtype;
             (format!("{kind} {dtype} {cols}"), Build::Rows(dtype, cols))
         }
+        Op::PositionRows { table } => {
+            let dtype = graph.weight(*table).dtype;
+            (format!("{kind} of positions {dtype} {cols}"), Build::PositionRows(dtype, cols))
+        }
         Op::MatMul { .. } => return products(graph, i, node),
         Op::Route(_)
         | Op::MatMulId { .. }
@@ -126,6 +139,13 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         | Op::Weighted
         | Op::SumSlots { .. } => return experts(graph, node),
         Op::RmsNorm { w, eps } => norm(graph, i, *eps, graph.weight(*w).n_in),
+        Op::LayerNorm(norm) => {
+            let elements = |id: WeightId| graph.weight(id).elements();
+            let [w, b] = [norm.w, norm.b].map(|id| id.map(elements));
+            let LayerNorm { group, eps, .. } = *norm;
+            let name = format!("{kind} {cols} by {group}, eps {eps:e}, {w:?} factors, {b:?} added");
+            (name, Build::LayerNorm { cols, norm: *norm, w, b })
+        }
         Op::Rope { table, head_dim, pairs } => {
             if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
                 return None;
@@ -155,6 +175,9 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         }
         &Op::Scale { by } => {
             (format!("{kind} {cols} by {by}"), Build::Map(Map::Scale { by }, cols))
+        }
+        &Op::Unary(unary) => {
+            (format!("{kind} {unary:?} {cols}"), Build::Map(Map::Unary(unary), cols))
         }
         &Op::Glu { act } => (format!("{kind} {act:?} {cols}"), Build::Map(Map::Glu { act }, cols)),
         &Op::Columns { start } => {
@@ -312,6 +335,16 @@ impl Build {
                 let table = c.weight(dtype, cols, N_VOCAB, 1.0);
                 c.builder.get_rows(table, "embd")?
             }
+            Self::PositionRows(dtype, cols) => {
+                let table = c.weight(dtype, cols, PROMPTS[0], 1.0);
+                c.builder.position_rows(table, "pos_embd")
+            }
+            Self::LayerNorm { cols, norm, w, b } => {
+                let x = input(c, cols, "x")?;
+                let mut vector = |n: Option<usize>| n.map(|n| c.weight(DType::F32, n, 1, 1.0));
+                let norm = LayerNorm { w: vector(w), b: vector(b), ..norm };
+                c.builder.layer_norm(norm, x, "norm")?
+            }
             Self::Products(dtypes, n_in, glu) => {
                 let mut x = input(c, n_in, "x")?;
                 if let Some(act) = glu {
@@ -453,6 +486,7 @@ fn map(
         Map::Columns { start } => {
             c.builder.columns(start, (cols - start).min(cols.div_ceil(2)), x, "out")
         }
+        Map::Unary(unary) => Ok(c.builder.unary(unary, x, "out")),
         Map::Glu { act } => {
             let up = input(c, cols, "up")?;
             c.builder.glu(act, x, up, "out")

@@ -138,6 +138,7 @@ impl Step {
                 ));
             }
         }
+        self.check_positions(graph)?;
         for i in 0..n {
             self.check_blocks(i, graph, blocks)?;
         }
@@ -161,6 +162,15 @@ impl Step {
             return fail(format!("step: outputs must ascend below {n}"));
         }
         Ok(())
+    }
+
+    /// A model with learned positions has no row for those behind its table.
+    fn check_positions(&self, graph: &Graph) -> Result<()> {
+        let Some((n, table)) = graph.n_positions() else { return Ok(()) };
+        let Some(i) = self.positions.iter().position(|&p| p as usize >= n) else { return Ok(()) };
+        let (p, name) = (self.positions[i], &table.name);
+        let what = format!("step: token {i}: position {p}, {name} has rows for 0..{n}");
+        Err(Error::new(ErrorKind::Step, what))
     }
 
     /// Token `i` must have a block for its own position and for all that it sees, in every group.

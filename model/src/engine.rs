@@ -58,6 +58,23 @@ impl EngineOptions {
         Blocks::Groups(graph.groups.iter().map(of).collect())
     }
 
+    /// A context that a model has no positions for is refused.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BadRequest`] with the size, and the tensor that says how many there are.
+    pub fn check_positions(&self, graph: &graph::Graph) -> Result<()> {
+        match graph.n_positions() {
+            Some((most, table)) if self.n_ctx > most => {
+                let (n, name) = (self.n_ctx, &table.name);
+                let what = format!(
+                    "context of {n} positions: the model has learned {most} ({name}), allowed 1..={most}"
+                );
+                Err(Error::new(ErrorKind::BadRequest, what))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     fn check(&self) -> Result<()> {
         for (name, n) in [("n_ctx", self.n_ctx), ("n_batch", self.n_batch), ("n_seqs", self.n_seqs)]
         {
@@ -131,6 +148,7 @@ impl Engine {
     /// Allocates the cache.
     pub fn new(loaded: Box<dyn Loaded>, options: EngineOptions) -> Result<Self> {
         options.check()?;
+        options.check_positions(loaded.graph())?;
         if loaded.graph().output == Output::Embedding {
             let what = "embedding model: gives a vector for a text, and no logits to go on with";
             return Err(Error::new(ErrorKind::Unsupported, what));

@@ -32,7 +32,8 @@ pub use recommended::Recommended;
 pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerKind, SamplerParams};
 pub use spec::{
-    Attention, Bias, ExpertGroups, Experts, FeedForward, FfnNorm, GateUp, Gated, Gating, Layer,
-    Mixer, Norms, OutputNorm, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
+    Attention, Bias, EmbdNorm, ExpertGroups, Experts, FeedForward, FfnNorm, FirstSum, GateUp,
+    Gated, Gating, Layer, Mixer, NormKind, Norms, OutputNorm, Parallel, ParallelNorms, Plain,
+    Positions, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
 };
 pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

@@ -67,6 +67,10 @@ pub(crate) struct Usual {
     pub(crate) text_sections: bool,
     /// The rotary embedding is stretched by YaRN.
     pub(crate) yarn: bool,
+    /// Half of each head is rotated, and not all of it.
+    pub(crate) half_rotary: bool,
+    /// The key of the norms' epsilon.
+    pub(crate) eps_key: &'static str,
     /// Keys beside the dimensions, without the architecture's prefix.
     pub(crate) keys: &'static [(&'static str, Value)],
 }
@@ -80,8 +84,13 @@ impl Usual {
         attention_every: 1,
         text_sections: false,
         yarn: false,
+        half_rotary: false,
+        eps_key: crate::arch::RMS_EPS,
         keys: &[],
     };
     /// The embedding is the output projection.
     pub(crate) const TIED: Self = Self { tied: true, ..Self::PLAIN };
+    /// LayerNorm with biases.
+    pub(crate) const LAYER_NORM: Self =
+        Self { biases: &[Bias::Norm], eps_key: crate::arch::LAYER_EPS, ..Self::PLAIN };
 }

@@ -1,7 +1,7 @@
 //! `Spec`: everything that the decoder builder needs to know of a model, as plain data.
 
 use crate::Rope;
-use graph::Act;
+use graph::{Act, Unary};
 
 /// Most ids that a vocabulary may have.
 pub(crate) const MAX_VOCAB: usize = 1 << 22;
@@ -17,8 +17,14 @@ pub struct Spec {
     pub n_ctx_train: usize,
     /// Width of the residual stream.
     pub n_embd: usize,
-    /// Added to the mean square in every norm.
+    /// What every norm computes.
+    pub norm: NormKind,
+    /// Added to the mean square, or to the variance, in every norm.
     pub eps: f32,
+    /// Whether the file has a norm of the embeddings.
+    pub embd_norm: EmbdNorm,
+    /// What tells the model where a token stands, besides its attention.
+    pub positions: Positions,
     /// One for each block.
     pub layers: Vec<Layer>,
     /// The rotary embeddings that the layers use.
@@ -41,6 +47,35 @@ pub struct Spec {
     pub n_foretelling: usize,
     /// What is odd about the metadata but no reason to refuse it, a line each.
     pub warnings: Vec<String>,
+}
+
+/// What a norm computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMS norm with factors (arXiv 1910.07467).
+    Rms,
+    /// LayerNorm with factors (arXiv 1607.06450), which are followed by a bias where the file has it ([`Bias::Norm`]).
+    Layer,
+    /// LayerNorm without factors: a file has no tensors of it.
+    LayerPlain,
+}
+
+/// Whether the embeddings are normed before the first layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmbdNorm {
+    /// They are not.
+    None,
+    /// `token_embd_norm`
+    TokenEmbd,
+}
+
+/// What tells a model where a token stands, besides rotary embeddings and biases of attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// Nothing.
+    None,
+    /// A learned row for each position of the context is added to the embedding: `position_embd`.
+    Learned,
 }
 
 /// What a file calls the norm before the output projection.
@@ -81,6 +116,39 @@ pub enum Norms {
     BeforeAndAfter,
     /// None before a branch, an RMS norm on what it adds.
     After,
+    /// Both branches read the stream as it was before the layer.
+    Parallel(Parallel),
+}
+
+/// A layer whose branches do not wait for one another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parallel {
+    /// The norms before them.
+    pub norms: ParallelNorms,
+    /// In which order stream and branches are added.
+    pub first: FirstSum,
+}
+
+/// The norms before two branches that both read the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParallelNorms {
+    /// `attn_norm` is for both.
+    One,
+    /// `attn_norm` is the mixer's, `ffn_norm` the feed-forward's.
+    Two,
+    /// `attn_norm` is the feed-forward's, `attn_norm_2` the mixer's.
+    Second,
+}
+
+/// Which two of stream and branches are added first; the third comes on top.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstSum {
+    /// Both branches.
+    Branches,
+    /// The stream and the feed-forward.
+    FeedForward,
+    /// The stream and the mixer.
+    Mixer,
 }
 
 /// What mixes the tokens of a sequence.
@@ -111,6 +179,8 @@ pub struct Attention {
     pub head_dim_k: usize,
     /// Elements of a value head.
     pub head_dim_v: usize,
+    /// Queries, keys and values are cut off at this magnitude.
+    pub qkv_clamp: Option<f32>,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
     /// Index into [`Spec::ropes`]; `None` where queries and keys do not know their position (arXiv 2305.19466).
@@ -135,8 +205,19 @@ pub struct Attention {
 pub enum FeedForward {
     /// `down(act(gate(x)) · up(x))`
     Gated(Gated),
+    /// `down(act(up(x)))`
+    Plain(Plain),
     /// Some of many gated feed-forwards.
     Experts(Experts),
+}
+
+/// A feed-forward without a gate (arXiv 1706.03762, section 3.3).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Plain {
+    /// Width between the projections.
+    pub n_ff: usize,
+    /// The activation.
+    pub act: Unary,
 }
 
 /// A feed-forward of experts (arXiv 1701.06538): a router chooses a few for each token, whose results are added by its
@@ -214,8 +295,10 @@ pub enum QkNorm {
     PerHead,
     /// The same behind the rotary embedding.
     PerTurnedHead,
-    /// RMS norm of all heads together before the rotary embedding.
+    /// The norm of all heads together before the rotary embedding.
     PerRow,
+    /// The norm of each head before the rotary embedding, each head with factors of its own.
+    EachHead,
 }
 
 /// How the gate and up projections are stored.
@@ -245,6 +328,8 @@ pub enum Bias {
     AttnOut,
     /// `ffn_gate.bias`, `ffn_up.bias`, `ffn_down.bias`.
     Ffn,
+    /// `attn_norm.bias`, `ffn_norm.bias`, `output_norm.bias`: all norms but those of queries and keys.
+    Norm,
     /// `ffn_gate_inp.bias`.
     Router,
     /// `exp_probs_b.bias`: added to the router's numbers to choose by, and no part of the weights.
@@ -285,8 +370,32 @@ impl Spec {
             FeedForward::Gated(gated) => {
                 Layer { feed_forward: FeedForward::Gated(change(gated)), ..layer }
             }
-            FeedForward::Experts(_) => layer,
+            FeedForward::Plain(_) | FeedForward::Experts(_) => layer,
         })
+    }
+
+    /// The same with a feed-forward without a gate, of the same width, in place of every gated one.
+    #[must_use]
+    pub(crate) fn without_gates(self, act: Unary) -> Self {
+        self.map_layers(|_, layer| match layer.feed_forward {
+            FeedForward::Gated(Gated { n_ff, .. }) => {
+                Layer { feed_forward: FeedForward::Plain(Plain { n_ff, act }), ..layer }
+            }
+            FeedForward::Plain(_) | FeedForward::Experts(_) => layer,
+        })
+    }
+
+    /// The same without rotary embeddings.
+    #[must_use]
+    pub(crate) fn without_rope(self) -> Self {
+        self.map_attention(|_, attention| Attention { rope: None, ..attention })
+    }
+
+    /// The same with both branches of every layer reading the stream.
+    #[must_use]
+    pub(crate) fn in_parallel(self, norms: ParallelNorms, first: FirstSum) -> Self {
+        let norms = Norms::Parallel(Parallel { norms, first });
+        self.map_layers(|_, layer| Layer { norms, ..layer })
     }
 
     /// The same with every layer changed; `change` also gets the number of the layer.

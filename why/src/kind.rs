@@ -2,6 +2,7 @@
 //! with that fault, from the same inputs and weights; if that is the value that was found, the hypothesis is the kind.
 //! Where none fits, the places of the wrong elements say at least where to look.
 
+mod dense;
 mod stored;
 
 use crate::exact::Cache;
@@ -27,7 +28,7 @@ pub enum Kind {
     Shifted(i32),
     /// RoPE pairs neighbours where halves are meant, or the other way round.
     PairOrder,
-    /// RoPE rotates by the angle of another position: the right one plus this.
+    /// RoPE rotates by the angle of another position, or a learned position is another: the right one plus this.
     Position(i32),
     /// RoPE rotates nothing: it is left out, or always takes position 0.
     NoRotation,
@@ -49,6 +50,10 @@ pub enum Kind {
     MissingWeight,
     /// The mean is subtracted first, as LayerNorm does; RMSNorm does not.
     LayerNorm,
+    /// The mean is not subtracted, as in an RMS norm; LayerNorm subtracts it.
+    RmsNorm,
+    /// A LayerNorm's bias is left out.
+    MissingBias,
     /// The norm adds this epsilon, not the model's.
     Epsilon(f64),
     /// The sum is one of its two summands: the other is left out.
@@ -111,7 +116,7 @@ impl std::fmt::Display for Kind {
             Self::WeightTransposed => write!(f, "weight read transposed"),
             Self::Shifted(by) => write!(f, "rows shifted by {by} positions"),
             Self::PairOrder => write!(f, "RoPE pair order (NORM and NEOX swapped)"),
-            Self::Position(by) => write!(f, "RoPE position off by {by}"),
+            Self::Position(by) => write!(f, "position off by {by}"),
             Self::NoRotation => write!(f, "no rotation: position 0, or RoPE left out"),
             Self::RopeBase(base) => write!(f, "RoPE base {base}"),
             Self::HeadMapping => write!(f, "query heads mapped to wrong key heads"),
@@ -122,6 +127,8 @@ impl std::fmt::Display for Kind {
             Self::StaleCache => write!(f, "stale cache slot"),
             Self::MissingWeight => write!(f, "norm weight left out"),
             Self::LayerNorm => write!(f, "LayerNorm in place of RMS norm"),
+            Self::RmsNorm => write!(f, "RMS norm in place of LayerNorm"),
+            Self::MissingBias => write!(f, "norm bias left out"),
             Self::Epsilon(eps) => write!(f, "epsilon {eps:e}"),
             Self::MissingAdd => write!(f, "a summand left out"),
             Self::MissingFactor => write!(f, "a factor left out"),
@@ -236,6 +243,7 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
     };
     match &scene.node.op {
         Op::RmsNorm { w, eps } => norm(scene, *w, *eps, &mut hear),
+        Op::LayerNorm(norm) => dense::normed(scene, norm, &mut hear),
         Op::Rope { .. } => rotated(scene, &mut hear),
         Op::Add | Op::AddBias { .. } => left_out(scene, &Kind::MissingAdd, &mut hear),
         Op::Mul => left_out(scene, &Kind::MissingFactor, &mut hear),
@@ -244,6 +252,8 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
         Op::MatMul { w } => product(scene, *w, &mut hear),
         Op::Attention(a) => stored::attended(scene, a, &mut hear),
         Op::GetRows { table } => embedded(scene, *table, &mut hear),
+        Op::PositionRows { table } => dense::positioned(scene, *table, &mut hear),
+        Op::Unary(unary) => dense::applied(scene, *unary, &mut hear),
         Op::Input
         | Op::Scale { .. }
         | Op::Route(_)

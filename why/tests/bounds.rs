@@ -6,7 +6,7 @@
 use gguf::DType;
 use graph::cases::{self, Case};
 use graph::reference::Reference;
-use graph::{Act, Backend, KvType, LoadOptions, Op, Step};
+use graph::{Act, Backend, KvType, LoadOptions, Op, Step, Unary};
 use std::sync::Arc;
 use why::{Here, Measured, Side, Subject, Tolerance, Values, capture, judge};
 
@@ -58,10 +58,14 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
         // An activation at a tie may fall to either side.
         Op::MatMul { .. } | Op::MatMulId { .. } => 0.03,
         Op::Attention(_) if kv == KvType::F16 => 0.1,
-        Op::Glu { act: Act::GeluTanh } => 0.01,
+        // The mean of thousands, in whatever order they are added.
+        Op::LayerNorm(_) => 4e-3,
+        Op::Glu { act: Act::GeluTanh } | Op::Unary(Unary::GeluTanh) => 0.01,
         Op::Attention(_)
         | Op::Input
         | Op::GetRows { .. }
+        | Op::PositionRows { .. }
+        | Op::Unary(_)
         | Op::Add
         | Op::Mul
         | Op::SsmConv { .. }

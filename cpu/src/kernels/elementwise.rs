@@ -2,8 +2,8 @@
 
 use super::{lanes, lanes_mut};
 use crate::simd::{Isa, Kernel, LANES, exp};
-use graph::Act;
 use graph::math::{GELU_C, GELU_K, OAI_K, OAI_LIMIT};
+use graph::{Act, Unary};
 
 /// What is done to each element.
 #[derive(Clone, Copy)]
@@ -14,6 +14,8 @@ pub(crate) enum Map {
     Mul,
     /// `a · by`; `b` is not read.
     Scale(f32),
+    /// A function of `a`; `b` is not read.
+    Unary(Unary),
     /// `act(a) · b`
     Glu(Act),
     /// `cap · tanh(a / cap)`; `b` is not read.
@@ -53,22 +55,36 @@ impl Kernel for Elementwise<'_> {
 /// One vector of it.
 #[inline(always)]
 pub(super) fn apply<I: Isa>(isa: I, map: Map, a: I::F, b: I::F) -> I::F {
-    let one = isa.f_splat(1.0);
     match map {
         Map::Add => isa.f_add(a, b),
         Map::Mul => isa.f_mul(a, b),
         Map::Scale(by) => isa.f_mul(a, isa.f_splat(by)),
+        Map::Unary(Unary::GeluTanh) => gelu_tanh(isa, a),
+        Map::Unary(Unary::ReluSquared) => {
+            let positive = isa.f_lt(isa.f_splat(0.0), a, a, isa.f_splat(0.0));
+            isa.f_mul(positive, positive)
+        }
+        Map::Unary(Unary::Clamp { limit }) => {
+            let (low, high) = (isa.f_splat(-limit), isa.f_splat(limit));
+            let a = isa.f_lt(a, low, low, a);
+            isa.f_lt(high, a, high, a)
+        }
         Map::Glu(Act::Silu) => {
             let minus = isa.f_mul(a, isa.f_splat(-1.0));
-            isa.f_mul(isa.f_div(a, isa.f_add(one, exp(isa, minus))), b)
+            isa.f_mul(isa.f_div(a, isa.f_add(isa.f_splat(1.0), exp(isa, minus))), b)
         }
-        Map::Glu(Act::GeluTanh) => {
-            let u = isa.f_fma(isa.f_mul(isa.f_splat(GELU_C), isa.f_mul(a, a)), a, a);
-            isa.f_mul(isa.f_div(a, isa.f_add(one, exp(isa, isa.f_mul(isa.f_splat(GELU_K), u)))), b)
-        }
+        Map::Glu(Act::GeluTanh) => isa.f_mul(gelu_tanh(isa, a), b),
         Map::Glu(Act::SwigluOai) => swiglu_oai(isa, a, b),
         Map::Softcap(cap) => softcap(isa, a, cap),
     }
+}
+
+/// `graph::math::gelu_tanh`.
+#[inline(always)]
+fn gelu_tanh<I: Isa>(isa: I, x: I::F) -> I::F {
+    let u = isa.f_fma(isa.f_mul(isa.f_splat(GELU_C), isa.f_mul(x, x)), x, x);
+    let e = exp(isa, isa.f_mul(isa.f_splat(GELU_K), u));
+    isa.f_div(x, isa.f_add(isa.f_splat(1.0), e))
 }
 
 /// `graph::math::swiglu_oai`.

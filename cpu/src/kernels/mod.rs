@@ -2,6 +2,7 @@
 
 pub(crate) mod attention;
 pub(crate) mod elementwise;
+pub(crate) mod layer_norm;
 pub(crate) mod mat_mul;
 pub(crate) mod mat_mul_f32;
 pub(crate) mod quantize_q16;

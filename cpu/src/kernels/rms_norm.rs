@@ -22,7 +22,8 @@ impl Kernel for RmsNorm<'_> {
     fn run<I: Isa>(self, isa: I) {
         let n = self.w.len();
         for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
-            let scale = 1.0 / (sum_of_squares(isa, x) / n as f32 + self.eps).sqrt();
+            let squares = strided(isa, x, |sum, x| isa.f_fma(x, x, sum), |sum, x| fma(x, x, sum));
+            let scale = 1.0 / (squares / n as f32 + self.eps).sqrt();
             let scales = isa.f_splat(scale);
             let whole = n / LANES * LANES;
             for i in (0..whole).step_by(LANES) {
@@ -39,14 +40,19 @@ impl Kernel for RmsNorm<'_> {
     }
 }
 
+/// The contract's strided sum of a group, `graph::math::sum_strided`: one step of 16 sums, and the same of one.
 #[inline(always)]
-fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
+pub(super) fn strided<I: Isa>(
+    isa: I,
+    x: &[f32],
+    step: impl Fn(I::F, I::F) -> I::F,
+    step_of_one: impl Fn(f32, f32) -> f32,
+) -> f32 {
     let mut sums = [isa.f_splat(0.0); SUMS];
     let whole = x.len() / SUM_LANES * SUM_LANES;
     for block in x[..whole].chunks_exact(SUM_LANES) {
         for v in 0..SUMS {
-            let x = isa.f_load(lanes(block, v * LANES));
-            sums[v] = isa.f_fma(x, x, sums[v]);
+            sums[v] = step(sums[v], isa.f_load(lanes(block, v * LANES)));
         }
     }
     let mut partial = [0.0f32; SUM_LANES];
@@ -54,7 +60,7 @@ fn sum_of_squares<I: Isa>(isa: I, x: &[f32]) -> f32 {
         isa.f_store(sums[v], lanes_mut(&mut partial, v * LANES));
     }
     for (sum, x) in partial.iter_mut().zip(&x[whole..]) {
-        *sum = fma(*x, *x, *sum);
+        *sum = step_of_one(*sum, *x);
     }
     tree(isa, &partial)
 }

@@ -15,7 +15,9 @@ use crate::model::Model;
 use crate::params::{self, Field, Params};
 use crate::shaders::{self, Map, Shader, Slots};
 use graph::ints::Rounding;
-use graph::{Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, ValueId, WeightId};
+use graph::{
+    Act, CacheId, Error, ErrorKind, Graph, Node, Op, Result, Rows, Unary, ValueId, WeightId,
+};
 
 /// A buffer as a kernel sees it.
 #[derive(Clone, Copy)]
@@ -155,14 +157,22 @@ impl<'a> Planner<'a> {
         match &node.op {
             // Written by the host before the first dispatch.
             Op::Input => Ok(Vec::new()),
-            Op::GetRows { table } => self.get_rows(*table, output_of(node)),
+            Op::GetRows { table } => self.get_rows(*table, 0, output_of(node)),
+            Op::PositionRows { table } => {
+                let positions_at = self.buffers.capacity.step_layout().positions;
+                self.get_rows(*table, positions_at as u32, output_of(node))
+            }
             Op::MatMul { .. } => self.mat_mul(at),
             Op::Add => self.map(node, Map::Add, 0.0, second()),
             Op::Mul => self.map(node, Map::Mul, 0.0, second()),
             Op::AddBias { b } => self.map(node, Map::Bias, 0.0, Some(self.vector(*b)?)),
             Op::Scale { by } => self.map(node, Map::Scale, *by, None),
             Op::RmsNorm { .. } => self.norm(std::slice::from_ref(node), None),
+            Op::LayerNorm(norm) => self.layer_norm(node, norm),
             Op::Rope { .. } => self.rope(std::slice::from_ref(node)),
+            Op::Unary(Unary::GeluTanh) => self.map(node, Map::Gelu, 0.0, None),
+            Op::Unary(Unary::ReluSquared) => self.map(node, Map::Relu2, 0.0, None),
+            Op::Unary(Unary::Clamp { limit }) => self.map(node, Map::Clamp, *limit, None),
             Op::Glu { act: Act::Silu } => self.map(node, Map::Silu, 0.0, second()),
             Op::Glu { act: Act::GeluTanh } => self.map(node, Map::GeluTanh, 0.0, second()),
             Op::Glu { act: Act::SwigluOai } => self.map(node, Map::SwigluOai, 0.0, second()),
@@ -265,7 +275,8 @@ impl<'a> Planner<'a> {
         self.dispatches(&kernel.each_row(value.cols.div_ceil(256)))
     }
 
-    fn get_rows(&self, table: WeightId, out: ValueId) -> Result<Vec<Dispatch>> {
+    /// The rows of a table whose numbers stand in the step's buffer from `wanted_at` on.
+    fn get_rows(&self, table: WeightId, wanted_at: u32, out: ValueId) -> Result<Vec<Dispatch>> {
         let weight = self.graph.weight(table);
         let blocks = Layout::of(weight.dtype).blocks(weight.n_in) as u32;
         let mut all = Vec::new();
@@ -275,6 +286,7 @@ impl<'a> Planner<'a> {
                 blocks,
                 first: piece.first as u32,
                 count: piece.count as u32,
+                wanted_at,
             };
             let rows = Bound::Whole { buffer: &piece.buffer, bytes: piece.bytes };
             let bound = vec![rows, self.step(), self.value(out)];

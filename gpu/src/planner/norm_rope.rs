@@ -6,7 +6,7 @@ use crate::kv::head_words;
 use crate::layout::quantized_words;
 use crate::params;
 use crate::shaders;
-use graph::{CacheId, Node, Op, Result, RopePairs, Rows, ValueId};
+use graph::{CacheId, LayerNorm, Node, Op, Result, RopePairs, Rows, ValueId};
 
 /// Words of a layer's cache and places in the step's buffer, as the kernels that store ask for them.
 pub(super) struct CacheParams {
@@ -67,6 +67,30 @@ impl<'a> Planner<'a> {
             all.extend(self.mat_mul(product)?);
         }
         Ok(all)
+    }
+
+    /// A norm that subtracts the mean.
+    pub(super) fn layer_norm(&self, node: &Node, norm: &LayerNorm) -> Result<Vec<Dispatch>> {
+        let &LayerNorm { group, w, b, eps } = norm;
+        let (x, out) = (node.inputs[0], output_of(node));
+        let value = self.graph.value(out);
+        // Factors are those of a group's columns, or of a whole row's.
+        let whole = w.is_some_and(|w| self.graph.weight(w).elements() > group);
+        let params = params::LayerNorm {
+            cols: value.cols as u32,
+            n: group as u32,
+            eps,
+            n_f32: group as f32,
+            by_group: if whole { group as u32 } else { 0 },
+        };
+        let mut bound = vec![self.value(x)];
+        for id in w.into_iter().chain(b) {
+            bound.push(self.vector(id)?);
+        }
+        bound.push(self.value(out));
+        let shader = shaders::layer_norm(w.is_some(), b.is_some());
+        let kernel = Kernel::new(shader, bound, &params, value.rows);
+        self.dispatches(&kernel.each_row(value.cols / group))
     }
 
     /// RoPE of one value, or of two by the same angles.

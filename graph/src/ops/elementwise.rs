@@ -1,6 +1,6 @@
 //! Ops that compute each element by itself. Fast versions: `cpu/src/kernels/elementwise.rs`.
 
-use crate::{Act, math};
+use crate::{Act, Unary, math};
 
 /// `a + b`.
 pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) {
@@ -20,6 +20,17 @@ pub fn mul(a: &[f32], b: &[f32], out: &mut [f32]) {
 pub fn scale(x: &[f32], by: f32, out: &mut [f32]) {
     for i in 0..out.len() {
         out[i] = x[i] * by;
+    }
+}
+
+/// A function of each element.
+pub fn unary(unary: Unary, x: &[f32], out: &mut [f32]) {
+    for i in 0..out.len() {
+        out[i] = match unary {
+            Unary::GeluTanh => math::gelu_tanh(x[i]),
+            Unary::ReluSquared => math::relu_squared(x[i]),
+            Unary::Clamp { limit } => math::clamp(x[i], limit),
+        };
     }
 }
 

@@ -10,8 +10,9 @@ use crate::shape::{Numbers, Preset, Shape};
 use crate::spec::MAX_VOCAB;
 use crate::tensors::{ROPE_FREQS, ROPE_LONG, ROPE_SHORT, rope_factors};
 use crate::{
-    Attention, Bias, Error, ErrorKind, FeedForward, FfnNorm, GateUp, Gated, Layer, Mixer, Norms,
-    OutputNorm, QkNorm, QueryScale, Result, Rope, RopeFactors, RopeScaling, Spec,
+    Attention, Bias, EmbdNorm, Error, ErrorKind, FeedForward, FfnNorm, GateUp, Gated, Layer, Mixer,
+    NormKind, Norms, OutputNorm, Positions, QkNorm, QueryScale, Result, Rope, RopeFactors,
+    RopeScaling, Spec,
 };
 use gguf::{Array, Value};
 use graph::{Act, RopePairs};
@@ -161,20 +162,33 @@ pub(super) fn with_experts(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> 
 pub(super) fn with_experts_and_foretellers(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
     let n_all = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n = meta.opt_count("nextn_predict_layers", 0..=n_all - 1)?.unwrap_or(0);
-    let mut spec = of_all_layers(meta, defaults, 1)?;
+    let mut spec = of_all_layers(meta, defaults, 1, NormKind::Rms)?;
     spec.layers.truncate(n_all - n);
     Ok(Spec { n_foretelling: n, ..spec })
+}
+
+/// The same with LayerNorm in place of RMS norm.
+pub(super) fn with_layer_norm(meta: &Meta<'_>, defaults: Defaults) -> Result<Spec> {
+    refuse_experts(meta)?;
+    refuse_foretellers(meta, meta.count("block_count", 1..=MAX_LAYERS)?)?;
+    let spec = of_all_layers(meta, defaults, 1, NormKind::Layer)?;
+    Ok(Spec { biases: &[Bias::Norm], ..spec })
 }
 
 /// With at least `fewest` key and value heads.
 fn of_heads(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     refuse_foretellers(meta, n_layer)?;
-    of_all_layers(meta, defaults, fewest)
+    of_all_layers(meta, defaults, fewest, NormKind::Rms)
 }
 
 /// The same with every layer that the file has.
-fn of_all_layers(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<Spec> {
+fn of_all_layers(
+    meta: &Meta<'_>,
+    defaults: Defaults,
+    fewest: usize,
+    norm: NormKind,
+) -> Result<Spec> {
     let n_layer = meta.count("block_count", 1..=MAX_LAYERS)?;
     let n_ctx_train = meta.count("context_length", 1..=MAX_CTX)?;
     let n_embd = meta.count("embedding_length", 1..=MAX_WIDTH)?;
@@ -196,6 +210,7 @@ fn of_all_layers(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<S
             n_head_kv,
             head_dim_k,
             head_dim_v,
+            qkv_clamp: None,
             qk_norm: QkNorm::None,
             rope: Some(0),
             query_rope: None,
@@ -212,7 +227,10 @@ fn of_all_layers(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<S
         n_vocab: n_vocab(meta)?,
         n_ctx_train,
         n_embd,
-        eps: eps(meta, defaults)?,
+        norm,
+        eps: eps(meta, defaults, norm)?,
+        embd_norm: EmbdNorm::None,
+        positions: Positions::None,
         layers: heads.iter().zip(n_ff).map(layer).collect(),
         ropes: vec![rope],
         biases: &[Bias::Qkv, Bias::AttnOut, Bias::Ffn],
@@ -227,8 +245,16 @@ fn of_all_layers(meta: &Meta<'_>, defaults: Defaults, fewest: usize) -> Result<S
     })
 }
 
-fn eps(meta: &Meta<'_>, defaults: Defaults) -> Result<f32> {
-    let key = "attention.layer_norm_rms_epsilon";
+/// The key of RMS norm's epsilon.
+pub(crate) const RMS_EPS: &str = "attention.layer_norm_rms_epsilon";
+/// The key of LayerNorm's.
+pub(crate) const LAYER_EPS: &str = "attention.layer_norm_epsilon";
+
+fn eps(meta: &Meta<'_>, defaults: Defaults, norm: NormKind) -> Result<f32> {
+    let key = match norm {
+        NormKind::Rms => RMS_EPS,
+        NormKind::Layer | NormKind::LayerPlain => LAYER_EPS,
+    };
     meta.opt_positive(key)?.or(defaults.eps).ok_or_else(|| meta.missing(key))
 }
 
@@ -340,6 +366,15 @@ fn rope(meta: &Meta<'_>, defaults: Defaults, n_ctx_train: usize, head_dim: usize
         attn_factor: meta.opt_positive("rope.scaling.attn_factor")?.unwrap_or(1.0),
         temperature: None,
     })
+}
+
+/// Whether some layer of the file has a weight of this name, for architectures whose files say no other way what they are.
+pub(super) fn has_tensor(meta: &Meta<'_>, name: &str) -> bool {
+    let end = format!(".{name}.weight");
+    meta.file
+        .tensors()
+        .iter()
+        .any(|info| info.name.starts_with("blk.") && info.name.ends_with(&end))
 }
 
 /// Which layers have the window: a list of booleans, or a period whose last layer has none, by default `usual`.

@@ -3,7 +3,7 @@
 use super::{At, Decoder, Linear};
 use crate::tensors::{Branch, Dim, HeadDims, NormPlace, Presence, Role, TensorSpec};
 use crate::{Attention, Bias, QkNorm, QueryScale, Result};
-use graph::{KvHeads, Mask, ValueId, WeightId};
+use graph::{KvHeads, Mask, Unary, ValueId, WeightId};
 
 /// Queries or keys on their way from projection to attention.
 #[derive(Clone, Copy)]
@@ -91,17 +91,29 @@ impl Decoder<'_> {
         let sum = Dim::sum(&[&q, &k, &v]);
         let fused = Linear { presence: Presence::IfQkvFused, ..part("attn_qkv", &sum, "wqkv") };
         if let Some(all) = self.opt_linear(at, &fused, x)? {
+            let all = self.clamped(at, attention, all, "wqkv_clamped");
             return Ok([
                 self.builder.columns(0, q.n, all, at.value("Qcur"))?,
                 self.builder.columns(q.n, k.n, all, at.value("Kcur"))?,
                 self.builder.columns(q.n + k.n, v.n, all, at.value("Vcur"))?,
             ]);
         }
-        Ok([
+        let [q, k, v] = [
             self.linear(at, &part("attn_q", &q, "Qcur"), x)?,
             self.linear(at, &part("attn_k", &k, "Kcur"), x)?,
             self.linear(at, &part("attn_v", &v, "Vcur"), x)?,
+        ];
+        Ok([
+            self.clamped(at, attention, q, "Qcur_clamped"),
+            self.clamped(at, attention, k, "Kcur_clamped"),
+            self.clamped(at, attention, v, "Vcur_clamped"),
         ])
+    }
+
+    /// A projection, cut off at the model's magnitude where it has one.
+    fn clamped(&mut self, at: At<'_>, attention: &Attention, x: ValueId, value: &str) -> ValueId {
+        let Some(limit) = attention.qkv_clamp else { return x };
+        self.builder.unary(Unary::Clamp { limit }, x, at.value(value))
     }
 
     /// The norm that queries or keys have, and the rotary embedding, in the model's order.
@@ -109,25 +121,37 @@ impl Decoder<'_> {
         let head_dim = self.spec.dim(attention.head_dim_k, "attention.key_length");
         match attention.qk_norm {
             QkNorm::None => self.turn(at, attention, heads),
+            QkNorm::EachHead => {
+                let n = heads.n.n / attention.head_dim_k;
+                let from = format!("heads of {}", heads.n.from);
+                let x = self.qk_norm(at, heads, [head_dim, Dim { n, from }], "normed")?;
+                self.turn(at, attention, Heads { x, ..heads })
+            }
             QkNorm::PerHead => {
-                let x = self.qk_norm(at, heads, head_dim, "normed")?;
+                let x = self.qk_norm(at, heads, [head_dim], "normed")?;
                 self.turn(at, attention, Heads { x, ..heads })
             }
             QkNorm::PerTurnedHead => {
                 let x = self.turn(at, attention, heads)?;
-                self.qk_norm(at, Heads { x, ..heads }, head_dim, "norm")
+                self.qk_norm(at, Heads { x, ..heads }, [head_dim], "norm")
             }
             QkNorm::PerRow => {
-                let x = self.qk_norm(at, heads, heads.n.clone(), "normed")?;
+                let x = self.qk_norm(at, heads, [heads.n.clone()], "normed")?;
                 self.turn(at, attention, Heads { x, ..heads })
             }
         }
     }
 
-    /// The norm over groups of `group` columns. llama.cpp's name of its value ends in `done`.
-    fn qk_norm(&mut self, at: At<'_>, heads: Heads<'_>, group: Dim, done: &str) -> Result<ValueId> {
+    /// The norm over groups of columns, as its weight's shape says. llama.cpp's name of its value ends in `done`.
+    fn qk_norm<const N: usize>(
+        &mut self,
+        at: At<'_>,
+        heads: Heads<'_>,
+        shape: [Dim; N],
+        done: &str,
+    ) -> Result<ValueId> {
         let Heads { x, value, norm, .. } = heads;
-        let norm = TensorSpec::new(at.weight(norm), [group], Role::Norm(NormPlace::Heads));
+        let norm = TensorSpec::new(at.weight(norm), shape, Role::Norm(NormPlace::Heads));
         self.norm(&norm, x, at.value(&format!("{value}_{done}")))
     }
 

@@ -2,8 +2,8 @@
 
 use super::{At, Decoder, Linear};
 use crate::tensors::{Branch, Presence, Role};
-use crate::{Bias, GateUp, Gated, Result};
-use graph::{Act, ValueId};
+use crate::{Bias, GateUp, Gated, Plain, Result};
+use graph::{Act, Unary, ValueId};
 
 /// What a gated feed-forward's tensors are called, and its result.
 #[derive(Clone, Copy)]
@@ -46,9 +46,36 @@ impl Decoder<'_> {
             Act::SwigluOai => "ffn_swiglu_oai",
         };
         let x = self.builder.glu(gated.act, gate, up, at.value(value))?;
+        self.down(at, gated.n_ff, names, x)
+    }
+
+    /// `down(act(up(x)))`: `[rows, n_embd]` → `[rows, n_embd]`.
+    pub(super) fn plain(&mut self, at: At<'_>, plain: Plain, x: ValueId) -> Result<ValueId> {
+        let (embd, ff) = (self.spec.embd_dim(), self.spec.dim(plain.n_ff, ONLY.n_ff));
+        let up = Linear {
+            name: ONLY.up,
+            n_in: &embd,
+            n_out: &ff,
+            role: Role::Inner,
+            presence: Presence::Required,
+            bias: Bias::Ffn,
+            value: "ffn_up",
+        };
+        let x = self.linear(at, &up, x)?; // [rows, n_ff]
+        let value = match plain.act {
+            Unary::GeluTanh => "ffn_gelu",
+            Unary::ReluSquared => "ffn_relu_sqr",
+            Unary::Clamp { .. } => "ffn_clamped",
+        };
+        let x = self.builder.unary(plain.act, x, at.value(value));
+        self.down(at, plain.n_ff, ONLY, x)
+    }
+
+    /// The last projection of a feed-forward of this width.
+    fn down(&mut self, at: At<'_>, n_ff: usize, names: Names, x: ValueId) -> Result<ValueId> {
         let down = Linear {
             name: names.down,
-            n_in: &self.spec.dim(gated.n_ff, names.n_ff),
+            n_in: &self.spec.dim(n_ff, names.n_ff),
             n_out: &self.spec.embd_dim(),
             role: Role::Branch { branch: Branch::FeedForward, norms: at.layer.norms },
             presence: Presence::Required,

@@ -14,9 +14,10 @@ use crate::tensors::{
     self, Dim, FileTensors, Found, NormPlace, Presence, Role, Source, TensorList, TensorSpec,
 };
 use crate::{
-    Bias, FeedForward, FfnNorm, Layer, Mixer, Norms, OutputNorm, Result, RopeFactors, Spec,
+    Bias, EmbdNorm, FeedForward, FfnNorm, FirstSum, Layer, Mixer, NormKind, Norms, OutputNorm,
+    Parallel, ParallelNorms, Positions, Result, RopeFactors, Spec,
 };
-use graph::{Builder, Graph, ValueId, Weight, WeightId};
+use graph::{Builder, Graph, LayerNorm, ValueId, Weight, WeightId};
 
 /// The graph of `spec`'s model over the tensors of `file`.
 ///
@@ -132,11 +133,36 @@ impl Decoder<'_> {
         let shape = [self.spec.embd_dim(), self.spec.vocab_dim()];
         let table = self.weight(&TensorSpec::new("token_embd.weight", shape, Role::Table))?;
         let x = self.builder.get_rows(table, "embd")?; // [tokens, n_embd]
-        let Some(by) = self.spec.embd_scale else {
-            return Ok((table, Stream { x, name: "embd".into() }));
-        };
-        let x = self.builder.scale(by, x, "inp_scaled");
-        Ok((table, Stream { x, name: "inp_scaled".into() }))
+        let mut stream = Stream { x, name: "embd".into() };
+        if let Some(by) = self.spec.embd_scale {
+            let x = self.builder.scale(by, stream.x, "inp_scaled");
+            stream = Stream { x, name: "inp_scaled".into() };
+        }
+        match self.spec.positions {
+            Positions::None => {}
+            Positions::Learned => stream = self.with_positions(&stream)?,
+        }
+        match self.spec.embd_norm {
+            EmbdNorm::None => {}
+            EmbdNorm::TokenEmbd => {
+                let role = Role::Norm(NormPlace::Embedding);
+                let norm = TensorSpec::new("token_embd_norm.weight", [self.spec.embd_dim()], role);
+                let name = "inp_norm-0".to_owned();
+                stream = Stream { x: self.norm(&norm, stream.x, name.clone())?, name };
+            }
+        }
+        Ok((table, stream))
+    }
+
+    /// The stream, and the learned row of each token's position.
+    fn with_positions(&mut self, stream: &Stream) -> Result<Stream> {
+        let n = self.spec.dim(self.spec.n_ctx_train, "context_length");
+        let shape = [self.spec.embd_dim(), n];
+        let table =
+            self.weight(&TensorSpec::new("position_embd.weight", shape, Role::Positions))?;
+        let rows = self.builder.position_rows(table, "pos_embd");
+        let x = self.builder.add(stream.x, rows, "inpL")?;
+        Ok(Stream { x, name: "inpL".into() })
     }
 
     fn logits(&mut self, table: WeightId, x: ValueId) -> Result<()> {
@@ -168,6 +194,7 @@ impl Decoder<'_> {
             Norms::Before => self.norms_before(at, stream),
             Norms::BeforeAndAfter => self.norms_before_and_after(at, stream),
             Norms::After => self.norms_after(at, stream),
+            Norms::Parallel(parallel) => self.parallel(at, parallel, stream),
         }
     }
 
@@ -210,6 +237,40 @@ impl Decoder<'_> {
         self.end(at, x, residual)
     }
 
+    /// `x += mixer(norm(x)) + feed_forward(norm(x))`
+    fn parallel(&mut self, at: At<'_>, parallel: Parallel, stream: Stream) -> Result<Stream> {
+        let first = self.branch_norm(at, "attn_norm", stream.x, "attn_norm")?;
+        let (for_mixer, for_ffn) = match parallel.norms {
+            ParallelNorms::One => (first, Some(first)),
+            ParallelNorms::Two => (first, None),
+            ParallelNorms::Second => {
+                (self.branch_norm(at, "attn_norm_2", stream.x, "attn_norm_2")?, Some(first))
+            }
+        };
+        let mixed = self.mixer(at, for_mixer)?;
+        let (mixed, residual) = self.wanted_rows(at, mixed, stream)?;
+        let x = match for_ffn {
+            Some(x) if self.is_last(at) => self.builder.output_rows(x, at.value("attn_norm"))?,
+            Some(x) => x,
+            None => self.branch_norm(at, "ffn_norm", residual, "ffn_norm")?,
+        };
+        let x = self.feed_forward(at, x)?;
+        match parallel.first {
+            FirstSum::Branches => {
+                let both = self.builder.add(mixed, x, at.value("attn_ffn"))?;
+                self.end(at, both, residual)
+            }
+            FirstSum::FeedForward => {
+                let sum = self.join(x, residual, at.value("ffn_res"))?;
+                self.end(at, mixed, sum)
+            }
+            FirstSum::Mixer => {
+                let sum = self.join(mixed, residual, at.value("ffn_inp"))?;
+                self.end(at, x, sum)
+            }
+        }
+    }
+
     /// What a branch made, added to the residual stream.
     fn join(&mut self, x: ValueId, residual: ValueId, name: String) -> Result<ValueId> {
         let x = match self.spec.residual_scale {
@@ -231,11 +292,15 @@ impl Decoder<'_> {
         x: ValueId,
         stream: Stream,
     ) -> Result<(ValueId, ValueId)> {
-        if at.index + 1 < self.spec.layers.len() {
+        if !self.is_last(at) {
             return Ok((x, stream.x));
         }
         let x = self.builder.output_rows(x, at.value("attn_out"))?;
         Ok((x, self.builder.output_rows(stream.x, stream.name)?))
+    }
+
+    fn is_last(&self, at: At<'_>) -> bool {
+        at.index + 1 == self.spec.layers.len()
     }
 
     /// `[tokens, n_embd]` → `[tokens, n_embd]`.
@@ -250,6 +315,7 @@ impl Decoder<'_> {
     fn feed_forward(&mut self, at: At<'_>, x: ValueId) -> Result<ValueId> {
         match &at.layer.feed_forward {
             FeedForward::Gated(gated) => self.gated(at, gated, x),
+            FeedForward::Plain(plain) => self.plain(at, *plain, x),
             FeedForward::Experts(experts) => self.experts(at, experts, x),
         }
     }
@@ -266,9 +332,30 @@ impl Decoder<'_> {
         self.norm(&norm, x, at.value(value))
     }
 
+    /// The model's norm over groups of as many columns as the tensor's rows have.
     fn norm(&mut self, norm: &TensorSpec, x: ValueId, value: String) -> Result<ValueId> {
-        let w = self.weight(norm)?;
-        Ok(self.builder.rms_norm(w, self.spec.eps, x, value)?)
+        let (group, eps) = (norm.shape[0].n, self.spec.eps);
+        let layer_norm = match self.spec.norm {
+            NormKind::Rms => {
+                let w = self.weight(norm)?;
+                return Ok(self.builder.rms_norm(w, eps, x, value)?);
+            }
+            NormKind::Layer => {
+                let (w, b) = (Some(self.weight(norm)?), self.norm_bias(norm)?);
+                LayerNorm { group, w, b, eps }
+            }
+            NormKind::LayerPlain => LayerNorm { group, w: None, b: None, eps },
+        };
+        Ok(self.builder.layer_norm(layer_norm, x, value)?)
+    }
+
+    /// The bias of a norm, where the file has it; norms of heads have none.
+    fn norm_bias(&mut self, norm: &TensorSpec) -> Result<Option<WeightId>> {
+        if norm.role == Role::Norm(NormPlace::Heads) {
+            return Ok(None);
+        }
+        let name = norm.name.replace(".weight", ".bias");
+        self.opt_bias(Bias::Norm, name, &norm.shape[0])
     }
 
     /// A projection whose matrix must be there.

@@ -695,13 +695,15 @@ mod tests {
                     n_bytes: 0,
                     shard: 0,
                 };
-                // llama-quantize leaves routers as they are: which experts a token gets hangs on their last bits.
-                let wanted = !role.is_elementwise() && !name.contains("ffn_gate_inp");
+                // llama-quantize leaves routers as they are, which experts a token gets hangs on their last bits, and learned positions.
+                let is_kept = role == Role::Positions || name.contains("ffn_gate_inp");
+                let wanted = !role.is_elementwise() && !is_kept;
                 assert_eq!(is_quantised(&info), wanted, "{name} {role:?}");
                 let category = Category::of(name);
                 let agrees = match role {
                     Role::Table => category == Category::TokenEmbd,
                     Role::Output => category == Category::Output,
+                    Role::Positions => category == Category::Other,
                     // llama-quantize knows the output projection of attention only.
                     Role::Branch { branch: Branch::Mixer, .. } => {
                         let is_attention = name.contains("attn_output");

@@ -90,6 +90,8 @@ impl Filler {
             Role::Branch { branch, norms } => {
                 self.matrix(self.branch_gain(branch, norms) * unit, Extremes::All)
             }
+            // A tenth of what an embedding is.
+            Role::Positions => self.matrix(0.1 * self.embd * unit, Extremes::None),
             Role::Output => self.matrix(self.logits * unit, Extremes::All),
             Role::Norm(place) => self.norm(place),
             // The rows of a convolution are as large as what it makes of them.
@@ -116,7 +118,7 @@ impl Filler {
             Branch::FeedForward => ACTIVATION,
         };
         match norms {
-            Norms::Before => gain * self.branch,
+            Norms::Before | Norms::Parallel(_) => gain * self.branch,
             Norms::BeforeAndAfter | Norms::After => gain,
         }
     }
@@ -124,6 +126,7 @@ impl Filler {
     fn norm(&self, place: NormPlace) -> Fill {
         let (mean, may_have_outliers) = match place {
             NormPlace::BeforeBranch => (1.0, true),
+            NormPlace::Embedding => (self.embd, false),
             // Outliers here would meet those of the next norm, and 1e8 does not fit the f16 sums of Q8_1.
             NormPlace::AfterBranch => (self.branch, false),
             NormPlace::Heads => (1.0, false),

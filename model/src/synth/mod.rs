@@ -145,7 +145,7 @@ struct Model {
 impl Model {
     fn new(request: &Request<'_>) -> Result<Self> {
         let (shape, arch) = (&request.shape, arch::find(request.arch)?);
-        let mut keys = hyper_parameters(arch.name, shape)?;
+        let mut keys = hyper_parameters(arch.name, shape, arch.usual)?;
         keys.extend(
             arch.usual.keys.iter().map(|(key, n)| (format!("{}.{key}", arch.name), n.clone())),
         );
@@ -223,7 +223,8 @@ fn info(tensor: &TensorSpec) -> Result<TensorInfo> {
     Ok(TensorInfo { name, dtype, dims, offset: 0, n_bytes: 4 * weights, shard: 0 })
 }
 
-fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
+fn hyper_parameters(arch: &str, shape: &Shape, usual: Usual) -> Result<Vec<(String, Value)>> {
+    let n_rot = if usual.half_rotary { shape.head_dim_k / 4 * 2 } else { shape.head_dim_k };
     let mut keys: Vec<(String, Value)> = vec![("general.architecture".into(), arch.into())];
     for (key, n) in [
         ("vocab_size", shape.n_vocab),
@@ -235,7 +236,7 @@ fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
         ("attention.head_count_kv", shape.n_head_kv),
         ("attention.key_length", shape.head_dim_k),
         ("attention.value_length", shape.head_dim_v),
-        ("rope.dimension_count", shape.head_dim_k),
+        ("rope.dimension_count", n_rot),
     ] {
         let n = u32::try_from(n).map_err(|_| {
             let what = format!("{arch}.{key}: {n}, allowed 1..={}", u32::MAX);
@@ -243,7 +244,7 @@ fn hyper_parameters(arch: &str, shape: &Shape) -> Result<Vec<(String, Value)>> {
         })?;
         keys.push((format!("{arch}.{key}"), n.into()));
     }
-    keys.push((format!("{arch}.attention.layer_norm_rms_epsilon"), shape.eps.into()));
+    keys.push((format!("{arch}.{}", usual.eps_key), shape.eps.into()));
     keys.push((format!("{arch}.rope.freq_base"), shape.rope_base.into()));
     Ok(keys)
 }

@@ -46,6 +46,8 @@ pub struct Dim {
 pub enum Role {
     /// A table of embeddings, one row for each token. It may be the output projection, too.
     Table,
+    /// A table of one row for each position.
+    Positions,
     /// A matrix whose outputs stay inside the mixer or the feed-forward: they are multiplied with one another or cached.
     Inner,
     /// The last matrix of a branch: its outputs are added to the residual stream.
@@ -87,6 +89,8 @@ pub enum NormPlace {
     AfterBranch,
     /// On each head of queries or keys.
     Heads,
+    /// On the embeddings.
+    Embedding,
     /// Before the output projection.
     BeforeOutput,
 }
@@ -127,7 +131,9 @@ impl Role {
     pub(crate) fn is_elementwise(self) -> bool {
         match self {
             Self::Norm(_) | Self::Conv | Self::Bias | Self::Sinks | Self::RopeFactors => true,
-            Self::Table | Self::Inner | Self::Branch { .. } | Self::Output => false,
+            Self::Table | Self::Positions | Self::Inner | Self::Branch { .. } | Self::Output => {
+                false
+            }
         }
     }
 }

@@ -51,7 +51,7 @@ impl Tiny {
         let n_layer: u32 = match arch {
             "gemma3" => 7,
             // Every fourth layer is another one.
-            "exaone4" | "olmo2" | "smollm3" => 4,
+            "cohere2" | "exaone4" | "olmo2" | "smollm3" => 4,
             _ => 3,
         };
         for (key, value) in [
@@ -66,9 +66,9 @@ impl Tiny {
         ] {
             tiny.set(key, value);
         }
-        tiny.set("attention.layer_norm_rms_epsilon", 1e-5f32);
-        tiny.set("rope.freq_base", 50_000.0f32);
         let known = model::arch::ARCHS.iter().find(|known| known.name == arch).expect("known");
+        tiny.set(known.eps_key(), 1e-5f32);
+        tiny.set("rope.freq_base", 50_000.0f32);
         for (key, value) in known.usual_keys() {
             tiny.set(key, value.clone());
         }
@@ -85,10 +85,11 @@ impl Tiny {
     fn fill(&mut self, tensor: &TensorSpec) {
         let sizes: Vec<u64> = tensor.sizes().iter().map(|&n| n as u64).collect();
         match tensor.role {
-            Role::Table | Role::Inner | Role::Branch { .. } | Role::Output => {
+            Role::Table | Role::Positions | Role::Inner | Role::Branch { .. } | Role::Output => {
                 self.matrix(&tensor.name, format(self.arch, &tensor.name), &sizes);
             }
             Role::Conv => self.matrix(&tensor.name, DType::F32, &sizes),
+            Role::Norm(_) if sizes.len() > 1 => self.matrix(&tensor.name, DType::F32, &sizes),
             Role::Norm(_) => self.vector(&tensor.name, sizes[0], 1.0),
             Role::Bias if sizes.len() > 1 => self.matrix(&tensor.name, DType::F32, &sizes),
             Role::Bias | Role::Sinks => self.vector(&tensor.name, sizes[0], 0.0),
@@ -113,7 +114,17 @@ impl Tiny {
             "gemma2" => self.set("attention.sliding_window", 5u32),
             // Twice the width of the feed-forward.
             "qwen" => self.set("feed_forward_length", 2 * N_FF as u32),
-            "glm4" => self.set("rope.dimension_count", 16u32),
+            "glm4" | "chatglm" | "gptneox" | "nemotron" | "phi2" | "stablelm" => {
+                self.set("rope.dimension_count", 16u32);
+            }
+            "cohere2" => self.set("attention.sliding_window", 5u32),
+            // Layers of unlike widths.
+            "openelm" => {
+                let list = |ns: [u32; 3]| Value::Array(Array::U32(ns.to_vec()));
+                self.set("attention.head_count", list([2, 4, 6]));
+                self.set("attention.head_count_kv", list([1, 2, 2]));
+                self.set("feed_forward_length", list([96, N_FF as u32, 192]));
+            }
             "qwen2vl" | "qwen3vl" => {
                 let sections = Array::I32(vec![4, 6, 6, 0]);
                 self.set("rope.dimension_sections", Value::Array(sections));

@@ -5,6 +5,7 @@
 mod attention;
 mod elementwise;
 mod experts;
+mod layer_norm;
 mod mat_mul;
 mod rms_norm;
 mod rope;
@@ -133,13 +134,22 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
             moved(&rows.collect::<Vec<f32>>())
         }
         Op::GetRows { table } => weights::rows(graph.weight(*table), &bytes(*table)?, &step.tokens),
+        Op::PositionRows { table } => {
+            weights::rows(graph.weight(*table), &bytes(*table)?, &step.positions)
+        }
         Op::Scale { by } => elementwise::scale(input(0), *by),
         Op::Add => elementwise::add(input(0), input(1)),
         Op::Mul => elementwise::mul(input(0), input(1)),
         Op::AddBias { b } => elementwise::add_bias(input(0), &vector(*b)?),
+        Op::Unary(unary) => elementwise::unary(*unary, input(0), tolerance),
         Op::Glu { act } => elementwise::glu(*act, input(0), input(1), tolerance),
         Op::Softcap { cap } => elementwise::softcap(input(0), *cap),
         Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &vector(*w)?, *eps),
+        Op::LayerNorm(norm) => {
+            let [w, b] = [norm.w.map(vector).transpose()?, norm.b.map(vector).transpose()?];
+            let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
+            layer_norm::layer_norm(input(0), affine, norm.group, norm.eps)
+        }
         Op::Rope { table, head_dim, pairs } => {
             let table = &graph.rope_tables[*table];
             let rotation = rope::Rotation { table, head_dim: *head_dim, pairs: *pairs, cols };
