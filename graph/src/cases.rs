@@ -442,14 +442,8 @@ pub fn all() -> Result<Vec<Case>> {
     for n in [2047, 2048, 4608, 5000] {
         cases.push(norms(n)?);
     }
-    for (n, heads, table) in
-        [(20, 4, DType::F32), (129, 3, DType::F16), (512, 2, DType::Q4_0), (4160, 5, DType::Q8_0)]
-    {
-        cases.push(dense::dense(n, heads, table)?);
-    }
-    cases.push(likeliest()?);
-    cases.push(temperature::case()?);
-    cases.push(gates()?);
+    cases.extend(dense::all()?);
+    cases.extend([likeliest()?, temperature::case()?, gates()?]);
     cases.extend(convs()?);
     Ok(cases)
 }

@@ -169,6 +169,16 @@ impl LoadedReference {
         }
     }
 
+    fn rope(&self, node: &Node, step: &Step, out: &mut [f32]) {
+        let Op::Rope { table, head_dim, pairs } = node.op else { return };
+        let table = &self.graph.rope_tables[table];
+        for (token, row) in out.chunks_mut(self.cols(node.inputs[0])).enumerate() {
+            let (freqs, position) = (table.freqs_of(step, token), step.positions[token]);
+            let angles = rope::angles(freqs, table.mscale_at(position), position);
+            rope::rope(row, head_dim, pairs, &angles);
+        }
+    }
+
     fn layer_norm(&self, norm: &LayerNorm, x: &[f32], out: &mut [f32]) {
         let [w, b] = [norm.w, norm.b].map(|id| id.map(|id| self.vector(id)));
         let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
@@ -242,14 +252,9 @@ impl LoadedReference {
             Op::Scale { by } => elementwise::scale(input(0), *by, out),
             Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &self.vector(*w), *eps, out),
             Op::LayerNorm(norm) => self.layer_norm(norm, input(0), out),
-            Op::Rope { table, head_dim, pairs } => {
+            Op::Rope { .. } => {
                 out.copy_from_slice(input(0));
-                let table = &self.graph.rope_tables[*table];
-                for (token, row) in out.chunks_mut(cols(node.inputs[0])).enumerate() {
-                    let (freqs, position) = (table.freqs_of(step, token), step.positions[token]);
-                    let angles = rope::angles(freqs, table.mscale_at(position), position);
-                    rope::rope(row, *head_dim, *pairs, &angles);
-                }
+                self.rope(node, step, out);
             }
             Op::Unary(unary) => elementwise::unary(*unary, input(0), out),
             Op::Glu { act } => elementwise::glu(*act, input(0), input(1), out),

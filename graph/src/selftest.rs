@@ -120,7 +120,6 @@ enum Map {
 /// The kind of a node by name; `None` for one that the node before it stands for.
 fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     let cols = node.output.map_or(0, |id| graph.value(id).cols);
-    let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
     let kind = node.op.kind();
     Some(match &node.op {
         Op::Input | Op::OutputRows => return None,
@@ -139,24 +138,8 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
         | Op::Weighted
         | Op::SumSlots { .. } => return experts(graph, node),
         Op::RmsNorm { w, eps } => norm(graph, i, *eps, graph.weight(*w).n_in),
-        Op::LayerNorm(norm) => {
-            let elements = |id: WeightId| graph.weight(id).elements();
-            let [w, b] = [norm.w, norm.b].map(|id| id.map(elements));
-            let LayerNorm { group, eps, .. } = *norm;
-            let name = format!("{kind} {cols} by {group}, eps {eps:e}, {w:?} factors, {b:?} added");
-            (name, Build::LayerNorm { cols, norm: *norm, w, b })
-        }
-        Op::Rope { table, head_dim, pairs } => {
-            if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
-                return None;
-            }
-            let next = graph.nodes.get(i + 1).filter(|next| next.op == node.op);
-            let both = [Some(node), next].into_iter().flatten().filter_map(|node| node.output);
-            let cols: Vec<usize> = both.map(|id| graph.value(id).cols).collect();
-            let name = format!("{kind} {cols:?} table {table}, heads of {head_dim}, {pairs:?}");
-            let table = graph.rope_tables[*table].clone();
-            (name, Build::Rope(Rotation { table, head_dim: *head_dim, pairs: *pairs, cols }))
-        }
+        Op::LayerNorm(norm) => layer_norm(graph, norm, cols),
+        Op::Rope { .. } => return rotation(graph, i, node),
         // Stands with its attention.
         Op::StoreKv { .. } => return None,
         Op::Attention(a) => attention(graph, i, a),
@@ -188,6 +171,32 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             (format!("{kind} {cap}"), Build::Map(Map::Softcap { cap }, cols.min(1024)))
         }
     })
+}
+
+/// A norm that subtracts the mean.
+fn layer_norm(graph: &Graph, norm: &LayerNorm, cols: usize) -> (String, Build) {
+    let kind = Op::LayerNorm(*norm).kind();
+    let elements = |id: WeightId| graph.weight(id).elements();
+    let [w, b] = [norm.w, norm.b].map(|id| id.map(elements));
+    let LayerNorm { group, eps, .. } = *norm;
+    let name = format!("{kind} {cols} by {group}, eps {eps:e}, {w:?} factors, {b:?} added");
+    (name, Build::LayerNorm { cols, norm: *norm, w, b })
+}
+
+/// A rotary embedding, and the next node's where that is the same; `None` for the second of two.
+fn rotation(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
+    let Op::Rope { table, head_dim, pairs } = node.op else { return None };
+    let before = i.checked_sub(1).map(|i| &graph.nodes[i]);
+    if before.is_some_and(|node| matches!(node.op, Op::Rope { .. })) {
+        return None;
+    }
+    let next = graph.nodes.get(i + 1).filter(|next| next.op == node.op);
+    let both = [Some(node), next].into_iter().flatten().filter_map(|node| node.output);
+    let cols: Vec<usize> = both.map(|id| graph.value(id).cols).collect();
+    let kind = node.op.kind();
+    let name = format!("{kind} {cols:?} table {table}, heads of {head_dim}, {pairs:?}");
+    let table = graph.rope_tables[table].clone();
+    Some((name, Build::Rope(Rotation { table, head_dim, pairs, cols })))
 }
 
 /// A norm over groups of `n` columns, of a sum where that stands before it.
@@ -369,21 +378,7 @@ impl Build {
             }
             Self::Rope(rotation) => rotated(c, rotation, input)?,
             Self::Attention { a, layer, rope, product } => {
-                let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
-                let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
-                let cache = c.builder.kv_cache(heads, a.mask.window());
-                let sinks = a.sinks.map(|_| c.weight(DType::F32, a.n_head, 1, 1.0));
-                let a = Attention { cache, sinks, ..a };
-                let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
-                let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
-                let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
-                if let Some((table, pairs)) = rope {
-                    let table = c.builder.rope_table(table);
-                    q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_rotated")?;
-                    k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_rotated")?;
-                }
-                c.builder.store_kv(cache, k, v)?;
-                let x = c.builder.attention(a, q, "kqv_out")?;
+                let x = attended(c, Attended { a, layer, rope }, input)?;
                 behind(c, x, product)?
             }
             Self::Conv(conv) => convolved(c, &conv, input)?,
@@ -394,6 +389,37 @@ impl Build {
             }
         })
     }
+}
+
+/// Attention, its cache, and the rotary embedding before it.
+struct Attended {
+    a: Attention,
+    layer: KvCache,
+    rope: Option<(RopeTable, RopePairs)>,
+}
+
+/// Attention of values that are stored by itself.
+fn attended(
+    c: &mut CaseBuilder,
+    attended: Attended,
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let Attended { a, layer, rope } = attended;
+    let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
+    let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
+    let cache = c.builder.kv_cache(heads, a.mask.window());
+    let sinks = a.sinks.map(|_| c.weight(DType::F32, a.n_head, 1, 1.0));
+    let a = Attention { cache, sinks, ..a };
+    let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
+    let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
+    let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
+    if let Some((table, pairs)) = rope {
+        let table = c.builder.rope_table(table);
+        q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_rotated")?;
+        k = c.builder.rope(table, layer.head_dim_k, pairs, k, "k_rotated")?;
+    }
+    c.builder.store_kv(cache, k, v)?;
+    c.builder.attention(a, q, "kqv_out")
 }
 
 /// A value, convolved over a state of its own.

@@ -257,7 +257,7 @@ mod tests {
     fn values_have_other_names_in_other_models() {
         assert_eq!(other_names("ffn_inp-12").collect::<Vec<_>>(), ["sa_out-12"]);
         assert_eq!(other_names("inp_scaled").collect::<Vec<_>>(), ["embd"]);
-        assert_eq!(other_names("Kcur-3").count(), 0);
+        assert_eq!(other_names("Vcur-3").count(), 0);
     }
 
     #[test]

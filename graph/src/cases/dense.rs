@@ -4,9 +4,16 @@ use super::{Case, CaseBuilder};
 use crate::{LayerNorm, Result, Unary};
 use gguf::DType;
 
+/// Rows that fill no vector, some, and more than a tile of a GPU; tables of positions in formats of each sort.
+pub(super) fn all() -> Result<Vec<Case>> {
+    let shapes =
+        [(20, 4, DType::F32), (129, 3, DType::F16), (512, 2, DType::Q4_0), (4160, 5, DType::Q8_0)];
+    shapes.into_iter().map(|(n, heads, table)| dense(n, heads, table)).collect()
+}
+
 /// Norms of rows of `n` columns and of groups of them, with and without factors and what is added; rows of positions; and each
 /// function of one value, all around a mean that is far from 0.
-pub(super) fn dense(n: usize, heads: usize, table: DType) -> Result<Case> {
+fn dense(n: usize, heads: usize, table: DType) -> Result<Case> {
     let mut c = CaseBuilder::new((n + heads) as u64, 37);
     let (tokens, positions) = (c.weight(DType::F32, n, 37, 1.0), c.weight(table, n, 30, 3.0));
     let embd = c.builder.get_rows(tokens, "embd")?;

@@ -665,7 +665,7 @@ mod tests {
         for arch in crate::arch::ARCHS {
             let mut builder = Builder::new()
                 .kv("general.architecture", arch.name)
-                .kv(&format!("{}.attention.layer_norm_rms_epsilon", arch.name), Value::F32(1e-5));
+                .kv(&format!("{}.{}", arch.name, arch.eps_key()), Value::F32(1e-5));
             for (key, n) in [
                 ("vocab_size", 8),
                 ("block_count", 2),

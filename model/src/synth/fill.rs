@@ -90,8 +90,8 @@ impl Filler {
             Role::Branch { branch, norms } => {
                 self.matrix(self.branch_gain(branch, norms) * unit, Extremes::All)
             }
-            // A tenth of what an embedding is.
-            Role::Positions => self.matrix(0.1 * self.embd * unit, Extremes::None),
+            // As large as what it is added to.
+            Role::Positions => self.matrix(self.embd * unit, Extremes::None),
             Role::Output => self.matrix(self.logits * unit, Extremes::All),
             Role::Norm(place) => self.norm(place),
             // The rows of a convolution are as large as what it makes of them.

@@ -145,11 +145,7 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
         Op::Glu { act } => elementwise::glu(*act, input(0), input(1), tolerance),
         Op::Softcap { cap } => elementwise::softcap(input(0), *cap),
         Op::RmsNorm { w, eps } => rms_norm::rms_norm(input(0), &vector(*w)?, *eps),
-        Op::LayerNorm(norm) => {
-            let [w, b] = [norm.w.map(vector).transpose()?, norm.b.map(vector).transpose()?];
-            let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
-            layer_norm::layer_norm(input(0), affine, norm.group, norm.eps)
-        }
+        Op::LayerNorm(norm) => normed(subject, norm, input(0))?,
         Op::Rope { table, head_dim, pairs } => {
             let table = &graph.rope_tables[*table];
             let rotation = rope::Rotation { table, head_dim: *head_dim, pairs: *pairs, cols };
@@ -164,19 +160,25 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
             let (rows, group) = (given.cache.rows(*cache), graph.state(*cache).group);
             ssm_conv::ssm_conv(&vector(*w)?, ssm_conv::Seen { rows, group, step, cols })
         }
-        Op::Route(route) => experts::route(&experts::Router {
-            route: *route,
-            x: input(0),
-            cols: graph.value(node.inputs[0]).cols,
-            chosen: input(1),
-            out: cols,
-        }),
+        Op::Route(route) => {
+            let (x, chosen, from) = (input(0), input(1), graph.value(node.inputs[0]).cols);
+            experts::route(&experts::Router { route: *route, x, cols: from, chosen, out: cols })
+        }
         Op::MatMulId { w } => chosen(subject, given, *w)?,
         Op::AddId { b } => experts::add_id(input(0), &vector(*b)?, graph.weight(*b).n_in, input(1)),
         Op::Weighted => experts::weighted(input(0), input(1)),
         Op::SumSlots { slots } => experts::sum_slots(input(0), cols, *slots),
         Op::StoreKv { .. } => Exact::default(),
     })
+}
+
+/// A norm that subtracts the mean.
+fn normed(subject: Subject<'_>, norm: &graph::LayerNorm, x: &[f32]) -> Result<Exact> {
+    let bytes = |w| graph::backend::read_weight(subject.files, subject.graph.weight(w));
+    let vector = |w| Ok::<_, graph::Error>(weights::all(subject.graph.weight(w), &bytes(w)?));
+    let [w, b] = [norm.w.map(vector).transpose()?, norm.b.map(vector).transpose()?];
+    let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
+    Ok(layer_norm::layer_norm(x, affine, norm.group, norm.eps))
 }
 
 /// Products with the chosen matrices.

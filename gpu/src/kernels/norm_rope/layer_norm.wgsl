@@ -28,20 +28,20 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
     var mean = 0.0;
     var scale = 0.0;
     // First the mean, then the squares of the differences from it.
-    for (var pass = 0u; pass < 2u; pass++) {
+    for (var turn = 0u; turn < 2u; turn++) {
         var sum = 0.0;
         for (var first = 0u; first < p.n; first += TILE) {
             let count = min(p.n - first, TILE);
             workgroupBarrier();
-            // A group that fits stays from the first pass to the second.
-            if pass == 0u || p.n > TILE {
+            // A group that fits stays from the first turn to the second.
+            if turn == 0u || p.n > TILE {
                 for (var i = t; i < count; i += 256u) { tile[i] = x[at + first + i]; }
             }
             workgroupBarrier();
             if t < 64u {
                 for (var i = t; i < count; i += 64u) {
                     let d = tile[i] - mean;
-                    if pass == 0u { sum = sum + d; } else { sum = fused(d, d, sum); }
+                    if turn == 0u { sum = sum + d; } else { sum = fused(d, d, sum); }
                 }
             }
         }
@@ -52,7 +52,7 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         workgroupBarrier();
 #endfor
         let by_n = keep(quotient(lanes[0], p.n_f32));
-        if pass == 0u { mean = by_n; } else { scale = quotient(1.0, root(by_n + p.eps)); }
+        if turn == 0u { mean = by_n; } else { scale = quotient(1.0, root(by_n + p.eps)); }
     }
     for (var i = t; i < p.n; i += 256u) {
         let y = keep((x[at + i] - mean) * scale);
