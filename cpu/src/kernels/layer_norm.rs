@@ -39,7 +39,7 @@ impl Kernel for LayerNorm<'_> {
                 |acc, x| fma(x - mean, x - mean, acc),
             );
             let scale = 1.0 / (squares / n + eps).sqrt();
-            write(isa, Scaled { x, mean, scale, affine: Affine { w, b } }, out);
+            write(isa, &Scaled { x, mean, scale, affine: Affine { w, b } }, out);
         }
     }
 }
@@ -54,8 +54,8 @@ struct Scaled<'a> {
 }
 
 #[inline(always)]
-fn write<I: Isa>(isa: I, scaled: Scaled<'_>, out: &mut [f32]) {
-    let Scaled { x, mean, scale, affine: Affine { w, b } } = scaled;
+fn write<I: Isa>(isa: I, scaled: &Scaled<'_>, out: &mut [f32]) {
+    let &Scaled { x, mean, scale, affine: Affine { w, b } } = scaled;
     let (means, scales) = (isa.f_splat(mean), isa.f_splat(scale));
     let whole = x.len() / LANES * LANES;
     for i in (0..whole).step_by(LANES) {

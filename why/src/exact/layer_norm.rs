@@ -11,7 +11,7 @@ pub(super) struct Affine<'a> {
 /// The mean of n numbers is wrong by γ_n of their mean magnitude, which is what a difference from it is wrong by, however small
 /// the difference is. The root of the mean square of the differences is wrong by as much at most, and by the rounding of a sum
 /// of n squares.
-pub(super) fn layer_norm(x: &[f32], affine: Affine<'_>, group: usize, eps: f32) -> Exact {
+pub(super) fn layer_norm(x: &[f32], affine: &Affine<'_>, group: usize, eps: f32) -> Exact {
     let n = group as f64;
     let mut exact = Exact::with_room(x.len());
     for (g, x) in x.chunks(group.max(1)).enumerate() {

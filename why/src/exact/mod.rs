@@ -178,7 +178,7 @@ fn normed(subject: Subject<'_>, norm: &graph::LayerNorm, x: &[f32]) -> Result<Ex
     let vector = |w| Ok::<_, graph::Error>(weights::all(subject.graph.weight(w), &bytes(w)?));
     let [w, b] = [norm.w.map(vector).transpose()?, norm.b.map(vector).transpose()?];
     let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
-    Ok(layer_norm::layer_norm(x, affine, norm.group, norm.eps))
+    Ok(layer_norm::layer_norm(x, &affine, norm.group, norm.eps))
 }
 
 /// Products with the chosen matrices.
