@@ -2,7 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 
 use karat::testing::write_tiny_model;
-use karat::{AtLimit, Config, ErrorKind, Finish, Grammar, Model, SamplerParams, Session};
+use karat::{
+    AtLimit, Config, ErrorKind, Finish, Grammar, Model, Probabilities, ProbabilitiesOf,
+    SamplerParams, Session,
+};
 use serde_json::{Value, json};
 
 const PROMPT: &str = "the capital of";
@@ -62,7 +65,10 @@ fn every_answer_parses_and_is_what_the_schema_says() {
         // Some are long enough to end by themselves, most are not.
         let mut session = session(&model, seed, 10 + 4 * seed as usize);
         session.set_grammar(Some(&grammar), AtLimit::Close).unwrap();
+        session.set_probabilities(Some(Probabilities { of: ProbabilitiesOf::Sampler, best: 1 }));
         let answer = session.complete(PROMPT).unwrap().answer().unwrap();
+        // What closes the text was not chosen.
+        assert_eq!(answer.told.len(), answer.ids.len().min(10 + 4 * seed as usize));
         let value: Value = serde_json::from_str(&answer.text).unwrap();
         assert!(is_person(&value), "{}", answer.text);
         assert_eq!(model.detokenize(&answer.ids).unwrap(), answer.text);

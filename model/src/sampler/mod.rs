@@ -104,6 +104,8 @@ impl Sampler {
 
     /// Tokens that make the text whole for the constraint, if it is to be closed where it comes to its length.
     pub fn closing(&mut self) -> Vec<u32> {
+        // These are not chosen: there is nothing to tell of them.
+        self.told = None;
         self.constraint.as_mut().map_or(Vec::new(), |constraint| constraint.closing())
     }
 
