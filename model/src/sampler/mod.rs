@@ -383,6 +383,80 @@ mod tests {
         assert_eq!(sampler.sample(&[5.0, 9.0, 4.0], 0).unwrap(), 1);
     }
 
+    /// Allows the ids below a bound that grows with the text, and is whole at three tokens.
+    struct Growing {
+        n: usize,
+        begun: usize,
+    }
+
+    impl Constraint for Growing {
+        fn begin(&mut self) {
+            (self.n, self.begun) = (0, self.begun + 1);
+        }
+
+        fn allowed(&mut self) -> std::result::Result<Allowed, String> {
+            let ids = (1u32 << (self.n + 1)) - 1;
+            if self.n < 5 { Ok(Allowed::from_words(vec![ids], 8)) } else { Err("too long".into()) }
+        }
+
+        fn accept(&mut self, _: u32) {
+            self.n += 1;
+        }
+
+        fn is_complete(&self) -> bool {
+            self.n >= 3
+        }
+
+        fn closing(&mut self) -> Vec<u32> {
+            vec![7; 3 - self.n]
+        }
+    }
+
+    #[test]
+    fn a_constraint_is_asked_for_each_token_and_told_of_it() {
+        let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
+        assert!(sampler.is_argmax() && !sampler.is_complete() && sampler.closing().is_empty());
+        sampler.constrain(Some(Box::new(Growing { n: 9, begun: 0 })));
+        assert!(!sampler.is_argmax() && sampler.is_complete());
+        let rising = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+        for _ in 0..2 {
+            sampler.begin(&[6, 6]);
+            for wanted in 0..3 {
+                assert!(!sampler.is_complete());
+                assert_eq!(sampler.closing(), vec![7; 3 - wanted as usize]);
+                assert_eq!(sampler.sample(&rising, 0).unwrap(), wanted);
+                sampler.accept(wanted);
+            }
+            assert!(sampler.is_complete());
+        }
+        // Nothing that is allowed can be drawn, and nothing is allowed any more.
+        let off = f32::NEG_INFINITY;
+        sampler.begin(&[]);
+        let error = sampler.sample(&[off, 1.0, 1.0], 4).unwrap_err();
+        assert!(error.to_string().contains("token 4: the logits of all ids are -inf"), "{error}");
+        (0..5).for_each(|id| sampler.accept(id));
+        let error = sampler.sample(&rising, 9).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadRequest);
+        assert!(error.to_string().contains("too long, at token 9"), "{error}");
+        assert!(sampler.take_constraint().is_some() && sampler.take_constraint().is_none());
+        assert_eq!(sampler.sample(&rising, 0).unwrap(), 7);
+    }
+
+    #[test]
+    fn what_is_told_is_asked_for_and_of_the_last_choice() {
+        let params = SamplerParams { seed: 3, ..SamplerParams::greedy() };
+        let mut sampler = Sampler::new(params.clone()).unwrap();
+        sampler.sample(&[1.0, 2.0], 0).unwrap();
+        assert_eq!((sampler.params(), sampler.tells(), sampler.told()), (&params, None, None));
+        let wanted = Some(Probabilities { of: ProbabilitiesOf::Model, best: 1 });
+        let mut sampler = sampler.telling(wanted);
+        assert!(!sampler.is_argmax() && sampler.told().is_none());
+        sampler.sample(&[1.0, 2.0], 0).unwrap();
+        assert_eq!((sampler.tells(), sampler.told().unwrap().chosen.id), (wanted, 1));
+        sampler.begin(&[]);
+        assert!(sampler.told().is_none());
+    }
+
     #[test]
     fn draw_walks_the_cumulative_distribution() {
         let candidates = list(&[0.1f64, 0.2, 0.3, 0.4].map(f64::ln));
