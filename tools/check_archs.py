@@ -25,6 +25,7 @@ SHAPE = {"layers": 5, "embd": 384, "heads": 6, "kv-heads": 2, "head-dim": 64, "f
 # What llama.cpp wants of some: a number of layers by which it knows the model, as many key heads as query heads.
 SHAPES = {
     "baichuan": {"layers": 32, "kv-heads": 6},
+    "deepseek2": {"kv-heads": 1},
     "dots1": {"kv-heads": 6},
     # From there on it has norms of queries and keys.
     "command-r": {"layers": 64, "embd": 192, "heads": 3, "kv-heads": 1},

@@ -98,6 +98,9 @@ def usual(name: str, op: str, sources: list[str]) -> str:
     base, dash, layer = name.removeprefix(PREFIX).rpartition("-")
     if not dash:
         return RENAMED.get((name, op), name)
+    if op == "MUL_MAT" and base == "q" and "q" in bases:
+        # The second of two products of that name.
+        base = "q_b"
     if op == "MUL" and "conv.conv" in bases:
         base = "conv.conv"
     return f"{RENAMED.get((base, op), base)}-{layer}"
@@ -135,6 +138,9 @@ class Recorder:
         shape, strides = tuple(tensor.ne)[::-1], tuple(tensor.nb)[::-1]
         data = np.lib.stride_tricks.as_strided(raw.view(np.int32 if is_chosen else np.float32), shape, strides)
         data = np.ascontiguousarray(data, dtype=np.float32)
+        # Heads stand first there: karat's rows are tokens.
+        if name.startswith("kqv-"):
+            data = np.ascontiguousarray(np.swapaxes(data, -3, -2))
         while data.ndim > 2 and data.shape[0] == 1:
             data = data[0]
         sources = [source for source in tensor.src if source]

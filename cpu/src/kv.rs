@@ -66,7 +66,8 @@ impl Elem for u16 {
     }
 }
 
-/// The cache of one layer: K `[block][head][d][64]`, V `[block][head][64][d]`.
+/// The cache of one layer: K `[block][head][d][64]`, V `[block][head][64][d]`, or none where values are the first elements
+/// of keys.
 pub(crate) struct Layer<E> {
     spec: KvCache,
     k: Zeroed<E>,
@@ -114,7 +115,8 @@ impl<E: Elem> Layer<E> {
                 n_blocks.checked_mul(KV_BLOCK)?.checked_mul(spec.n_head_kv)?.checked_mul(dim)?,
             )
         };
-        Some(Self { spec, k: zeros(spec.head_dim_k)?, v: zeros(spec.head_dim_v)? })
+        let [k, v] = spec.kept();
+        Some(Self { spec, k: zeros(k)?, v: zeros(v)? })
     }
 
     /// Elements of a K head.
@@ -134,6 +136,11 @@ impl<E: Elem> Layer<E> {
         &self.k[(block * self.spec.n_head_kv + head) * n..][..n]
     }
 
+    /// Whether values are the first elements of keys.
+    pub(crate) fn v_in_k(&self) -> bool {
+        self.spec.v_in_k
+    }
+
     /// Values of one block and head: `[64][head_dim_v]`.
     #[inline(always)]
     pub(crate) fn values(&self, block: usize, head: usize) -> &[E] {
@@ -144,13 +151,14 @@ impl<E: Elem> Layer<E> {
     /// Stores k and v, `[tokens, n_head_kv · head_dim]` each, at the step's positions.
     pub(crate) fn store(&mut self, step: &Step, k: &[f32], v: &[f32], workers: Workers<'_>) {
         let Workers { level, pool } = workers;
-        let KvCache { n_head_kv, head_dim_k, head_dim_v, group } = self.spec;
+        let KvCache { n_head_kv, group, .. } = self.spec;
+        let [head_dim_k, head_dim_v] = self.spec.kept();
         let block_of = |t: usize| step.slot(group, step.seqs[t], step.positions[t]) / KV_BLOCK;
         // Only the blocks that are written are shared out among the threads.
         let blocks = (0..step.tokens.len()).map(block_of);
         let (Some(first), Some(last)) = (blocks.clone().min(), blocks.max()) else { return };
         let parts = [(&mut self.k, k, head_dim_k, true), (&mut self.v, v, head_dim_v, false)];
-        for (cache, x, dim, transposed) in parts {
+        for (cache, x, dim, transposed) in parts.into_iter().filter(|(_, _, dim, _)| *dim > 0) {
             let len = dim * KV_BLOCK;
             let written = &mut cache[first * n_head_kv * len..(last + 1) * n_head_kv * len];
             pool.rows(written, len, |start, part| {

@@ -1,6 +1,7 @@
 //! A graph with its weights in memory, and the loop over its nodes.
 
 mod experts;
+mod heads;
 
 use crate::Cpu;
 use crate::attention::{self, Items};
@@ -469,6 +470,7 @@ impl LoadedCpu {
                 }
             },
             Op::Columns { start } => self.columns(*start, node.inputs[0], input(0), cols, out),
+            Op::HeadColumns { .. } | Op::JoinHeads { .. } => self.heads(node, values, out),
             Op::OutputRows => {
                 for (&row, out) in step.outputs.iter().zip(out.chunks_mut(cols)) {
                     out.copy_from_slice(&input(0)[row as usize * cols..][..cols]);

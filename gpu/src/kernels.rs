@@ -74,5 +74,6 @@ files! {
     "rows/copy"
     "rows/elementwise"
     "rows/get_rows"
+    "rows/heads"
     "ssm/conv"
 }

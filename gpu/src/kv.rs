@@ -14,8 +14,7 @@ pub(crate) fn head_words(kv: KvType, dim: usize) -> usize {
 
 /// Bytes of K and of V of one block: heads are whole words here.
 fn halves_bytes(kv: KvType, cache: &KvCache) -> [u64; 2] {
-    [cache.head_dim_k, cache.head_dim_v]
-        .map(|dim| (head_words(kv, dim) * cache.n_head_kv * KV_BLOCK) as u64 * 4)
+    cache.kept().map(|dim| (head_words(kv, dim) * cache.n_head_kv * KV_BLOCK) as u64 * 4)
 }
 
 /// Bytes of each buffer of a cache: K and V, or the states.
@@ -25,7 +24,8 @@ fn cache_bytes(kv: KvType, cache: &Cache, blocks: &Blocks) -> Vec<u64> {
         Cache::State(_) => vec![cache.block_bytes(kv)],
     };
     let n = blocks.of(cache.group()) as u64;
-    of_block.into_iter().map(|bytes| bytes.saturating_mul(n)).collect()
+    // A buffer is never empty: values may be a part of keys.
+    of_block.into_iter().map(|bytes| bytes.saturating_mul(n).max(4)).collect()
 }
 
 /// Bytes of all caches with this number of blocks.

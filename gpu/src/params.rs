@@ -95,6 +95,9 @@ params! {
     /// `rows/elementwise.wgsl`
     Elementwise { cols: u32, by: f32, }
 
+    /// `rows/heads.wgsl`: `n_a` of the `a_head` columns of a head from `start` on, and `n_b` of the second value's.
+    Heads { cols: u32, a_cols: u32, b_cols: u32, a_head: u32, start: u32, n_a: u32, n_b: u32, }
+
     /// `rows/get_rows.wgsl`: a piece of the table, rows `first .. first + count` of `n` elements in `blocks` blocks, for
     /// the numbers that stand in the step's buffer from `wanted_at` on.
     GetRows { n: u32, blocks: u32, first: u32, count: u32, wanted_at: u32, }

@@ -10,7 +10,7 @@ use crate::template::{Defines, expand};
 use gguf::DType;
 use graph::ints::{Q8Format, Rounding};
 use graph::ops::quantize_q16;
-use graph::{Act, Attention, KvType, math};
+use graph::{Act, Attention, KvCache, KvType, math};
 use products::weights;
 pub(crate) use products::{FEW_LANES, MANY_LANES, by_sixteen};
 pub use products::{
@@ -123,6 +123,12 @@ pub fn columns() -> Shader {
     Shader::new::<params::CopyRows>("rows/copy", 2, Defines::new().flag("OUTPUT_ROWS", false))
 }
 
+/// Some columns of each head, or the heads of two values side by side.
+pub fn heads(join: bool) -> Shader {
+    let defines = Defines::new().flag("JOIN", join);
+    Shader::new::<params::Heads>("rows/heads", 2 + u32::from(join), defines)
+}
+
 /// Copies the rows that give logits.
 pub fn output_rows() -> Shader {
     Shader::new::<params::CopyRows>("rows/copy", 3, Defines::new().flag("OUTPUT_ROWS", true))
@@ -232,10 +238,11 @@ pub fn quantize_slots(rounding: Rounding) -> Shader {
 
 /// A step of a router.
 pub fn route(route: graph::Route) -> Shader {
-    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
+    use graph::Route::{Each, Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
     let defines = Defines::new()
         .flag("SOFTMAX", route == Softmax)
         .flag("SIGMOID", route == Sigmoid)
+        .flag("EACH", route == Each)
         .flag("TOP_GROUPS", matches!(route, TopGroups { .. }))
         .flag("TOP_K", route == TopK)
         .flag("PICK", route == Pick)
@@ -339,19 +346,23 @@ pub struct Extras {
     pub softcap: bool,
     /// Each head has a sink.
     pub sinks: bool,
+    /// Values are the first elements of keys.
+    pub v_in_k: bool,
 }
 
 impl Extras {
     /// Those of an op.
-    pub fn of(a: &Attention) -> Self {
-        Self { softcap: a.softcap.is_some(), sinks: a.sinks.is_some() }
+    pub fn of(a: &Attention, cache: KvCache) -> Self {
+        let (softcap, sinks) = (a.softcap.is_some(), a.sinks.is_some());
+        Self { softcap, sinks, v_in_k: cache.v_in_k }
     }
 }
 
 /// Attention with values of up to `dim_v` elements (a multiple of 2).
 pub fn attention(kv: KvType, extras: Extras, dim_v: usize) -> Shader {
-    let Extras { softcap, sinks } = extras;
-    let defines = cached(kv).flag("SOFTCAP", softcap).flag("SINKS", sinks).set("DIM_V", &dim_v);
+    let Extras { softcap, sinks, v_in_k } = extras;
+    let defines = cached(kv).flag("SOFTCAP", softcap).flag("SINKS", sinks);
+    let defines = defines.flag("V_IN_K", v_in_k).set("DIM_V", &dim_v);
     let buffers = 4 + u32::from(sinks);
     Shader {
         cache: Cache::Reads,
@@ -365,6 +376,9 @@ pub(crate) const TILE_QUERIES: usize = 32;
 /// The same for many tokens on a GPU, which has threads to spare; `None` where heads have more than 256 elements, or no
 /// multiple of four.
 pub fn attention_tile(kv: KvType, extras: Extras, dims: HeadDims) -> Option<Shader> {
+    if extras.v_in_k {
+        return None;
+    }
     if [dims.k, dims.v].into_iter().any(|dim| dim > 256 || !dim.is_multiple_of(4)) {
         return None;
     }
@@ -392,9 +406,11 @@ pub fn attention_tile(kv: KvType, extras: Extras, dims: HeadDims) -> Option<Shad
 
 /// Attention of one token, each chunk of positions by a workgroup of its own; [`attention_merge`] puts the chunks together.
 /// Small heads of f16 are loaded into registers before they are used.
-pub fn attention_part(kv: KvType, softcap: bool, dims: HeadDims) -> Shader {
-    let small = kv == KvType::F16 && dims.k.is_multiple_of(2) && dims.k.max(dims.v) <= 128;
-    let defines = cached(kv).flag("SOFTCAP", softcap);
+pub fn attention_part(kv: KvType, extras: Extras, dims: HeadDims) -> Shader {
+    let Extras { softcap, v_in_k, .. } = extras;
+    let small =
+        !v_in_k && kv == KvType::F16 && dims.k.is_multiple_of(2) && dims.k.max(dims.v) <= 128;
+    let defines = cached(kv).flag("SOFTCAP", softcap).flag("V_IN_K", v_in_k);
     let defines = defines.flag("AHEAD", small);
     let defines = if small { defines.set("K_WORDS", &(dims.k / 2)) } else { defines };
     Shader { cache: Cache::Reads, ..Shader::new::<params::Attention>("attention/part", 4, defines) }
@@ -529,10 +545,11 @@ pub fn all() -> Vec<Shader> {
     let mut all: Vec<Shader> = maps.into_iter().chain(unary).map(elementwise).collect();
     all.extend([[false; 2], [true, false], [true; 2]].map(|[w, b]| layer_norm(w, b)));
     all.extend([elementwise(Map::SwigluOai), columns(), output_rows(), rope(false), rope(true)]);
+    all.extend([heads(false), heads(true)]);
     all.extend([attention_merge(false), attention_merge(true), argmax()]);
     all.extend([ssm_conv(), ssm_conv_state()]);
-    use graph::Route::{Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
-    all.push(route(TopGroups { groups: 1, used: 1 }));
+    use graph::Route::{Each, Normalise, Pick, Sigmoid, Softmax, TopGroups, TopK};
+    all.extend([TopGroups { groups: 1, used: 1 }, Each].map(route));
     all.extend([Softmax, Sigmoid, TopK, Pick, Normalise { at_least: 0.0 }].map(route));
     all.extend([Slots::AddId, Slots::Weighted, Slots::Sum].map(slots));
     all.extend(roundings.map(quantize_slots));
@@ -582,12 +599,14 @@ fn attentions(kv: KvType) -> Vec<Shader> {
     let mut all = Vec::new();
     let tile = |extras, dim| attention_tile(kv, extras, HeadDims::square(dim));
     for softcap in [false, true] {
-        let extras = Extras { softcap, sinks: false };
+        let extras = Extras { softcap, ..Extras::default() };
         all.push(attention(kv, extras, 128));
-        all.extend([128, 256].map(|dim| attention_part(kv, softcap, HeadDims::square(dim))));
+        all.extend([128, 256].map(|dim| attention_part(kv, extras, HeadDims::square(dim))));
         all.extend([64, 128, 256].into_iter().filter_map(|dim| tile(extras, dim)));
     }
-    let sinks = Extras { softcap: false, sinks: true };
+    let latent = Extras { v_in_k: true, ..Extras::default() };
+    all.extend([attention(kv, latent, 512), attention_part(kv, latent, HeadDims::square(512))]);
+    let sinks = Extras { sinks: true, ..Extras::default() };
     all.push(attention(kv, sinks, 64));
     all.extend(tile(sinks, 64));
     all

@@ -110,7 +110,7 @@ impl<'a> Count<'a> {
     /// Bytes of one position of a cache: heads are whole words here.
     fn position_bytes(&self, cache: CacheId) -> u64 {
         let spec = self.graph.kv(cache);
-        let words = head_words(self.kv, spec.head_dim_k) + head_words(self.kv, spec.head_dim_v);
+        let words: usize = spec.kept().into_iter().map(|dim| head_words(self.kv, dim)).sum();
         (spec.n_head_kv * words) as u64 * 4
     }
 

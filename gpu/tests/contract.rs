@@ -169,6 +169,14 @@ fn sinks_have_the_reference_bits_by_rows_and_together() {
 }
 
 #[test]
+fn a_latent_has_the_reference_bits_by_rows_and_together() {
+    let mut cases = cases::all().unwrap();
+    cases.retain(|case| case.name == "latent attention");
+    assert_eq!(cases.len(), 1);
+    check(cases, &[Cut::Chunks(1), Cut::Chunks(3), Cut::Batch(512)]);
+}
+
+#[test]
 fn several_files_are_read_and_indices_checked() {
     for gpu in devices() {
         graph::seams::reads_several_files(&gpu).unwrap();

@@ -18,6 +18,26 @@ pub struct KvHeads {
     pub head_dim_v: usize,
 }
 
+/// A part of each head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadPart {
+    /// Columns of a head.
+    pub head_dim: usize,
+    /// The first column of the part.
+    pub start: usize,
+    /// Columns of the part.
+    pub n: usize,
+}
+
+/// How many heads two values have that are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct JoinedHeads {
+    /// Of the first value, and of the result.
+    pub n_head: usize,
+    /// Of the second value: as many, or one for all.
+    pub n_head_b: usize,
+}
+
 /// Builds a graph, checking every shape as it goes; the errors name the value or the tensor.
 #[derive(Default)]
 pub struct Builder {
@@ -62,9 +82,21 @@ impl Builder {
     pub fn kv_cache(&mut self, heads: KvHeads, window: Option<u32>) -> CacheId {
         let group = self.group(CacheGroup::Positions { window });
         let KvHeads { n_head_kv, head_dim_k, head_dim_v } = heads;
-        let cache = KvCache { n_head_kv, head_dim_k, head_dim_v, group };
+        let cache = KvCache { n_head_kv, head_dim_k, head_dim_v, v_in_k: false, group };
         self.graph.caches.push(Cache::Kv(cache));
         CacheId(self.graph.caches.len() - 1)
+    }
+
+    /// Declares keys whose first elements are the values, too: what all heads share of a position.
+    pub fn latent_cache(&mut self, heads: KvHeads) -> Result<CacheId> {
+        if heads.head_dim_v > heads.head_dim_k {
+            return Err(shape(format!("values in keys: {heads:?}")));
+        }
+        let cache = self.kv_cache(heads, None);
+        if let Cache::Kv(kv) = &mut self.graph.caches[cache.0] {
+            kv.v_in_k = true;
+        }
+        Ok(cache)
     }
 
     /// Declares a state of `len` numbers for each sequence.
@@ -302,7 +334,7 @@ impl Builder {
                 }
                 Ok(self.same(Op::Route(route), x, name))
             }
-            Route::TopK | Route::Pick => {
+            Route::TopK | Route::Pick | Route::Each => {
                 let name = name.into();
                 Err(shape(format!("{name}: {route:?} has an own method of the builder")))
             }
@@ -319,6 +351,55 @@ impl Builder {
         let chosen = self.push(Op::Route(Route::TopK), &[x], name, n, rows);
         self.graph.values[chosen.0].kind = ValueKind::Index { below: cols as u32 };
         Ok(chosen)
+    }
+
+    /// The numbers from 0 to `n` in every row that `x` has: each slot with a matrix of its own.
+    pub fn each(&mut self, n: usize, x: ValueId, name: impl Into<String>) -> Result<ValueId> {
+        let rows = self.graph.value(x).rows;
+        if n == 0 || n > 1 << 24 {
+            return Err(shape(format!("{n} slots, allowed 1..=2^24")));
+        }
+        let all = self.push(Op::Route(Route::Each), &[x], name, n, rows);
+        self.graph.values[all.0].kind = ValueKind::Index { below: n as u32 };
+        Ok(all)
+    }
+
+    /// Of each head of `head_dim` columns those from `start` on, `n` of them.
+    pub fn head_columns(
+        &mut self,
+        part: HeadPart,
+        x: ValueId,
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let HeadPart { head_dim, start, n } = part;
+        let Value { cols, rows, name: of, .. } = self.graph.value(x);
+        let fits = start.checked_add(n).is_some_and(|end| end <= head_dim);
+        if n == 0 || !fits || !cols.is_multiple_of(head_dim) {
+            return Err(shape(format!("{of}: {part:?} of {cols} columns")));
+        }
+        let (cols, rows) = (cols / head_dim * n, *rows);
+        Ok(self.push(Op::HeadColumns { head_dim, start }, &[x], name, cols, rows))
+    }
+
+    /// The heads of `a` and those of `b` side by side, head by head. `b` has as many heads as `a`, or one for all.
+    pub fn join_heads(
+        &mut self,
+        heads: JoinedHeads,
+        [a, b]: [ValueId; 2],
+        name: impl Into<String>,
+    ) -> Result<ValueId> {
+        let JoinedHeads { n_head, n_head_b } = heads;
+        self.check_rows(a, b)?;
+        let (va, vb) = (self.graph.value(a), self.graph.value(b));
+        let fits = n_head > 0
+            && (n_head_b == n_head || n_head_b == 1)
+            && va.cols.is_multiple_of(n_head)
+            && vb.cols.is_multiple_of(n_head_b);
+        if !fits {
+            return Err(shape(format!("{} and {}: {heads:?}", va.name, vb.name)));
+        }
+        let (cols, rows) = (va.cols + vb.cols / n_head_b * n_head, va.rows);
+        Ok(self.push(Op::JoinHeads { n_head, n_head_b }, &[a, b], name, cols, rows))
     }
 
     /// The elements of `x` in the chosen columns.

@@ -47,15 +47,22 @@ pub struct KvCache {
     pub head_dim_k: usize,
     /// Elements of a V head.
     pub head_dim_v: usize,
+    /// Whether values are the first elements of keys, and not kept beside them (MLA, arXiv 2405.04434).
+    pub v_in_k: bool,
     /// The block tables by which it is found.
     pub group: GroupId,
 }
 
 impl KvCache {
+    /// Elements of a head that are kept of K and of V.
+    pub fn kept(&self) -> [usize; 2] {
+        [self.head_dim_k, if self.v_in_k { 0 } else { self.head_dim_v }]
+    }
+
     /// Bytes of K and V of one position. Saturates: such a size fits in no memory.
     pub fn position_bytes(&self, kv: KvType) -> u64 {
-        let elements = (self.n_head_kv as u64)
-            .saturating_mul((self.head_dim_k as u64).saturating_add(self.head_dim_v as u64));
+        let [k, v] = self.kept();
+        let elements = (self.n_head_kv as u64).saturating_mul((k as u64).saturating_add(v as u64));
         elements.saturating_mul(kv.bytes())
     }
 }

@@ -3,6 +3,7 @@
 
 mod dense;
 mod experts;
+mod latent;
 mod run;
 mod temperature;
 
@@ -443,7 +444,7 @@ pub fn all() -> Result<Vec<Case>> {
         cases.push(norms(n)?);
     }
     cases.extend(dense::all()?);
-    cases.extend([likeliest()?, temperature::case()?, gates()?]);
+    cases.extend([likeliest()?, temperature::case()?, latent::case()?, gates()?]);
     cases.extend(convs()?);
     Ok(cases)
 }

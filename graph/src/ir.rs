@@ -377,10 +377,11 @@ impl fmt::Display for Graph {
                 Op::Route(route) => write!(line, "  {route:?}")?,
                 Op::SumSlots { slots } => write!(line, "  of {slots}")?,
                 Op::StoreKv { cache } => {
-                    let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = self.kv(*cache);
+                    let KvCache { n_head_kv, head_dim_k, head_dim_v, v_in_k, .. } = self.kv(*cache);
+                    let shared = if v_in_k { ", v_in_k" } else { "" };
                     write!(
                         line,
-                        "  kv#{} KvLayer {{ n_head_kv: {n_head_kv}, head_dim_k: {head_dim_k}, head_dim_v: {head_dim_v} }}",
+                        "  kv#{} KvLayer {{ n_head_kv: {n_head_kv}, head_dim_k: {head_dim_k}, head_dim_v: {head_dim_v}{shared} }}",
                         cache.0
                     )?;
                 }
@@ -390,6 +391,10 @@ impl fmt::Display for Graph {
                     write!(line, "  {} {} rows state#{} {len}", w.name, w.n_in, cache.0)?;
                 }
                 Op::Columns { start } => write!(line, "  from {start}")?,
+                Op::HeadColumns { head_dim, start } => {
+                    write!(line, "  from {start} of heads of {head_dim}")?
+                }
+                Op::JoinHeads { n_head: a, n_head_b: b } => write!(line, "  {a} and {b} heads")?,
                 Op::Softcap { cap } => write!(line, "  cap {cap}")?,
                 Op::Input | Op::Add | Op::Mul | Op::Weighted | Op::OutputRows => {}
             }

@@ -25,7 +25,7 @@ mod tapped;
 pub use backend::{
     Arithmetic, Backend, Best, Kv, KvType, Limits, LoadOptions, Loaded, NoTap, Tap, Timing, Traffic,
 };
-pub use builder::{Builder, KvHeads};
+pub use builder::{Builder, HeadPart, JoinedHeads, KvHeads};
 pub use cache::{
     BlockTable, Blocks, Cache, CacheGroup, CacheId, FREED, GroupId, KvCache, StateCache,
 };

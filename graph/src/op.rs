@@ -142,6 +142,8 @@ pub enum Route {
     },
     /// The columns of the largest elements, the largest first: indices.
     TopK,
+    /// The columns in their order: indices. Every slot has a matrix of its own.
+    Each,
     /// The elements in the chosen columns; inputs numbers, indices.
     Pick,
     /// `x / Σ x` over a row.
@@ -251,6 +253,20 @@ pub enum Op {
     Columns {
         /// First column.
         start: usize,
+    },
+    /// Of each head the columns from `start` on, as many as the output has for a head.
+    HeadColumns {
+        /// Columns of a head of the input.
+        head_dim: usize,
+        /// First column.
+        start: usize,
+    },
+    /// Two values side by side, head by head; inputs a, b.
+    JoinHeads {
+        /// Heads of `a`.
+        n_head: usize,
+        /// Heads of `b`: as many, or one that goes to all.
+        n_head_b: usize,
     },
     /// The rows of [`crate::Step::outputs`].
     OutputRows,
@@ -374,10 +390,14 @@ impl Op {
             Self::Route(Route::TopGroups { .. }) => new("SET_ROWS", &["RESHAPE", "SET_ROWS"]),
             // ggml sorts all and takes a view of the first.
             Self::Route(Route::TopK) => new("TOP_K", &["VIEW", "TOP_K"]),
+            Self::Route(Route::Each) => new("ARANGE", &["ARANGE"]),
             Self::Route(Route::Pick) => new("GET_ROWS", &["GET_ROWS"]).indices(&[1]),
             Self::Route(Route::Normalise { .. }) => new("DIV", &["DIV"]),
             Self::MatMulId { w } => {
-                new("MUL_MAT_ID", &["MUL_MAT_ID"]).weight(w, Experts).indices(&[1])
+                // With a matrix for each head it is a product of several matrices there, of which a view is taken.
+                new("MUL_MAT_ID", &["MUL_MAT_ID", "PERMUTE", "CONT"])
+                    .weight(w, Experts)
+                    .indices(&[1])
             }
             Self::AddId { b } => new("ADD_ID", &["ADD_ID"]).weight(b, Vector).indices(&[1]),
             Self::Weighted => new("MUL", &["MUL"]),
@@ -385,14 +405,16 @@ impl Op {
             Self::SumSlots { .. } => new("ADD", &["ADD", "CONT"]),
             Self::StoreKv { cache } => new("SET_ROWS", &["SET_ROWS"]).cache(cache, Writes),
             Self::Attention(a) => {
-                let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE"];
+                // A product where another one stands before the heads are put together.
+                let traced_as = &["FLASH_ATTN_EXT", "CONT", "RESHAPE", "MUL_MAT"];
                 let all = new("FLASH_ATTN_EXT", traced_as).cache(&mut a.cache, Reads);
                 a.sinks.iter_mut().fold(all, |all, sinks| all.weight(sinks, Vector))
             }
             Self::SsmConv { w, cache } => {
                 new("SSM_CONV", &["SSM_CONV"]).weight(w, Vector).cache(cache, Updates)
             }
-            Self::Columns { .. } => new("VIEW", &["VIEW"]),
+            Self::Columns { .. } | Self::HeadColumns { .. } => new("VIEW", &["VIEW"]),
+            Self::JoinHeads { .. } => new("CONCAT", &["CONCAT"]),
             Self::OutputRows => new("OUTPUT_ROWS", &["OUTPUT_ROWS", "GET_ROWS"]),
             // ggml computes it in three steps, the last of which is a product with the cap.
             Self::Softcap { .. } => new("SOFTCAP", &["SOFTCAP", "SCALE"]),

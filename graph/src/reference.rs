@@ -1,6 +1,8 @@
 //! The executable definition: plain loops over the file's own bytes, no SIMD, no threads. Slow and right.
 
-use crate::ops::{attention, elementwise, experts, layer_norm, mat_mul, rms_norm, rope, ssm_conv};
+use crate::ops::{
+    attention, elementwise, experts, heads, layer_norm, mat_mul, rms_norm, rope, ssm_conv,
+};
 use crate::{
     Backend, Blocks, Cache, CacheId, Contents, Error, ErrorKind, Graph, KV_BLOCK, Kv, KvType,
     LayerNorm, LoadOptions, Loaded, Node, Op, Result, Route, Span, StateCache, Step, Stop, Tap,
@@ -123,7 +125,7 @@ impl LoadedReference {
 
     fn store_kv(&self, cache: CacheId, step: &Step, kv: &mut RefKv, kv_rows: [&[f32]; 2]) {
         let spec = self.graph.kv(cache);
-        for (which, dim) in [spec.head_dim_k, spec.head_dim_v].into_iter().enumerate() {
+        for (which, dim) in spec.kept().into_iter().enumerate().filter(|(_, dim)| *dim > 0) {
             let width = spec.n_head_kv * dim;
             for (t, row) in kv_rows[which].chunks(width).enumerate() {
                 let at = step.slot(spec.group, step.seqs[t], step.positions[t]) * width;
@@ -157,7 +159,9 @@ impl LoadedReference {
                     (step.slot(spec.group, step.seqs[t], p) * spec.n_head_kv + h_kv) * dim
                 };
                 let key = |p: u32| &k[at(p, dk)..][..dk];
-                let value = |p: u32| &v[at(p, dv)..][..dv];
+                let value = |p: u32| {
+                    if spec.v_in_k { &key(p)[..dv] } else { &v[at(p, dv)..][..dv] }
+                };
                 let (position, end) = (step.positions[t], step.end_for(a.mask, t));
                 let seen = attention::Seen {
                     first: a.mask.first_visible(position),
@@ -193,6 +197,21 @@ impl LoadedReference {
         let to = node.output.map_or(0, |v| self.cols(v));
         for (x, out) in x.chunks(self.cols(node.inputs[0])).zip(out.chunks_mut(to)) {
             out.copy_from_slice(&x[start..start + to]);
+        }
+    }
+
+    /// Parts of heads, or heads side by side.
+    fn heads(&self, node: &Node, values: &[Vec<f32>], out: &mut [f32]) {
+        let input = |i: usize| (values[node.inputs[i].0].as_slice(), self.cols(node.inputs[i]));
+        let ((a, a_cols), to) = (input(0), node.output.map_or(1, |v| self.cols(v)));
+        if let Op::HeadColumns { head_dim, start } = node.op {
+            heads::columns(a, head_dim, start, to / (a_cols / head_dim), out);
+        } else if let Op::JoinHeads { n_head, n_head_b } = node.op {
+            let (b, b_cols) = input(1);
+            let both = a.chunks(a_cols).zip(b.chunks(b_cols));
+            for ((a, b), out) in both.zip(out.chunks_mut(to)) {
+                heads::join(a, b, n_head, n_head_b, out);
+            }
         }
     }
 
@@ -271,6 +290,7 @@ impl LoadedReference {
                 self.conv(*w, *cache).run(step, kv.state(*cache), input(0), out);
             }
             Op::Columns { start } => self.columns(*start, node, input(0), out),
+            Op::HeadColumns { .. } | Op::JoinHeads { .. } => self.heads(node, values, out),
             Op::OutputRows => {
                 let n = cols(node.inputs[0]);
                 for (&row, out) in step.outputs.iter().zip(out.chunks_mut(n)) {
@@ -308,7 +328,8 @@ impl Loaded for LoadedReference {
             caches.push(match cache {
                 Cache::Kv(kv) => {
                     let rows = blocks.of(kv.group) * KV_BLOCK * kv.n_head_kv;
-                    RefCache::Kv([zeros(rows * kv.head_dim_k)?, zeros(rows * kv.head_dim_v)?])
+                    let [k, v] = kv.kept();
+                    RefCache::Kv([zeros(rows * k)?, zeros(rows * v)?])
                 }
                 Cache::State(state) => RefCache::State(zeros(blocks.of(state.group) * state.len)?),
             });

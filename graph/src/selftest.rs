@@ -3,8 +3,8 @@
 
 use crate::cases::{self, Case, CaseBuilder};
 use crate::{
-    Act, Attention, Graph, KvCache, KvHeads, LayerNorm, Mask, Node, Op, Result, RopePairs,
-    RopeTable, Route, Unary, ValueId, Weight, WeightId,
+    Act, Attention, CacheId, Graph, HeadPart, JoinedHeads, KvCache, KvHeads, LayerNorm, Mask, Node,
+    Op, Result, RopePairs, RopeTable, Route, Unary, ValueId, Weight, WeightId,
 };
 use gguf::DType;
 use std::collections::HashSet;
@@ -76,6 +76,7 @@ enum Build {
     },
     Conv(Convolution),
     Experts(Experts),
+    Join(JoinedHeads, [usize; 2]),
     Map(Map, usize),
 }
 
@@ -114,6 +115,7 @@ enum Map {
     Softcap { cap: f32 },
     Columns { start: usize },
     Unary(Unary),
+    HeadColumns(HeadPart),
     Glu { act: Act },
 }
 
@@ -167,6 +169,7 @@ fn of_node(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
             let from = graph.value(node.inputs[0]).cols;
             (format!("{kind} {cols} of {from}"), Build::Map(Map::Columns { start }, from))
         }
+        Op::HeadColumns { .. } | Op::JoinHeads { .. } => return heads(graph, node),
         &Op::Softcap { cap } => {
             (format!("{kind} {cap}"), Build::Map(Map::Softcap { cap }, cols.min(1024)))
         }
@@ -197,6 +200,21 @@ fn rotation(graph: &Graph, i: usize, node: &Node) -> Option<(String, Build)> {
     let name = format!("{kind} {cols:?} table {table}, heads of {head_dim}, {pairs:?}");
     let table = graph.rope_tables[table].clone();
     Some((name, Build::Rope(Rotation { table, head_dim, pairs, cols })))
+}
+
+/// Parts of heads, or heads side by side.
+fn heads(graph: &Graph, node: &Node) -> Option<(String, Build)> {
+    let cols = |id: ValueId| graph.value(id).cols;
+    let (kind, a, to) = (node.op.kind(), cols(node.inputs[0]), cols(node.output?));
+    if let Op::HeadColumns { head_dim, start } = node.op {
+        let n = to / (a / head_dim);
+        let name = format!("{kind} {n} from {start} of heads of {head_dim}");
+        return Some((name, Build::Map(Map::HeadColumns(HeadPart { head_dim, start, n }), a)));
+    }
+    let Op::JoinHeads { n_head, n_head_b } = node.op else { return None };
+    let b = cols(node.inputs[1]);
+    let name = format!("{kind} {a} {b} {n_head} / {n_head_b} heads");
+    Some((name, Build::Join(JoinedHeads { n_head, n_head_b }, [a, b])))
 }
 
 /// A norm over groups of `n` columns, of a sum where that stands before it.
@@ -286,6 +304,9 @@ fn attention(graph: &Graph, i: usize, a: &Attention) -> (String, Build) {
         Mask::Causal => {}
         Mask::Window(window) => name += &format!(", window {window}"),
         Mask::None => name += ", no mask",
+    }
+    if layer.v_in_k {
+        name += " in keys";
     }
     if a.sinks.is_some() {
         name += ", sinks";
@@ -383,6 +404,7 @@ impl Build {
             }
             Self::Conv(conv) => convolved(c, &conv, input)?,
             Self::Experts(experts) => chosen(c, &experts, input)?,
+            Self::Join(heads, cols) => joined(c, heads, cols, input)?,
             Self::Map(of, cols) => {
                 let x = input(c, cols, "x")?;
                 map(c, of, x, input)?
@@ -407,12 +429,12 @@ fn attended(
     let Attended { a, layer, rope } = attended;
     let KvCache { n_head_kv, head_dim_k, head_dim_v, .. } = layer;
     let heads = KvHeads { n_head_kv, head_dim_k, head_dim_v };
-    let cache = c.builder.kv_cache(heads, a.mask.window());
+    let cache = cache(c, heads, layer, a.mask)?;
     let sinks = a.sinks.map(|_| c.weight(DType::F32, a.n_head, 1, 1.0));
     let a = Attention { cache, sinks, ..a };
     let mut q = input(c, a.n_head * layer.head_dim_k, "q")?;
     let mut k = input(c, layer.n_head_kv * layer.head_dim_k, "k")?;
-    let v = input(c, layer.n_head_kv * layer.head_dim_v, "v")?;
+    let v = values(c, layer, k, input)?;
     if let Some((table, pairs)) = rope {
         let table = c.builder.rope_table(table);
         q = c.builder.rope(table, layer.head_dim_k, pairs, q, "q_rotated")?;
@@ -420,6 +442,39 @@ fn attended(
     }
     c.builder.store_kv(cache, k, v)?;
     c.builder.attention(a, q, "kqv_out")
+}
+
+/// A cache like the layer's.
+fn cache(c: &mut CaseBuilder, heads: KvHeads, layer: KvCache, mask: Mask) -> Result<CacheId> {
+    if layer.v_in_k {
+        return c.builder.latent_cache(heads);
+    }
+    Ok(c.builder.kv_cache(heads, mask.window()))
+}
+
+/// The values: of their own, or the first columns of each head of `k`.
+fn values(
+    c: &mut CaseBuilder,
+    layer: KvCache,
+    k: ValueId,
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    if !layer.v_in_k {
+        return input(c, layer.n_head_kv * layer.head_dim_v, "v");
+    }
+    let part = HeadPart { head_dim: layer.head_dim_k, start: 0, n: layer.head_dim_v };
+    c.builder.head_columns(part, k, "v")
+}
+
+/// Two values side by side, head by head.
+fn joined(
+    c: &mut CaseBuilder,
+    heads: JoinedHeads,
+    [a, b]: [usize; 2],
+    input: &impl Fn(&mut CaseBuilder, usize, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let (a, b) = (input(c, a, "a")?, input(c, b, "b")?);
+    c.builder.join_heads(heads, [a, b], "joined")
 }
 
 /// A value, convolved over a state of its own.
@@ -513,6 +568,7 @@ fn map(
             c.builder.columns(start, (cols - start).min(cols.div_ceil(2)), x, "out")
         }
         Map::Unary(unary) => Ok(c.builder.unary(unary, x, "out")),
+        Map::HeadColumns(part) => c.builder.head_columns(part, x, "out"),
         Map::Glu { act } => {
             let up = input(c, cols, "up")?;
             c.builder.glu(act, x, up, "out")

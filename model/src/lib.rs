@@ -33,7 +33,7 @@ pub use rope::{Rope, RopeFactors, RopeScaling};
 pub use sampler::{Sampler, SamplerKind, SamplerParams};
 pub use spec::{
     Attention, Bias, EmbdNorm, ExpertGroups, Experts, FeedForward, FfnNorm, FirstSum, GateUp,
-    Gated, Gating, Layer, Mixer, NormKind, Norms, OutputNorm, Parallel, ParallelNorms, Plain,
-    Positions, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
+    Gated, Gating, Latent, Layer, Mixer, NormKind, Norms, OutputNorm, Parallel, ParallelNorms,
+    Plain, Positions, QkNorm, QueryScale, SharedExpert, ShortConv, Spec,
 };
 pub use tensors::{Branch, Dim, NormPlace, Presence, Role, TensorSpec};

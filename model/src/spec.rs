@@ -156,8 +156,33 @@ pub enum FirstSum {
 pub enum Mixer {
     /// Attention over the positions so far.
     Attention(Attention),
+    /// Attention over a latent that all heads share.
+    Latent(Latent),
     /// A gated convolution of the last few rows.
     ShortConv(ShortConv),
+}
+
+/// Attention whose keys and values are products of one latent for each position (MLA, arXiv 2405.04434): that alone is kept.
+/// The matrices that make keys of it are taken to the queries, those that make values to the result, so that all heads attend
+/// to the latent itself. A part of each head has a position; the keys' is one for all heads.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latent {
+    /// Heads.
+    pub n_head: usize,
+    /// Width of the latent that the queries are made of; `None` where they are made of the stream itself.
+    pub q_rank: Option<usize>,
+    /// Width of the latent of keys and values.
+    pub kv_rank: usize,
+    /// Elements of a head of queries and keys without a position.
+    pub head_dim_nope: usize,
+    /// Elements with one.
+    pub head_dim_rope: usize,
+    /// Elements of a head of values.
+    pub head_dim_v: usize,
+    /// Index into [`Spec::ropes`].
+    pub rope: usize,
+    /// Factor on `q · k`.
+    pub scale: f32,
 }
 
 /// A gated convolution (LFM2, arXiv 2511.23404): of a projection's three parts `b`, `c`, `x` it makes `c · conv(b · x)`,
@@ -359,7 +384,7 @@ impl Spec {
             Mixer::Attention(attention) => {
                 Layer { mixer: Mixer::Attention(change(i, attention)), ..layer }
             }
-            Mixer::ShortConv(_) => layer,
+            Mixer::Latent(_) | Mixer::ShortConv(_) => layer,
         })
     }
 

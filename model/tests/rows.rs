@@ -81,6 +81,7 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         Wanted { window: Some(5), ..wanted("cohere2", &[10_000.0], None) },
         wanted("command-r", &[10_000.0], None),
         wanted("deepseek", &[10_000.0], None),
+        wanted("deepseek2", &[10_000.0], None),
         wanted("dots1", &[10_000.0], None),
         wanted("ernie4_5", &[500_000.0], Some(1e-5)),
         wanted("ernie4_5-moe", &[500_000.0], Some(1e-5)),
@@ -145,10 +146,11 @@ fn row_39_optional_keys_have_their_architectures_defaults() {
         let spec = model::spec(&tiny.file()).unwrap();
         let found: Vec<f32> = spec.ropes.iter().map(|rope| rope.base).collect();
         assert_eq!(found, bases, "{arch}");
-        let Mixer::Attention(first) = spec.layers[usize::from(arch == "lfm2")].mixer else {
-            panic!()
-        };
-        assert_eq!(first.window, window, "{arch}");
+        let first = spec.layers[usize::from(arch == "lfm2")].mixer;
+        assert!(matches!(first, Mixer::Attention(_) | Mixer::Latent(_)), "{arch}");
+        if let Mixer::Attention(first) = first {
+            assert_eq!(first.window, window, "{arch}");
+        }
         for layer in &spec.layers {
             let Mixer::Attention(attention) = layer.mixer else { continue };
             assert_eq!(attention.scale, scale, "{arch}");
@@ -350,6 +352,23 @@ fn row_41_what_an_architecture_cannot_be_without_is_named() {
     }
 }
 
+/// Of a position and layer a latent and the keys' part with a position are kept, 32 and 16 numbers here, and no values beside
+/// them (arXiv 2405.04434, section 2.1.2).
+#[test]
+fn a_latent_is_kept_once() {
+    let file = Tiny::new("deepseek2").file();
+    let graph = model::graph(&model::spec(&file).unwrap(), &file).unwrap();
+    let blocks = graph::Blocks::Each(1);
+    assert_eq!(graph.kv_bytes(graph::KvType::F16, &blocks), 3 * 64 * (32 + 16) * 2);
+}
+
+#[test]
+fn a_file_with_keys_and_values_in_one_matrix_is_refused_by_name() {
+    let (kind, text) = refused("deepseek2", |tiny| tiny.unset("attention.key_length_mla"));
+    assert_eq!(kind, ErrorKind::Unsupported);
+    assert!(text.starts_with("deepseek2.attention.key_length_mla"), "{text}");
+}
+
 /// Hunyuan's converter once wrote its one feed-forward as the only expert.
 #[test]
 fn one_expert_is_none() {
@@ -447,7 +466,7 @@ fn windows(tiny: &Tiny) -> Vec<Option<u32>> {
     let spec = model::spec(&tiny.file()).unwrap();
     let window = |layer: &model::Layer| match layer.mixer {
         Mixer::Attention(attention) => Some(attention.window),
-        Mixer::ShortConv(_) => None,
+        Mixer::Latent(_) | Mixer::ShortConv(_) => None,
     };
     spec.layers.iter().filter_map(window).collect()
 }

@@ -97,6 +97,7 @@ fn activations_and_logits_are_of_size_1() {
                 ("attn_norm", 0.9..1.1),
                 ("Kcur", inner.clone()),
                 ("Vcur", inner),
+                ("kv_cmpr", 0.8..1.2),
                 ("conv.bx", 0.8..1.2),
                 ("conv.conv", 0.7..1.3),
                 ("l_out", 0.1..2.0),

@@ -8,7 +8,7 @@ use crate::exact::{self, Cache, Given, Place};
 use crate::kind::{self, Kind, Scene, Sureness};
 use crate::{Result, Tolerance, Values, Worst};
 use graph::compare::same_bits;
-use graph::{Backend, Blocks, CacheUse, Graph, LoadOptions, Node, Op, Step, Tap, Value};
+use graph::{Backend, Blocks, CacheUse, Graph, LoadOptions, Node, Op, Route, Step, Tap, Value};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -173,7 +173,7 @@ impl Tap for Bench<'_> {
                 here
             }
             // What only moves rows or columns has nothing to be wrong by itself where others do not name it.
-            Some(_) | None if matches!(node.op, Op::OutputRows | Op::Columns { .. }) => Here::Right,
+            Some(_) | None if moves(&node.op) => Here::Right,
             Some(_) | None => Here::Unmeasured,
         };
         self.current[v.0] = data.to_vec();
@@ -319,4 +319,9 @@ fn explained(scene: &Scene<'_>, exact: &Exact, tolerance: Tolerance) -> Wrong {
     };
     wrong.worst = all.iter().take(WORST).map(worst).collect();
     wrong
+}
+/// Whether an op computes nothing: it says where numbers stand.
+fn moves(op: &Op) -> bool {
+    let of_heads = matches!(op, Op::HeadColumns { .. } | Op::Route(Route::Each));
+    of_heads || matches!(op, Op::OutputRows | Op::Columns { .. })
 }

@@ -263,6 +263,8 @@ pub(crate) fn explain(scene: &Scene<'_>) -> (Kind, Sureness) {
         | Op::SumSlots { .. }
         | Op::StoreKv { .. }
         | Op::Columns { .. }
+        | Op::HeadColumns { .. }
+        | Op::JoinHeads { .. }
         | Op::OutputRows
         | Op::Softcap { .. } => {}
     }

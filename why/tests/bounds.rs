@@ -80,6 +80,8 @@ fn share(case: &Case, op: &Op, kv: KvType) -> f32 {
         | Op::Glu { .. }
         | Op::StoreKv { .. }
         | Op::Columns { .. }
+        | Op::HeadColumns { .. }
+        | Op::JoinHeads { .. }
         | Op::OutputRows
         | Op::Softcap { .. } => 1e-3,
     }

@@ -299,6 +299,12 @@ fn widen<I: Isa, E: Elem>(isa: I, layer: &Layer<E>, block: usize, head: usize, t
             isa.f_store(E::load(isa, lanes(from, v * LANES)), lanes_mut(to, v * LANES));
         }
     }
+    if layer.v_in_k() {
+        for (d, key) in to.keys[..dv].iter().enumerate() {
+            key.iter().enumerate().for_each(|(j, &x)| to.values[j * width + d] = x);
+        }
+        return;
+    }
     let values = layer.values(block, head).chunks_exact(dv);
     for (to, from) in to.values.chunks_exact_mut(width).zip(values) {
         let whole = dv / LANES * LANES;
@@ -355,7 +361,8 @@ fn tiles<I: Isa, E: Elem>(
     let (block, head) = (queries.table[item.chunk] as usize, queries.head_kv);
     scratch.next.resize(MAX_ROWS * width, 0.0);
     // A single tile reads each element once, so widening beforehand would only push the cache's bytes out of the way.
-    if queries.rows() <= I::ROWS && layer.head_dim_v() == width {
+    // Values that are a part of keys lie across them.
+    if queries.rows() <= I::ROWS && layer.head_dim_v() == width && !layer.v_in_k() {
         let values = Values { data: layer.values(block, head), width };
         let block = Block { keys: layer.keys(block, head), values };
         let Scratch { q, next, .. } = scratch;

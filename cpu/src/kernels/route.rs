@@ -34,7 +34,7 @@ impl Kernel for Router<'_> {
                 y
             }),
             Route::TopK => top_k(x, out),
-            Route::TopGroups { .. } | Route::Pick | Route::Normalise { .. } => {
+            Route::TopGroups { .. } | Route::Each | Route::Pick | Route::Normalise { .. } => {
                 experts::route(route, x, chosen, out);
             }
         }

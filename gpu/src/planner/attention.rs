@@ -58,6 +58,10 @@ impl<'a> Planner<'a> {
         a.sinks.map(|sinks| self.vector(sinks)).transpose()
     }
 
+    fn extras(&self, a: &Attention) -> Extras {
+        Extras::of(a, self.graph.kv(a.cache))
+    }
+
     fn window(a: &Attention) -> u32 {
         a.mask.window().unwrap_or(u32::MAX)
     }
@@ -105,7 +109,7 @@ impl<'a> Planner<'a> {
 
     /// Attention in steps of more than one row.
     fn attention_many(&self, a: &Attention, q: ValueId, out: ValueId) -> Result<Vec<Dispatch>> {
-        let (kv, dims, extras) = (self.model.options.kv, self.head_dims(a), Extras::of(a));
+        let (kv, dims, extras) = (self.model.options.kv, self.head_dims(a), self.extras(a));
         let read = [self.value(q), self.step(), self.tables()].into_iter().chain(self.sinks(a)?);
         let bound: Vec<_> = read.chain([self.value(out)]).collect();
         let mut all = Vec::new();
@@ -135,8 +139,8 @@ impl<'a> Planner<'a> {
 
     /// In a step of one token: its chunks side by side, to be merged.
     fn attention_part(&self, a: &Attention, q: ValueId) -> Result<Vec<Dispatch>> {
-        let (kv, dims, capped) = (self.model.options.kv, self.head_dims(a), a.softcap.is_some());
-        let shader = shaders::attention_part(kv, capped, dims);
+        let (kv, dims, extras) = (self.model.options.kv, self.head_dims(a), self.extras(a));
+        let shader = shaders::attention_part(kv, extras, dims);
         let bound = vec![self.value(q), self.step(), self.tables(), self.partials()];
         let depth = Depth::Chunks { window: Self::window(a) };
         let grid = Grid { for_rows: ONE, depth, ..Grid::each_row(a.n_head) };

@@ -18,7 +18,9 @@ impl<'a> Planner<'a> {
         let (at_least, groups, used) = match route {
             Route::Normalise { at_least } => (at_least, 0, 0),
             Route::TopGroups { groups, used } => (0.0, groups, used),
-            Route::Softmax | Route::Sigmoid | Route::TopK | Route::Pick => (0.0, 0, 0),
+            Route::Softmax | Route::Sigmoid | Route::TopK | Route::Each | Route::Pick => {
+                (0.0, 0, 0)
+            }
         };
         let (groups, used) = (groups as u32, used as u32);
         let cols = self.graph.value(node.inputs[0]).cols as u32;

@@ -185,6 +185,8 @@ impl<'a> Planner<'a> {
             Op::Attention(a) => self.attention(a, node),
             Op::SsmConv { w, cache } => self.ssm_conv(node, *w, *cache),
             Op::Columns { start } => self.columns(node, *start),
+            Op::HeadColumns { head_dim, start } => self.head_columns(node, *head_dim, *start),
+            Op::JoinHeads { n_head, n_head_b } => self.join_heads(node, *n_head, *n_head_b),
             Op::OutputRows => self.output_rows(node),
             Op::Softcap { cap } => self.map(node, Map::Softcap, *cap, None),
         }
@@ -258,6 +260,44 @@ impl<'a> Planner<'a> {
         let params = params::CopyRows { cols, from_cols, start: start as u32, outputs_at: 0 };
         let bound = vec![self.value(node.inputs[0]), self.value(out)];
         let kernel = Kernel::new(shaders::columns(), bound, &params, value.rows);
+        self.dispatches(&kernel.each_row(value.cols.div_ceil(256)))
+    }
+
+    /// Of each head of `head_dim` columns those from `start` on.
+    fn head_columns(&self, node: &Node, head_dim: usize, start: usize) -> Result<Vec<Dispatch>> {
+        let cols = |id: ValueId| self.graph.value(id).cols;
+        let (a, to) = (cols(node.inputs[0]), cols(output_of(node)));
+        let n_a = to / (a / head_dim);
+        self.heads(node, [head_dim, start], [n_a, 0])
+    }
+
+    /// Two values side by side, head by head.
+    fn join_heads(&self, node: &Node, n_head: usize, n_head_b: usize) -> Result<Vec<Dispatch>> {
+        let [a, b] = [0, 1].map(|i| self.graph.value(node.inputs[i]).cols);
+        self.heads(node, [a / n_head, 0], [a / n_head, b / n_head_b])
+    }
+
+    /// `n_a` columns of each head of the first input, which has `a_head` of them, and `n_b` of the second's.
+    fn heads(
+        &self,
+        node: &Node,
+        [a_head, start]: [usize; 2],
+        [n_a, n_b]: [usize; 2],
+    ) -> Result<Vec<Dispatch>> {
+        let cols = |id: &ValueId| self.graph.value(*id).cols as u32;
+        let out = output_of(node);
+        let value = self.graph.value(out);
+        let params = params::Heads {
+            cols: value.cols as u32,
+            a_cols: cols(&node.inputs[0]),
+            b_cols: node.inputs.get(1).map_or(0, cols),
+            a_head: a_head as u32,
+            start: start as u32,
+            n_a: n_a as u32,
+            n_b: n_b as u32,
+        };
+        let bound = node.inputs.iter().chain([&out]).map(|&id| self.value(id)).collect();
+        let kernel = Kernel::new(shaders::heads(n_b > 0), bound, &params, value.rows);
         self.dispatches(&kernel.each_row(value.cols.div_ceil(256)))
     }
 

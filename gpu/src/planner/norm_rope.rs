@@ -160,19 +160,20 @@ impl<'a> Planner<'a> {
     pub(super) fn store_kv(&self, id: CacheId, k: ValueId, v: ValueId) -> Result<Vec<Dispatch>> {
         let heads = self.graph.kv(id).n_head_kv as u32;
         let cache = self.cache_params(id);
+        let words_v = if self.graph.kv(id).v_in_k { 0 } else { cache.words_v };
         let params = params::StoreKv {
             heads,
             dim_k: cache.dim_k,
             dim_v: cache.dim_v,
             words_k: cache.words_k,
-            words_v: cache.words_v,
+            words_v,
             positions_at: cache.positions_at,
             tables_at: cache.tables_at,
         };
         let bound = vec![self.value(k), self.value(v), self.step(), self.tables()];
         let shader = shaders::store_kv(self.model.options.kv);
         let kernel = Kernel::new(shader, bound, &params, Rows::Tokens).with_cache(id);
-        let words = heads * (cache.words_k + cache.words_v);
+        let words = heads * (cache.words_k + words_v);
         self.dispatches(&kernel.each_row(words.div_ceil(64) as usize))
     }
 }

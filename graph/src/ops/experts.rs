@@ -13,6 +13,7 @@ pub fn route(route: Route, x: &[f32], chosen: &[f32], out: &mut [f32]) {
         Route::Sigmoid => out.iter_mut().zip(x).for_each(|(out, &x)| *out = sigmoid(x)),
         Route::TopGroups { groups, used } => top_groups(x, groups, used, out),
         Route::TopK => top_k(x, out),
+        Route::Each => out.iter_mut().enumerate().for_each(|(i, out)| *out = i as f32),
         Route::Pick => {
             out.iter_mut().zip(chosen).for_each(|(out, &expert)| *out = x[expert as usize]);
         }

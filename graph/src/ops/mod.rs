@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod elementwise;
 pub mod experts;
+pub mod heads;
 pub mod layer_norm;
 pub mod mat_mul;
 pub mod quantize_q16;

@@ -51,6 +51,6 @@ pub(super) fn spec(meta: &Meta<'_>) -> Result<Spec> {
             Mixer::Attention(Attention { n_head_kv: 0, .. }) => {
                 Layer { mixer: Mixer::ShortConv(ShortConv { d_conv }), ..layer }
             }
-            Mixer::Attention(_) | Mixer::ShortConv(_) => layer,
+            Mixer::Attention(_) | Mixer::Latent(_) | Mixer::ShortConv(_) => layer,
         }))
 }

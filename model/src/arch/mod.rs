@@ -9,6 +9,7 @@ mod codeshell;
 mod cohere2;
 mod command_r;
 mod deepseek;
+mod deepseek2;
 mod dots1;
 mod ernie4_5;
 mod ernie4_5_moe;
@@ -109,6 +110,7 @@ pub const ARCHS: &[Arch] = &[
     Arch { name: "cohere2", spec: cohere2::spec, usual: cohere2::USUAL, presets: &[] },
     Arch { name: "command-r", spec: command_r::spec, usual: command_r::USUAL, presets: &[] },
     Arch { name: "deepseek", spec: deepseek::spec, usual: deepseek::USUAL, presets: &[] },
+    Arch { name: "deepseek2", spec: deepseek2::spec, usual: deepseek2::USUAL, presets: &[] },
     Arch { name: "dots1", spec: dots1::spec, usual: dots1::USUAL, presets: &[] },
     Arch { name: "ernie4_5", spec: ernie4_5::spec, usual: ernie4_5::USUAL, presets: &[] },
     Arch {

@@ -1,12 +1,13 @@
 //! The one builder: a spec becomes a graph. Each tensor is named here, where it is used, and asked of a [`Source`];
 //! values have the names that llama.cpp gives them in its dumps.
 //!
-//! A layer is made of parts that combine: how the norms stand (here), a mixer (`attention.rs`, `short_conv.rs`), a
+//! A layer is made of parts that combine: how the norms stand (here), a mixer (`attention.rs`, `latent.rs`, `short_conv.rs`), a
 //! feed-forward (`feed_forward.rs`, `experts.rs`). A new kind of part is a variant in `spec.rs` and one function here.
 
 mod attention;
 mod experts;
 mod feed_forward;
+mod latent;
 mod short_conv;
 
 use crate::shape::Usual;
@@ -307,6 +308,7 @@ impl Decoder<'_> {
     fn mixer(&mut self, at: At<'_>, x: ValueId) -> Result<ValueId> {
         match &at.layer.mixer {
             Mixer::Attention(attention) => self.attention(at, attention, x),
+            Mixer::Latent(latent) => self.latent(at, latent, x),
             Mixer::ShortConv(conv) => self.short_conv(at, *conv, x),
         }
     }

@@ -167,6 +167,23 @@ impl Tiny {
                 self.set("expert_shared_feed_forward_length", 32u32);
                 self.set("rope.dimension_count", 16u32);
             }
+            "deepseek2" => {
+                self.set("rope.scaling.type", "yarn");
+                for (key, n) in [
+                    ("expert_count", 6u32),
+                    ("expert_group_count", 3),
+                    ("expert_feed_forward_length", 64),
+                    ("rope.dimension_count", 16),
+                    ("attention.q_lora_rank", 64),
+                    ("attention.kv_lora_rank", 32),
+                    ("attention.key_length_mla", 48),
+                    ("attention.value_length_mla", 32),
+                    ("attention.key_length", 48),
+                    ("attention.value_length", 32),
+                ] {
+                    self.set(key, n);
+                }
+            }
             "qwen3vlmoe" => {
                 self.experts();
                 self.set("expert_feed_forward_length", 64u32);

@@ -27,7 +27,7 @@ pub(super) fn route(router: &Router<'_>) -> Exact {
                 let y = 1.0 / (1.0 + (-f64::from(x)).exp());
                 exact.push(y, 16.0 * U * y + TINY, 0.0);
             }),
-            Route::TopGroups { .. } | Route::TopK | Route::Pick => {
+            Route::TopGroups { .. } | Route::TopK | Route::Each | Route::Pick => {
                 let (mut row, n) = (vec![0.0; out], out.min(chosen.len()));
                 graph::ops::experts::route(route, x, &chosen[t * n..][..n], &mut row);
                 row.iter().for_each(|&x| exact.push(f64::from(x), 0.0, 0.0));

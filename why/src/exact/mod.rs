@@ -128,10 +128,8 @@ pub(crate) fn evaluate(subject: Subject<'_>, given: &Given<'_>) -> Result<Exact>
             let row = |&row: &u32| input(0)[row as usize * cols..][..cols].to_vec();
             moved(&step.outputs.iter().flat_map(row).collect::<Vec<f32>>())
         }
-        Op::Columns { start } => {
-            let from = graph.value(node.inputs[0]).cols;
-            let rows = input(0).chunks(from).flat_map(|row| row[*start..*start + cols].to_vec());
-            moved(&rows.collect::<Vec<f32>>())
+        Op::Columns { .. } | Op::HeadColumns { .. } | Op::JoinHeads { .. } => {
+            moved(&put(graph, given))
         }
         Op::GetRows { table } => weights::rows(graph.weight(*table), &bytes(*table)?, &step.tokens),
         Op::PositionRows { table } => {
@@ -179,6 +177,26 @@ fn normed(subject: Subject<'_>, norm: &graph::LayerNorm, x: &[f32]) -> Result<Ex
     let [w, b] = [norm.w.map(vector).transpose()?, norm.b.map(vector).transpose()?];
     let affine = layer_norm::Affine { w: w.as_deref(), b: b.as_deref() };
     Ok(layer_norm::layer_norm(x, &affine, norm.group, norm.eps))
+}
+
+/// Columns of each row or of each head, or heads side by side.
+fn put(graph: &Graph, given: &Given<'_>) -> Vec<f32> {
+    let Given { node, inputs, .. } = *given;
+    let width = |i: usize| graph.value(node.inputs[i]).cols;
+    let (rows, to) = (inputs[0].len() / width(0), node.output.map_or(0, |v| graph.value(v).cols));
+    let mut out = vec![0.0; rows * to];
+    if let Op::Columns { start } = node.op {
+        graph::ops::heads::columns(inputs[0], width(0), start, to, &mut out);
+    } else if let Op::HeadColumns { head_dim, start } = node.op {
+        let n = to / (width(0) / head_dim);
+        graph::ops::heads::columns(inputs[0], head_dim, start, n, &mut out);
+    } else if let Op::JoinHeads { n_head, n_head_b } = node.op {
+        let both = inputs[0].chunks(width(0)).zip(inputs[1].chunks(width(1)));
+        for ((a, b), out) in both.zip(out.chunks_mut(to.max(1))) {
+            graph::ops::heads::join(a, b, n_head, n_head_b, out);
+        }
+    }
+    out
 }
 
 /// Products with the chosen matrices.

@@ -13,7 +13,7 @@ const UNSAFE_CRATES: [&str; 4] = ["gguf", "cpu", "gpu", "python"];
 
 const ARCH_DIR: &str = "model/src/arch/";
 /// The architectures, as their files in `model/src/arch/` are named.
-const ARCHS: [&str; 59] = [
+const ARCHS: [&str; 60] = [
     "arcee",
     "baichuan",
     "bailingmoe",
@@ -23,6 +23,7 @@ const ARCHS: [&str; 59] = [
     "cohere2",
     "command_r",
     "deepseek",
+    "deepseek2",
     "dots1",
     "ernie4_5",
     "ernie4_5_moe",

@@ -3,6 +3,7 @@
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
 #flag SINKS    a sink of each head is merged last, as a chunk with the sum 1 and no value
 #flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
+#flag V_IN_K   values are the first elements of keys, which lie across them
 #const DIM_V    elements of a head of V, an even number
 #include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;
@@ -84,8 +85,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if KV_F16
 #if !SOFT_FMA
             for (; j + 7u <= to; j += 8u) {
+#if V_IN_K
+                #for I 0..8: let v{{I}} = cache_k[(at * p.words_k + c) * 64u + j + {{I}}u];
+#else
                 let begins = (at * 64u + j) * p.words_v + c;
                 #for I 0..8: let v{{I}} = cache_v[begins + {{I}}u * p.words_v];
+#endif
 #for I 0..8
                 low = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} & 0xffffu), low);
                 high = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} >> 16u), high);
@@ -94,7 +99,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
 #endif
             for (; j <= to; j++) {
-                let v = cache_v[(at * 64u + j) * p.words_v + c];
+                #if V_IN_K: let v = cache_k[(at * p.words_k + c) * 64u + j];
+                #if !V_IN_K: let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
                 low = fused(weight[j], f16_to_f32(v & 0xffffu), low);
                 high = fused(weight[j], f16_to_f32(v >> 16u), high);

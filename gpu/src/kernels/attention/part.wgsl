@@ -6,6 +6,7 @@
 #flag KV_F16   the cache holds f16, two of a position in a word; else f32
 #flag SOFTCAP  scores are capped
 #flag SOFT_FMA fma is made of many steps, so that one copy of it in a loop beats many in line
+#flag V_IN_K   values are the first elements of keys, which lie across them
 #const K_WORDS  words of a head of K
 #include attention/params
 @group(0) @binding(0) var<storage, read> q: array<f32>;
@@ -102,8 +103,12 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #if !SOFT_FMA
         // Sixteen words are loaded before the first is used.
         for (; j + 15u <= end; j += 16u) {
+#if V_IN_K
+            #for I 0..16: let v{{I}} = cache_k[(at * p.words_k + c) * 64u + j + {{I}}u];
+#else
             let begins = (at * 64u + j) * p.words_v + c;
             #for I 0..16: let v{{I}} = cache_v[begins + {{I}}u * p.words_v];
+#endif
 #for I 0..16
             low = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} & 0xffffu), low);
             high = fused(weight[j + {{I}}u], f16_to_f32(v{{I}} >> 16u), high);
@@ -112,7 +117,8 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
 #endif
 #endif
         for (; j <= end; j++) {
-            let v = cache_v[(at * 64u + j) * p.words_v + c];
+            #if V_IN_K: let v = cache_k[(at * p.words_k + c) * 64u + j];
+            #if !V_IN_K: let v = cache_v[(at * 64u + j) * p.words_v + c];
 #if KV_F16
             low = fused(weight[j], f16_to_f32(v & 0xffffu), low);
             high = fused(weight[j], f16_to_f32(v >> 16u), high);

@@ -1,4 +1,5 @@
 // Meaning: graph/src/ops/experts.rs, `route`. One workgroup for each row of a router's numbers.
+#flag EACH      the columns in their order
 #flag NORMALISE x / sum of the row
 #flag PICK      the elements in the chosen columns
 #flag SIGMOID   the logistic function of each
@@ -103,6 +104,9 @@ fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(local_invocation_index) t
         }
         if place < p.n { out[to + place] = f32(i); }
     }
+#endif
+#if EACH
+    for (var i = t; i < p.n; i += 64u) { out[to + i] = f32(i); }
 #endif
 #if PICK
     for (var i = t; i < p.n; i += 64u) { out[to + i] = x[at + u32(chosen[to + i])]; }
