@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use model::output::Existing;
-use model::synth::{self, Request};
+use model::synth::{self, ExpertNumbers, Request};
 use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -28,7 +28,8 @@ pub fn write_tiny_model(path: &Path) -> Result<()> {
     };
     let format = "Q8_0".parse()?;
     let threads = NonZero::<usize>::MIN;
-    let request = Request { arch, shape, format, seed: 1, existing: Existing::Replace, threads };
+    let (experts, existing) = (ExpertNumbers::default(), Existing::Replace);
+    let request = Request { arch, shape, experts, format, seed: 1, existing, threads };
     synth::synth(&request, path, |_| ControlFlow::Continue(()))?;
     Ok(())
 }

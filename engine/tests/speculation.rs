@@ -32,8 +32,9 @@ fn other(arch: &'static str, seed: u64, n_vocab: usize) -> Model {
     let path = folder.path().join("other.gguf");
     let shape = synth::Shape { n_vocab, n_ctx: 512, ..synth::small(arch).unwrap() };
     let (format, threads) = ("Q8_0".parse().unwrap(), NonZero::<usize>::MIN);
+    let experts = synth::ExpertNumbers::default();
     let request =
-        synth::Request { arch, shape, format, seed, existing: Existing::Replace, threads };
+        synth::Request { arch, shape, experts, format, seed, existing: Existing::Replace, threads };
     synth::synth(&request, &path, |_| ControlFlow::Continue(())).unwrap();
     open(&path)
 }

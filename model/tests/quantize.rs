@@ -124,6 +124,7 @@ fn made(folder: &Path, name: &str) -> File {
     let request = model::synth::Request {
         arch: "qwen2",
         shape,
+        experts: model::synth::ExpertNumbers::default(),
         format: "F32".parse().unwrap(),
         seed: 1,
         existing: Existing::Replace,

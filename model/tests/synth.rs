@@ -8,7 +8,7 @@ use gguf::{Access, File};
 use graph::reference::Reference;
 use graph::{Backend, Node, Op, Tap, Value};
 use model::output::Existing;
-use model::synth::{Format, Numbers, Preset, Progress, Request, Shape, synth};
+use model::synth::{ExpertNumbers, Format, Numbers, Preset, Progress, Request, Shape, synth};
 use model::{Engine, EngineOptions, ErrorKind, Wanted, Work};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
@@ -25,6 +25,7 @@ fn request<'a>(arch: &'a str, format: &str) -> Request<'a> {
     Request {
         arch,
         shape,
+        experts: ExpertNumbers::default(),
         format: format.parse().unwrap(),
         seed: 1,
         existing: Existing::Keep,
@@ -171,6 +172,32 @@ fn the_bytes_of_every_architecture_are_fixed() {
         // With an output projection where it usually has none, and the other way round.
         let shape = Shape { numbers: Numbers::Adversarial, tied: !one.shape.tied, ..one.shape };
         assert_eq!(hash(&Request { shape, ..one }), adversarial, "{arch}");
+    }
+}
+
+/// What gpt-oss-20b has, and what its neighbour has not.
+#[test]
+fn experts_are_as_many_and_as_wide_as_is_asked_for() {
+    let experts = ExpertNumbers { n_expert: Some(32), n_used: Some(4), n_ff: Some(96) };
+    let one = request("gpt-oss", "MXFP4");
+    let file = File::from_bytes(written(&Request { experts, ..one })).unwrap();
+    let up = file.tensor("blk.1.ffn_up_exps.weight").unwrap();
+    assert_eq!(up.dims, [one.shape.n_embd as u64, 96, 32]);
+    assert_eq!(file.get("gpt-oss.expert_used_count"), Some(&4u32.into()));
+    let folder = tempfile::tempdir().unwrap();
+    for (arch, experts, expect) in [
+        ("qwen2", experts, "qwen2.expert_count: 32"),
+        (
+            "gpt-oss",
+            ExpertNumbers { n_used: Some(9), ..ExpertNumbers::default() },
+            "9, allowed 1..=8",
+        ),
+        ("olmoe", experts, "olmoe.expert_feed_forward_length"),
+    ] {
+        let request = Request { experts, ..request(arch, "Q4_0") };
+        let error = synth(&request, &folder.path().join("out"), GO_ON).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadRequest);
+        assert!(error.to_string().contains(expect), "{error}");
     }
 }
 

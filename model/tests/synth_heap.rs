@@ -27,6 +27,7 @@ fn peak_of_the_largest_preset() {
         let request = Request {
             arch,
             shape: preset.shape,
+            experts: model::synth::ExpertNumbers::default(),
             format: format.parse().unwrap(),
             seed: 1,
             existing: Existing::Keep,

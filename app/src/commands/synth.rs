@@ -7,7 +7,7 @@ use crate::load::positive;
 use anyhow::Result;
 use clap::builder::PossibleValuesParser;
 use karat::{Existing, text};
-use model::synth::{Format, Progress, Report, Request, Shape, synth};
+use model::synth::{ExpertNumbers, Format, Progress, Report, Request, Shape, synth};
 use std::num::NonZero;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -69,6 +69,15 @@ struct Dims {
     /// Width of a value head where it is another one
     #[arg(long, value_name = "N")]
     value_dim: Option<usize>,
+    /// Experts of a layer
+    #[arg(long, value_name = "N")]
+    experts: Option<usize>,
+    /// Experts that each token has
+    #[arg(long, value_name = "N")]
+    experts_used: Option<usize>,
+    /// Width of an expert
+    #[arg(long, value_name = "N")]
+    expert_ff: Option<usize>,
     /// Tokens of the vocabulary
     #[arg(long, value_name = "N")]
     vocab: Option<usize>,
@@ -109,6 +118,11 @@ impl Dims {
             ..shape
         }
     }
+
+    fn experts(&self) -> ExpertNumbers {
+        let &Self { experts: n_expert, experts_used: n_used, expert_ff: n_ff, .. } = self;
+        ExpertNumbers { n_expert, n_used, n_ff }
+    }
 }
 
 /// Architecture and shape by preset, architecture and dimensions, the later ones changing the earlier.
@@ -140,6 +154,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let request = Request {
         arch: &arch,
         shape,
+        experts: args.dims.experts(),
         format: if args.pure { args.format.pure() } else { args.format },
         seed: args.seed,
         existing: Existing::replaced_if(args.force),

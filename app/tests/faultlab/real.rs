@@ -51,6 +51,7 @@ pub(crate) fn made_models() -> usize {
             let request = Request {
                 arch: arch.name,
                 shape: Shape { n_layer: 2, n_vocab: 300, ..shape },
+                experts: model::synth::ExpertNumbers::default(),
                 format: format.parse().unwrap(),
                 seed: 1,
                 existing: model::output::Existing::Replace,

@@ -54,6 +54,28 @@ pub fn small(name: &str) -> Result<Shape> {
     })
 }
 
+/// How many experts a model has, and how wide they are; `None` leaves what is usual.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExpertNumbers {
+    /// All of a layer.
+    pub n_expert: Option<usize>,
+    /// Those of a token.
+    pub n_used: Option<usize>,
+    /// Width between the projections of one.
+    pub n_ff: Option<usize>,
+}
+
+impl ExpertNumbers {
+    /// The keys that say them.
+    fn keys(self) -> [(&'static str, Option<usize>); 3] {
+        [
+            ("expert_count", self.n_expert),
+            ("expert_used_count", self.n_used),
+            ("expert_feed_forward_length", self.n_ff),
+        ]
+    }
+}
+
 /// What to write.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -61,6 +83,8 @@ pub struct Request<'a> {
     pub arch: &'a str,
     /// The dimensions.
     pub shape: Shape,
+    /// Experts, where they are to be others than those that synthetic models of the architecture have.
+    pub experts: ExpertNumbers,
     /// The format.
     pub format: Format,
     /// Another seed, other weights.
@@ -149,6 +173,10 @@ impl Model {
         keys.extend(
             arch.usual.keys.iter().map(|(key, n)| (format!("{}.{key}", arch.name), n.clone())),
         );
+        for (key, n) in request.experts.keys() {
+            let Some(n) = n else { continue };
+            keys.push(count(format!("{}.{key}", arch.name), n)?);
+        }
         if arch.usual.attention_every > 1 {
             let key = format!("{}.attention.head_count_kv", arch.name);
             keys.retain(|(there, _)| *there != key);
@@ -165,6 +193,10 @@ impl Model {
         let file = read_back(&keys)?;
         let spec = crate::spec(&file)
             .map_err(|error| Error::new(ErrorKind::BadRequest, error.to_string()))?;
+        // A key that was asked for and is of no use.
+        if let Some(unused) = spec.warnings.first() {
+            return Err(Error::new(ErrorKind::BadRequest, unused.clone()));
+        }
         let usual = Usual {
             tied: shape.tied,
             // An adversarial model has every bias that its architecture allows.
@@ -238,15 +270,22 @@ fn hyper_parameters(arch: &str, shape: &Shape, usual: Usual) -> Result<Vec<(Stri
         ("attention.value_length", shape.head_dim_v),
         ("rope.dimension_count", n_rot),
     ] {
-        let n = u32::try_from(n).map_err(|_| {
-            let what = format!("{arch}.{key}: {n}, allowed 1..={}", u32::MAX);
-            Error::new(ErrorKind::BadRequest, what)
-        })?;
-        keys.push((format!("{arch}.{key}"), n.into()));
+        keys.push(count(format!("{arch}.{key}"), n)?);
     }
     keys.push((format!("{arch}.{}", usual.eps_key), shape.eps.into()));
     keys.push((format!("{arch}.rope.freq_base"), shape.rope_base.into()));
     Ok(keys)
+}
+
+/// A key that says a number.
+fn count(key: String, n: usize) -> Result<(String, Value)> {
+    match u32::try_from(n) {
+        Ok(n) => Ok((key, n.into())),
+        Err(_) => {
+            let what = format!("{key}: {n}, allowed 1..={}", u32::MAX);
+            Err(Error::new(ErrorKind::BadRequest, what))
+        }
+    }
 }
 
 /// The key and value heads of each layer, where only every layer of this number has some.
