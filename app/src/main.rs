@@ -1,6 +1,7 @@
 //! The `karat` binary: people, terminals and exit codes. What could be reused lives in the library crates.
 #![forbid(unsafe_code)]
 
+mod answering;
 mod bar;
 mod commands;
 mod exit;

@@ -1,13 +1,10 @@
 //! `karat run`: one prompt, one answer.
 
+use crate::answering::{AnswerArgs, Given};
 use crate::exit::{Code, Failure, failure, say};
-use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, ModelArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, Origins, SamplingArgs, Shown};
-use crate::shift::ShiftArgs;
-use crate::speculation::SpeculationArgs;
-use crate::template::TemplateArgs;
 use crate::words::{self, Flags, Wanted};
 use anyhow::{Context as _, Result};
 use karat::{Answer, Config, Finish, Info, Model, Piece, SamplerParams, Timings, text};
@@ -53,23 +50,8 @@ pub(crate) struct Args {
     load: LoadArgs,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// End where the answer would say this; may be given again
-    #[arg(
-        short = 'r',
-        long,
-        visible_alias = "reverse-prompt",
-        value_name = "TEXT",
-        allow_hyphen_values = true
-    )]
-    stop: Vec<String>,
     #[command(flatten)]
-    shift: ShiftArgs,
-    #[command(flatten)]
-    template: TemplateArgs,
-    #[command(flatten)]
-    grammar: GrammarArgs,
-    #[command(flatten)]
-    speculation: SpeculationArgs,
+    answer: AnswerArgs,
 }
 
 #[derive(clap::Args)]
@@ -149,7 +131,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let Wanted { model, text } = words::sort_out(&args.texts, flags, config)?;
     let Some(prompt) = args.prompt(text.as_ref())? else { return args.chat(model, config) };
     let probabilities = args.output.probabilities()?;
-    let grammar = args.grammar.grammar()?;
+    let grammar = args.answer.grammar()?;
     let model = load::model(model.as_deref(), &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
     let origins = args.sampling.origins(Advice::of(&model));
@@ -161,14 +143,9 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let mut session = model.session()?.with_sampling(params)?;
     session.set_max_tokens(max_tokens(args.n_predict));
     session.set_probabilities(probabilities);
-    let speculation = args.speculation.speculation(&args.load.options(), config)?;
-    session.set_context_shift(args.shift.keep());
-    session.set_stop_texts(args.stops()?);
-    if !args.raw {
-        session.set_thoughts(args.template.thoughts());
-    }
-    session.set_speculation(speculation.as_ref())?;
-    session.set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
+    let options = args.load.options();
+    let given = Given { options: &options, config, grammar, stops: args.stops()?, raw: args.raw };
+    args.answer.set(&mut session, given)?;
     let mut stream = session.complete_ids(&prompt)?;
     for piece in stream.by_ref() {
         printer.piece(tokenizer, &piece?)?;
@@ -269,7 +246,7 @@ impl Args {
     /// The texts that end the answer; -e is for these, too.
     fn stops(&self) -> Result<Vec<String>> {
         let stop = |text: &String| if self.escape { unescape(text) } else { Ok(text.clone()) };
-        self.stop.iter().map(stop).collect()
+        self.answer.stop.iter().map(stop).collect()
     }
 
     /// Talks, with the same flags.
@@ -287,11 +264,7 @@ impl Args {
             raw_output: self.output.raw_output,
             load: self.load.clone(),
             sampling: self.sampling.clone(),
-            stop: self.stop.clone(),
-            shift: self.shift.clone(),
-            template: self.template.clone(),
-            grammar: self.grammar.clone(),
-            speculation: self.speculation.clone(),
+            answer: self.answer.clone(),
         };
         super::chat::run(&args, config)
     }
@@ -306,7 +279,7 @@ impl Args {
         let messages: Vec<Message> = system.chain([Message::new("user", prompt)]).collect();
         let chat = Chat { messages: &messages, add_generation_prompt: true, ..Chat::default() };
         let raw = |error: karat::Error| error.with_hint("--raw takes the prompt as it is");
-        let template = match self.template.template(model)? {
+        let template = match self.answer.template(model)? {
             Some(template) => template,
             None => model.template().map_err(raw)?,
         };

@@ -4,14 +4,11 @@ mod input;
 mod slash;
 mod talk;
 
+use crate::answering::{AnswerArgs, Given};
 use crate::exit::{Code, code, say};
-use crate::grammar::GrammarArgs;
 use crate::load::{self, LoadArgs, NamedModel};
 use crate::out::{Controls, Out};
 use crate::sampling::{Advice, SamplingArgs};
-use crate::shift::ShiftArgs;
-use crate::speculation::SpeculationArgs;
-use crate::template::TemplateArgs;
 use anyhow::Result;
 use input::Input;
 use karat::text;
@@ -43,23 +40,8 @@ pub(crate) struct Args {
     pub(super) load: LoadArgs,
     #[command(flatten)]
     pub(super) sampling: SamplingArgs,
-    /// End where the answer would say this; may be given again
-    #[arg(
-        short = 'r',
-        long,
-        visible_alias = "reverse-prompt",
-        value_name = "TEXT",
-        allow_hyphen_values = true
-    )]
-    pub(super) stop: Vec<String>,
     #[command(flatten)]
-    pub(super) shift: ShiftArgs,
-    #[command(flatten)]
-    pub(super) template: TemplateArgs,
-    #[command(flatten)]
-    pub(super) grammar: GrammarArgs,
-    #[command(flatten)]
-    pub(super) speculation: SpeculationArgs,
+    pub(super) answer: AnswerArgs,
 }
 
 /// What to do after a line of input.
@@ -71,7 +53,7 @@ enum Next {
 /// Talks until the input ends.
 pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
     let name = args.model.name()?;
-    let grammar = args.grammar.grammar()?;
+    let grammar = args.answer.grammar()?;
     let mut input = Input::new(config)?;
     let model = load::model(name, &args.load.options(), config)?;
     let params = args.sampling.params(model.recommended_sampling())?;
@@ -81,14 +63,10 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         say("stats", &followed);
     }
     let mut chat = begin(args, &model)?.with_sampling(params)?;
-    let speculation = args.speculation.speculation(&args.load.options(), config)?;
-    if !args.raw {
-        chat.session_mut().set_thoughts(args.template.thoughts());
-    }
-    chat.session_mut().set_context_shift(args.shift.keep());
-    chat.session_mut().set_stop_texts(args.stop.clone());
-    chat.session_mut().set_speculation(speculation.as_ref())?;
-    chat.session_mut().set_grammar(grammar.as_ref(), args.grammar.at_limit())?;
+    let options = args.load.options();
+    let stops = args.answer.stop.clone();
+    let given = Given { options: &options, config, grammar, stops, raw: args.raw };
+    args.answer.set(chat.session_mut(), given)?;
     chat.set_system(args.system.clone());
     chat.session_mut().set_max_tokens(super::run::max_tokens(args.n_predict));
     let controls = if args.raw_output { Controls::Raw } else { Controls::Escaped };
@@ -104,7 +82,7 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
 
 /// The conversation, in the form that is asked for.
 fn begin(args: &Args, model: &Model) -> Result<Chat> {
-    if let Some(template) = args.template.template(model)? {
+    if let Some(template) = args.answer.template(model)? {
         return Ok(model.chat_by(template)?);
     }
     let form = match (args.raw, model.has_template()) {
