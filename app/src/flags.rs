@@ -518,6 +518,9 @@ mod tests {
         becomes("karat run -ctk f32 -ctv f32 hi", "karat run hi --cache-type f32");
         becomes("karat run -b 2048 -ub 512 hi", "karat run hi --batch-size 512");
         becomes("karat run -ub 64 hi", "karat run --batch-size 64 hi");
+        becomes("karat run -jf s.json -md d.gguf -rea off hi", {
+            "karat run --json-schema-file s.json --draft-model d.gguf --reasoning off hi"
+        });
         becomes("karat run --verbose --max-tokens 5 hi", "karat run --stats --n-predict 5 hi");
     }
 
@@ -561,7 +564,6 @@ mod tests {
         for (line, part) in [
             ("karat run -cnv", "karat chat"),
             ("karat chat -st", "karat run"),
-            ("karat run -j {} hi", "karat has no grammars"),
             ("karat run -ctk f16 -ctv f32 hi", "one type"),
             ("karat run -hft token hi", "HF_TOKEN"),
             ("karat tokenize -sys x", "unknown flag"),
@@ -569,7 +571,8 @@ mod tests {
             ("karat run -mfoo.gguf hi", "-m foo.gguf, with a space"),
             ("karat run -xyz hi", "-xyz: unknown flag"),
             ("karat run -hf", "a value is missing"),
-            ("karat run --format json hi", "karat has no grammars"),
+            ("karat run --think hi", "--reasoning on, off or auto"),
+            ("karat run --lora x hi", "a model that the adapter is merged into"),
         ] {
             let error = words(line).unwrap_err();
             assert!(error.contains(part), "{line}: {error}");
