@@ -162,7 +162,7 @@ impl Model {
     }
 
     /// A sampler for the model's vocabulary, for programs that run the steps themselves: it never takes what the file
-    /// suppresses. Tell it of every token of the text, prompt included ([`Sampler::accept`]).
+    /// suppresses. Tell it of the prompt ([`Sampler::begin`]) and of each token of the text ([`Sampler::accept`]).
     ///
     /// # Errors
     /// [`ErrorKind::Usage`] for a setting out of range, and for a bias of an id out of the vocabulary.

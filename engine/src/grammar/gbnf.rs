@@ -12,6 +12,13 @@ const MAX_DEPTH: usize = 200;
 /// Most repetitions that a count may ask for; llama.cpp's bound.
 const MAX_REPETITIONS: u32 = 2000;
 
+/// How often a symbol may stand.
+struct Counts {
+    least: u32,
+    /// `None` is any number.
+    most: Option<u32>,
+}
+
 /// A part of a rule.
 #[derive(Clone, Debug, PartialEq)]
 enum Item {
@@ -264,10 +271,10 @@ impl Parser<'_> {
     /// What `*`, `+`, `?` and counts make of a symbol.
     fn repeated(&mut self, mut item: Item) -> Result<Item> {
         loop {
-            let (least, most) = match self.peek() {
-                Some('*') => (0, None),
-                Some('+') => (1, None),
-                Some('?') => (0, Some(1)),
+            let Counts { least, most } = match self.peek() {
+                Some('*') => Counts { least: 0, most: None },
+                Some('+') => Counts { least: 1, most: None },
+                Some('?') => Counts { least: 0, most: Some(1) },
                 Some('{') => self.counts()?,
                 Some(_) | None => return Ok(item),
             };
@@ -277,18 +284,18 @@ impl Parser<'_> {
     }
 
     /// `{3}`, `{3,}`, `{,5}` or `{3,5}`, up to the last brace.
-    fn counts(&mut self) -> Result<(u32, Option<u32>)> {
+    fn counts(&mut self) -> Result<Counts> {
         self.next();
         let least = self.count()?;
         let most = if self.takes(",") { self.count()? } else { least };
-        if self.peek() != Some('}') || (least, most) == (None, None) {
+        if self.peek() != Some('}') || (least.is_none() && most.is_none()) {
             return Err(self.wrong("expected a count like {3}, {3,} or {3,5}"));
         }
         let least = least.unwrap_or(0);
         if most.is_some_and(|most| most < least) {
             return Err(self.wrong("the second count is less than the first"));
         }
-        Ok((least, most))
+        Ok(Counts { least, most })
     }
 
     fn count(&mut self) -> Result<Option<u32>> {

@@ -288,8 +288,16 @@ impl Default for SamplerParams {
     }
 }
 
-/// A setting's name, its value and what is allowed.
-struct Range(&'static str, f32, RangeInclusive<f32>);
+/// A setting and what is allowed for it.
+struct Range {
+    name: &'static str,
+    value: f32,
+    allowed: RangeInclusive<f32>,
+}
+
+fn range(name: &'static str, value: f32, allowed: RangeInclusive<f32>) -> Range {
+    Range { name, value, allowed }
+}
 
 impl SamplerParams {
     /// Takes the most likely token every time.
@@ -299,9 +307,10 @@ impl SamplerParams {
 
     /// Refuses settings out of range by name; NaN is in no range.
     pub fn check(&self) -> Result<()> {
-        for Range(name, x, allowed) in self.ranges() {
-            if !allowed.contains(&x) {
-                let what = format!("{name}: {x}, allowed {}..={}", allowed.start(), allowed.end());
+        for Range { name, value, allowed } in self.ranges() {
+            if !allowed.contains(&value) {
+                let (least, most) = (allowed.start(), allowed.end());
+                let what = format!("{name}: {value}, allowed {least}..={most}");
                 return Err(Error::new(ErrorKind::BadRequest, what));
             }
         }
@@ -314,29 +323,27 @@ impl SamplerParams {
         checked_sequence(self.sequence.clone()).map(|_| ())
     }
 
-    fn ranges(&self) -> [Range; 19] {
+    fn ranges(&self) -> [Range; 18] {
         let Self { xtc, dry, dynamic_temperature, mirostat, adaptive, .. } = self;
         [
-            Range("temperature", self.temperature, 0.0..=1000.0),
-            Range("dynatemp_range", dynamic_temperature.range, 0.0..=1000.0),
-            Range("dynatemp_exponent", dynamic_temperature.exponent, 0.0..=100.0),
-            Range("top_p", self.top_p, 0.0..=1.0),
-            Range("min_p", self.min_p, 0.0..=1.0),
-            Range("typical_p", self.typical_p, 0.0..=1.0),
-            Range("top_n_sigma", self.top_n_sigma, -1.0..=1000.0),
-            Range("xtc_probability", xtc.probability, 0.0..=1.0),
-            Range("xtc_threshold", xtc.threshold, 0.0..=1.0),
-            Range("repeat_penalty", self.repeat_penalty, 0.01..=100.0),
-            Range("frequency_penalty", self.frequency_penalty, -100.0..=100.0),
-            Range("presence_penalty", self.presence_penalty, -100.0..=100.0),
-            Range("dry_multiplier", dry.multiplier, 0.0..=100.0),
-            Range("dry_base", dry.base, 0.0..=100.0),
-            Range("mirostat_tau", mirostat.tau, 0.0..=100.0),
-            Range("mirostat_eta", mirostat.eta, 0.0..=1.0),
-            Range("adaptive_target", adaptive.target, -1.0..=1.0),
-            Range("adaptive_decay", adaptive.decay, 0.0..=0.99),
-            // What a user would give as a percentage.
-            Range("dry_allowed_length", dry.allowed_length as f32, 0.0..=1e9),
+            range("temperature", self.temperature, 0.0..=1000.0),
+            range("dynatemp_range", dynamic_temperature.range, 0.0..=1000.0),
+            range("dynatemp_exponent", dynamic_temperature.exponent, 0.0..=100.0),
+            range("top_p", self.top_p, 0.0..=1.0),
+            range("min_p", self.min_p, 0.0..=1.0),
+            range("typical_p", self.typical_p, 0.0..=1.0),
+            range("top_n_sigma", self.top_n_sigma, -1.0..=1000.0),
+            range("xtc_probability", xtc.probability, 0.0..=1.0),
+            range("xtc_threshold", xtc.threshold, 0.0..=1.0),
+            range("repeat_penalty", self.repeat_penalty, 0.01..=100.0),
+            range("frequency_penalty", self.frequency_penalty, -100.0..=100.0),
+            range("presence_penalty", self.presence_penalty, -100.0..=100.0),
+            range("dry_multiplier", dry.multiplier, 0.0..=100.0),
+            range("dry_base", dry.base, 0.0..=100.0),
+            range("mirostat_tau", mirostat.tau, 0.0..=100.0),
+            range("mirostat_eta", mirostat.eta, 0.0..=1.0),
+            range("adaptive_target", adaptive.target, -1.0..=1.0),
+            range("adaptive_decay", adaptive.decay, 0.0..=0.99),
         ]
     }
 
