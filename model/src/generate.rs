@@ -321,6 +321,10 @@ impl Generation {
         // The last token needs no guess: behind it nothing is computed.
         let n = room.min(wanted.saturating_sub(1)).min(options.n_batch - 1);
         let mut guess = drafter.guess(&text, n);
+        // A draft model may have more tokens, and give more than are wanted.
+        let n_vocab = engine.n_vocab();
+        let known = guess.iter().take_while(|&&id| (id as usize) < n_vocab).count();
+        guess.truncate(known.min(n));
         // A guess must not bring on the frequencies of longer texts.
         let is_long = engine.graph().is_long(text.len());
         while engine.graph().is_long(text.len() + guess.len()) != is_long {
@@ -334,7 +338,6 @@ impl Generation {
         let next = if sampler.is_argmax() {
             engine.step_greedy(&work)?.into_iter().map(Next::Argmax).collect()
         } else {
-            let n_vocab = engine.n_vocab();
             let rows = engine.step(&work, &mut NoTap)?;
             let rows = rows.iter().flat_map(|rows| rows.chunks(n_vocab));
             rows.map(|row| Next::Logits(row.to_vec())).collect()

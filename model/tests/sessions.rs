@@ -5,9 +5,10 @@ mod common;
 
 use common::{LOADS, N_VOCAB, Tiny, text};
 use graph::{Graph, Kv, Loaded, NoTap, Step, Tap};
+use model::speculate::{Drafter, Guess};
 use model::{
-    Engine, EngineOptions, ErrorKind, Event, Finish, Keep, Memory, Request, Sampler, SamplerParams,
-    SeqId, StopRules, Wanted, Work,
+    Engine, EngineOptions, ErrorKind, Event, Finish, Generation, Keep, Memory, Request, Sampler,
+    SamplerParams, SeqId, StopRules, Wanted, Work,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -366,4 +367,54 @@ fn a_state_goes_on_or_is_read_again() {
     assert_eq!(error.kind(), ErrorKind::CacheFull, "{error}");
     engine.remove(b).unwrap();
     assert!(read(&mut engine, fork, &ids) == whole);
+}
+
+/// Guesses what it is given, whatever is asked for.
+struct Fixed(Vec<u32>);
+
+impl Drafter for Fixed {
+    fn guess(&mut self, _: &[u32], _: usize) -> Vec<u32> {
+        self.0.clone()
+    }
+
+    fn took(&mut self, _: Guess) {}
+}
+
+/// Ids that the model does not have, more than were asked for, and a block that a fork shares behind a wrong guess.
+#[test]
+fn a_guess_of_any_kind_changes_no_text() {
+    let prompt = text(62, 1);
+    let stop = StopRules { end_ids: vec![], max_tokens: Some(8) };
+    let run = |guess: Option<Vec<u32>>| {
+        let mut engine = engine();
+        let first = engine.add();
+        prefill(&mut engine, first, &prompt);
+        let seq = engine.fork(first, prompt.len()).unwrap();
+        let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
+        let request = Request { seq, prompt: &prompt, stop: &stop };
+        let mut go_on = |_| ControlFlow::Continue(());
+        let mut generation =
+            Generation::begin(&mut engine, request, &mut sampler, &mut go_on).unwrap();
+        if let Some(guess) = guess {
+            generation.draft_with(&engine, Box::new(Fixed(guess))).unwrap();
+        }
+        let mut ids = Vec::new();
+        while let Some(id) = generation.next_id(&mut engine, &mut sampler).unwrap() {
+            ids.push(id);
+        }
+        (ids, engine.ids(seq).to_vec())
+    };
+    let wanted = run(None);
+    let right = wanted.0[1..].to_vec();
+    for guess in [
+        vec![],
+        vec![u32::MAX],
+        vec![N_VOCAB as u32],
+        vec![right[0], u32::MAX],
+        [&right[..2], &[1; 100]].concat(),
+        [&right[..], &right[..]].concat(),
+        vec![3; 300],
+    ] {
+        assert_eq!(run(Some(guess.clone())), wanted, "{guess:?}");
+    }
 }
