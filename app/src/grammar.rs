@@ -29,7 +29,7 @@ struct FormArgs {
     /// json: the answer is a JSON object; or a schema
     #[arg(long, value_name = "json|SCHEMA")]
     format: Option<String>,
-    /// A grammar in llama.cpp's GBNF, or in Lark behind a line with %llguidance
+    /// A grammar in llama.cpp's GBNF, or in Lark behind a line with %llguidance {}
     #[arg(long, value_name = "GRAMMAR")]
     grammar: Option<String>,
     /// The same, in a file

@@ -337,6 +337,7 @@ impl Stream<'_> {
         self.answer.n_reused = self.generation.n_reused();
         self.answer.n_steps = self.generation.n_steps();
         self.answer.guesses = self.generation.guesses();
+        self.answer.unclosed = self.generation.is_unclosed();
         self.answer.prompt_time = self.generation.prompt_time();
         self.answer.decode_time = self.generation.decode_time();
         if let Some(history) = self.history.take() {
@@ -401,6 +402,8 @@ pub struct Answer {
     pub told: Vec<Told>,
     /// Why it ended.
     pub finish: Finish,
+    /// Whether it was to be closed at its length ([`AtLimit::Close`]) and no short end of its grammar was found.
+    pub unclosed: bool,
     /// Steps that it took: the first id came with the prompt. Without guesses each gives a token.
     pub n_steps: usize,
     /// Tokens that were guessed, and those of them that the text has taken.
@@ -424,6 +427,7 @@ impl Default for Answer {
             ids: Vec::new(),
             told: Vec::new(),
             finish: Finish::Stopped,
+            unclosed: false,
             n_steps: 0,
             guesses: Guess::default(),
             n_prompt: 0,

@@ -180,6 +180,26 @@ fn a_text_that_is_not_to_be_closed_ends_where_it_is() {
     assert!(serde_json::from_str::<Value>(&answer.text).is_err(), "{}", answer.text);
 }
 
+/// What a short end needs is not only brackets.
+#[test]
+fn texts_of_any_form_are_closed_or_said_to_be_open() {
+    let model = model();
+    for (regex, n) in
+        [("[a-z]+@", 2), ("[0-9]+-[0-9]+-[0-9]+", 5), ("[a-z]+@y\\.Z", 3), ("[0-9]{300}", 4)]
+    {
+        let mut session = session(&model, 2, n);
+        session.set_grammar(Some(&Grammar::Regex(regex.to_owned())), AtLimit::Close).unwrap();
+        let answer = session.complete(PROMPT).unwrap().answer().unwrap();
+        let tail = regex.chars().last().unwrap();
+        let ends =
+            answer.text.ends_with(tail) || answer.text.ends_with(|c: char| c.is_ascii_digit());
+        assert!(ends && !answer.unclosed && answer.ids.len() > n, "{regex}: {answer:?}");
+    }
+    let mut session = session(&model, 2, 4);
+    session.set_grammar(Some(&Grammar::Regex("[0-9]{3000}".to_owned())), AtLimit::Close).unwrap();
+    assert!(session.complete(PROMPT).unwrap().answer().unwrap().unclosed);
+}
+
 #[test]
 fn deep_and_endless_grammars() {
     let model = model();
@@ -194,6 +214,14 @@ fn deep_and_endless_grammars() {
         .unwrap();
     let text = session.complete(PROMPT).unwrap().text().unwrap();
     assert!(text.starts_with('b') && text[1..].chars().all(|c| c == 'a'), "{text}");
+    // Rules that lead to one another, as many as there may be.
+    let chain = |n: usize| {
+        let rules = (0..n).map(|i| format!("r{i} ::= \"w{i}\" | r{}\n", i + 1));
+        format!("root ::= r0\n{}r{n} ::= \"z\"\n", rules.collect::<String>())
+    };
+    session.set_grammar(Some(&Grammar::from_text(&chain(4000))), AtLimit::Close).unwrap();
+    let error = session.set_grammar(Some(&Grammar::from_text(&chain(60_000))), AtLimit::Close);
+    assert!(error.unwrap_err().to_string().contains("at most 20000 are allowed"));
     // A rule of itself alone says nothing.
     session.set_grammar(Some(&Grammar::from_text("root ::= root")), AtLimit::Close).unwrap();
     let error = session.complete(PROMPT).unwrap().text().unwrap_err();
@@ -220,7 +248,7 @@ fn what_is_no_grammar_is_refused_in_one_line() {
         (Grammar::from_text("root ::= <no-such>"), "no such token"),
         (Grammar::from_text("root ::= <[99999]>"), "no such token"),
         (Grammar::from_text(&format!("root ::= {}", "(".repeat(100_000))), "over 200 parentheses"),
-        (Grammar::Regex("(".to_owned()), "regular expression: "),
+        (Grammar::Regex("(".to_owned()), "error: unclosed group"),
         (Grammar::Lark("start: foo".to_owned()), "grammar: "),
         (schema("{\"type\": \"strange\"}"), "JSON schema: "),
         (schema("{\"$ref\": \"#/nowhere\"}"), "JSON schema: "),

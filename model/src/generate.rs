@@ -128,6 +128,7 @@ pub struct Generation {
     guesses: Guess,
     /// Tokens at the beginning that stay where the context is full and the text goes on.
     shift: Option<usize>,
+    unclosed: bool,
 }
 
 /// Where the next id comes from.
@@ -198,6 +199,7 @@ impl Generation {
             drafter: None,
             guesses: Guess::default(),
             shift: None,
+            unclosed: false,
         })
     }
 
@@ -399,7 +401,9 @@ impl Generation {
 
     /// Ends the text at its length, closed if the sampler's constraint is to.
     fn close(&mut self, sampler: &mut Sampler, finish: Finish) -> Option<u32> {
-        self.next_closing(sampler.closing().into(), finish)
+        let ids = sampler.closing();
+        self.unclosed = ids.is_err();
+        self.next_closing(ids.unwrap_or_default().into(), finish)
     }
 
     fn next_closing(&mut self, mut ids: VecDeque<u32>, finish: Finish) -> Option<u32> {
@@ -425,6 +429,11 @@ impl Generation {
         let forgotten = self.forget_guess(engine);
         self.state = State::Ended(Finish::Stopped);
         forgotten
+    }
+
+    /// Whether the text was to be closed at its length, and no short end was found.
+    pub fn is_unclosed(&self) -> bool {
+        self.unclosed
     }
 
     /// How many tokens were guessed, and how many of them the text has taken.

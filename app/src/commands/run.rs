@@ -161,11 +161,18 @@ pub(crate) fn run(args: &Args, config: &Config) -> Result<()> {
         );
         say("warning", &what);
     }
+    if answer.unclosed {
+        say("warning", UNCLOSED);
+    }
     if args.output.stats {
         say("stats", &done.stats());
     }
     Ok(())
 }
+
+/// What is said of an answer that `--close` could not close.
+pub(crate) const UNCLOSED: &str =
+    "the answer ends in the middle: no short end of its form was found; -n takes more";
 
 /// An answer, and all that can be told of it.
 struct Done<'a> {
@@ -342,7 +349,7 @@ fn unescape(text: &str) -> Result<String> {
         bytes.push(plain);
         rest = left;
     }
-    String::from_utf8(bytes).map_err(|_| failure(Code::Usage, "-e: the prompt is not UTF-8 then"))
+    String::from_utf8(bytes).map_err(|_| failure(Code::Usage, "-e: the text is not UTF-8 then"))
 }
 
 fn hex(digit: u8) -> Option<u8> {

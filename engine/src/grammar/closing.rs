@@ -9,14 +9,14 @@ use tokenizer::Tokenizer;
 const WIDTH: usize = 8;
 const FEW: usize = 3;
 /// Longest end that is looked for.
-const MAX_LENGTH: usize = 256;
+const MAX_LENGTH: usize = 1024;
 /// Beginnings that are looked at where none of these comes to an end: by every way, the short ones first.
 const MAX_TRIED: usize = 4000;
 /// Where no more tokens than this are allowed, the text is all but forced, as a name in a JSON object is: the longest goes
 /// furthest.
 const FORCED: usize = 32;
 /// What closes something comes first; then what makes the shortest value.
-const ORDER: &str = "\"}])>;,:0123456789aeltrunsfbcdghijkmopqvwxyz{[(<-+*/=. \n";
+const ORDER: &str = "\"}])>;,:@-/._0123456789aeltrunsfbcdghijkmopqvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ{[(<+*=|!?#$%&'\\~^` \n";
 
 /// A vocabulary's tokens of one character, those that close something first.
 pub(super) struct Closers {

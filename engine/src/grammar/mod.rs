@@ -10,7 +10,7 @@ use closing::Closers;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, INVALID_TOKEN, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
-use model::sampler::{Allowed, Constraint};
+use model::sampler::{Allowed, Constraint, NoEnd};
 use serde_json::Value;
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +18,11 @@ use tokenizer::Tokenizer;
 
 /// Longer tokens stand in no grammar: the library counts their bytes in one.
 const MAX_WORD: usize = 200;
+/// Most rules of a grammar, and parts of a schema: the stack below has room for all of them in one chain.
+const MAX_PARTS: usize = 50_000;
+const MAX_RULES: usize = 20_000;
+/// Bytes of stack for the compiler; the system gives them as they are used.
+const STACK: usize = 512 << 20;
 /// The byte that marks a special token's name: no text has it.
 const SPECIAL: u8 = 0xff;
 /// White space between the parts of a JSON text: as llama.cpp has it, so that a model cannot go on with spaces for ever.
@@ -69,12 +74,35 @@ impl Grammar {
         })
     }
 
+    /// Refuses what would take long, or a deep stack, to compile. Each line of a grammar may be a rule.
+    fn check_size(&self) -> Result<()> {
+        let (n, most, of) = match self {
+            Self::JsonSchema(schema) => (parts(schema), MAX_PARTS, "parts"),
+            Self::Regex(_) => return Ok(()),
+            Self::Lark(text) | Self::Gbnf(text) => (text.lines().count(), MAX_RULES, "lines"),
+        };
+        if n <= most {
+            return Ok(());
+        }
+        let what = format!("{}: {n} {of}, at most {most} are allowed", self.name());
+        Err(Error::new(ErrorKind::Usage, what))
+    }
+
     fn name(&self) -> &'static str {
         match self {
             Self::JsonSchema(_) => "JSON schema",
             Self::Regex(_) => "regular expression",
             Self::Lark(_) | Self::Gbnf(_) => "grammar",
         }
+    }
+}
+
+/// Objects of a schema. JSON is not deep: its reader has a bound.
+fn parts(schema: &Value) -> usize {
+    match schema {
+        Value::Object(object) => 1 + object.values().map(parts).sum::<usize>(),
+        Value::Array(array) => array.iter().map(parts).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
     }
 }
 
@@ -136,8 +164,8 @@ impl Grammars {
         tokenizer: &Tokenizer,
         at_limit: AtLimit,
     ) -> Result<Compiled> {
-        let top_level = grammar.top_level(tokenizer)?;
-        let mut matcher = Matcher::new(self.factory.create_parser(top_level));
+        grammar.check_size()?;
+        let mut matcher = self.matcher(grammar.top_level(tokenizer)?)?;
         // What it refuses it says at the first step at the latest.
         matcher.is_accepting().map_err(|error| {
             // Its name for a switch of its build says nothing to a user of ours.
@@ -148,6 +176,19 @@ impl Grammars {
         })?;
         let (start, n_vocab) = (matcher.clone(), tokenizer.n_vocab());
         Ok(Compiled { start, matcher, n_vocab, closers: self.closers.clone(), at_limit })
+    }
+}
+
+impl Grammars {
+    /// Compiles on a thread of its own: the library goes down along rules that lead to one another, as deep as there are any.
+    fn matcher(&self, top_level: TopLevelGrammar) -> Result<Matcher> {
+        let make = || Matcher::new(self.factory.create_parser(top_level));
+        let failed = |what: &str| Error::new(ErrorKind::Internal, format!("grammar: {what}"));
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().stack_size(STACK);
+            let thread = thread.spawn_scoped(scope, make).map_err(|e| failed(&e.to_string()))?;
+            thread.join().map_err(|_| failed("the compiler panicked"))
+        })
     }
 }
 
@@ -163,9 +204,22 @@ fn word(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     }
 }
 
-/// The library's errors go over several lines, of which the others repeat the grammar.
+/// The library's errors go over several lines: what it is about, the grammar once more, and for a regular expression the
+/// reason at the end.
 fn one_line(error: &impl fmt::Display) -> String {
-    format!("{error:#}").lines().next().unwrap_or_default().trim().to_owned()
+    /// Longest first line: it may have the whole expression in it.
+    const LONGEST: usize = 200;
+    let text = format!("{error:#}");
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default().trim();
+    if first.starts_with("panic:") {
+        return format!("too large for its compiler ({first})");
+    }
+    let mut line: String = first.chars().take(LONGEST).collect();
+    if let Some(reason) = lines.rev().find(|line| line.trim_start().starts_with("error:")) {
+        line = format!("{line} {}", reason.trim());
+    }
+    line
 }
 
 /// A grammar and how far a text has come in it.
@@ -206,10 +260,10 @@ impl Constraint for Compiled {
         self.matcher.is_stopped() && !self.matcher.is_error()
     }
 
-    fn closing(&mut self) -> Vec<u32> {
+    fn closing(&mut self) -> std::result::Result<Vec<u32>, NoEnd> {
         match self.at_limit {
-            AtLimit::Cut => Vec::new(),
-            AtLimit::Close => self.closers.short_end(&self.matcher).unwrap_or_default(),
+            AtLimit::Cut => Ok(Vec::new()),
+            AtLimit::Close => self.closers.short_end(&self.matcher).ok_or(NoEnd),
         }
     }
 }

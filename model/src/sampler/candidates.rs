@@ -102,6 +102,9 @@ impl<'l> Candidates<'l> {
     /// The `k` likeliest of the whole vocabulary, in one pass that keeps at most `2 k + 64` of them.
     fn top(&self, k: usize) -> Vec<Candidate> {
         let k = k.min(self.logits.len());
+        if k == 0 {
+            return Vec::new();
+        }
         let most = 2 * k + 64;
         let mut best: Vec<Candidate> = Vec::with_capacity(most.min(self.logits.len()));
         let mut floor = f64::NEG_INFINITY;
@@ -168,7 +171,7 @@ pub(super) mod tests {
 
     #[test]
     fn top_k_keeps_k_and_breaks_ties_by_id() {
-        for (k, wanted) in [(1, vec![1]), (3, vec![1, 3, 0]), (9, vec![1, 3, 0, 2])] {
+        for (k, wanted) in [(0, vec![]), (1, vec![1]), (3, vec![1, 3, 0]), (9, vec![1, 3, 0, 2])] {
             let mut candidates = Candidates::new(&[2.0, 5.0, 2.0, 4.0]);
             candidates.keep_top(k);
             assert_eq!(ids(&candidates.into_list()), wanted, "k {k}");

@@ -17,10 +17,16 @@ pub trait Constraint: Send {
     /// Whether the text is whole: nothing may come next but its end.
     fn is_complete(&self) -> bool;
 
-    /// Tokens that make the text whole where it comes to its length; none where it is left as it is, and where no short end
-    /// is found.
-    fn closing(&mut self) -> Vec<u32>;
+    /// Tokens that make the text whole where it comes to its length; none where it is left as it is.
+    ///
+    /// # Errors
+    /// No short end is found.
+    fn closing(&mut self) -> Result<Vec<u32>, NoEnd>;
 }
+
+/// No short end of the text was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoEnd;
 
 /// A set of token ids.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,7 +18,7 @@ mod probabilities;
 mod settings;
 mod temperature;
 
-pub use constraint::{Allowed, Constraint};
+pub use constraint::{Allowed, Constraint, NoEnd};
 pub use dry::Breaker;
 pub use params::{
     Adaptive, Dry, DynamicTemperature, LogitBias, Mirostat, MirostatVersion, SamplerKind,
@@ -103,10 +103,13 @@ impl Sampler {
     }
 
     /// Tokens that make the text whole for the constraint, if it is to be closed where it comes to its length.
-    pub fn closing(&mut self) -> Vec<u32> {
+    ///
+    /// # Errors
+    /// No short end is found.
+    pub fn closing(&mut self) -> std::result::Result<Vec<u32>, NoEnd> {
         // These are not chosen: there is nothing to tell of them.
         self.told = None;
-        self.constraint.as_mut().map_or(Vec::new(), |constraint| constraint.closing())
+        self.constraint.as_mut().map_or(Ok(Vec::new()), |constraint| constraint.closing())
     }
 
     /// Has the probabilities of each choice told, by [`Sampler::told`].
@@ -407,15 +410,16 @@ mod tests {
             self.n >= 3
         }
 
-        fn closing(&mut self) -> Vec<u32> {
-            vec![7; 3 - self.n]
+        fn closing(&mut self) -> std::result::Result<Vec<u32>, NoEnd> {
+            Ok(vec![7; 3 - self.n])
         }
     }
 
     #[test]
     fn a_constraint_is_asked_for_each_token_and_told_of_it() {
         let mut sampler = Sampler::new(SamplerParams::greedy()).unwrap();
-        assert!(sampler.is_argmax() && !sampler.is_complete() && sampler.closing().is_empty());
+        assert!(sampler.is_argmax() && !sampler.is_complete());
+        assert_eq!(sampler.closing(), Ok(Vec::new()));
         sampler.constrain(Some(Box::new(Growing { n: 9, begun: 0 })));
         assert!(!sampler.is_argmax() && sampler.is_complete());
         let rising = [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
@@ -423,7 +427,7 @@ mod tests {
             sampler.begin(&[6, 6]);
             for wanted in 0..3 {
                 assert!(!sampler.is_complete());
-                assert_eq!(sampler.closing(), vec![7; 3 - wanted as usize]);
+                assert_eq!(sampler.closing(), Ok(vec![7; 3 - wanted as usize]));
                 assert_eq!(sampler.sample(&rising, 0).unwrap(), wanted);
                 sampler.accept(wanted);
             }

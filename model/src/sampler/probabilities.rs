@@ -100,6 +100,8 @@ mod tests {
         let model = told(ProbabilitiesOf::Model, 2);
         near(&[model.chosen], &[(0, 0.125)]);
         near(&model.best, &[(2, 0.625), (1, 0.25)]);
+        assert_eq!(told(ProbabilitiesOf::Model, 0).best, []);
+        assert_eq!(told(ProbabilitiesOf::Sampler, 0).best, []);
         let sampler = told(ProbabilitiesOf::Sampler, 5);
         near(&[sampler.chosen], &[(0, 1.0 / 3.0)]);
         near(&sampler.best, &[(1, 2.0 / 3.0), (0, 1.0 / 3.0)]);

@@ -136,15 +136,36 @@ impl Setting {
     pub fn idle(&self, params: &SamplerParams) -> Option<String> {
         let is_mirostat = params.mirostat.version != MirostatVersion::Off;
         match self.of {
-            Of::Kind(kind) if params.asks(kind) => None,
+            Of::Kind(kind) if params.asks(kind) => self.switched_off(params).map(str::to_owned),
             Of::Kind(_) if is_mirostat => Some("mirostat draws by itself".to_owned()),
             Of::Kind(kind) => {
                 let sequence = names(&params.sequence);
                 Some(format!("{} is not among the samplers {sequence}", kind.name()))
             }
             Of::Mirostat if !is_mirostat => Some("mirostat is off".to_owned()),
+            Of::All if is_mirostat && self.name == "samplers" => {
+                Some("mirostat draws by itself".to_owned())
+            }
             Of::Mirostat | Of::All => None,
         }
+    }
+
+    /// Which other setting switches its sampler off.
+    fn switched_off(&self, params: &SamplerParams) -> Option<&'static str> {
+        let off = match self.name {
+            "xtc-threshold" if params.xtc.probability == 0.0 => "xtc-probability is 0",
+            "dry-base" | "dry-allowed-length" | "dry-penalty-last-n"
+                if params.dry.multiplier == 0.0 =>
+            {
+                "dry-multiplier is 0"
+            }
+            "dynatemp-exp" if params.dynamic_temperature.range == 0.0 => "dynatemp-range is 0",
+            "repeat-last-n" if params.penalty_last_n > 0 && !params.has_penalties() => {
+                "no penalty is set"
+            }
+            _ => return None,
+        };
+        Some(off)
     }
 }
 
@@ -241,6 +262,9 @@ mod tests {
         let mut params = SamplerParams::default();
         assert_eq!(idle("top-p", &params), None);
         assert_eq!(idle("mirostat-ent", &params).unwrap(), "mirostat is off");
+        assert_eq!(idle("dry-base", &params).unwrap(), "dry-multiplier is 0");
+        assert_eq!(idle("xtc-threshold", &params).unwrap(), "xtc-probability is 0");
+        assert_eq!(idle("repeat-last-n", &params).unwrap(), "no penalty is set");
         assert!(idle("adaptive-target", &params).unwrap().starts_with("adaptive_p is not among"));
         params.sequence = vec![SamplerKind::TopK, SamplerKind::Temperature];
         let why = "top_p is not among the samplers top_k;temperature";

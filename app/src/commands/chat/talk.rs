@@ -44,6 +44,9 @@ impl Talk {
         if self.stats {
             say("stats", &timings.to_string());
         }
+        if answer.unclosed {
+            say("warning", crate::commands::run::UNCLOSED);
+        }
         match answer.finish {
             Finish::Stopped => say("karat", "stopped"),
             Finish::ContextFull => say("warning", "the context is full; /clear begins anew"),
