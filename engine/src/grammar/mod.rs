@@ -18,7 +18,7 @@ use tokenizer::Tokenizer;
 
 /// Longer tokens stand in no grammar: the library counts their bytes in one.
 const MAX_WORD: usize = 200;
-/// Most rules of a grammar, and parts of a schema: the stack below has room for all of them in one chain.
+/// Most parts of a schema, and lines of a grammar: the stack below has room for all of them in one chain.
 const MAX_PARTS: usize = 50_000;
 const MAX_RULES: usize = 20_000;
 /// Bytes of stack for the compiler; the system gives them as they are used.
