@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind, Result};
 use crate::handle::{Model, callers};
 use graph::NoTap;
+use model::sampler::LogSoftmax;
 use model::{SeqId, Wanted};
 use std::ops::ControlFlow;
 
@@ -120,12 +121,10 @@ impl Drop for Sequence {
     }
 }
 
-/// The logarithm of the probability that a row of logits gives an id; the same on every platform, like the sampler's.
+/// The logarithm of the probability that a row of logits gives an id.
 fn log_probability(logits: &[f32], id: u32) -> f64 {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - f64::from(most))).sum();
     let logit = logits.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
-    f64::from(logit) - f64::from(most) - libm::log(sum)
+    LogSoftmax::of(logits).log_probability(f64::from(logit))
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub use params::{
     Adaptive, Dry, DynamicTemperature, LogitBias, Mirostat, MirostatVersion, SamplerKind,
     SamplerParams, Xtc,
 };
-pub use probabilities::{Probabilities, ProbabilitiesOf, Probable, Told};
+pub use probabilities::{LogSoftmax, Probabilities, ProbabilitiesOf, Probable, Told};
 pub use settings::{Of, SETTINGS, Setting, SettingValue};
 
 use crate::{Error, ErrorKind, Result};
@@ -40,7 +40,8 @@ pub struct Sampler {
     rng: ChaCha8Rng,
     /// The newest last; as many as a sampler looks back.
     recent: VecDeque<u32>,
-    suppressed: Vec<u32>,
+    /// What is added to logits: −∞ for what is never taken.
+    biases: BTreeMap<u32, f64>,
     breakers: Vec<Breaker>,
     mirostat: mirostat::Mirostat,
     adaptive: adaptive::Adaptive,
@@ -59,10 +60,14 @@ impl Sampler {
     /// A sampler with an empty history; settings out of range are refused by name.
     pub fn new(params: SamplerParams) -> Result<Self> {
         params.check()?;
+        let mut biases = BTreeMap::new();
+        for LogitBias { id, bias } in &params.logit_bias {
+            *biases.entry(*id).or_default() += f64::from(*bias);
+        }
         Ok(Self {
             rng: ChaCha8Rng::seed_from_u64(params.seed),
             recent: VecDeque::new(),
-            suppressed: Vec::new(),
+            biases,
             breakers: Vec::new(),
             mirostat: mirostat::Mirostat::new(params.mirostat),
             adaptive: adaptive::Adaptive::new(params.adaptive),
@@ -76,7 +81,7 @@ impl Sampler {
     /// The same sampler, which never takes these ids.
     #[must_use]
     pub fn without(mut self, ids: &[u32]) -> Self {
-        self.suppressed = ids.to_vec();
+        self.biases.extend(ids.iter().map(|&id| (id, f64::NEG_INFINITY)));
         self
     }
 
@@ -179,7 +184,7 @@ impl Sampler {
     /// Whether the argmax of the logits is all that is needed: temperature 0, and nothing that changes which one that is, leaves
     /// an id out, or has probabilities told.
     pub fn is_argmax(&self) -> bool {
-        let all = self.suppressed.is_empty() && self.constraint.is_none();
+        let all = self.biases.is_empty() && self.constraint.is_none();
         self.params.takes_argmax() && all && self.wanted.is_none()
     }
 
@@ -197,8 +202,11 @@ impl Sampler {
             })?),
             None => None,
         };
+        // Either might leave no token.
+        let is_limited = allowed.is_some() || !self.biases.is_empty();
         let mut candidates = Candidates::among(logits, allowed);
-        if self.bias(&mut candidates) && candidates.is_hopeless() {
+        candidates.change(&self.biases, |logit, bias| logit + bias);
+        if is_limited && candidates.is_hopeless() {
             return Err(nothing_left(position));
         }
         let Draw { list, at } = match self.params.mirostat.version {
@@ -208,17 +216,6 @@ impl Sampler {
         let id = list[at].id;
         self.told = self.wanted.map(|wanted| Told::of(wanted, logits, &list, id));
         Ok(id)
-    }
-
-    /// Adds the biases, −∞ for what is suppressed; whether there is anything that might leave no token.
-    fn bias(&self, candidates: &mut Candidates<'_>) -> bool {
-        let mut biases: BTreeMap<u32, f64> = BTreeMap::new();
-        for LogitBias { id, bias } in &self.params.logit_bias {
-            *biases.entry(*id).or_default() += f64::from(*bias);
-        }
-        biases.extend(self.suppressed.iter().map(|&id| (id, f64::NEG_INFINITY)));
-        candidates.change(&biases, |logit, bias| logit + bias);
-        !biases.is_empty() || self.constraint.is_some()
     }
 
     /// The samplers in their order, and a draw from what they leave.

@@ -38,6 +38,27 @@ pub struct Told {
     pub best: Vec<Probable>,
 }
 
+/// `log softmax` of a row of logits, in f64 by `libm` and summed in the order of the ids: the same on every machine.
+#[derive(Clone, Copy, Debug)]
+pub struct LogSoftmax {
+    max: f64,
+    log_total: f64,
+}
+
+impl LogSoftmax {
+    /// That of all logits of a row.
+    pub fn of(logits: &[f32]) -> Self {
+        let max = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let total: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - max)).sum();
+        Self { max, log_total: libm::log(total) }
+    }
+
+    /// The natural logarithm of the probability that a logit of the row gives its token.
+    pub fn log_probability(self, logit: f64) -> f64 {
+        logit - self.max - self.log_total
+    }
+}
+
 impl Told {
     pub(super) fn of(
         wanted: Probabilities,
@@ -52,11 +73,9 @@ impl Told {
     }
 
     fn of_model(logits: &[f32], n: usize, chosen: u32) -> Self {
-        let max = logits.iter().fold(f64::NEG_INFINITY, |max, &logit| max.max(f64::from(logit)));
-        let total: f64 = logits.iter().map(|&logit| libm::exp(f64::from(logit) - max)).sum();
-        let log_total = libm::log(total);
+        let row = LogSoftmax::of(logits);
         let probable =
-            |id: u32, logit: f64| Probable { id, log_probability: logit - max - log_total };
+            |id: u32, logit: f64| Probable { id, log_probability: row.log_probability(logit) };
         let mut best = Candidates::among(logits, None);
         best.keep_top(n);
         let best = best.into_list().iter().map(|c| probable(c.id, c.logit)).collect();
